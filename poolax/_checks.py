@@ -1,0 +1,141 @@
+"""Validators of arguments: one line that names the argument, what was expected and what came.
+
+Shapes and dtypes are always checked. Values are checked when they are concrete: under ``jit``,
+``vmap`` or ``grad`` they are tracers, and a check would break the transformation.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether none of the values is a tracer, so that their numbers can be looked at."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def check_floating(name: str, array: ArrayLike) -> None:
+    """Refuse arrays that do not hold real floating-point numbers."""
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name}: expected a floating dtype, got {dtype}")
+
+
+def check_rank(name: str, array: ArrayLike, rank: int, axes: str) -> None:
+    """Refuse arrays whose number of axes is not ``rank``."""
+    if np.ndim(array) != rank:
+        raise ValueError(f"{name}: expected shape {axes}, got {np.shape(array)}")
+
+
+def check_tokens(name: str, tokens: ArrayLike) -> None:
+    """Refuse anything but floating ``(*batch, n, d)`` with at least one token of width one."""
+    shape = np.shape(tokens)
+    if len(shape) < 2:
+        raise ValueError(f"{name}: expected shape (*batch, n, d), got {shape}")
+    if shape[-2] < 1:
+        raise ValueError(f"{name}: expected at least one token, got n = 0 in shape {shape}")
+    if shape[-1] < 1:
+        raise ValueError(f"{name}: expected width d >= 1, got shape {shape}")
+    check_floating(name, tokens)
+
+
+def broadcast_mask(
+    mask: Bool[ArrayLike, "..."] | None, shape: tuple[int, ...], name: str = "mask"
+) -> Bool[Array, "..."] | None:
+    """Check a token mask and broadcast it to ``shape``; ``None`` stays ``None`` (all tokens real)."""
+    if mask is None:
+        return None
+    mask_shape, dtype = np.shape(mask), jnp.result_type(mask)
+    if dtype != jnp.bool_:
+        raise ValueError(f"{name}: expected dtype bool (True = real token), got {dtype}")
+    try:
+        fits = np.broadcast_shapes(mask_shape, shape) == tuple(shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {shape}, got {mask_shape}")
+    return jnp.broadcast_to(jnp.asarray(mask), shape)
+
+
+def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = None) -> None:
+    """Refuse non-finite values, where they can be seen, at the positions that ``mask`` keeps."""
+    concrete = is_concrete(array) if mask is None else is_concrete(array, mask)
+    if not concrete:
+        return
+    # Inside jit even constants turn into tracers at the first operation; this keeps them concrete.
+    with jax.ensure_compile_time_eval():
+        bad = ~jnp.isfinite(array)
+        if mask is not None:
+            bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+        count = int(jnp.sum(bad))
+    if count:
+        where = "" if mask is None else " at real tokens"
+        raise ValueError(f"{name}: expected finite values{where}, got {count} that are not")
+
+
+def check_values(
+    name: str,
+    values: ArrayLike,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Refuse anything but finite real numbers in the given range; any shape."""
+    dtype = values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype
+    if not jnp.issubdtype(dtype, np.number):
+        raise ValueError(f"{name}: expected a number, got {_describe(values)}")
+    if not is_concrete(values):
+        return
+    numbers = np.asarray(values, dtype=np.float64)
+    good = np.isfinite(numbers) & (numbers > above) & (numbers >= at_least) & (numbers < below)
+    if not good.all():
+        limits = ((">", above, -math.inf), (">=", at_least, -math.inf), ("<", below, math.inf))
+        range_ = " and ".join(f"{sign} {limit:g}" for sign, limit, free in limits if limit != free)
+        first = numbers[~good].flat[0]
+        raise ValueError(f"{name}: expected a finite number {range_}".rstrip() + f", got {first:g}")
+
+
+def check_number(name: str, value: ArrayLike, **limits: float) -> None:
+    """Refuse anything but one finite real number in the range that :func:`check_values` takes."""
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name}: expected a number, got {_describe(value)}")
+    check_values(name, value, **limits)
+
+
+def check_count(name: str, value: Any, *, at_least: int = 1) -> None:
+    """Refuse anything but a static whole number of at least ``at_least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
+        raise ValueError(f"{name}: expected a whole number >= {at_least}, got {value!r}")
+
+
+def check_divides(name: str, divisor: int, width_name: str, width: int) -> None:
+    """Refuse a ``divisor`` that does not divide ``width``."""
+    if width % divisor:
+        raise ValueError(f"{name}: expected a divisor of {width_name} = {width}, got {divisor}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse a value outside ``choices`` and list them."""
+    choices = list(choices)
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+
+
+def check_instance(name: str, value: Any, cls: type, expected: str) -> None:
+    """Refuse a value that is not an instance of ``cls``."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{name}: expected {expected}, got {_describe(value)}")
+
+
+def _describe(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape:
+        return f"an array of shape {tuple(shape)}"
+    return repr(value)

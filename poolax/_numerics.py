@@ -1,0 +1,40 @@
+"""Numerics that several parts share: accumulation dtypes, masked softmax, roots without NaN."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def accumulation_dtype(*arrays) -> jnp.dtype:
+    """The dtype that reductions run in: at least float32, and float64 stays float64."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def zero_masked(x: Float[Array, "*batch n d"], mask: Bool[Array, "*batch n"] | None):
+    """Replace masked tokens by zeros, so that neither their value nor their gradient is seen."""
+    return x if mask is None else jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+
+
+def masked_softmax(
+    logits: Float[Array, "*batch k"], where: Bool[Array, "*batch k"] | None = None
+) -> Float[Array, "*batch k"]:
+    """Softmax over the last axis in at least float32; a row without any entry gives zeros."""
+    logits = logits.astype(accumulation_dtype(logits))
+    if where is None:
+        return jax.nn.softmax(logits, axis=-1)
+    logits = jnp.where(where, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return weights / jnp.where(total > 0, total, 1)
+
+
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Square root of non-negative numbers whose gradient at zero is zero rather than infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_norm(x: Float[Array, "..."], axis=None) -> Float[Array, "..."]:
+    """Euclidean norm whose gradient at zero is zero rather than NaN."""
+    return safe_sqrt(jnp.sum(jnp.square(x), axis=axis))

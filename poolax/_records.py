@@ -1,0 +1,216 @@
+"""Records of results: frozen pytrees whose numbers are leaves and whose names are static."""
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from poolax._checks import check_values
+
+
+@struct.dataclass
+class Domain:
+    """Where a bound holds: tokens with ``|x_i| <= radius`` and ``|x_i - x_j| <= 2 spread``.
+
+    Attributes:
+        radius: Largest token norm.
+        spread: Half of the largest distance between two tokens of one sequence.
+    """
+
+    radius: Float[ArrayLike, ""]
+    spread: Float[ArrayLike, ""]
+
+
+@struct.dataclass
+class TokenRange:
+    """All numbers of valid tokens from ``low`` to ``high``, both included.
+
+    A padded batch holds sequences of several lengths. A bound taken at the longest does not hold
+    for the shorter ones, whose average moves more; a bound for a range holds for every length in
+    it.
+
+    Attributes:
+        low: Fewest valid tokens, at least one.
+        high: Most valid tokens.
+    """
+
+    low: Int[ArrayLike, ""]
+    high: Int[ArrayLike, ""]
+
+
+@struct.dataclass
+class ExpressivityBound:
+    """Bound of the probability that an output moves by more than ``sigma``.
+
+    Attributes:
+        gamma: ``L epsilon / sigma`` (Markov), which may exceed 1 and is then vacuous.
+        upper: ``min(1, gamma)``.
+        certified_zero: Whether ``L epsilon <= sigma``, in which case the probability is exactly 0.
+    """
+
+    gamma: Float[Array, "*batch"]
+    upper: Float[Array, "*batch"]
+    certified_zero: Bool[Array, "*batch"]
+
+
+@struct.dataclass
+class AttentionBound:
+    """Lipschitz bounds of one multi-head attention layer.
+
+    Attributes:
+        sequence: Of the whole map from tokens to tokens.
+        per_token: Of one output token; ``None`` where nothing was published.
+        mixing: The part that acts through the other tokens, ``S`` in ``|d out_i| <= S |dX| + B
+            |dx_i|``; ``None`` where nothing was published.
+        own: The part ``B`` that acts through the token itself; ``None`` likewise.
+        method: ``"published"`` or ``"sharp"``.
+        source: Where the formula comes from.
+    """
+
+    sequence: Float[Array, ""]
+    per_token: Float[Array, ""] | None
+    mixing: Float[Array, ""] | None
+    own: Float[Array, ""] | None
+    method: str = struct.field(pytree_node=False)
+    source: str = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class PoolerBound:
+    """How much a pooler reads: ``|d out| <= l2 |dZ|``, and ``sum_i |w_i| <= l1`` of its rows.
+
+    Attributes:
+        l2: Lipschitz constant, Euclidean norm of the output against Frobenius norm of the tokens.
+        l1: Largest sum of the coefficients' absolute values with which rows are read.
+        reads_one_token: Whether the output is one token as it is.
+    """
+
+    l2: Float[Array, ""]
+    l1: Float[Array, ""]
+    reads_one_token: bool = struct.field(pytree_node=False, default=False)
+
+
+@struct.dataclass
+class Bound:
+    """Lipschitz bound of a pooled block, with what it is made of.
+
+    ``lipschitz = pooling_factor * norm_factor * c1 * c2``.
+
+    Attributes:
+        lipschitz: The bound.
+        log_lipschitz: Its natural logarithm, which does not overflow.
+        attention: Lipschitz bound of the attention as the pooler sees it.
+        c1: ``1 + attention``.
+        c2: ``1 +`` Lipschitz bound of the feed-forward layer.
+        norm_factor: Product of the norms' Lipschitz constants.
+        pooling_factor: Factor of the pooler.
+        method: ``"published"`` or ``"sharp"``.
+        source: Where the formula comes from.
+    """
+
+    lipschitz: Float[Array, ""]
+    log_lipschitz: Float[Array, ""]
+    attention: Float[Array, ""]
+    c1: Float[Array, ""]
+    c2: Float[Array, ""]
+    norm_factor: Float[Array, ""]
+    pooling_factor: Float[Array, ""]
+    method: str = struct.field(pytree_node=False)
+    source: str = struct.field(pytree_node=False)
+
+    def gamma(
+        self, epsilon: Float[ArrayLike, "*batch"], sigma: Float[ArrayLike, "*batch"]
+    ) -> ExpressivityBound:
+        """Bound the expressivity: how often a change of size ``epsilon`` moves the output far.
+
+        ``E = P(|f(X) - f(X')| > sigma)`` for a neighbour with ``|X - X'| <= epsilon`` (Frobenius
+        norm) satisfies ``E <= L epsilon / sigma`` by Markov's inequality, and ``E = 0`` where
+        ``L epsilon <= sigma``. So a value below one always comes with certainty: a bound from one
+        global constant is either vacuous or exact.
+
+        Args:
+            epsilon: Size of the change, at least 0.
+            sigma: Distance of the outputs that counts as a move, above 0.
+
+        Returns:
+            ``gamma``, ``upper`` and ``certified_zero``.
+
+        Raises:
+            ValueError: if a concrete ``epsilon`` is negative or not finite, or a concrete ``sigma``
+                not positive and finite.
+
+        Reference:
+            "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1 and Theorem 4.2.
+        """
+        check_values("epsilon", epsilon, at_least=0.0)
+        check_values("sigma", sigma, above=0.0)
+        moved = self.lipschitz * epsilon
+        gamma = moved / sigma
+        return ExpressivityBound(gamma, jnp.minimum(gamma, 1.0), moved <= sigma)
+
+
+@struct.dataclass
+class NormEstimate:
+    """Estimate of a Jacobian's spectral norm; a lower bound of it up to rounding.
+
+    Attributes:
+        value: The estimate.
+        steps: Steps taken, each one product with the Jacobian and one with its transpose.
+        converged: Whether the residual fell below the tolerance. A zero Jacobian has converged.
+        residual: ``|J^T J v - value^2 v| / value^2`` at the last direction ``v``.
+    """
+
+    value: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    residual: Float[Array, ""]
+
+
+@struct.dataclass
+class SearchResult:
+    """Largest local Jacobian norm that a search found; a lower bound of the Lipschitz constant.
+
+    Attributes:
+        value: The largest norm.
+        x: The input where it was found.
+        per_restart: The largest norm that each restart found, shape ``(num_restarts,)``.
+    """
+
+    value: Float[Array, ""]
+    x: Float[Array, "..."]
+    per_restart: Float[Array, " restarts"]
+
+
+@struct.dataclass
+class ExpressivityEstimate:
+    """Monte Carlo estimate of ``P(|f(X) - f(X')| > sigma)`` with a confidence interval.
+
+    Attributes:
+        probability: The estimate.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        mean_distance: Mean of ``|f(X) - f(X')|``.
+        num_inputs: Number of inputs, which are the sampling unit of the interval.
+    """
+
+    probability: float
+    low: float
+    high: float
+    mean_distance: float
+    num_inputs: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class NoiseCurve:
+    """Mean distance of outputs against the size of Gaussian noise on the input.
+
+    Attributes:
+        epsilon: Root mean square norm of the noise, shape ``(k,)``.
+        mean: Mean of ``|f(X) - f(X')|`` over inputs and perturbations, shape ``(k,)``.
+        low: Lower end of the mean's confidence interval over inputs, shape ``(k,)``.
+        high: Upper end, shape ``(k,)``.
+    """
+
+    epsilon: Float[Array, " k"]
+    mean: Float[Array, " k"]
+    low: Float[Array, " k"]
+    high: Float[Array, " k"]

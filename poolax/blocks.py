@@ -1,0 +1,265 @@
+"""Transformer blocks: CenterNorm, feed-forward, Post-LN and Pre-LN, and the theoretical model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float
+
+from poolax._checks import broadcast_mask, check_count, check_finite, check_instance, check_tokens
+from poolax._numerics import accumulation_dtype, zero_masked
+from poolax.attention import DotProduct, Kind, MultiHeadAttention
+from poolax.pooling import Pooler
+
+
+class CenterNorm(nn.Module):
+    r"""Centre each token: ``scale * d / (d - 1) * (x - mean(x)) + bias``.
+
+    Its Lipschitz constant is at most ``max|scale| d / (d - 1)``, with equality for a constant
+    scale, where LayerNorm's grows without limit as a token becomes constant.
+
+    Parameters: ``scale (d,)``, ones, and ``bias (d,)``, zeros.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> CenterNorm().apply(
+        ...     {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}, jnp.array([[3.0, 1.0]])
+        ... )
+        Array([[ 2., -2.]], dtype=float32)
+
+    Reference:
+        Qi et al., "LipsFormer" (ICLR 2023), section on CenterNorm.
+    """
+
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Centre the last axis of ``x``.
+
+        Raises:
+            ValueError: if ``d = 1``, where ``d / (d - 1)`` has no value.
+        """
+        width = check_center_norm_width(x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        dtype = accumulation_dtype(x, scale)
+        x = x.astype(dtype)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        out = scale * (width / (width - 1)) * centred + bias
+        return out.astype(jnp.result_type(x, scale))
+
+
+def check_center_norm_width(width: int) -> int:
+    """Refuse widths below two."""
+    if width < 2:
+        raise ValueError(f"d: expected d >= 2 for CenterNorm's d / (d - 1), got {width}")
+    return width
+
+
+class FeedForward(nn.Module):
+    r"""Position-wise feed-forward layer: ``act(x W)``, or ``act(x W_1) W_2`` with a hidden width.
+
+    Attributes:
+        hidden_dim: Width of the hidden layer; ``None`` for the single layer of the theoretical
+            model.
+        activation: ``act``, applied to each entry.
+        use_bias: Biases on all layers.
+        param_dtype: Dtype of the parameters.
+
+    Parameters: ``kernel (d, d)`` and ``bias``, or ``hidden`` and ``out`` with a kernel and bias
+    each.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = FeedForward(hidden_dim=16)
+        >>> x = jnp.ones((3, 5, 4))
+        >>> layer.apply(layer.init(jax.random.key(0), x), x).shape
+        (3, 5, 4)
+    """
+
+    hidden_dim: int | None = None
+    activation: Callable[[Array], Array] = nn.relu
+    use_bias: bool = False
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Apply the layer to the last axis of ``x``."""
+        options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
+        if self.hidden_dim is not None:
+            check_count("hidden_dim", self.hidden_dim)
+            hidden = self.activation(nn.Dense(self.hidden_dim, name="hidden", **options)(x))
+            return nn.Dense(x.shape[-1], name="out", **options)(hidden)
+        width = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (width,) * 2, self.param_dtype)
+        out = x @ kernel
+        if self.use_bias:
+            out = out + self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        return self.activation(out)
+
+
+class PostLNBlock(nn.Module):
+    """Post-LN Transformer block: ``x = norm1(x + attention(x))``, then ``norm2(x + ffn(x))``.
+
+    Attributes:
+        attention: Called with ``(x, mask, bias, return_weights)``, as
+            :class:`poolax.attention.MultiHeadAttention` is.
+        ffn: Position-wise layer.
+        norm1: Norm after the attention.
+        norm2: Norm after the feed-forward layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> block = PostLNBlock(MultiHeadAttention(2), FeedForward(), CenterNorm(), CenterNorm())
+        >>> x = jnp.ones((3, 5, 4))
+        >>> block.apply(block.init(jax.random.key(0), x), x).shape
+        (3, 5, 4)
+    """
+
+    attention: nn.Module
+    ffn: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch n d"],
+        mask: Bool[Array, "*#batch n"] | None = None,
+        bias: Float[Array, "*#batch H n n"] | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """Map tokens to tokens.
+
+        Args:
+            x: Tokens, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+            bias: Added to the logits, broadcastable to ``(*batch, H, n, n)``.
+            return_weights: Also return the attention, shape ``(*batch, H, n, n)``.
+
+        Returns:
+            Shape ``(*batch, n, d)``, and the attention if asked for. What stands at masked
+            positions is finite and means nothing.
+
+        Raises:
+            ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+        """
+        x, mask = _check_block_input(x, mask)
+        mixed, weights = self.attention(x, mask, bias, True)
+        x = self.norm1(x + mixed)
+        x = self.norm2(x + self.ffn(x))
+        return (x, weights) if return_weights else x
+
+
+class PreLNBlock(nn.Module):
+    """Pre-LN Transformer block: ``x = x + attention(norm1(x))``, then ``x + ffn(norm2(x))``.
+
+    Attributes:
+        attention: Called with ``(x, mask, bias, return_weights)``, as
+            :class:`poolax.attention.MultiHeadAttention` is.
+        ffn: Position-wise layer.
+        norm1: Norm before the attention.
+        norm2: Norm before the feed-forward layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> block = PreLNBlock(
+        ...     MultiHeadAttention(2), FeedForward(16), nn.LayerNorm(), nn.LayerNorm()
+        ... )
+        >>> x = jnp.ones((3, 5, 4))
+        >>> block.apply(block.init(jax.random.key(0), x), x).shape
+        (3, 5, 4)
+    """
+
+    attention: nn.Module
+    ffn: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch n d"],
+        mask: Bool[Array, "*#batch n"] | None = None,
+        bias: Float[Array, "*#batch H n n"] | None = None,
+        return_weights: bool = False,
+    ) -> Any:
+        """Map tokens to tokens; arguments, result and errors as in :class:`PostLNBlock`."""
+        x, mask = _check_block_input(x, mask)
+        mixed, weights = self.attention(self.norm1(x), mask, bias, True)
+        x = x + mixed
+        x = x + self.ffn(self.norm2(x))
+        return (x, weights) if return_weights else x
+
+
+class TBM(nn.Module):
+    r"""The theoretical model of the bounds: one Post-LN block with CenterNorm, then a pooler.
+
+    ``X' = N_1(X + MHA(X))``, ``Z = N_2(X' + act(X' W_FFN))``, ``output = pooler(Z)``.
+
+    Attributes:
+        num_heads: Number of attention heads; divides ``d``.
+        pooler: Any :class:`poolax.pooling.Pooler`.
+        attention: :class:`poolax.attention.DotProduct`, ``L2`` or ``Cosine``.
+        activation: ``act``; the bounds know its Lipschitz constant for the usual ones.
+        use_bias: Biases in attention and feed-forward layer.
+
+    Parameters: ``attention/{query,key,value,out}``, ``ffn``, ``norm1``, ``norm2`` and, for
+    learnable poolers, ``pooler``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from poolax.pooling import AveragePool
+        >>> model = TBM(num_heads=2, pooler=AveragePool())
+        >>> x = jnp.ones((3, 5, 4))
+        >>> model.apply(model.init(jax.random.key(0), x), x).shape
+        (3, 4)
+
+    Reference:
+        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), the model of Theorem 4.2.
+    """
+
+    num_heads: int
+    pooler: Pooler
+    attention: Kind = DotProduct()
+    activation: Callable[[Array], Array] = nn.relu
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    ) -> Float[Array, "*batch d"]:
+        """Map tokens to one vector.
+
+        Args:
+            x: Tokens, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+        Returns:
+            Shape ``(*batch, d)``; zeros for a sequence without real tokens.
+
+        Raises:
+            ValueError: for a wrong shape, dtype or mask, ``n = 0``, ``d = 1``, heads that do not
+                divide the width, or non-finite real tokens.
+        """
+        check_instance("pooler", self.pooler, Pooler, "a Pooler")
+        x, mask = _check_block_input(x, mask)
+        block = PostLNBlock(
+            MultiHeadAttention(
+                self.num_heads, self.attention, use_bias=self.use_bias, name="attention"
+            ),
+            FeedForward(activation=self.activation, use_bias=self.use_bias, name="ffn"),
+            CenterNorm(name="norm1"),
+            CenterNorm(name="norm2"),
+        )
+        return self.pooler(block(x, mask), mask)
+
+
+def _check_block_input(x, mask):
+    check_tokens("x", x)
+    mask = broadcast_mask(mask, x.shape[:-1])
+    check_finite("x", x, mask)
+    return zero_masked(x, mask), mask

@@ -1,0 +1,433 @@
+"""Lipschitz bounds of dot-product, L2 and scaled cosine attention.
+
+Per head, a bound splits into what acts through the other tokens (``mixing``) and through the
+query's own token (``own``): ``mixing sqrt(n) + own`` bounds the whole sequence, ``mixing + own`` one
+row. How heads combine differs by kind.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from poolax._checks import (
+    check_choice,
+    check_instance,
+    check_number,
+)
+from poolax._numerics import safe_norm
+from poolax._records import AttentionBound, TokenRange
+from poolax.attention import L2, Cosine, DotProduct, Kind
+from poolax.bounds._domain import radius_and_spread, token_range
+from poolax.bounds._kernels import read_kernels
+from poolax.bounds._linalg import (
+    at_highest_precision,
+    lambert_w,
+    product_norm,
+    round_up,
+    spectral_norm,
+)
+
+METHODS = ("published", "sharp")
+
+_Number = Float[ArrayLike, ""]
+_NumTokens = float | Array | TokenRange
+
+
+def dot_product_attention(
+    query: Float[ArrayLike, "d H d_h"],
+    key: Float[ArrayLike, "d H_kv d_h"],
+    value: Float[ArrayLike, "d H_kv d_h"],
+    out: Float[ArrayLike, "H d_h d"],
+    *,
+    num_tokens: _NumTokens,
+    radius: _Number,
+    spread: _Number | None = None,
+    query_bias: Float[ArrayLike, "H d_h"] | None = None,
+    key_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
+    rotary: bool = False,
+    method: str = "sharp",
+    per_token: bool = False,
+) -> Float[Array, ""]:
+    r"""Lipschitz bound of multi-head dot-product attention on a domain.
+
+    Sharp, with ``A_h = W_Q^h W_K^{hT} / sqrt(d_h)``, ``c_h = W_K^h b_Q^h / sqrt(d_h)``, radius R and
+    spread rho:
+
+        ``L_h = sqrt(n) s_h + |A_h| rho^2``,  ``s_h = sqrt(1 + (|A_h| R + |c_h|)^2 rho^2)``
+
+    for the whole sequence, without ``sqrt(n)`` for one token; heads combine to ``min(|W_O|
+    sqrt(sum_h (|W_V^h| L_h)^2), sum_h |W_V^h W_O^h| L_h)``. With one token it is ``L_h = 1``. Key
+    biases, value and output biases, any mask and anything added to the logits that does not depend
+    on the input leave it unchanged.
+
+    Proof sketch. With ``a_i = A^T x_i + c`` and ``P`` the attention,
+    ``dh_i = sum_k P_ik [dx_k + (x_k - m_i)(a_i . dx_k)] + Cov_i A^T dx_i``, ``m_i`` and ``Cov_i`` mean
+    and covariance of the tokens under ``P_i``. For a unit ``u`` and ``t_k = u . (x_k - m_i)`` the
+    bracket is ``sum_k P_ik (u + t_k a_i) . dx_k``. Cauchy-Schwarz, and ``sum_k P_ik t_k = 0``, which
+    kills the cross term, bound it by ``sqrt(sum_k P_ik |dx_k|^2) sqrt(1 + |a_i|^2 u^T Cov_i u)``.
+    Sum over ``i``; column sums of ``P`` are at most ``n``, and ``|Cov_i| <= rho^2``.
+
+    Published: ``sum_h |W_V^h W_O^h| sqrt(3) sqrt(|A_h|^2 R^4 (4 n + 1) + n)``.
+
+    Args:
+        query: Kernel, shape ``(d, H, d_h)``.
+        key: Kernel, shape ``(d, H_kv, d_h)``; ``H_kv`` divides ``H``.
+        value: Kernel, shape ``(d, H_kv, d_h)``.
+        out: Kernel, shape ``(H, d_h, d)``.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        radius: Largest token norm R.
+        spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
+        query_bias: Shape ``(H, d_h)``, or ``None``.
+        key_bias: Shape ``(H_kv, d_h)``, or ``None``.
+        rotary: Whether positions are rotary; no bound is known for them here.
+        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        per_token: Bound one output token instead of the whole sequence.
+
+    Returns:
+        The bound, a scalar.
+
+    Raises:
+        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: rotary
+            positions, and ``"published"`` with biases or ``per_token``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.eye(4).reshape(4, 2, 2)
+        >>> bound = dot_product_attention(
+        ...     kernel, kernel, kernel, kernel.reshape(2, 2, 4), num_tokens=16, radius=1.0
+        ... )
+        >>> print(f"{bound:.3f}")
+        7.928
+
+    Reference:
+        Published: Castin, Ablin and Peyré, "How Smooth Is Attention?" (ICML 2024), Theorem 3.3, per
+        head; heads added. Sharp: this library's own, at least 1.62 times below it.
+    """
+    kernels = {"query": query, "key": key, "value": value, "out": out}
+    kernels |= {"query_bias": query_bias, "key_bias": key_bias}
+    if rotary:
+        raise ValueError("rotary: expected False, for no bound for rotary positions is known here")
+    domain = {"radius": radius, "spread": spread}
+    bound = attention(DotProduct(), kernels, num_tokens=num_tokens, method=method, **domain)
+    return _sequence_or_token(bound, per_token)
+
+
+def l2_attention(
+    query: Float[ArrayLike, "d H d_h"],
+    value: Float[ArrayLike, "d H d_h"],
+    out: Float[ArrayLike, "H d_h d"],
+    *,
+    num_tokens: _NumTokens,
+    plain_values: bool = False,
+    radius: _Number | None = None,
+    spread: _Number | None = None,
+    method: str = "sharp",
+    per_token: bool = False,
+) -> Float[Array, ""]:
+    r"""Lipschitz bound of multi-head L2 attention with values through ``A_h``, on all of space.
+
+    Sharp, with ``w = W_0((n - 1) / e)``, W_0 the Lambert W function:
+
+        ``L_h = |W_Q^h|^2 / sqrt(d_h) (sqrt(n) (1 + 2 w) + 2 w)``
+
+    for the whole sequence, ``|W_Q^h|^2 / sqrt(d_h) (1 + 4 w)`` for one token; heads combine to
+    ``|W_O| sqrt(sum_h (|W_V^h| L_h)^2)``. Every query has to see itself: causal and padding masks
+    are covered, a mask that hides a token from itself or an additive logit bias is not.
+
+    Proof sketch. With ``y = A^{1/2} x``, the derivative with respect to the query's own token is
+    ``2 Cov_i(y)``, and ``sum_k P_ik |y_i - y_k|^2 <= w``, since the own key contributes ``e^0 = 1`` to
+    the softmax's denominator and ``max_t t (n - 1) e^{-t} / (1 + (n - 1) e^{-t}) = W_0((n - 1) / e)``.
+    The rest is as for dot-product attention.
+
+    Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
+    ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
+    exact Jacobians exceed the formula.
+
+    Args:
+        query: Kernel of queries and keys, shape ``(d, H, d_h)``.
+        value: Kernel, shape ``(d, H, d_h)``.
+        out: Kernel, shape ``(H, d_h, d)``.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        plain_values: Whether values do not pass through ``A_h``; no bound is known for them here.
+        radius: Not needed.
+        spread: Not needed.
+        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        per_token: Bound one output token instead of the whole sequence.
+
+    Returns:
+        The bound, a scalar.
+
+    Raises:
+        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: plain
+            values, and ``"published"`` with ``per_token``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.eye(4).reshape(4, 2, 2)
+        >>> print(f"{l2_attention(kernel, kernel, kernel.reshape(2, 2, 4), num_tokens=16):.2f}")
+        17.83
+
+    Reference:
+        Published: Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML
+        2021), Theorem 3.2. Sharp: this library's own.
+    """
+    kernels = {"query": query, "value": value, "out": out}
+    kind = L2(plain_values=plain_values)
+    domain = {"radius": radius, "spread": spread}
+    bound = attention(kind, kernels, num_tokens=num_tokens, method=method, **domain)
+    return _sequence_or_token(bound, per_token)
+
+
+def cosine_attention(
+    query: Float[ArrayLike, "d H d_h"],
+    key: Float[ArrayLike, "d H_kv d_h"],
+    value: Float[ArrayLike, "d H_kv d_h"],
+    out: Float[ArrayLike, "H d_h d"],
+    *,
+    num_tokens: _NumTokens,
+    tau: _Number,
+    nu: _Number,
+    eps: _Number,
+    plain_values: bool = False,
+    radius: _Number | None = None,
+    spread: _Number | None = None,
+    method: str = "sharp",
+    per_token: bool = False,
+) -> Float[Array, ""]:
+    r"""Lipschitz bound of scaled cosine attention with normalised values, on all of space.
+
+    Sharp:
+
+        ``L_h = nu eps^{-1/2} (sqrt(n) (|W_V^h| + tau |W_K^h|) + tau |W_Q^h|)``
+
+    for the whole sequence, without ``sqrt(n)`` for one token; heads combine to
+    ``min(|W_O| sqrt(sum_h L_h^2), sum_h |W_O^h| L_h)``. With one token the terms with ``tau`` vanish.
+    Biases leave it unchanged.
+
+    Proof sketch. Normalising a row is ``eps^{-1/2}``-Lipschitz and gives rows of norm at most one.
+    Normalised values lie in a ball of radius one, so their covariance under any attention is at
+    most one, with queries and keys at most one long: the softmax's part is at most ``tau`` times the
+    change of a key, averaged with attention weights, and of the query. Column sums of the attention
+    are at most ``n``.
+
+    Published, which grows with ``n^2``: ``sqrt(H) |W_O| max_h (2 n (n - 1) nu tau eps^{-1/2} |W_K^h| +
+    2 (n - 1) nu tau eps^{-1/2} |W_Q^h| + 2 n nu eps^{-1/2} |W_V^h|)``.
+
+    Args:
+        query: Kernel, shape ``(d, H, d_h)``.
+        key: Kernel, shape ``(d, H_kv, d_h)``; ``H_kv`` divides ``H``.
+        value: Kernel, shape ``(d, H_kv, d_h)``.
+        out: Kernel, shape ``(H, d_h, d)``.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        tau: Scale of the logits, positive.
+        nu: Scale of the output, positive.
+        eps: What is added to the squared norm of rows, positive.
+        plain_values: Whether values are not normalised; no bound is known for them here.
+        radius: Not needed.
+        spread: Not needed.
+        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        per_token: Bound one output token instead of the whole sequence.
+
+    Returns:
+        The bound, a scalar.
+
+    Raises:
+        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: plain
+            values, and ``"published"`` with ``per_token``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.eye(4).reshape(4, 2, 2)
+        >>> bound = cosine_attention(
+        ...     kernel, kernel, kernel, kernel.reshape(2, 2, 4), num_tokens=16, tau=1.0, nu=1.0,
+        ...     eps=1.0
+        ... )
+        >>> print(f"{bound:.2f}")
+        12.73
+
+    Reference:
+        Published: Qi et al., "LipsFormer" (ICLR 2023), theorem on scaled cosine similarity
+        attention. Sharp: this library's own.
+    """
+    kernels = {"query": query, "key": key, "value": value, "out": out}
+    bound = _attention(
+        _Cosine(tau, nu, eps, plain_values),
+        kernels,
+        num_tokens=num_tokens,
+        domain=(radius, spread),
+        method=method,
+    )
+    return _sequence_or_token(bound, per_token)
+
+
+def attention(
+    kind: Kind,
+    kernels: Mapping[str, Any],
+    *,
+    num_tokens: _NumTokens,
+    radius: _Number | None = None,
+    spread: _Number | None = None,
+    method: str = "sharp",
+) -> AttentionBound:
+    """All bounds of a multi-head attention layer: whole sequence, one token, and its two parts.
+
+    Args:
+        kind: :class:`poolax.attention.DotProduct`, ``L2`` or ``Cosine``.
+        kernels: Kernels ``query``, ``key`` (not for L2), ``value`` and ``out``, and ``query_bias`` and
+            ``key_bias`` if there are any; or the parameters of a ``MultiHeadAttention``.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        radius: Largest token norm; needed for dot-product attention.
+        spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
+        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+
+    Returns:
+        The bounds; see :func:`dot_product_attention`, :func:`l2_attention` and
+        :func:`cosine_attention`.
+
+    Raises:
+        ValueError: as these three raise.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from poolax.attention import L2
+        >>> kernel = jnp.eye(4).reshape(4, 2, 2)
+        >>> kernels = {"query": kernel, "value": kernel, "out": kernel.reshape(2, 2, 4)}
+        >>> bound = attention(L2(), kernels, num_tokens=1)
+        >>> print(f"{bound.sequence:.3f} {bound.per_token:.3f}")
+        1.000 1.000
+    """
+    check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
+    if isinstance(kind, Cosine):
+        kind = _Cosine(kind.tau, kind.nu, kind.eps, kind.plain_values)
+    return _attention(kind, kernels, num_tokens=num_tokens, domain=(radius, spread), method=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cosine:
+    """Scaled cosine attention whose numbers may be tracers, which a hashable kind's may not."""
+
+    tau: _Number
+    nu: _Number
+    eps: _Number
+    plain_values: bool
+
+
+@at_highest_precision
+def _attention(kind, kernels, *, num_tokens, domain, method):
+    check_choice("method", method, METHODS)
+    kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
+    most_tokens = token_range(num_tokens).high.astype(kernels.query.dtype)
+    if method == "published" and kernels.has_bias:
+        raise ValueError(
+            "method: expected 'sharp' for attention with biases, for which nothing was published"
+        )
+    if not isinstance(kind, DotProduct) and kind.plain_values:
+        raise ValueError("plain_values: expected False, for no bound for plain values is known here")
+    if isinstance(kind, DotProduct):
+        return _dot_product(kernels, most_tokens, *radius_and_spread(*domain), method)
+    if isinstance(kind, L2):
+        return _l2(kernels, most_tokens, method)
+    return _cosine(kernels, most_tokens, kind, method)
+
+
+def _dot_product(kernels, num_tokens, radius, spread, method):
+    scale = 1 / math.sqrt(kernels.query.shape[-1])
+    logit_norm = product_norm(kernels.query, kernels.key) * scale
+    through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
+    if method == "published":
+        head = jnp.sqrt(jnp.square(logit_norm) * radius**4 * (4 * num_tokens + 1) + num_tokens)
+        source = "Castin, Ablin and Peyré 2024, Theorem 3.3, on a ball; heads added"
+        return _published(jnp.sum(through_out * math.sqrt(3) * head), source)
+    shift = jnp.zeros(())
+    if kernels.query_bias is not None:
+        shift = safe_norm(jnp.einsum("hdk,hk->hd", kernels.key, kernels.query_bias), axis=-1) * scale
+    many = num_tokens > 1
+    mixing = jnp.sqrt(1 + jnp.where(many, jnp.square((logit_norm * radius + shift) * spread), 0))
+    own = jnp.where(many, logit_norm * spread**2, 0)
+    value_norm = spectral_norm(kernels.value)
+    out_norm = _joined_norm(kernels.out)
+
+    def combine(heads):
+        jointly = out_norm * safe_norm(value_norm * heads)
+        return jnp.minimum(jointly, jnp.sum(through_out * heads))
+
+    return _sharp(mixing, own, num_tokens, combine)
+
+
+def _l2(kernels, num_tokens, method):
+    w = lambert_w((num_tokens - 1) / jnp.e)
+    metric = jnp.square(spectral_norm(kernels.query)) / math.sqrt(kernels.query.shape[-1])
+    value_norm = spectral_norm(kernels.value)
+    out_norm = _joined_norm(kernels.out)
+
+    def combine(heads):
+        return out_norm * safe_norm(value_norm * heads)
+
+    if method == "published":
+        source = "Kim, Papamakarios and Mnih 2021, Theorem 3.2"
+        return _published(jnp.sqrt(num_tokens) * (4 * w + 1) * combine(metric), source)
+    return _sharp(metric * (1 + 2 * w), metric * 2 * w, num_tokens, combine)
+
+
+def _cosine(kernels, num_tokens, kind, method):
+    for name in ("tau", "nu", "eps"):
+        check_number(name, getattr(kind, name), above=0.0)
+    query_norm, key_norm, value_norm = (
+        spectral_norm(kernel) for kernel in (kernels.query, kernels.key, kernels.value)
+    )
+    scale = kind.nu / jnp.sqrt(kind.eps)
+    out_norm = _joined_norm(kernels.out)
+    if method == "published":
+        n = num_tokens
+        head = (n - 1) * kind.tau * (n * key_norm + query_norm) + n * value_norm
+        heads = math.sqrt(kernels.out.shape[0]) * out_norm * jnp.max(2 * scale * head)
+        return _published(heads, "Qi et al. 2023 (LipsFormer), scaled cosine similarity attention")
+    tau = jnp.where(num_tokens > 1, kind.tau, 0)
+    out_norms = spectral_norm(kernels.out)
+
+    def combine(heads):
+        return jnp.minimum(out_norm * safe_norm(heads), jnp.sum(out_norms * heads))
+
+    mixing = scale * (value_norm + tau * key_norm)
+    return _sharp(mixing, scale * tau * query_norm, num_tokens, combine)
+
+
+def _published(sequence, source):
+    return AttentionBound(
+        sequence=round_up(sequence),
+        per_token=None,
+        mixing=None,
+        own=None,
+        method="published",
+        source=source,
+    )
+
+
+def _sharp(mixing, own, num_tokens, combine: Callable):
+    parts = {
+        "sequence": jnp.sqrt(num_tokens) * mixing + own,
+        "per_token": mixing + own,
+        "mixing": mixing,
+        "own": own,
+    }
+    bounds = {name: round_up(combine(heads)) for name, heads in parts.items()}
+    return AttentionBound(**bounds, method="sharp", source="poolax, sharp attention bound")
+
+
+def _joined_norm(out):
+    """``|W_O|`` of all heads together, from kernels (H, d_h, d)."""
+    return spectral_norm(out.reshape(-1, out.shape[-1]))
+
+
+def _sequence_or_token(bound, per_token):
+    if not per_token:
+        return bound.sequence
+    if bound.per_token is None:
+        raise ValueError(
+            f"per_token: expected False for method {bound.method!r}, which has no such bound"
+        )
+    return bound.per_token

@@ -1,0 +1,13 @@
+"""Measured Lipschitz constants and expressivity of any function of one array."""
+
+from poolax._records import ExpressivityEstimate as ExpressivityEstimate
+from poolax._records import NoiseCurve as NoiseCurve
+from poolax._records import NormEstimate as NormEstimate
+from poolax._records import SearchResult as SearchResult
+from poolax.empirical._expressivity import expressivity as expressivity
+from poolax.empirical._expressivity import noise_curve as noise_curve
+from poolax.empirical._jacobian import jacobian_norm as jacobian_norm
+from poolax.empirical._power_iteration import power_iteration as power_iteration
+from poolax.empirical._search import maximize_jacobian_norm as maximize_jacobian_norm
+from poolax.empirical._search import project_to_ball as project_to_ball
+from poolax.empirical._search import project_to_cube as project_to_cube

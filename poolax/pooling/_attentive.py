@@ -1,0 +1,192 @@
+"""Attention pooling: tokens that query a learned dictionary, and learned queries over tokens."""
+
+from typing import final
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from poolax._checks import check_count, check_divides
+from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
+from poolax.pooling._base import Pooler, check_input
+from poolax.pooling._reduce import average_pool, zero_empty
+
+# Kernels (d, H, d_h) and (m, H, d_h) are products with the first axis alone.
+_projection_init = nn.initializers.variance_scaling(
+    1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
+)
+_merge_init = nn.initializers.variance_scaling(
+    1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2
+)
+
+
+@final
+class LatentAttentionPool(Pooler):
+    r"""Latent attention pooling (the paper's "Attn"): tokens query a learned dictionary.
+
+    With latents ``E`` of shape ``(m, d)``, keys ``K_h = E W_K^h`` and values ``V_h = E W_V^h``,
+
+        ``u_i = z_i + sum_h softmax(z_i W_Q^h K_h^T / sqrt(d_h)) V_h W_O^h``
+        ``v_i = u_i + W_2 gelu(W_1 u_i + b_1) + b_2``
+        ``out = mean of v_i over the real tokens``
+
+    The dictionary does not grow with the sequence and every token is mapped alone, so the map is
+    globally Lipschitz unless ``use_norm`` puts LayerNorm in front of both steps.
+
+    Attributes:
+        num_latents: Size ``m`` of the dictionary.
+        num_heads: Number of attention heads ``H``; divides ``d``.
+        mlp_dim: Width of the MLP; ``None`` takes ``d``.
+        use_norm: LayerNorm before the attention and before the MLP, as NV-Embed has it.
+
+    Parameters: ``latents (m, d)``, ``query``, ``key``, ``value (d, H, d_h)``, ``out (H, d_h, d)``,
+    ``mlp_in``, ``mlp_out`` and, if asked for, ``norm1`` and ``norm2``.
+
+    Relative to the paper: it does not give the size of its dictionary; the defaults are this
+    library's choice.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> pooler = LatentAttentionPool(num_latents=8, num_heads=2)
+        >>> z = jnp.ones((3, 5, 4))
+        >>> pooler.apply(pooler.init(jax.random.key(0), z), z).shape
+        (3, 4)
+
+    Reference:
+        Lee et al., "NV-Embed" (2024), section on the latent attention layer; "Pool Me Wisely"
+        (Ennadir et al., NeurIPS 2025).
+    """
+
+    num_latents: int = 64
+    num_heads: int = 4
+    mlp_dim: int | None = None
+    use_norm: bool = False
+
+    @nn.compact
+    def __call__(self, z, mask=None, *, return_weights: bool = False):
+        """Pool ``z``.
+
+        Args:
+            z: Tokens, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+            return_weights: Also return each token's attention on the latents, shape
+                ``(*batch, H, n, m)``, zero for masked tokens.
+
+        Returns:
+            Pooled vectors, shape ``(*batch, d)``, and the attention if asked for.
+
+        Raises:
+            ValueError: if ``num_heads`` does not divide ``d``, if a size is below one, or for a
+                wrong shape, dtype or mask, or non-finite real tokens.
+        """
+        check_count("num_latents", self.num_latents)
+        check_count("num_heads", self.num_heads)
+        mask = check_input(z, mask)
+        width = z.shape[-1]
+        check_divides("num_heads", self.num_heads, "d", width)
+        if self.mlp_dim is not None:
+            check_count("mlp_dim", self.mlp_dim)
+        kernel_shape = (width, self.num_heads, width // self.num_heads)
+        latents = self.param("latents", nn.initializers.normal(1.0), (self.num_latents, width))
+        query_kernel = self.param("query", _projection_init, kernel_shape)
+        key_kernel = self.param("key", _projection_init, kernel_shape)
+        value_kernel = self.param("value", _projection_init, kernel_shape)
+        out_kernel = self.param("out", _merge_init, (*kernel_shape[1:], width))
+
+        dtype = accumulation_dtype(z)
+        tokens = zero_masked(z, mask).astype(dtype)
+        inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
+        # The dictionary is projected once, and W_Q is folded into the keys: (d, H, m).
+        keys = jnp.einsum("md,dhk->hmk", latents, key_kernel)
+        values = jnp.einsum("md,dhk,hke->hme", latents, value_kernel, out_kernel)
+        scores = jnp.einsum("dhk,hmk->dhm", query_kernel, keys) / jnp.sqrt(kernel_shape[-1])
+        weights = masked_softmax(jnp.einsum("...nd,dhm->...hnm", inner, scores.astype(dtype)))
+        tokens = tokens + jnp.einsum("...hnm,hme->...ne", weights, values.astype(dtype))
+
+        inner = nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens
+        hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
+        tokens = tokens + nn.Dense(width, name="mlp_out")(nn.gelu(hidden, approximate=False))
+        pooled = average_pool(tokens, mask).astype(z.dtype)
+        if not return_weights:
+            return pooled
+        if mask is not None:
+            weights = jnp.where(mask[..., None, :, None], weights, 0)
+        return pooled, weights
+
+
+@final
+class QueryAttentionPool(Pooler):
+    r"""Query attention pooling (MAP): learned queries attend over the tokens.
+
+    Query ``q`` and head ``h`` give ``p = softmax(Z W_K^h q_h / sqrt(d_h))`` over the real tokens
+    and the slice ``sum_k p_k z_k W_V^{q,h}`` of the output; the slices, ``d / (Q H)`` wide each,
+    stand side by side, so that more queries cost no width.
+
+    Attributes:
+        num_queries: Number of learned queries ``Q``.
+        num_heads: Number of heads ``H`` of each query; ``Q H`` divides ``d``.
+
+    Parameters: ``query (Q, H, d_h)``, ``key (d, H, d_h)``, ``value (d, Q, H, d / (Q H))``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> pooler = QueryAttentionPool(num_queries=2)
+        >>> z = jnp.ones((3, 5, 4))
+        >>> pooled, weights = pooler.apply(
+        ...     pooler.init(jax.random.key(0), z), z, return_weights=True
+        ... )
+        >>> pooled.shape, weights.shape
+        ((3, 4), (3, 2, 1, 5))
+
+    Reference:
+        Zhai et al., "Scaling Vision Transformers" (2022), multihead attention pooling; Lee et al.,
+        "Set Transformer" (2019), pooling by multihead attention.
+    """
+
+    num_queries: int = 1
+    num_heads: int = 1
+
+    @nn.compact
+    def __call__(self, z, mask=None, *, return_weights: bool = False):
+        """Pool ``z``.
+
+        Args:
+            z: Tokens, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+            return_weights: Also return the attention, shape ``(*batch, Q, H, n)``.
+
+        Returns:
+            Pooled vectors, shape ``(*batch, d)``, and the attention if asked for.
+
+        Raises:
+            ValueError: if ``num_queries * num_heads`` does not divide ``d``, if one is below one,
+                or for a wrong shape, dtype or mask, or non-finite real tokens.
+        """
+        check_count("num_queries", self.num_queries)
+        check_count("num_heads", self.num_heads)
+        mask = check_input(z, mask)
+        width = z.shape[-1]
+        num_slices = self.num_queries * self.num_heads
+        check_divides("num_queries * num_heads", num_slices, "d", width)
+        head_dim = width // self.num_heads
+        query = self.param(
+            "query", nn.initializers.normal(1.0), (self.num_queries, self.num_heads, head_dim)
+        )
+        key = self.param("key", _projection_init, (width, self.num_heads, head_dim))
+        value = self.param(
+            "value",
+            nn.initializers.variance_scaling(
+                1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2, 3)
+            ),
+            (width, self.num_queries, self.num_heads, width // num_slices),
+        )
+        dtype = accumulation_dtype(z)
+        tokens = zero_masked(z, mask).astype(dtype)
+        scores = jnp.einsum("dhk,qhk->dqh", key, query) / jnp.sqrt(head_dim)
+        logits = jnp.einsum("...nd,dqh->...qhn", tokens, scores.astype(dtype))
+        weights = masked_softmax(logits, None if mask is None else mask[..., None, None, :])
+        # Averaging tokens before projecting them costs d a token instead of d^2.
+        averages = jnp.einsum("...qhn,...nd->...qhd", weights, tokens)
+        slices = jnp.einsum("...qhd,dqhv->...qhv", averages, value.astype(dtype))
+        pooled = slices.reshape(*z.shape[:-2], width).astype(z.dtype)
+        pooled = pooled if mask is None else zero_empty(pooled, mask)
+        return (pooled, weights) if return_weights else pooled

@@ -1,0 +1,52 @@
+"""What every pooler is: the abstract class, and the checks that all of them make first."""
+
+import abc
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float
+
+from poolax._checks import broadcast_mask, check_finite, check_tokens
+
+
+class Pooler(nn.Module, abc.ABC):
+    """Abstract pooler: ``(*batch, n, d)`` tokens to ``(*batch, d)`` vectors.
+
+    Concrete poolers are final: wrap one rather than subclass it. Every pooler
+
+    - reads the tokens where ``mask`` is True, wherever they stand (left, right or both-side
+      padding and holes), so that a padded batch gives what the sequences give one by one;
+    - lets nothing of a masked position, NaN and inf included, reach its value or its gradient;
+    - gives zeros with zero gradient for a sequence without real tokens;
+    - accumulates in at least float32 and returns the dtype of its input.
+
+    A pooler of your own gets its bound through :func:`poolax.bounds.register_pooler`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> class NormPool(Pooler):
+        ...     def __call__(self, z, mask=None):
+        ...         return jnp.max(jnp.abs(z), axis=-2)
+        >>> NormPool().apply({}, jnp.array([[1.0, -3.0], [2.0, 1.0]]))
+        Array([2., 3.], dtype=float32)
+    """
+
+    @abc.abstractmethod
+    def __call__(
+        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    ) -> Float[Array, "*batch d"]:
+        """Pool ``z`` over its tokens; ``mask`` is True at real tokens, ``None`` if all are."""
+
+
+def check_input(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None
+) -> Bool[Array, "*batch n"] | None:
+    """Check tokens and mask, and give the mask in the shape ``z.shape[:-1]``.
+
+    Raises:
+        ValueError: if ``z`` is not floating of shape ``(*batch, n, d)`` with ``n, d >= 1``, if
+            ``mask`` is not boolean or does not broadcast, or if a real token is not finite.
+    """
+    check_tokens("z", z)
+    mask = broadcast_mask(mask, z.shape[:-1])
+    check_finite("z", z, mask)
+    return mask

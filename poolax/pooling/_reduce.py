@@ -1,0 +1,208 @@
+"""The poolers without parameters: first, last, average, sum and max."""
+
+from typing import final
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from poolax._numerics import accumulation_dtype, zero_masked
+from poolax.pooling._base import Pooler, check_input
+
+
+def first_pool(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch d"]:
+    """The first real token, which is the CLS token where a model puts one in front.
+
+    Args:
+        z: Tokens, shape ``(*batch, n, d)``.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+    Returns:
+        ``z[..., i, :]`` with ``i`` the first position where ``mask`` is True, shape
+        ``(*batch, d)``; zeros for a sequence without real tokens.
+
+    Raises:
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]])
+        >>> first_pool(z, jnp.array([False, True, True]))
+        Array([1., 2.], dtype=float32)
+    """
+    mask = check_input(z, mask)
+    if mask is None:
+        return z[..., 0, :]
+    return _take(z, mask, jnp.argmax(mask, axis=-1))
+
+
+def last_pool(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch d"]:
+    """The last real token, which has seen the whole sequence in a causal model.
+
+    Args:
+        z: Tokens, shape ``(*batch, n, d)``.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+    Returns:
+        ``z[..., i, :]`` with ``i`` the last position where ``mask`` is True, shape
+        ``(*batch, d)``; zeros for a sequence without real tokens.
+
+    Raises:
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]])
+        >>> last_pool(z, jnp.array([True, True, False]))
+        Array([3., 4.], dtype=float32)
+    """
+    mask = check_input(z, mask)
+    if mask is None:
+        return z[..., -1, :]
+    return _take(z, mask, z.shape[-2] - 1 - jnp.argmax(jnp.flip(mask, axis=-1), axis=-1))
+
+
+def average_pool(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch d"]:
+    """The mean of the real tokens.
+
+    Args:
+        z: Tokens, shape ``(*batch, n, d)``.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+    Returns:
+        ``sum_i mask_i z_i / sum_i mask_i``, shape ``(*batch, d)``, accumulated in at least
+        float32; zeros for a sequence without real tokens.
+
+    Raises:
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0], [jnp.nan, 9.0]])
+        >>> average_pool(z, jnp.array([True, True, False]))
+        Array([2., 3.], dtype=float32)
+    """
+    mask = check_input(z, mask)
+    dtype = accumulation_dtype(z)
+    if mask is None:
+        return jnp.mean(z, axis=-2, dtype=dtype).astype(z.dtype)
+    total = jnp.sum(zero_masked(z, mask), axis=-2, dtype=dtype)
+    count = jnp.sum(mask, axis=-1, dtype=dtype)[..., None]
+    return (total / jnp.maximum(count, 1)).astype(z.dtype)
+
+
+def sum_pool(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch d"]:
+    """The sum of the real tokens.
+
+    Args:
+        z: Tokens, shape ``(*batch, n, d)``.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+    Returns:
+        ``sum_i mask_i z_i``, shape ``(*batch, d)``, accumulated in at least float32; zeros for a
+        sequence without real tokens.
+
+    Raises:
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sum_pool(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+        Array([4., 6.], dtype=float32)
+    """
+    mask = check_input(z, mask)
+    return jnp.sum(zero_masked(z, mask), axis=-2, dtype=accumulation_dtype(z)).astype(z.dtype)
+
+
+def max_pool(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch d"]:
+    """The largest value of each coordinate over the real tokens.
+
+    Args:
+        z: Tokens, shape ``(*batch, n, d)``.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+    Returns:
+        ``max_i z_ij`` over real ``i``, shape ``(*batch, d)``; zeros for a sequence without real
+        tokens. Where several tokens attain the maximum they share its gradient equally.
+
+    Raises:
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[1.0, -4.0], [-3.0, -2.0], [9.0, 9.0]])
+        >>> max_pool(z, jnp.array([True, True, False]))
+        Array([ 1., -2.], dtype=float32)
+    """
+    mask = check_input(z, mask)
+    if mask is None:
+        return jnp.max(z, axis=-2)
+    top = jnp.max(jnp.where(mask[..., None], z, -jnp.inf), axis=-2)
+    return zero_empty(top, mask)
+
+
+def zero_empty(
+    pooled: Float[Array, "*batch d"], mask: Bool[Array, "*batch n"]
+) -> Float[Array, "*batch d"]:
+    """Zeros, with zero gradient, in place of what came from a sequence without real tokens."""
+    some = jnp.any(mask, axis=-1, keepdims=True)
+    return jnp.where(some, pooled, jnp.zeros((), pooled.dtype))
+
+
+def _take(z, mask, index):
+    taken = jnp.take_along_axis(z, index[..., None, None], axis=-2)[..., 0, :]
+    return zero_empty(taken, mask)
+
+
+@final
+class FirstPool(Pooler):
+    """The first real token; see :func:`first_pool`."""
+
+    def __call__(self, z, mask=None):
+        """Pool ``z``; see :func:`first_pool`."""
+        return first_pool(z, mask)
+
+
+@final
+class LastPool(Pooler):
+    """The last real token; see :func:`last_pool`."""
+
+    def __call__(self, z, mask=None):
+        """Pool ``z``; see :func:`last_pool`."""
+        return last_pool(z, mask)
+
+
+@final
+class AveragePool(Pooler):
+    """The mean of the real tokens; see :func:`average_pool`."""
+
+    def __call__(self, z, mask=None):
+        """Pool ``z``; see :func:`average_pool`."""
+        return average_pool(z, mask)
+
+
+@final
+class SumPool(Pooler):
+    """The sum of the real tokens; see :func:`sum_pool`."""
+
+    def __call__(self, z, mask=None):
+        """Pool ``z``; see :func:`sum_pool`."""
+        return sum_pool(z, mask)
+
+
+@final
+class MaxPool(Pooler):
+    """The coordinate-wise maximum over the real tokens; see :func:`max_pool`."""
+
+    def __call__(self, z, mask=None):
+        """Pool ``z``; see :func:`max_pool`."""
+        return max_pool(z, mask)
