@@ -1,6 +1,8 @@
 """Poolers by name, for command lines and records."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
@@ -50,9 +52,65 @@ def from_name(name: str | Pooler, **options) -> Pooler:
     if name not in _CLASSES:
         raise ValueError(f"name: expected one of {', '.join(_CLASSES)}, got {name!r}")
     cls = _CLASSES[name]
-    valid = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
+    valid = _option_names(cls)
     unknown = sorted(set(options) - set(valid))
     if unknown:
         expected = ", ".join(valid) if valid else "no options"
         raise ValueError(f"options of {name!r}: expected {expected}, got {', '.join(unknown)}")
     return cls(**options)
+
+
+def to_config(pooler: Pooler) -> dict[str, Any]:
+    """Name and options of a pooler as plain JSON, for records and checkpoints.
+
+    Args:
+        pooler: A pooler of this package.
+
+    Returns:
+        ``{"name": ..., "options": {...}}``; :func:`from_config` gives the pooler back.
+
+    Raises:
+        ValueError: for a pooler that has no name, such as one of your own.
+
+    Example:
+        >>> to_config(LatentAttentionPool(num_latents=8))["options"]["num_latents"]
+        8
+        >>> from_config(to_config(HybridPool((AveragePool(), MaxPool()))))
+        HybridPool(
+            # attributes
+            poolers = (AveragePool(), MaxPool())
+        )
+    """
+    names = {cls: name for name, cls in reversed(_CLASSES.items())}
+    names[FirstPool] = "first"
+    if type(pooler) not in names:
+        raise ValueError(
+            f"pooler: expected one of {', '.join(cls.__name__ for cls in names)}, got "
+            f"{type(pooler).__name__}"
+        )
+    options = {name: getattr(pooler, name) for name in _option_names(type(pooler))}
+    if isinstance(pooler, HybridPool):
+        options["poolers"] = [to_config(part) for part in pooler.poolers]
+    return {"name": names[type(pooler)], "options": options}
+
+
+def from_config(config: Mapping[str, Any]) -> Pooler:
+    """The pooler that :func:`to_config` described.
+
+    Args:
+        config: ``{"name": ..., "options": {...}}``.
+
+    Returns:
+        The pooler.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    options = dict(config["options"])
+    if "poolers" in options:
+        options["poolers"] = tuple(from_config(part) for part in options["poolers"])
+    return from_name(config["name"], **options)
+
+
+def _option_names(cls):
+    return [field.name for field in dataclasses.fields(cls) if field.name not in ("parent", "name")]

@@ -1,0 +1,207 @@
+"""Vision Transformer: patches and a CLS token through Pre-LN blocks."""
+
+import dataclasses
+from functools import partial
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from poolax._checks import (
+    broadcast_mask,
+    check_count,
+    check_divides,
+    check_finite,
+    check_floating,
+    check_number,
+)
+from poolax._numerics import zero_masked
+from poolax._records import TokenStates
+from poolax.attention import MultiHeadAttention
+from poolax.backbones._base import Backbone
+from poolax.blocks import FeedForward, PreLNBlock
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Sizes of a Vision Transformer.
+
+    Attributes:
+        image_size: Height and width of the images in pixels.
+        patch_size: Height and width of a patch; divides ``image_size``.
+        num_channels: Colour channels.
+        width: Width ``d`` of the tokens.
+        num_layers: Number of blocks.
+        num_heads: Attention heads; divides ``width``.
+        mlp_dim: Width of the feed-forward layers.
+        norm_eps: What LayerNorm adds to the variance.
+        use_mask_token: Whether there is a token that stands in for hidden patches, for pretraining.
+    """
+
+    image_size: int
+    patch_size: int
+    num_channels: int
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_dim: int
+    norm_eps: float = 1e-12
+    use_mask_token: bool = False
+
+    def __post_init__(self):
+        """Refuse sizes that do not fit."""
+        for field in ("image_size", "patch_size", "num_channels", "width", "num_layers", "mlp_dim"):
+            check_count(field, getattr(self, field))
+        check_count("num_heads", self.num_heads)
+        check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        check_divides("num_heads", self.num_heads, "width", self.width)
+        check_number("norm_eps", self.norm_eps, at_least=0.0)
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_dim(self) -> int:
+        """Number of values in a patch."""
+        return self.patch_size**2 * self.num_channels
+
+
+def patchify(images: Float[Array, "*batch h w c"], patch_size: int) -> Float[Array, "*batch n p"]:
+    """Cut images into patches, row by row; a patch keeps the order (row, column, channel)."""
+    *batch, height, width, channels = images.shape
+    grid = images.reshape(
+        *batch, height // patch_size, patch_size, width // patch_size, patch_size, channels
+    )
+    grid = jnp.swapaxes(grid, -4, -3)
+    return grid.reshape(*batch, -1, patch_size * patch_size * channels)
+
+
+class _Embeddings(nn.Module):
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images, hidden=None):
+        config = self.config
+        init = nn.initializers.normal(0.02)
+        tokens = nn.Dense(config.width, name="patch")(patchify(images, config.patch_size))
+        if config.use_mask_token:
+            mask_token = self.param("mask_token", init, (config.width,))
+            if hidden is not None:
+                tokens = jnp.where(hidden[..., None], mask_token, tokens)
+        cls = self.param("cls_token", init, (1, config.width))
+        cls = jnp.broadcast_to(cls, (*tokens.shape[:-2], 1, config.width))
+        tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=-2)
+        return tokens + self.param("position", init, (config.num_patches + 1, config.width))
+
+
+class _Encoder(nn.Module):
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, x, mask=None, layer=-1, return_weights=False):
+        config, weights = self.config, []
+        num_blocks = config.num_layers if layer == -1 else layer
+        for index in range(num_blocks):
+            block = PreLNBlock(
+                MultiHeadAttention(config.num_heads, use_bias=True),
+                FeedForward(config.mlp_dim, partial(nn.gelu, approximate=False), use_bias=True),
+                nn.LayerNorm(epsilon=config.norm_eps),
+                nn.LayerNorm(epsilon=config.norm_eps),
+                name=f"block_{index}",
+            )
+            x, attended = block(x, mask, None, True)
+            weights.append(attended)
+        if layer == -1:
+            x = nn.LayerNorm(epsilon=config.norm_eps, name="norm")(x)
+        return x, tuple(weights) if return_weights else None
+
+
+@struct.dataclass
+class ViT(Backbone):
+    """Vision Transformer with a CLS token, learned positions and Pre-LN blocks.
+
+    Inputs are preprocessed images, ``(*batch, image_size, image_size, num_channels)``; token 0 is
+    CLS, then the patches row by row.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = ViTConfig(8, 2, 1, width=16, num_layers=2, num_heads=2, mlp_dim=32)
+        >>> vit = ViT.init(config, jax.random.key(0))
+        >>> vit(jnp.zeros((3, 8, 8, 1))).states.shape
+        (3, 17, 16)
+
+    Reference:
+        Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021).
+    """
+
+    summary_token: ClassVar[str] = "first"
+
+    @classmethod
+    def init(cls, config: ViTConfig, key: jax.Array, preprocess=None) -> "ViT":
+        """A model with random parameters.
+
+        Args:
+            config: Sizes.
+            key: Random key.
+            preprocess: Maps raw images to inputs; ``None`` if they are inputs already.
+
+        Returns:
+            The model.
+        """
+        embed_key, encode_key = jax.random.split(key)
+        images = jnp.zeros((1, config.image_size, config.image_size, config.num_channels))
+        embeddings, embed = _Embeddings(config).init_with_output(embed_key, images)
+        encode = _Encoder(config).init(encode_key, embeddings)
+        params = {"embeddings": embed["params"], "encoder": encode["params"]}
+        return cls(params=params, config=config, preprocess=preprocess)
+
+    def embed(
+        self,
+        params,
+        inputs: Float[Array, "*batch h w c"],
+        mask: Bool[Array, "*#batch n"] | None = None,
+        *,
+        hidden: Bool[Array, "*batch patches"] | None = None,
+    ):
+        """Images to embeddings with positions.
+
+        Args:
+            params: Parameters.
+            inputs: Preprocessed images.
+            mask: True at real tokens (CLS first), broadcastable to ``(*batch, n)``; ``None`` if all
+                are real.
+            hidden: Patches to replace by the mask token, for pretraining.
+
+        Returns:
+            Embeddings, shape ``(*batch, 1 + patches, d)``, and the mask.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, non-finite pixels, or hidden patches in a model
+                without a mask token.
+        """
+        config = self.config
+        expected = (config.image_size, config.image_size, config.num_channels)
+        if jnp.ndim(inputs) < 3 or inputs.shape[-3:] != expected:
+            raise ValueError(f"inputs: expected shape (*batch, {expected}), got {jnp.shape(inputs)}")
+        check_floating("inputs", inputs)
+        check_finite("inputs", inputs)
+        if hidden is not None and not config.use_mask_token:
+            raise ValueError("hidden: expected None for a model without a mask token, got an array")
+        mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_patches + 1))
+        variables = {"params": params["embeddings"]}
+        return _Embeddings(config).apply(variables, inputs, hidden), mask
+
+    def encode(self, params, embeddings, mask=None, *, layer=-1, return_weights=False):
+        """Embeddings to token states; see :meth:`Backbone.apply` for ``layer``."""
+        if not -1 <= layer <= self.config.num_layers:
+            raise ValueError(f"layer: expected -1 to {self.config.num_layers}, got {layer}")
+        mask = broadcast_mask(mask, embeddings.shape[:-1])
+        states, weights = _Encoder(self.config).apply(
+            {"params": params["encoder"]}, zero_masked(embeddings, mask), mask, layer, return_weights
+        )
+        return TokenStates(states=states, mask=mask, num_prefix=1, weights=weights)

@@ -1,0 +1,43 @@
+"""Handwritten digits that come with scikit-learn: real images without a download."""
+
+import numpy as np
+
+from poolax.data._dataset import Dataset
+
+
+def digits() -> Dataset:
+    """1,797 handwritten digits, 8 by 8 pixels of 17 grey values, ten classes.
+
+    The splits are stratified by class and fixed: 60 % train, 20 % validation, 20 % test.
+
+    Returns:
+        The data set; ``inputs`` has shape ``(1797, 8, 8, 1)``, values from 0 to 16.
+
+    Example:
+        >>> data = digits()
+        >>> data.inputs.shape, {name: len(split) for name, split in data.splits.items()}
+        ((1797, 8, 8, 1), {'train': 1078, 'validation': 359, 'test': 360})
+
+    Reference:
+        Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998).
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    targets = bunch["target"].astype(np.int32)
+    indices = np.arange(len(targets))
+    train, rest = train_test_split(indices, train_size=0.6, stratify=targets, random_state=0)
+    validation, test = train_test_split(rest, train_size=0.5, stratify=targets[rest], random_state=0)
+    return Dataset(
+        name="digits",
+        inputs=bunch["images"][..., None].astype(np.float32),
+        targets=targets,
+        splits={
+            name: np.sort(part)
+            for name, part in (("train", train), ("validation", validation), ("test", test))
+        },
+        source="Optical Recognition of Handwritten Digits (UCI), test part, by scikit-learn",
+        licence="none stated by scikit-learn, which distributes them",
+        num_classes=10,
+    )

@@ -1,0 +1,43 @@
+"""The frozen backbone's pass over the data, where a probe's time goes."""
+
+import numpy as np
+
+from poolax._records import TokenStates
+from poolax.backbones import Backbone
+from poolax.training.step import Mapper, Progress, no_progress
+
+
+def extract_states(
+    backbone: Backbone,
+    inputs: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    batch_size: int = 256,
+    progress: Progress = no_progress,
+) -> TokenStates:
+    """Token states of all inputs, computed once, batches split over the local devices.
+
+    Args:
+        backbone: A frozen backbone.
+        inputs: Raw inputs, shape ``(N, ...)``; the backbone's ``preprocess`` is applied.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        batch_size: Inputs at a time over all devices.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        The states and their mask as NumPy arrays.
+
+    Raises:
+        ValueError: if there is no input, or as the backbone raises.
+    """
+    if len(inputs) == 0:
+        raise ValueError("inputs: expected at least one, got none")
+    arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
+
+    def forward(params, batch):
+        inputs = batch["inputs"]
+        if backbone.preprocess is not None:
+            inputs = backbone.preprocess(inputs)
+        return backbone.apply(params, inputs, batch.get("mask"))
+
+    return Mapper(forward, batch_size)(backbone.params, arrays, progress, "features")

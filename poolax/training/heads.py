@@ -1,0 +1,249 @@
+"""Heads: a pooler and a linear layer on the token states of a frozen backbone."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jaxtyping import Array, Bool, Float, PyTree
+
+from poolax.pooling import Pooler, from_config
+from poolax.training.checkpoint import checkpoint_metadata, restore_checkpoint
+from poolax.training.step import (
+    Mapper,
+    Progress,
+    Trainer,
+    epoch_batches,
+    no_progress,
+    put,
+    stack,
+    take,
+)
+from poolax.training.tasks import Task
+
+
+class HeadModule(nn.Module):
+    """A pooler, or any module with its signature, and a linear layer.
+
+    Attributes:
+        pooler: Maps ``(z, mask)`` to ``(*batch, d)``.
+        num_outputs: Width of the linear layer.
+
+    Parameters: ``pooler`` if it has any, and ``output`` with kernel and bias.
+    """
+
+    pooler: nn.Module
+    num_outputs: int
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    ) -> Float[Array, "*batch k"]:
+        """Token states to outputs."""
+        return nn.Dense(self.num_outputs, name="output")(self.pooler(z, mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        pooler: Its pooler.
+        variables: ``{"params": ...}`` of :class:`HeadModule`.
+        config: What its checkpoint says of it.
+    """
+
+    pooler: nn.Module
+    variables: PyTree
+    config: Mapping[str, Any]
+
+    def predict(
+        self, states: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    ) -> Float[Array, "*batch k"]:
+        """Outputs of the linear layer, such as the logits of a classification.
+
+        Args:
+            states: Token states of the backbone that the head was trained on.
+            mask: True at real tokens; ``None`` if all are real.
+
+        Returns:
+            Outputs, shape ``(*batch, num_outputs)``.
+
+        Raises:
+            ValueError: for states of another width, or as the pooler raises.
+        """
+        width = self.variables["params"]["output"]["kernel"].shape[0]
+        if jnp.shape(states)[-1:] != (width,):
+            raise ValueError(f"states: expected width {width}, got shape {jnp.shape(states)}")
+        module = HeadModule(self.pooler, self.config["num_outputs"])
+        outputs = module.apply(self.variables, states, mask)
+        return jnp.asarray(outputs)
+
+
+def load_head(directory: epath.PathLike, *, pooler: Pooler | None = None) -> Head:
+    """Load a head that a sweep saved, on any number of devices.
+
+    Args:
+        directory: Its checkpoint directory.
+        pooler: The pooler, where it is one of your own; ``None`` takes it from the checkpoint.
+
+    Returns:
+        The head.
+
+    Raises:
+        ValueError: if there is no checkpoint, or it is not one of a head.
+    """
+    config = checkpoint_metadata(directory)
+    if "num_outputs" not in config:
+        raise ValueError(f"directory: expected the checkpoint of a head, got {directory}")
+    if pooler is None:
+        if config["pooler"] is None:
+            raise ValueError(f"pooler: expected the pooler of {directory}, which has no name")
+        pooler = from_config(config["pooler"])
+    variables = jax.tree.map(jnp.asarray, restore_checkpoint(directory))
+    return Head(pooler=pooler, variables=variables, config=config)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedHeads:
+    """All heads of one structure after training; leading axes (group, run).
+
+    Attributes:
+        variables: Variables on the host.
+        train_loss: Mean loss of each epoch, shape (group, run, epochs).
+        validation_loss: After each epoch, shape (group, run, epochs).
+        validation_score: After the last epoch, shape (group, run).
+        test_score: After the last epoch, shape (group, run).
+        diverged: Whether a loss was not finite, shape (group, run).
+    """
+
+    variables: PyTree
+    train_loss: np.ndarray
+    validation_loss: np.ndarray
+    validation_score: np.ndarray
+    test_score: np.ndarray
+    diverged: np.ndarray
+
+
+def train_heads(
+    module: HeadModule,
+    states: Float[np.ndarray, "group N n d"],
+    mask: Bool[np.ndarray, "N n"] | None,
+    targets: np.ndarray,
+    task: Task,
+    *,
+    splits: Mapping[str, np.ndarray],
+    runs: Sequence[tuple[float, int]],
+    epochs: int,
+    batch_size: int,
+    progress: Progress = no_progress,
+    description: str = "heads",
+) -> TrainedHeads:
+    """Train heads of one structure, all in one compiled step: runs vmapped, batches over devices.
+
+    Adam at a constant learning rate. The seed of a run sets its initialisation and the order of its
+    batches, whatever runs beside it.
+
+    Args:
+        module: Structure of the heads.
+        states: Token states; a group axis for states that differ, such as pooled ones.
+        mask: True at real tokens; ``None`` if all are real.
+        targets: Targets, shape ``(N, ...)``.
+        task: Loss and score.
+        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
+        runs: Learning rate and seed of each run.
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        progress: Called with the description, the number of epochs done and the total.
+        description: For ``progress``.
+
+    Returns:
+        The heads with their losses and scores.
+    """
+    num_groups = states.shape[0]
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+    trainer = Trainer(_loss_fn(module, task), optimizer)
+    train = splits["train"]
+    data = put(_select(states, mask, targets, train))
+    evaluate = _Evaluation(module, task, states, mask, targets)
+
+    def initial(run):
+        learning_rate, seed = run
+        example = jnp.asarray(states[0, :1])
+        params = module.init(jax.random.key(seed), example)["params"]
+        state = optimizer.init(params)
+        state.hyperparams["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        return params, state
+
+    state = stack([stack([initial(run) for run in runs])] * num_groups)
+    state = put(state)
+    train_loss, validation_loss, scores = [], [], {}
+    for epoch in range(epochs):
+        batches = stack([epoch_batches(seed, epoch, len(train), batch_size) for _, seed in runs])
+        state, losses = trainer.epoch(state, data, batches)
+        train_loss.append(losses)
+        params = take(state[0])
+        loss, scores["validation"] = evaluate(params, splits["validation"])
+        validation_loss.append(loss)
+        progress(description, epoch + 1, epochs)
+    test_loss, scores["test"] = evaluate(params, splits["test"])
+    train_loss, validation_loss = np.stack(train_loss, -1), np.stack(validation_loss, -1)
+    finite = np.isfinite(train_loss).all(-1) & np.isfinite(validation_loss).all(-1)
+    return TrainedHeads(
+        variables={"params": params},
+        train_loss=train_loss,
+        validation_loss=validation_loss,
+        validation_score=scores["validation"],
+        test_score=scores["test"],
+        diverged=~(finite & np.isfinite(test_loss)),
+    )
+
+
+def _select(states, mask, targets, indices):
+    """What a loss reads, with the group axis in front of every array."""
+    groups = states.shape[0]
+    selected = {"targets": np.broadcast_to(targets[indices], (groups, *targets[indices].shape))}
+    selected["states"] = states[:, indices]
+    if mask is not None:
+        selected["mask"] = np.broadcast_to(mask[indices], (groups, *mask[indices].shape))
+    return selected
+
+
+def _loss_fn(module, task):
+    def loss(params, data, indices, key):
+        del key
+        batch = jax.tree.map(lambda leaf: leaf[indices], data)
+        outputs = module.apply({"params": params}, batch["states"], batch.get("mask"))
+        return task.loss(outputs, batch["targets"])
+
+    return loss
+
+
+class _Evaluation:
+    """Mean loss and score of all heads on some examples."""
+
+    def __init__(self, module, task, states, mask, targets, batch_size=256):
+        def of_head(params, batch):
+            outputs = module.apply({"params": params}, batch["states"], batch.get("mask"))
+            return task.loss(outputs, batch["targets"]), task.score(outputs, batch["targets"])
+
+        def of_all(params, batch):  # params (group, run, ...), batch (group, batch, ...)
+            of_runs = jax.vmap(of_head, in_axes=(0, None))
+            per_example = jax.vmap(of_runs)(
+                params, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), batch)
+            )
+            return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), per_example)
+
+        self._data = lambda indices: jax.tree.map(
+            lambda a: np.swapaxes(a, 0, 1), _select(states, mask, targets, indices)
+        )
+        self._mapper = Mapper(of_all, batch_size)
+
+    def __call__(self, params, indices):
+        losses, scores = self._mapper(params, self._data(indices))
+        return losses.mean(axis=0), scores.mean(axis=0)

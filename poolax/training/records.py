@@ -1,0 +1,111 @@
+"""Records: one JSON object a result, with what is needed to trust and to repeat it."""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+from etils import epath
+
+_PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Records(Sequence):
+    """A sequence of records, each a dictionary of plain JSON.
+
+    Args:
+        rows: The records.
+
+    Example:
+        >>> records = Records([{"pooler": "avg", "test": 0.9}, {"pooler": "sum", "test": 0.8}])
+        >>> [row["test"] for row in records.where(pooler="avg")]
+        [0.9]
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
+        self._rows = [dict(row) for row in rows]
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return Records(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+
+    def __repr__(self):
+        return f"Records({len(self)} rows)"
+
+    def where(self, **fields: Any) -> "Records":
+        """The records whose fields have the given values."""
+        return Records(
+            row for row in self if all(row.get(name) == value for name, value in fields.items())
+        )
+
+    @classmethod
+    def read(cls, path: epath.PathLike) -> "Records":
+        """Read JSON lines; no file gives no records.
+
+        Raises:
+            ValueError: for a line that is not a JSON object.
+        """
+        path = epath.Path(path)
+        if not path.exists():
+            return cls()
+        rows = []
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected a JSON object, got {error}"
+                ) from None
+            rows.append(row)
+        return cls(rows)
+
+    def append_to(self, path: epath.PathLike) -> None:
+        """Add the records to a file of JSON lines, all or none; only process 0 writes."""
+        if jax.process_index() != 0 or not self._rows:
+            return
+        path = epath.Path(path)
+        text = path.read_text() if path.exists() else ""
+        text += "".join(json.dumps(row, allow_nan=True) + "\n" for row in self._rows)
+        write_atomically(path, text)
+
+
+def write_atomically(path: epath.PathLike, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    path = epath.Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Command, versions, machine and state of the source, for a record."""
+    return {
+        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "git": _git_state(),
+    }
+
+
+def _git_state():
+    """Commit of the checkout that poolax runs from, ``+`` if it is changed; None outside of one."""
+    folder = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A virtual environment inside some other checkout is not a checkout of poolax.
+        git("ls-files", "--error-unmatch", __file__)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", str(folder)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,381 @@
+"""Sweeps: one backbone pass, then all poolers, seeds and learning rates on its token states."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float
+
+from poolax._checks import (
+    check_choice,
+    check_count,
+    check_instance,
+    check_number,
+    check_tokens,
+)
+from poolax.backbones import Backbone
+from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
+from poolax.training.checkpoint import save_checkpoint
+from poolax.training.features import extract_states
+from poolax.training.heads import HeadModule, train_heads
+from poolax.training.records import Records, environment
+from poolax.training.step import Mapper, Progress, no_progress
+from poolax.training.tasks import Task
+
+PoolerLike = str | Pooler
+_RECORDS = "records.jsonl"
+
+
+def sweep(
+    backbone: Backbone,
+    dataset: Any,
+    task: Task,
+    *,
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike],
+    seeds: int | Sequence[int] = 5,
+    epochs: int = 10,
+    batch_size: int = 32,
+    learning_rates: Sequence[float] = (1e-3,),
+    features: str = "auto",
+    include_prefix: bool = True,
+    out: epath.PathLike | None = None,
+    resume: bool = True,
+    progress: Progress = no_progress,
+) -> Records:
+    """Compare poolers on a frozen backbone: one pass over the data, then all heads on its states.
+
+    A head is a pooler and a linear layer, trained with Adam. The pooler ``"last"`` stands for the
+    backbone's summary token, CLS where it has one; records hold both names.
+
+    Args:
+        backbone: A frozen backbone.
+        dataset: A :class:`poolax.data.Dataset`.
+        task: What the heads predict.
+        poolers: Names or poolers, or a mapping from labels to them.
+        seeds: Number of seeds, or the seeds.
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        learning_rates: Learning rates to try; choose by ``validation``.
+        features: Where token states are kept: ``"memory"``, which ``"auto"`` takes.
+        include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
+        out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
+        resume: Whether to take over what is finished in ``out``.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        One record for each pooler, learning rate and seed, in this order.
+
+    Raises:
+        ValueError: for an unknown pooler or option, numbers out of range, or targets that do not fit
+            the task.
+    """
+    check_instance("backbone", backbone, Backbone, "a Backbone")
+    check_choice("features", features, ("auto", "memory"))
+    named = {
+        label: _summary_pooler(pooler, backbone.summary_token)
+        for label, pooler in _label(poolers).items()
+    }
+    source = {
+        "dataset": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "backbone": type(backbone).__name__,
+        "backbone_config": _plain(backbone.config),
+        "backbone_fingerprint": fingerprint(backbone.params, backbone.config, backbone.preprocess),
+        "include_prefix": include_prefix,
+    }
+    plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
+    task.check_targets(dataset.targets)
+    if not plan.pending():
+        return plan.records()
+    started = time.perf_counter()
+    tokens = extract_states(backbone, dataset.inputs, dataset.mask, progress=progress)
+    source["features_wall_s"] = round(time.perf_counter() - started, 3)
+    num_prefix = 0 if include_prefix else tokens.num_prefix
+    plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, num_prefix, progress)
+    return plan.records()
+
+
+def sweep_states(
+    states: Float[np.ndarray, "N n d"],
+    mask: Bool[np.ndarray, "N n"] | None,
+    targets: np.ndarray,
+    task: Task,
+    *,
+    splits: Mapping[str, np.ndarray],
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike],
+    seeds: int | Sequence[int] = 5,
+    epochs: int = 10,
+    batch_size: int = 32,
+    learning_rates: Sequence[float] = (1e-3,),
+    out: epath.PathLike | None = None,
+    resume: bool = True,
+    progress: Progress = no_progress,
+) -> Records:
+    """Compare poolers on token states of any model.
+
+    Args:
+        states: Token states, shape ``(N, n, d)``, NumPy or JAX.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        targets: Targets, shape ``(N, ...)``.
+        task: What the heads predict.
+        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
+        poolers: Names or poolers, or a mapping from labels to them; ``"last"`` is the last token.
+        seeds: Number of seeds, or the seeds.
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        learning_rates: Learning rates to try; choose by ``validation``.
+        out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
+        resume: Whether to take over what is finished in ``out``.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        One record for each pooler, learning rate and seed, in this order.
+
+    Raises:
+        ValueError: for an unknown pooler, numbers out of range, shapes that do not fit, or targets
+            that do not fit the task.
+
+    Example:
+        >>> import numpy as np
+        >>> from poolax.training import Classification
+        >>> targets = np.arange(60) % 2
+        >>> states = np.random.default_rng(0).normal(size=(60, 4, 8)) + targets[:, None, None]
+        >>> splits = {"train": np.arange(40), "validation": np.arange(40, 50), "test": np.arange(50, 60)}
+        >>> records = sweep_states(
+        ...     states.astype(np.float32), None, targets, Classification(2), splits=splits,
+        ...     poolers=["avg", "max"], seeds=1, epochs=30, learning_rates=(0.01,),
+        ... )
+        >>> [row["pooler"] for row in records], records[0]["test"]
+        (['avg', 'max'], 1.0)
+    """
+    states, targets = np.asarray(states), np.asarray(targets)
+    check_tokens("states", states)
+    if states.ndim != 3 or len(states) != len(targets):
+        raise ValueError(
+            f"states: expected shape (N, n, d) with N = {len(targets)} targets, got {states.shape}"
+        )
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != states.shape[:2]:
+            raise ValueError(
+                f"mask: expected bool{list(states.shape[:2])}, got {mask.dtype}{list(mask.shape)}"
+            )
+        states = np.where(mask[..., None], states, np.zeros((), states.dtype))
+    if not np.isfinite(states).all():
+        raise ValueError("states: expected finite values at real tokens, got some that are not")
+    task.check_targets(targets)
+    named = {label: from_name(pooler) for label, pooler in _label(poolers).items()}
+    source = {"states_fingerprint": fingerprint((states, mask, targets))}
+    plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
+    if plan.pending():
+        plan.run(states, mask, targets, splits, 0, progress)
+    return plan.records()
+
+
+class _Plan:
+    """Which heads there are, which of them are finished, and how the others are trained."""
+
+    def __init__(self, task, poolers, seeds, epochs, batch_size, learning_rates, source, out, resume):
+        check_count("epochs", epochs)
+        check_count("batch_size", batch_size)
+        if isinstance(seeds, (int, np.integer)):
+            check_count("seeds", seeds)
+            seeds = range(seeds)
+        for learning_rate in learning_rates:
+            check_number("learning_rates", learning_rate, above=0.0)
+        self.task, self.poolers, self.epochs, self.batch_size = task, poolers, epochs, batch_size
+        self.runs = [(float(rate), int(seed)) for rate in learning_rates for seed in seeds]
+        if not self.runs:
+            raise ValueError("seeds, learning_rates: expected at least one of each, got none")
+        self.source = source
+        self.out = None if out is None else epath.Path(out)
+        self.finished = {}
+        identity = {
+            "task": task.name,
+            "num_outputs": task.num_outputs,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "source": dict(source),
+        }
+        self.ids = {
+            (label, run): _digest({**identity, "pooler": _describe(pooler), "run": run})
+            for label, pooler in poolers.items()
+            for run in self.runs
+        }
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if resume:
+                known = {row["id"]: row for row in Records.read(self.out / _RECORDS) if "id" in row}
+                self.finished = {key: known[i] for key, i in self.ids.items() if i in known}
+
+    def pending(self):
+        return [key for key in self.ids if key not in self.finished]
+
+    def records(self):
+        return Records(self.finished[key] for key in self.ids)
+
+    def run(self, states, mask, targets, splits, num_prefix, progress):
+        missing = {
+            label: tuple(run for run in self.runs if (label, run) not in self.finished)
+            for label in self.poolers
+        }
+        tokens = {label: _tokens(p, states, mask, num_prefix) for label, p in self.poolers.items()}
+        fixed = [label for label, p in self.poolers.items() if _is_fixed(p, tokens[label][0])]
+        # What a fixed pooler needs is d numbers an example, and such heads share one structure.
+        for runs in dict.fromkeys(missing[label] for label in fixed if missing[label]):
+            labels = [label for label in fixed if missing[label] == runs]
+            pooled = np.stack([_pool(self.poolers[label], *tokens[label]) for label in labels])
+            pooled = pooled[:, :, None]
+            self._train(labels, runs, AveragePool(), pooled, None, targets, splits, progress)
+        for label, pooler in self.poolers.items():
+            if label not in fixed and missing[label]:
+                own, own_mask = tokens[label]
+                self._train(
+                    [label], missing[label], pooler, own[None], own_mask, targets, splits, progress
+                )
+
+    def _train(self, labels, runs, pooler, states, mask, targets, splits, progress):
+        started = time.perf_counter()
+        heads = train_heads(
+            HeadModule(pooler, self.task.num_outputs),
+            states,
+            mask,
+            targets,
+            self.task,
+            splits=splits,
+            runs=runs,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            progress=progress,
+            description=", ".join(labels),
+        )
+        wall_s = round(time.perf_counter() - started, 3)
+        baseline = self.task.baseline(targets[splits["train"]], targets[splits["test"]])
+        rows = {}
+        for group, label in enumerate(labels):
+            for index, run in enumerate(runs):
+                place = (group, index)
+                rows[label, run] = {
+                    "kind": "head",
+                    "id": self.ids[label, run],
+                    "task": self.task.name,
+                    "metric": self.task.metric,
+                    "higher_is_better": self.task.higher_is_better,
+                    "pooler": label,
+                    "resolved": _describe(self.poolers[label]),
+                    "learning_rate": run[0],
+                    "seed": run[1],
+                    "epochs": self.epochs,
+                    "batch_size": self.batch_size,
+                    "validation": float(heads.validation_score[place]),
+                    "test": float(heads.test_score[place]),
+                    "baseline": baseline,
+                    "train_loss": heads.train_loss[place].tolist(),
+                    "validation_loss": heads.validation_loss[place].tolist(),
+                    "diverged": bool(heads.diverged[place]),
+                    "heads_trained_together": len(labels) * len(runs),
+                    "wall_s": wall_s,
+                    **self.source,
+                    **environment(),
+                }
+                if self.out is not None:
+                    variables = jax.tree.map(lambda leaf, at=place: leaf[at], heads.variables)
+                    self._save(label, run, variables)
+        self.finished |= rows
+        if self.out is not None:
+            Records(rows.values()).append_to(self.out / _RECORDS)
+
+    def _save(self, label, run, variables):
+        directory = self.out / "heads" / label / f"lr-{run[0]:g}" / f"seed-{run[1]}"
+        # A head without a record is unfinished, and one with another configuration is replaced.
+        if directory.exists():
+            directory.rmtree()
+        config = {
+            "pooler": _config_or_none(self.poolers[label]),
+            "num_outputs": self.task.num_outputs,
+            "task": self.task.name,
+            "learning_rate": run[0],
+            "seed": run[1],
+            "epochs": self.epochs,
+            **self.source,
+        }
+        save_checkpoint(directory, self.epochs, variables, metadata=config)
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256 of arrays and plain values, shortened to 16 digits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(values):
+        if isinstance(leaf, (np.ndarray, jax.Array)):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(array.view(np.uint8).data if array.size else b"")
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()[:16]
+
+
+def _label(poolers):
+    if isinstance(poolers, Mapping):
+        named = dict(poolers)
+    else:
+        labels = [p if isinstance(p, str) else type(p).__name__ for p in poolers]
+        if len(set(labels)) != len(labels):
+            raise ValueError(
+                f"poolers: expected distinct labels, got {', '.join(labels)}; use a mapping"
+            )
+        named = dict(zip(labels, poolers, strict=True))
+    if not named:
+        raise ValueError("poolers: expected at least one, got none")
+    return named
+
+
+def _summary_pooler(pooler, summary_token):
+    return FirstPool() if pooler == "last" and summary_token == "first" else from_name(pooler)
+
+
+def _tokens(pooler, states, mask, num_prefix):
+    if num_prefix == 0 or isinstance(pooler, FirstPool):
+        return states, mask
+    return states[:, num_prefix:], None if mask is None else mask[:, num_prefix:]
+
+
+def _is_fixed(pooler, states):
+    example = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
+    variables = jax.eval_shape(pooler.init, jax.random.key(0), example)
+    return not jax.tree.leaves(variables)
+
+
+def _pool(pooler, states, mask):
+    arrays = {"states": states} if mask is None else {"states": states, "mask": mask}
+
+    def pool(_, batch):
+        return pooler.apply({}, batch["states"], batch.get("mask"))
+
+    return Mapper(pool, 1024)((), arrays)
+
+
+def _config_or_none(pooler):
+    try:
+        return to_config(pooler)
+    except ValueError:
+        return None
+
+
+def _describe(pooler: nn.Module):
+    return _config_or_none(pooler) or {"name": type(pooler).__name__, "options": repr(pooler)}
+
+
+def _plain(config):
+    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else repr(config)
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
