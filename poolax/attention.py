@@ -291,7 +291,7 @@ class MultiHeadAttention(nn.Module):
         if dtype is None:
             dtype = jnp.result_type(x, *jax.tree.leaves(kernels))
         kernels = jax.tree.map(lambda leaf: leaf.astype(dtype), kernels)
-        x = zero_masked(x, mask).astype(dtype)
+        x = zero_masked(jnp.asarray(x), mask).astype(dtype)
 
         query, key, value = self._project(x, kernels)
         # Query heads that share a key and value head stand together: (*batch, n, H_kv, G, d_h).

@@ -262,4 +262,4 @@ def _check_block_input(x, mask):
     check_tokens("x", x)
     mask = broadcast_mask(mask, x.shape[:-1])
     check_finite("x", x, mask)
-    return zero_masked(x, mask), mask
+    return zero_masked(jnp.asarray(x), mask), mask

@@ -72,7 +72,7 @@ def domain_of(
     mask = broadcast_mask(mask, tokens.shape[:-1])
     check_finite("tokens", tokens, mask)
     dtype = accumulation_dtype(tokens)
-    tokens = zero_masked(tokens, mask).astype(dtype)
+    tokens = zero_masked(jnp.asarray(tokens), mask).astype(dtype)
     radius = jnp.max(safe_norm(tokens, axis=-1), initial=0.0)
     real = jnp.ones(tokens.shape[:-1], bool) if mask is None else mask
 

@@ -80,7 +80,7 @@ class LatentAttentionPool(Pooler):
         """
         check_count("num_latents", self.num_latents)
         check_count("num_heads", self.num_heads)
-        mask = check_input(z, mask)
+        z, mask = check_input(z, mask)
         width = z.shape[-1]
         check_divides("num_heads", self.num_heads, "d", width)
         if self.mlp_dim is not None:
@@ -163,7 +163,7 @@ class QueryAttentionPool(Pooler):
         """
         check_count("num_queries", self.num_queries)
         check_count("num_heads", self.num_heads)
-        mask = check_input(z, mask)
+        z, mask = check_input(z, mask)
         width = z.shape[-1]
         num_slices = self.num_queries * self.num_heads
         check_divides("num_queries * num_heads", num_slices, "d", width)

@@ -3,6 +3,7 @@
 import abc
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax._checks import broadcast_mask, check_finite, check_tokens
@@ -39,8 +40,8 @@ class Pooler(nn.Module, abc.ABC):
 
 def check_input(
     z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None
-) -> Bool[Array, "*batch n"] | None:
-    """Check tokens and mask, and give the mask in the shape ``z.shape[:-1]``.
+) -> tuple[Float[Array, "*batch n d"], Bool[Array, "*batch n"] | None]:
+    """Check tokens and mask, and give them as JAX arrays, the mask in the shape ``z.shape[:-1]``.
 
     Raises:
         ValueError: if ``z`` is not floating of shape ``(*batch, n, d)`` with ``n, d >= 1``, if
@@ -49,4 +50,4 @@ def check_input(
     check_tokens("z", z)
     mask = broadcast_mask(mask, z.shape[:-1])
     check_finite("z", z, mask)
-    return mask
+    return jnp.asarray(z), mask

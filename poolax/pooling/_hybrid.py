@@ -55,7 +55,7 @@ class HybridPool(Pooler):
             raise ValueError("poolers: expected at least one pooler, got none")
         for pooler in self.poolers:
             check_instance("poolers", pooler, Pooler, "Pooler instances")
-        mask = check_input(z, mask)
+        z, mask = check_input(z, mask)
         logits = self.param("mixture", nn.initializers.zeros, (len(self.poolers),))
         dtype = accumulation_dtype(z)
         shares = jax.nn.softmax(logits.astype(dtype))

@@ -31,7 +31,7 @@ def first_pool(
         >>> first_pool(z, jnp.array([False, True, True]))
         Array([1., 2.], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     if mask is None:
         return z[..., 0, :]
     return _take(z, mask, jnp.argmax(mask, axis=-1))
@@ -59,7 +59,7 @@ def last_pool(
         >>> last_pool(z, jnp.array([True, True, False]))
         Array([3., 4.], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     if mask is None:
         return z[..., -1, :]
     return _take(z, mask, z.shape[-2] - 1 - jnp.argmax(jnp.flip(mask, axis=-1), axis=-1))
@@ -87,7 +87,7 @@ def average_pool(
         >>> average_pool(z, jnp.array([True, True, False]))
         Array([2., 3.], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     dtype = accumulation_dtype(z)
     if mask is None:
         return jnp.mean(z, axis=-2, dtype=dtype).astype(z.dtype)
@@ -117,7 +117,7 @@ def sum_pool(
         >>> sum_pool(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
         Array([4., 6.], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     return jnp.sum(zero_masked(z, mask), axis=-2, dtype=accumulation_dtype(z)).astype(z.dtype)
 
 
@@ -143,7 +143,7 @@ def max_pool(
         >>> max_pool(z, jnp.array([True, True, False]))
         Array([ 1., -2.], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     if mask is None:
         return jnp.max(z, axis=-2)
     top = jnp.max(jnp.where(mask[..., None], z, -jnp.inf), axis=-2)

@@ -39,7 +39,7 @@ def weighted_average_pool(
         >>> weighted_average_pool(z, jnp.array([0.25, 0.75]))
         Array([2.5, 3.5], dtype=float32)
     """
-    mask = check_input(z, mask)
+    z, mask = check_input(z, mask)
     check_floating("weights", weights)
     shape = z.shape[:-1]
     try:
@@ -122,7 +122,7 @@ class WeightedAveragePool(Pooler):
         check_choice("normalize", self.normalize, ("softmax", "none"))
         if self.max_tokens is not None:
             check_count("max_tokens", self.max_tokens)
-        mask = check_input(z, mask)
+        z, mask = check_input(z, mask)
         num_tokens = z.shape[-2]
         offsets = jnp.arange(num_tokens)
         if mask is not None:

@@ -11,6 +11,7 @@ from poolax.training.heads import load_head as load_head
 from poolax.training.heads import train_heads as train_heads
 from poolax.training.pretrain import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.records import Records as Records
+from poolax.training.sweep import head_directory as head_directory
 from poolax.training.sweep import sweep as sweep
 from poolax.training.sweep import sweep_states as sweep_states
 from poolax.training.tasks import Classification as Classification

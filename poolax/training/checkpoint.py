@@ -48,7 +48,7 @@ def save_checkpoint(
     """
     check_count("step", step, at_least=0)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(_absolute(directory), options=options) as manager:
+    with _manager(_absolute(directory), options) as manager:
         latest = manager.latest_step()
         if latest is not None and latest >= step:
             raise ValueError(f"step: expected above {latest}, the latest in {directory}, got {step}")
@@ -84,7 +84,7 @@ def restore_checkpoint(
         ValueError: if there is no such checkpoint, or it does not match ``like``.
     """
     path, step = _find(directory, step)
-    with ocp.CheckpointManager(path) as manager:
+    with _manager(path) as manager:
         if like is None:
             arguments = ocp.args.StandardRestore()
         else:
@@ -116,7 +116,7 @@ def checkpoint_metadata(directory: epath.PathLike, *, step: int | None = None) -
         ValueError: if there is no such checkpoint.
     """
     path, step = _find(directory, step)
-    with ocp.CheckpointManager(path) as manager:
+    with _manager(path) as manager:
         return manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[
             _METADATA
         ]
@@ -127,7 +127,7 @@ def latest_step(directory: epath.PathLike) -> int | None:
     path = _absolute(directory)
     if not path.exists():
         return None
-    with ocp.CheckpointManager(path) as manager:
+    with _manager(path) as manager:
         return manager.latest_step()
 
 
@@ -138,11 +138,17 @@ def _find(directory, step):
         raise ValueError(f"directory: expected one with a checkpoint, got {directory}")
     if step is None:
         return path, latest
-    with ocp.CheckpointManager(path) as manager:
+    with _manager(path) as manager:
         steps = manager.all_steps()
     if step not in steps:
         raise ValueError(f"step: expected one of {sorted(steps)} in {directory}, got {step}")
     return path, step
+
+
+def _manager(path, options=None):
+    # Without handlers a manager that has saved nothing cannot say what a checkpoint holds.
+    handlers = {_STATE: ocp.StandardCheckpointHandler(), _METADATA: ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
 
 def _absolute(directory):

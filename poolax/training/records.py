@@ -1,5 +1,6 @@
 """Records: one JSON object a result, with what is needed to trust and to repeat it."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -83,6 +84,12 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain JSON, shortened to 16 digits: what a record is a record of."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import jax_utils, struct
+from flax import struct
 from jaxtyping import Array, Float, PyTree
 
 from poolax._checks import check_count
@@ -134,8 +134,19 @@ def _split_batches(batches, devices):
 
 
 def put(tree: PyTree) -> PyTree:
-    """Replicate a tree of arrays on the local devices."""
-    return jax_utils.replicate(tree)
+    """Replicate a tree of arrays on the local devices, placed as ``pmap`` places its results.
+
+    Any other placement would compile every step twice: for the first call and for all others.
+    """
+    devices = jax.local_devices()
+    mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
+
+    def replicate(leaf):
+        leaf = np.asarray(leaf)
+        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
+
+    return jax.tree.map(replicate, tree)
 
 
 def take(tree: PyTree) -> PyTree:
@@ -156,7 +167,7 @@ class Mapper:
         devices = jax.local_device_count()
         self.per_device = -(-batch_size // devices)
         self.batch_size = self.per_device * devices
-        self._pmapped = jax.pmap(fn)
+        self._pmapped = jax.pmap(fn, axis_name=_AXIS)
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
 from poolax.training.checkpoint import save_checkpoint
 from poolax.training.features import extract_states
 from poolax.training.heads import HeadModule, train_heads
-from poolax.training.records import Records, environment
+from poolax.training.records import Records, digest, environment
 from poolax.training.step import Mapper, Progress, no_progress
 from poolax.training.tasks import Task
 
@@ -147,7 +146,8 @@ def sweep_states(
         >>> from poolax.training import Classification
         >>> targets = np.arange(60) % 2
         >>> states = np.random.default_rng(0).normal(size=(60, 4, 8)) + targets[:, None, None]
-        >>> splits = {"train": np.arange(40), "validation": np.arange(40, 50), "test": np.arange(50, 60)}
+        >>> parts = np.split(np.arange(60), [40, 50])
+        >>> splits = dict(zip(("train", "validation", "test"), parts))
         >>> records = sweep_states(
         ...     states.astype(np.float32), None, targets, Classification(2), splits=splits,
         ...     poolers=["avg", "max"], seeds=1, epochs=30, learning_rates=(0.01,),
@@ -205,7 +205,7 @@ class _Plan:
             "source": dict(source),
         }
         self.ids = {
-            (label, run): _digest({**identity, "pooler": _describe(pooler), "run": run})
+            (label, run): digest({**identity, "pooler": _describe(pooler), "run": run})
             for label, pooler in poolers.items()
             for run in self.runs
         }
@@ -285,15 +285,16 @@ class _Plan:
                     **self.source,
                     **environment(),
                 }
-                if self.out is not None:
-                    variables = jax.tree.map(lambda leaf, at=place: leaf[at], heads.variables)
-                    self._save(label, run, variables)
+                variables = jax.tree.map(lambda leaf, at=place: leaf[at], heads.variables)
+                self._save(label, run, rows[label, run], variables)
         self.finished |= rows
         if self.out is not None:
             Records(rows.values()).append_to(self.out / _RECORDS)
 
-    def _save(self, label, run, variables):
-        directory = self.out / "heads" / label / f"lr-{run[0]:g}" / f"seed-{run[1]}"
+    def _save(self, label, run, row, variables):
+        if self.out is None:
+            return
+        directory = head_directory(self.out, row)
         # A head without a record is unfinished, and one with another configuration is replaced.
         if directory.exists():
             directory.rmtree()
@@ -307,6 +308,20 @@ class _Plan:
             **self.source,
         }
         save_checkpoint(directory, self.epochs, variables, metadata=config)
+
+
+def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path:
+    """Where a sweep keeps the checkpoint of a head.
+
+    Args:
+        out: The sweep's folder.
+        record: The head's record.
+
+    Returns:
+        The directory that :func:`load_head` takes.
+    """
+    name = f"lr-{record['learning_rate']:g}"
+    return epath.Path(out) / "heads" / record["pooler"] / name / f"seed-{record['seed']}"
 
 
 def fingerprint(*values: Any) -> str:
@@ -375,7 +390,3 @@ def _describe(pooler: nn.Module):
 
 def _plain(config):
     return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else repr(config)
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

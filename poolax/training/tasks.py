@@ -88,7 +88,8 @@ class Classification(Task):
         """Refuse anything but whole numbers from 0 to ``num_classes - 1``, one an example."""
         if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
             raise ValueError(
-                f"targets: expected shape (N,) of whole numbers, got {targets.dtype}{list(targets.shape)}"
+                f"targets: expected whole numbers of shape (N,), got {targets.dtype} of shape "
+                f"{targets.shape}"
             )
         if targets.size and (targets.min() < 0 or targets.max() >= self.num_classes):
             raise ValueError(

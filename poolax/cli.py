@@ -1,0 +1,181 @@
+"""The command line: ``poolax …``."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import jax
+import rich.console
+import rich.progress
+import tyro
+
+import poolax
+from poolax import quickstart
+from poolax._checks import check_count
+
+COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Compare poolers on real images: pretrain, freeze, sweep, measure, bound.
+
+    Pretrains a small Vision Transformer on scikit-learn's handwritten digits without labels, trains
+    heads with six poolers on it, measures how noise moves them, and sets the measured Lipschitz
+    constants of trained blocks beside their closed-form bounds. Needs no network and a few minutes on
+    two CPU cores. Run it again with the same --out to go on from what is finished.
+
+    Attributes:
+        settings: Sizes.
+        out: Folder for records, tables, figures and checkpoints; local or gs://.
+        devices: Simulate this many CPU devices; by default all local devices are used.
+        profile: Folder for a profile of the run, to open with TensorBoard or Perfetto.
+        compilation_cache: Folder that keeps compiled programs for the next run.
+        as_json: Print a JSON summary on standard output instead of tables.
+        debug: Show where an error comes from.
+    """
+
+    settings: tyro.conf.OmitArgPrefixes[quickstart.Settings] = dataclasses.field(
+        default_factory=quickstart.Settings
+    )
+    out: str = "poolax-quickstart"
+    devices: int | None = None
+    profile: str | None = None
+    compilation_cache: str | None = None
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        _configure(self.devices, self.compilation_cache)
+        folder = quickstart.writable_folder(self.out)
+        console = rich.console.Console(stderr=self.as_json)
+        started = time.perf_counter()
+        with _profile(self.profile), _progress(console) as progress:
+            report = quickstart.run(folder, self.settings, progress=progress)
+        if self.as_json:
+            json.dump(_summary(report, folder), sys.stdout, indent=2)
+            print()
+        else:
+            console.print(report.scores.rich())
+            console.print(report.sensitivity.rich())
+        trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
+        console.print(f"The backbone's CLS token was {trained}.")
+        console.print(f"Records, tables, figures and checkpoints: {folder}", soft_wrap=True)
+        console.print(f"A trained head to reload: {report.example_head}", soft_wrap=True)
+        if report.num_diverged:
+            console.print(f"Complete with {report.num_diverged} diverged heads.")
+            return DIVERGED
+        console.print(f"Complete in {time.perf_counter() - started:.0f} s.")
+        return COMPLETE
+
+
+def _summary(report, folder):
+    return {
+        "out": str(folder),
+        "cls_token_trained": report.cls_token_trained,
+        "num_diverged": report.num_diverged,
+        "scores": list(report.scores.tidy),
+        "sensitivity": list(report.sensitivity.tidy),
+    }
+
+
+def _configure(devices, compilation_cache):
+    if devices is not None:
+        check_count("devices", devices)
+        simulate_devices(devices)
+    if compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", compilation_cache)
+
+
+def simulate_devices(count: int) -> None:
+    """Split the CPU into ``count`` devices; to be called before JAX is used for the first time."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    if count > 1:
+        # A collective waits until every device has a thread, and the runtime makes one for each core
+        # that it believes to have.
+        os.environ.setdefault("PJRT_NPROC", str(2 * count))
+
+
+@contextlib.contextmanager
+def _profile(folder: str | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    with jax.profiler.trace(folder):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(console):
+    columns = (
+        rich.progress.TextColumn("{task.description:>22.22}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def report(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(description, total=total)
+            bars.update(tasks[description], completed=done, total=total)
+
+        yield report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the result is the process's exit code.
+
+    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"poolax {poolax.__version__}")
+        return COMPLETE
+    app = tyro.extras.SubcommandApp()
+    app.command(Quickstart, name="quickstart")
+    problems = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(problems):
+            command = app.cli(prog="poolax", description=poolax.__doc__, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            return COMPLETE
+        print(f"poolax: {_first_sentence(problems.getvalue())}", file=sys.stderr)
+        return USAGE
+    return _execute(command)
+
+
+def _execute(command):
+    try:
+        return command.run()
+    except KeyboardInterrupt:
+        print("poolax: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if command.debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"poolax: {message}", file=sys.stderr)
+        return USAGE if isinstance(error, ValueError) else FAILURE
+
+
+def _first_sentence(box: str) -> str:
+    """What a boxed message of the parser says before its first rule, on one line."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    said = []
+    for line in lines[1:]:
+        if set(line) <= {"─"} and said:
+            break
+        said.append(line)
+    return " ".join(" ".join(said).split()) or " ".join(box.split())

@@ -1,0 +1,134 @@
+"""Figures from records."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from poolax.reporting._tables import summarize_scores
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+    """Scores of all poolers on one task: mean, standard deviation and baseline.
+
+    Args:
+        records: Head records of one task.
+        path: PNG to write.
+    """
+    summary = [entry for entry in summarize_scores(records) if entry["mean"] is not None]
+    figure, axes = _figure(6.0, 3.4)
+    for index, entry in enumerate(summary):
+        axes.errorbar(
+            index,
+            entry["mean"],
+            yerr=entry["std"] or 0.0,
+            fmt=_MARKERS[index % len(_MARKERS)],
+            color=_COLOURS[index % len(_COLOURS)],
+            markersize=7,
+            capsize=4,
+        )
+    axes.axhline(summary[0]["baseline"], color="#777777", linestyle=":", linewidth=1)
+    axes.text(-0.4, summary[0]["baseline"], " baseline", color="#555555", fontsize=8, va="bottom")
+    axes.set_xticks(range(len(summary)), [entry["pooler"] for entry in summary])
+    axes.set_xlim(-0.5, len(summary) - 0.5)
+    axes.set_ylabel(f"test {summary[0]['metric']}")
+    axes.set_title(_place(summary[0]), fontsize=10)
+    _save(figure, path)
+
+
+def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+    """Mean distance of pooled vectors against the size of noise on the input, a line each pooler.
+
+    Args:
+        records: Records of kind ``"noise_curve"``.
+        path: PNG to write.
+    """
+    figure, axes = _figure(6.0, 4.0)
+    for index, row in enumerate(records):
+        colour = _COLOURS[index % len(_COLOURS)]
+        shown = [k for k, epsilon in enumerate(row["epsilon"]) if epsilon > 0]
+        epsilon, mean, low, high = (
+            [row[name][k] for k in shown] for name in ("epsilon", "mean", "low", "high")
+        )
+        axes.plot(
+            epsilon,
+            mean,
+            marker=_MARKERS[index % len(_MARKERS)],
+            color=colour,
+            markersize=5,
+            label=row["pooler"],
+        )
+        axes.fill_between(epsilon, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("root mean square norm of the noise, ε")
+    axes.set_ylabel("mean distance of pooled vectors")
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+    """Measured Lipschitz constants and their bounds, a panel for each kind of attention.
+
+    Args:
+        records: Records of kind ``"lipschitz"``.
+        path: PNG to write.
+    """
+    records = list(records)
+    kinds = list(dict.fromkeys(row["attention"] for row in records))
+    figure, panels = _figure(3.1 * len(kinds) + 0.8, 3.8, columns=len(kinds))
+    series = {
+        "measured_real": ("at real inputs", "o", _COLOURS[0]),
+        "measured_adversarial": ("adversarial", "^", _COLOURS[4]),
+        "sharp": ("sharp bound", "_", _COLOURS[2]),
+        "published": ("published bound", "_", _COLOURS[6]),
+    }
+    for axes, kind in zip(panels, kinds, strict=True):
+        rows = [row for row in records if row["attention"] == kind]
+        for name, (label, marker, colour) in series.items():
+            points = [(k, row[name]) for k, row in enumerate(rows) if row[name] is not None]
+            bound = marker == "_"
+            axes.scatter(
+                *zip(*points, strict=True),
+                marker=marker,
+                color=colour,
+                s=220 if bound else 28,
+                linewidths=2.5 if bound else 0.8,
+                label=label,
+                zorder=2 if bound else 3,
+            )
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(rows)), [row["pooler"] for row in rows])
+        axes.set_title(kind, fontsize=10)
+    panels[0].set_ylabel("Lipschitz constant")
+    handles, labels = panels[0].get_legend_handles_labels()
+    for handle in handles:
+        handle.set_sizes([40])
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
+    _save(figure, path)
+
+
+def _figure(width, height, columns=None):
+    # The object interface: no global figure, and no window system.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns or 1, squeeze=False)[0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        panel.set_axisbelow(True)
+    return figure, axes if columns else axes[0]
+
+
+def _place(entry):
+    return ", ".join(part for part in (entry["backbone"], entry["dataset"], entry["task"]) if part)
+
+
+def _save(figure, path):
+    with epath.Path(path).open("wb") as file:
+        figure.savefig(file, format="png", dpi=150)

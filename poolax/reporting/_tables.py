@@ -1,0 +1,274 @@
+"""Tables of records: Markdown, CSV and the terminal from one description."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.table
+from rich.text import Text
+
+_FIXED = ("first", "last", "avg", "sum", "max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Text of a cell with its emphasis.
+
+    Attributes:
+        text: What it says.
+        bold: Best of its row.
+        underlined: Best fixed pooler of its row.
+    """
+
+    text: str
+    bold: bool = False
+    underlined: bool = False
+
+    def markdown(self) -> str:
+        """The cell in Markdown."""
+        text = f"<u>{self.text}</u>" if self.underlined else self.text
+        return f"**{text}**" if self.bold else text
+
+    def rich(self) -> Text:
+        """The cell for the terminal."""
+        style = " ".join(["bold"] * self.bold + ["underline"] * self.underlined)
+        return Text(self.text, style=style)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table for people, and the tidy rows behind it for programs.
+
+    Attributes:
+        title: Above the table.
+        columns: Headings.
+        rows: Cells.
+        notes: Below the table.
+        tidy: One dictionary for each value.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+    tidy: Sequence[Mapping[str, Any]]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |"]
+        lines.append("|" + " --- |" * len(self.columns))
+        lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.rows]
+        lines += [""] + [f"{note}\n" for note in self.notes]
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """The tidy rows as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.tidy[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.tidy)
+        return text.getvalue()
+
+    def rich(self) -> rich.table.Table:
+        """The table for the terminal."""
+        table = rich.table.Table(
+            title=self.title, caption="\n".join(self.notes), caption_justify="left"
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        for row in self.rows:
+            table.add_row(*(cell.rich() for cell in row))
+        return table
+
+
+def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of every pooler on every task.
+
+    Where several learning rates were tried, the one with the best mean validation score is reported,
+    by its test score. Diverged heads count in ``num_diverged`` and not in the mean.
+
+    Args:
+        records: Head records of a sweep.
+
+    Returns:
+        One dictionary for each backbone, data set, task and pooler, in order of appearance.
+    """
+    groups: dict[tuple, dict[float, list]] = {}
+    for row in records:
+        key = (row.get("backbone", ""), row.get("dataset", ""), row["task"], row["pooler"])
+        groups.setdefault(key, {}).setdefault(row["learning_rate"], []).append(row)
+    summary = []
+    for (backbone, dataset, task, pooler), by_rate in groups.items():
+        sign = 1 if next(iter(by_rate.values()))[0]["higher_is_better"] else -1
+
+        def validation(rows, sign=sign):
+            scores = [sign * row["validation"] for row in rows if not row["diverged"]]
+            return float(np.mean(scores)) if scores else -np.inf
+
+        rate = max(by_rate, key=lambda rate: validation(by_rate[rate]))
+        rows = by_rate[rate]
+        scores = [row["test"] for row in rows if not row["diverged"]]
+        summary.append(
+            {
+                "backbone": backbone,
+                "dataset": dataset,
+                "task": task,
+                "metric": rows[0]["metric"],
+                "higher_is_better": rows[0]["higher_is_better"],
+                "pooler": pooler,
+                "resolved": rows[0]["resolved"]["name"],
+                "learning_rate": rate,
+                "num_learning_rates": len(by_rate),
+                "mean": float(np.mean(scores)) if scores else None,
+                "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+                "num_seeds": len(scores),
+                "num_diverged": len(rows) - len(scores),
+                "baseline": rows[0]["baseline"],
+            }
+        )
+    return summary
+
+
+def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") -> Table:
+    """Scores of all poolers, a column each: best bold, best fixed pooler underlined.
+
+    Args:
+        records: Head records of a sweep.
+        title: Above the table.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: if there is no record.
+    """
+    summary = summarize_scores(records)
+    if not summary:
+        raise ValueError("records: expected at least one head record, got none")
+    poolers = list(dict.fromkeys(entry["pooler"] for entry in summary))
+    places = dict.fromkeys(
+        (entry["backbone"], entry["dataset"], entry["task"], entry["metric"]) for entry in summary
+    )
+    rows = []
+    for place in places:
+        entries = {
+            entry["pooler"]: entry
+            for entry in summary
+            if (entry["backbone"], entry["dataset"], entry["task"], entry["metric"]) == place
+        }
+        best = _best(entries.values())
+        best_fixed = _best(entry for entry in entries.values() if entry["resolved"] in _FIXED)
+        scale = 100 if place[3] == "accuracy" else 1
+        baseline = next(iter(entries.values()))["baseline"] * scale
+        cells = [Cell(", ".join(part for part in place[:3] if part)), Cell(f"{baseline:.2f}")]
+        for pooler in poolers:
+            entry = entries.get(pooler)
+            cells.append(Cell(_mean_and_std(entry, scale), pooler == best, pooler == best_fixed))
+        rows.append(cells)
+    return Table(
+        title=title,
+        columns=["task", "baseline", *poolers],
+        rows=rows,
+        notes=_score_notes(summary),
+        tidy=[{**entry, "std": "" if entry["std"] is None else entry["std"]} for entry in summary],
+    )
+
+
+def _best(entries):
+    entries = [entry for entry in entries if entry["mean"] is not None]
+    if not entries:
+        return None
+    sign = 1 if entries[0]["higher_is_better"] else -1
+    return max(entries, key=lambda entry: sign * entry["mean"])["pooler"]
+
+
+def _mean_and_std(entry, scale):
+    if entry is None:
+        return "–"
+    if entry["mean"] is None:
+        return "diverged"
+    text = f"{scale * entry['mean']:.2f}"
+    return text if entry["std"] is None else f"{text} ± {scale * entry['std']:.2f}"
+
+
+def _score_notes(summary):
+    entry = summary[0]
+    seeds = sorted({entry["num_seeds"] for entry in summary})
+    scale = " in percent" if entry["metric"] == "accuracy" else ""
+    notes = [
+        f"Test {entry['metric']}{scale}, mean ± standard deviation over "
+        f"{' to '.join(map(str, seeds))} seeds; bold: best; underlined: best fixed pooler; baseline: "
+        "the best prediction that does not look at the input."
+    ]
+    if entry["num_learning_rates"] > 1:
+        notes.append("The learning rate of each pooler was chosen by mean validation score.")
+    renamed = {e["pooler"]: e["resolved"] for e in summary if e["pooler"] != e["resolved"]}
+    notes += [
+        f"{pooler} is the {resolved} token here."
+        for pooler, resolved in renamed.items()
+        if pooler == "last" and resolved == "first"
+    ]
+    diverged = sum(entry["num_diverged"] for entry in summary)
+    if diverged:
+        notes.append(f"{diverged} diverged heads are left out.")
+    return notes
+
+
+def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sensitivity") -> Table:
+    """Measured Lipschitz constants beside their bounds.
+
+    Args:
+        records: Records of kind ``"lipschitz"``.
+        title: Above the table.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: if there is no record.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("records: expected at least one lipschitz record, got none")
+    values = ("measured_real", "measured_adversarial", "sharp", "published")
+    rows, tidy = [], []
+    for row in records:
+        largest = max(row["measured_real"], row["measured_adversarial"])
+        ratio = None if row["sharp"] is None else row["sharp"] / largest
+        cells = [Cell(row["attention"]), Cell(row["pooler"])]
+        cells += [Cell(_number(row[name])) for name in values]
+        cells.append(Cell(_number(ratio)))
+        rows.append(cells)
+        fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "test_accuracy")
+        tidy.append({name: row[name] for name in fields} | {"sharp_over_measured": ratio})
+    first = records[0]
+    return Table(
+        title=title,
+        columns=[
+            "attention",
+            "pooler",
+            "real",
+            "adversarial",
+            "sharp",
+            "published",
+            "sharp / measured",
+        ],
+        rows=rows,
+        notes=[
+            f"Lipschitz constants of trained one-block models, n = {first['num_tokens']}, "
+            f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
+            f"Jacobian norm at {first['num_inputs']} test images; adversarial: largest found by search "
+            "in the ball.",
+            "A dash: no closed-form bound is known for this pooler, or none was published.",
+        ],
+        tidy=tidy,
+    )
+
+
+def _number(value):
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.1e}"
