@@ -64,7 +64,7 @@ class Quickstart:
             json.dump(_summary(report, folder), sys.stdout, indent=2)
             print()
         else:
-            console.print(report.scores.rich())
+            console.print(report.scores.transposed().rich())
             console.print(report.sensitivity.rich())
         trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
         console.print(f"The backbone's CLS token was {trained}.")

@@ -64,6 +64,7 @@ class Settings:
         seeds: Heads of each pooler.
         epochs: Passes over the training images of each head.
         pretrain_epochs: Passes over the training images of the backbone.
+        block_epochs: Passes over the training images of each block whose sensitivity is measured.
         learning_rates: Tried for each pooler; chosen by validation.
         num_inputs: Test images at which sensitivity is measured.
         search_restarts: Restarts of the adversarial search.
@@ -73,7 +74,8 @@ class Settings:
 
     seeds: int = 5
     epochs: int = 30
-    pretrain_epochs: int = 200
+    pretrain_epochs: int = 150
+    block_epochs: int = 15
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
     num_inputs: int = 64
     search_restarts: int = 8
@@ -175,7 +177,14 @@ def run(
 
 
 def _check(settings):
-    for name in ("seeds", "epochs", "pretrain_epochs", "search_restarts", "search_steps"):
+    for name in (
+        "seeds",
+        "epochs",
+        "pretrain_epochs",
+        "block_epochs",
+        "search_restarts",
+        "search_steps",
+    ):
         check_count(name, getattr(settings, name))
     check_count("num_inputs", settings.num_inputs, at_least=2)
     check_count("seed", settings.seed, at_least=0)
@@ -277,7 +286,7 @@ def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
         Classification(10),
         splits=data.splits,
         runs=[(1e-3, settings.seed)],
-        epochs=settings.epochs,
+        epochs=settings.block_epochs,
         batch_size=32,
     )
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), trained.variables["params"])

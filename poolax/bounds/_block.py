@@ -17,7 +17,7 @@ from poolax.bounds._attention import attention as attention_bound
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
-from poolax.pooling import Pooler, WeightedAveragePool, from_name
+from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
 
 _Number = Float[ArrayLike, ""]
 
@@ -269,16 +269,13 @@ def _sequence(attention):
 
 
 def _published_factor(pooler, num_tokens, dim):
-    if not isinstance(pooler, PoolerBound) and not isinstance(from_name(pooler), WeightedAveragePool):
-        try:
-            return pooling_factor(pooler, num_tokens=num_tokens, dim=dim, norm="operator")
-        except ValueError as error:
-            raise ValueError(f"method 'published': {error}") from None
-    name = type(pooler).__name__ if not isinstance(pooler, str) else pooler
-    raise ValueError(
-        f"pooler: expected first, last, avg, sum or max for method 'published', got {name}: nothing "
-        "was published for it"
-    )
+    instance = pooler if isinstance(pooler, PoolerBound) else from_name(pooler)
+    if not isinstance(instance, (FirstPool, LastPool, AveragePool, SumPool, MaxPool)):
+        raise ValueError(
+            "pooler: expected first, last, avg, sum or max for method 'published', got "
+            f"{type(instance).__name__}: nothing was published for it"
+        )
+    return pooling_factor(instance, num_tokens=num_tokens, dim=dim, norm="operator")
 
 
 def _bound(pooling_factor, attention, c2, norm_factor, method, source):

@@ -11,7 +11,9 @@ from poolax._checks import check_count, check_number
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._records import SearchResult
 from poolax.empirical._jacobian import check_measurement, check_point
-from poolax.empirical._power_iteration import jacobian_products, unit
+from poolax.empirical._power_iteration import unit
+
+_REFINING_STEPS = 10
 
 Projection = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -119,39 +121,35 @@ def maximize_jacobian_norm(
     directions = jax.random.normal(direction_key, (num_restarts, *x0.shape), dtype)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.2, num_steps, alpha=0.02))
 
-    def gain(x, u, v):
-        return jnp.vdot(u, jax.jvp(fn, (x,), (v,))[1])
+    def stretch(x, v, u):
+        return jnp.vdot(u, jax.jvp(fn, (x,), (v,))[1].astype(dtype))
 
-    def improve(x, v):
-        forward, backward = jacobian_products(fn, x)
-        u = forward(v)
-        return unit(u), unit(backward(u)), safe_norm(u)
-
-    def step(carry, _):
+    def step(carry, index):
         x, v, state, best = carry
-        u, v, norm = improve(x, v)
-        best = jax.tree.map(lambda new, old: jnp.where(norm > best[0], new, old), (norm, x), best)
-        update, state = optimizer.update(-jax.grad(gain)(x, u, v), state)
-        # A restart whose direction was lost (a zero Jacobian) goes on from where it is.
-        return (project(x + scale * update), v, state, best), None
+        u = jax.jvp(fn, (x,), (v,))[1].astype(dtype)
+        norm = safe_norm(u)
+        best = _larger((norm, x), best)
+        # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
+        gradient, turned = jax.grad(stretch, argnums=(0, 1))(x, v, unit(u))
+        v = jnp.where(jnp.any(turned != 0), unit(turned), v)
+        update, state = optimizer.update(-gradient, state)
+        moved = project(x + scale * update)
+        return (jnp.where(index < num_steps, moved, best[1]), v, state, best), None
 
     def ascend(x, direction):
-        v = unit(direction)
-        for _ in range(3):
-            _, v, _ = improve(x, v)
-        carry = (x, v, optimizer.init(x), (jnp.zeros((), dtype), x))
-        (x, v, _, best), _ = jax.lax.scan(step, carry, length=num_steps)
-        # At the end the direction is iterated to a good norm, at the last and at the best point.
-        ends = []
-        for point in (x, best[1]):
-            direction = v
-            for _ in range(10):
-                _, direction, norm = improve(point, direction)
-            ends.append((norm, point))
-        return jax.tree.map(lambda a, b: jnp.where(ends[0][0] > ends[1][0], a, b), *ends)
+        carry = (x, unit(direction), optimizer.init(x), (jnp.zeros((), dtype), x))
+        # What was seen on the way is a lower estimate; the last steps stay and refine it.
+        steps = jnp.arange(1, num_steps + 1 + _REFINING_STEPS)
+        return jax.lax.scan(step, carry, steps)[0][3]
 
     with jax.default_matmul_precision("highest"):
         values, points = jax.vmap(ascend)(starts, directions)
     top = jnp.argmax(values)
     check_measurement(values[top])
     return SearchResult(value=values[top], x=points[top], per_restart=values)
+
+
+def _larger(first, second):
+    """Of two pairs (norm, point), the one with the larger norm; NaN counts as larger and stays."""
+    stays = (second[0] >= first[0]) | jnp.isnan(second[0])
+    return jax.tree.map(lambda a, b: jnp.where(stays, b, a), first, second)

@@ -80,7 +80,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     """
     records = list(records)
     kinds = list(dict.fromkeys(row["attention"] for row in records))
-    figure, panels = _figure(3.1 * len(kinds) + 0.8, 3.8, columns=len(kinds))
+    figure, panels = _figure(2.9 * len(kinds) + 0.8, 3.8, columns=len(kinds))
     series = {
         "measured_real": ("at real inputs", "o", _COLOURS[0]),
         "measured_adversarial": ("adversarial", "^", _COLOURS[4]),
@@ -105,9 +105,11 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
         axes.set_xticks(range(len(rows)), [row["pooler"] for row in rows])
         axes.set_title(kind, fontsize=10)
     panels[0].set_ylabel("Lipschitz constant")
-    handles, labels = panels[0].get_legend_handles_labels()
-    for handle in handles:
-        handle.set_sizes([40])
+    _, labels = panels[0].get_legend_handles_labels()
+    handles = [
+        panels[0].scatter([], [], marker=marker, color=colour, s=40)
+        for _, marker, colour in series.values()
+    ]
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
     _save(figure, path)
 
@@ -117,7 +119,7 @@ def _figure(width, height, columns=None):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns or 1, squeeze=False)[0]
+    axes = figure.subplots(1, columns or 1, squeeze=False, sharey=True)[0]
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)

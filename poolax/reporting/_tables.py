@@ -32,6 +32,16 @@ class Cell:
         text = f"<u>{self.text}</u>" if self.underlined else self.text
         return f"**{text}**" if self.bold else text
 
+    def transposed(self) -> "Table":
+        """The same table with rows and columns exchanged, where there are few rows and many columns."""
+        rows = [
+            [Cell(column), *(row[index] for row in self.rows)]
+            for index, column in enumerate(self.columns)
+            if index > 0
+        ]
+        columns = [self.columns[0], *(row[0].text for row in self.rows)]
+        return dataclasses.replace(self, columns=columns, rows=rows)
+
     def rich(self) -> Text:
         """The cell for the terminal."""
         style = " ".join(["bold"] * self.bold + ["underline"] * self.underlined)
@@ -72,13 +82,23 @@ class Table:
         writer.writerows(self.tidy)
         return text.getvalue()
 
+    def transposed(self) -> "Table":
+        """The same table with rows and columns exchanged, where there are few rows and many columns."""
+        rows = [
+            [Cell(column), *(row[index] for row in self.rows)]
+            for index, column in enumerate(self.columns)
+            if index > 0
+        ]
+        columns = [self.columns[0], *(row[0].text for row in self.rows)]
+        return dataclasses.replace(self, columns=columns, rows=rows)
+
     def rich(self) -> rich.table.Table:
         """The table for the terminal."""
         table = rich.table.Table(
             title=self.title, caption="\n".join(self.notes), caption_justify="left"
         )
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(cell.rich() for cell in row))
         return table
@@ -251,17 +271,17 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
             "attention",
             "pooler",
             "real",
-            "adversarial",
+            "search",
             "sharp",
             "published",
-            "sharp / measured",
+            "ratio",
         ],
         rows=rows,
         notes=[
             f"Lipschitz constants of trained one-block models, n = {first['num_tokens']}, "
             f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
-            f"Jacobian norm at {first['num_inputs']} test images; adversarial: largest found by search "
-            "in the ball.",
+            f"Jacobian norm at {first['num_inputs']} test images; search: largest found by adversarial "
+            "search in the ball; ratio: sharp over the larger of both.",
             "A dash: no closed-form bound is known for this pooler, or none was published.",
         ],
         tidy=tidy,

@@ -172,16 +172,15 @@ def train_heads(
     data = put(_select(states, mask, targets, train))
     evaluate = _Evaluation(module, task, states, mask, targets)
 
-    def initial(run):
-        learning_rate, seed = run
-        example = jnp.asarray(states[0, :1])
-        params = module.init(jax.random.key(seed), example)["params"]
+    @jax.vmap
+    def initial(learning_rate, seed):
+        params = module.init(jax.random.key(seed), jnp.asarray(states[0, :1]))["params"]
         state = optimizer.init(params)
-        state.hyperparams["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        state.hyperparams["learning_rate"] = learning_rate
         return params, state
 
-    state = stack([stack([initial(run) for run in runs])] * num_groups)
-    state = put(state)
+    rates, seeds = (jnp.asarray(column) for column in zip(*runs, strict=True))
+    state = put(stack([initial(rates, seeds)] * num_groups))
     train_loss, validation_loss, scores = [], [], {}
     for epoch in range(epochs):
         batches = stack([epoch_batches(seed, epoch, len(train), batch_size) for _, seed in runs])

@@ -1,0 +1,34 @@
+"""Four simulated devices and strict settings, before JAX is used for the first time."""
+
+import os
+import pathlib
+
+os.environ["PJRT_NPROC"] = "8"
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_collective_call_terminate_timeout_seconds=60")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+
+hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("poolax")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """Folder of real samples, or a skip that says where it was looked for."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("POOLAX_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder}; set POOLAX_TEST_DATA")
+    return folder

@@ -1,0 +1,69 @@
+"""What several test modules share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from poolax import attention, pooling
+
+POOLERS = {
+    "first": pooling.FirstPool(),
+    "last": pooling.LastPool(),
+    "avg": pooling.AveragePool(),
+    "sum": pooling.SumPool(),
+    "max": pooling.MaxPool(),
+    "wavg": pooling.WeightedAveragePool(max_tokens=12),
+    "wavg-raw": pooling.WeightedAveragePool(max_tokens=12, normalize="none"),
+    "attn": pooling.LatentAttentionPool(num_latents=5, num_heads=2),
+    "attn-norm": pooling.LatentAttentionPool(num_latents=5, num_heads=2, use_norm=True),
+    "map": pooling.QueryAttentionPool(num_queries=2, num_heads=2),
+    "hybrid": pooling.HybridPool(),
+}
+BOUNDED = ("first", "last", "avg", "sum", "max", "wavg", "wavg-raw", "hybrid")
+PUBLISHED = ("first", "last", "avg", "sum", "max")
+KINDS = {
+    "dot": attention.DotProduct(),
+    "l2": attention.L2(),
+    "cosine": attention.Cosine(tau=2.0, nu=1.5, eps=0.01),
+}
+
+
+def random_variables(module, key, *args, scale=1.0):
+    """Variables with random values everywhere, biases, scales and mixtures included."""
+    shapes = jax.eval_shape(module.init, key, *args)
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, max(1, len(leaves)))
+    return jax.tree.unflatten(
+        tree,
+        [
+            scale * jax.random.normal(k, leaf.shape, jnp.result_type(float))
+            for k, leaf in zip(keys, leaves, strict=False)
+        ],
+    )
+
+
+def pad(tokens, left, right, fill):
+    """Tokens (n, d) between ``left`` and ``right`` rows of ``fill``, and their mask."""
+    tokens = np.asarray(tokens)
+    rows = [np.full((count, tokens.shape[1]), fill, tokens.dtype) for count in (left, right)]
+    mask = np.r_[np.zeros(left, bool), np.ones(len(tokens), bool), np.zeros(right, bool)]
+    return jnp.asarray(np.concatenate([rows[0], tokens, rows[1]])), jnp.asarray(mask)
+
+
+def exact_norm(fn, x):
+    """Spectral norm of the Jacobian, by the textbook: dense, by SVD."""
+    jacobian = jax.jacfwd(fn)(x)
+    return np.linalg.norm(np.asarray(jacobian).reshape(-1, x.size), ord=2)
+
+
+def random_tokens(key, num_tokens, dim, radius):
+    """Tokens in the ball of the given radius, the outermost on its surface."""
+    tokens = jax.random.normal(key, (num_tokens, dim))
+    return radius * tokens / jnp.linalg.norm(tokens, axis=-1).max()
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Equal up to ``tolerance`` times the largest number that is expected."""
+    expected = np.asarray(expected)
+    scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)

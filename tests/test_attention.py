@@ -1,0 +1,236 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import KINDS, assert_close, pad, random_variables
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolax import attention
+from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention, Rotary
+
+DIM = 8
+ALL_KINDS = KINDS | {
+    "l2-plain": L2(plain_values=True),
+    "cosine-plain": Cosine(tau=2.0, nu=1.5, eps=0.01, plain_values=True),
+}
+every_kind = pytest.mark.parametrize("kind", ALL_KINDS.values(), ids=ALL_KINDS)
+
+
+def variables_of(module, num_tokens=6):
+    return random_variables(module, jax.random.key(0), jnp.zeros((num_tokens, DIM)))
+
+
+def tokens(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def turn(x, theta=10_000.0):
+    """Rotary positions on (n, d_h), as complex numbers."""
+    n, width = x.shape
+    half = width // 2
+    angles = np.arange(n)[:, None] * theta ** (-np.arange(half) / half)
+    turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], axis=1)
+
+
+def textbook(module, variables, x, mask=None, bias=None):
+    """One sequence (n, d), head by head and query by query."""
+    p = jax.tree.map(np.asarray, variables["params"])
+    n, kind, group = len(x), module.kind, 1
+    mask = np.ones(n, bool) if mask is None else np.asarray(mask)
+    if module.num_kv_heads:
+        group = module.num_heads // module.num_kv_heads
+    x = np.where(mask[:, None], x, 0)
+    out = np.zeros((n, x.shape[1])) + p["out"].get("bias", 0.0)
+    maps = np.zeros((module.num_heads, n, n))
+
+    def project(name, head):
+        return x @ p[name]["kernel"][:, head] + p[name].get("bias", np.zeros((99, 1)))[head]
+
+    def normalised(rows):
+        return rows / np.sqrt((rows**2).sum(1, keepdims=True) + kind.eps)
+
+    for h in range(module.num_heads):
+        q, v = project("query", h), project("value", h // group)
+        k = q if isinstance(kind, L2) else project("key", h // group)
+        scale = 1 / np.sqrt(q.shape[1])
+        if isinstance(kind, Cosine):
+            q, k, scale = normalised(q), normalised(k), kind.tau
+            v = kind.nu * (v if kind.plain_values else normalised(v))
+        if module.rotary:
+            q, k = turn(q), turn(k)
+        if isinstance(kind, L2):
+            if not kind.plain_values:
+                w = p["query"]["kernel"][:, h]
+                v = x @ (w @ w.T * scale) @ p["value"]["kernel"][:, h]
+                v = v + p["value"].get("bias", np.zeros((99, 1)))[h]
+            logits = -scale * ((q[:, None] - k[None]) ** 2).sum(-1)
+        else:
+            logits = scale * q @ k.T
+        if bias is not None:
+            logits = logits + np.broadcast_to(bias, (module.num_heads, n, n))[h]
+        for i in range(n):
+            seen = [j for j in range(n) if mask[i] and mask[j]]
+            if module.causal:
+                seen = [j for j in seen if j <= i]
+            if module.window is not None:
+                behind = module.window - 1 if module.causal else (module.window - 1) // 2
+                ahead = 0 if module.causal else module.window // 2
+                seen = [j for j in seen if -behind <= j - i <= ahead]
+            if seen:
+                weights = np.exp(logits[i, seen] - logits[i, seen].max())
+                maps[h, i, seen] = weights / weights.sum()
+        out += maps[h] @ v @ p["out"]["kernel"][h]
+    return np.where(mask[:, None], out, 0), maps
+
+
+OPTIONS = (
+    {},
+    {"use_bias": True},
+    {"causal": True},
+    {"window": 3},
+    {"window": 2, "causal": True, "use_bias": True},
+    {"num_kv_heads": 2},
+    {"num_kv_heads": 1, "rotary": Rotary(), "causal": True},
+    {"rotary": Rotary(theta=100.0), "use_bias": True},
+)
+VALID = [
+    pytest.param(kind, options, id=f"{name}-{options}")
+    for name, kind in ALL_KINDS.items()
+    for options in OPTIONS
+    if not (isinstance(kind, L2) and options.keys() & {"num_kv_heads", "rotary"})
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), VALID)
+@pytest.mark.parametrize("masked", [False, True])
+def test_against_the_textbook(kind, options, masked, x64):
+    module = MultiHeadAttention(4, kind, **options)
+    variables = variables_of(module)
+    x = tokens(0, 6, DIM)
+    mask = np.array([False, True, True, False, True, True]) if masked else None
+    bias = tokens(1, 4, 6, 6)
+    expected, maps = textbook(module, variables, x, mask, bias)
+    out, weights = module.apply(variables, x, mask, bias, return_weights=True)
+    assert_close(weights, maps, 1e-12)
+    assert_close(out, expected, 1e-12)
+
+
+def test_dot_product_equals_flax(x64):
+    reference = nn.MultiHeadDotProductAttention(num_heads=2, param_dtype=jnp.float64)
+    x = tokens(0, 3, 6, DIM)
+    variables = random_variables(reference, jax.random.key(0), x)
+    mask = np.array([[True] * 6, [True] * 4 + [False] * 2, [False] * 3 + [True] * 3])
+    expected = reference.apply(variables, x, mask=mask[:, None, None, :])
+    out = MultiHeadAttention(2, use_bias=True).apply(variables, x, mask)
+    assert_close(out[mask], expected[mask], 1e-12)
+
+
+@every_kind
+@pytest.mark.parametrize("causal", [False, True])
+@given(left=st.integers(0, 3), right=st.integers(0, 3), fill=st.sampled_from([0.0, np.nan, np.inf]))
+def test_padding_changes_nothing(kind, causal, left, right, fill):
+    rotary = None if isinstance(kind, L2) else Rotary()
+    module = MultiHeadAttention(2, kind, causal=causal, window=4, rotary=rotary)
+    variables = variables_of(module)
+    x = tokens(0, 5, DIM).astype(np.float32)
+    padded, mask = pad(x, left, right, fill)
+    out = module.apply(variables, padded, mask)
+    assert_close(out[left : left + 5], module.apply(variables, x), 2e-5)
+    assert not out[~mask].any()
+
+
+@every_kind
+def test_masked_tokens_reach_no_gradient(kind):
+    module = MultiHeadAttention(2, kind)
+    x, mask = pad(tokens(0, 4, DIM).astype(np.float32), 1, 2, np.nan)
+    variables = variables_of(module)
+    gradient = jax.grad(lambda x: jnp.square(module.apply(variables, x, mask)).sum())(x)
+    assert np.isfinite(gradient).all()
+    assert not gradient[~mask].any()
+    nothing = jnp.zeros(7, bool)
+    out, pull_back = jax.vjp(lambda x: module.apply(variables, x, nothing), x)
+    assert not out.any()
+    assert not pull_back(jnp.ones_like(out))[0].any()
+
+
+@every_kind
+def test_leading_batch_dimensions(kind):
+    module = MultiHeadAttention(2, kind, causal=True)
+    variables = variables_of(module)
+    x = tokens(0, 2, 3, 5, DIM).astype(np.float32)
+    out, weights = module.apply(variables, x, return_weights=True)
+    chex.assert_shape(out, (2, 3, 5, DIM))
+    chex.assert_shape(weights, (2, 3, 2, 5, 5))
+    assert_close(out[1, 2], module.apply(variables, x[1, 2]))
+    chex.assert_shape(module.apply(variables, x[:0]), (0, 3, 5, DIM))
+
+
+def test_a_window_is_what_bounds_take_it_for():
+    for causal in (False, True):
+        for window in range(1, 6):
+            seen = attention.attention_mask(7, causal=causal, window=window)
+            assert seen.sum(0).max() == seen.sum(1).max() == window
+            assert seen.diagonal().all()
+
+
+def test_rotary_logits_depend_on_differences_alone():
+    x = np.broadcast_to(tokens(0, 1, 1, DIM), (6, 1, DIM)).astype(np.float32)
+    turned = Rotary()(jnp.asarray(x))[:, 0]
+    products = turned @ turned.T
+    for offset in range(6):
+        diagonal = jnp.diagonal(products, offset)
+        assert_close(diagonal, np.full(6 - offset, diagonal[0]))
+
+
+@every_kind
+def test_bfloat16_keeps_a_float32_softmax(kind):
+    module = MultiHeadAttention(2, kind, dtype=jnp.bfloat16)
+    variables = variables_of(module)
+    x = tokens(0, 5, DIM).astype(np.float32)
+    out, weights = module.apply(variables, x, return_weights=True)
+    assert out.dtype == jnp.bfloat16
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (MultiHeadAttention(3), {}, r"num_heads: expected a divisor of d = 8, got 3"),
+        (MultiHeadAttention(0), {}, r"num_heads: .* >= 1, got 0"),
+        (MultiHeadAttention(4, num_kv_heads=3), {}, r"num_kv_heads: .*num_heads = 4, got 3"),
+        (MultiHeadAttention(4, L2(), num_kv_heads=2), {}, r"num_kv_heads: .* for L2 .*got 2"),
+        (MultiHeadAttention(4, L2(), rotary=Rotary()), {}, r"rotary: expected None for L2"),
+        (MultiHeadAttention(8, rotary=Rotary()), {}, r"rotary: .*even head width, got d_h = 1"),
+        (MultiHeadAttention(2, "dot"), {}, r"kind: expected DotProduct, L2 or Cosine, got 'dot'"),
+        (MultiHeadAttention(2, window=0), {}, r"window: .* >= 1, got 0"),
+        (MultiHeadAttention(2), {"x": np.zeros(8)}, r"x: expected shape \(\*batch, n, d\), got \(8,\)"),
+        (MultiHeadAttention(2), {"x": np.zeros((0, 8))}, r"x: expected at least one token"),
+        (MultiHeadAttention(2), {"x": np.full((5, 8), np.nan)}, r"x: expected finite values"),
+        (MultiHeadAttention(2), {"mask": np.ones(5)}, r"mask: expected dtype bool"),
+        (MultiHeadAttention(2), {"mask": np.ones(4, bool)}, r"mask: .* \(5,\), got \(4,\)"),
+        (MultiHeadAttention(2), {"bias": np.ones((3, 5, 5))}, r"bias: .*\(2, 5, 5\), got \(3, 5, 5\)"),
+        (MultiHeadAttention(2), {"bias": np.full((5, 5), -np.inf)}, r"bias: expected finite values"),
+        (MultiHeadAttention(2), {"bias": np.ones((5, 5), int)}, r"bias: expected a floating dtype"),
+    ],
+)
+def test_bad_input_is_named(module, arguments, message):
+    arguments = {"x": np.zeros((5, DIM))} | arguments
+    with pytest.raises(ValueError, match=message):
+        module.init(jax.random.key(0), **arguments)
+
+
+@pytest.mark.parametrize("name", ["tau", "nu", "eps"])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_bad_cosine_scales_are_named(name, value):
+    with pytest.raises(ValueError, match=rf"{name}: expected a finite number > 0, got"):
+        Cosine(**{name: value})
+
+
+def test_kinds_are_static():
+    assert hash(DotProduct()) == hash(DotProduct())
+    assert len({L2(), L2(True), Cosine(), Cosine(tau=2.0), DotProduct()}) == 5

@@ -1,0 +1,302 @@
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import KINDS, exact_norm, random_tokens, random_variables
+
+from poolax import attention, blocks, bounds, empirical, pooling
+from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention
+
+CASES = json.loads((pathlib.Path(__file__).parent / "golden" / "theory_cases.json").read_text())
+every_case = pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"n{c['n']}-d{c['d']}-H{c['num_heads']}"
+)
+FIXED = ("last", "avg", "sum", "max")
+
+
+def golden(case, kind):
+    """Kind of attention, kernels and sizes of a golden case."""
+    kernels = {name: jnp.asarray(case[name]) for name in ("query", "key", "value", "out")}
+    if kind == "l2":
+        del kernels["key"]
+    config = {
+        "dot": DotProduct(),
+        "l2": L2(),
+        "cosine": Cosine(case["tau"], case["nu"], case["eps"]),
+    }[kind]
+    return (
+        config,
+        kernels,
+        {"num_tokens": case["n"], "radius": case["radius"], "spread": case["spread"]},
+    )
+
+
+@every_case
+@pytest.mark.parametrize("kind", KINDS)
+def test_golden_values(case, kind, x64):
+    config, kernels, sizes = golden(case, kind)
+    expected = case["expected"][kind]
+    for method in ("published", "sharp"):
+        biased = {}
+        if (kind, method) == ("dot", "sharp"):
+            biased = {"query_bias": jnp.asarray(case["query_bias_dot"])}
+        bound = bounds.attention(config, {**kernels, **biased}, **sizes, method=method)
+        np.testing.assert_allclose(bound.sequence, expected["attention"][method], rtol=1e-6)
+        if method == "sharp":
+            np.testing.assert_allclose(bound.per_token, expected["attention"]["sharp_row"], rtol=1e-6)
+        for pooler in FIXED:
+            block = {"ffn": jnp.asarray(case["ffn"]), "dim": case["d"], "num_tokens": case["n"]}
+            separate = bounds.pooled_block(
+                pooler,
+                attention=bound.sequence,
+                attention_per_token=bound.per_token,
+                method=method,
+                **block,
+            )
+            np.testing.assert_allclose(
+                separate.lipschitz, expected["pooled"][pooler][method], rtol=1e-6
+            )
+            joint = bounds.pooled_block(pooler, attention=bound, method=method, **block)
+            assert joint.lipschitz <= separate.lipschitz
+            assert joint.lipschitz >= expected["pooled"][pooler]["exact_jacobian_norm_at_x"] or (
+                method == "published" and kind == "dot" and np.any(case["query_bias_dot"])
+            )
+
+
+@every_case
+@pytest.mark.parametrize("kind", KINDS)
+def test_golden_jacobians(case, kind, x64):
+    config, kernels, _ = golden(case, kind)
+    params = {name: {"kernel": kernel} for name, kernel in kernels.items()}
+    use_bias = kind == "dot"
+    if use_bias:
+        for name, part in params.items():
+            shape = part["kernel"].shape
+            part["bias"] = jnp.zeros(shape[2:] if name == "out" else shape[1:])
+        params["query"]["bias"] = jnp.asarray(case["query_bias_dot"])
+    x = jnp.asarray(case["tokens"])
+    expected = case["expected"][kind]
+    layer = MultiHeadAttention(case["num_heads"], config, use_bias=use_bias)
+    measured = exact_norm(lambda x: layer.apply({"params": params}, x), x)
+    np.testing.assert_allclose(measured, expected["attention"]["exact_jacobian_norm_at_x"], rtol=1e-6)
+    norm = {"scale": jnp.ones(case["d"]), "bias": jnp.zeros(case["d"])}
+    ffn = {"kernel": jnp.asarray(case["ffn"])} | ({"bias": jnp.zeros(case["d"])} if use_bias else {})
+    params = {"attention": params, "ffn": ffn, "norm1": norm, "norm2": norm}
+    for pooler in FIXED:
+        model = blocks.TBM(case["num_heads"], pooling.from_name(pooler), config, use_bias=use_bias)
+        measured = empirical.jacobian_norm(lambda x, m=model: m.apply({"params": params}, x), x)
+        np.testing.assert_allclose(
+            measured, expected["pooled"][pooler]["exact_jacobian_norm_at_x"], rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_functions_of_one_kind_agree_with_the_dispatching_one(kind, x64):
+    case = CASES[3]
+    config, kernels, sizes = golden(case, kind)
+    function, extra = {
+        "dot": (bounds.dot_product_attention, {}),
+        "l2": (bounds.l2_attention, {}),
+        "cosine": (
+            bounds.cosine_attention,
+            {"tau": case["tau"], "nu": case["nu"], "eps": case["eps"]},
+        ),
+    }[kind]
+    for method in ("published", "sharp"):
+        bound = bounds.attention(config, kernels, **sizes, method=method)
+        assert function(**kernels, **sizes, **extra, method=method) == bound.sequence
+        assert bound.method == method
+    assert function(**kernels, **sizes, **extra, per_token=True) == bound.per_token
+    with pytest.raises(ValueError, match=r"per_token: expected False for method 'published'"):
+        function(**kernels, **sizes, **extra, per_token=True, method="published")
+    with pytest.raises(ValueError, match=r"method: expected one of 'published', 'sharp', got 'tight'"):
+        function(**kernels, **sizes, **extra, method="tight")
+
+
+MASKINGS = ("full", "padded", "causal", "window", "grouped")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_sandwich(kind, masking, x64):
+    """measured <= sharp <= published, at random and at adversarial inputs, for rows as well."""
+    num_tokens, dim, radius, window = 6, 4, 1.5, 3
+    options = {"causal": masking == "causal", "window": window if masking == "window" else None}
+    if masking == "grouped" and kind != "l2":
+        options["num_kv_heads"] = 1
+    mask = jnp.arange(num_tokens) < 4 if masking == "padded" else jnp.ones(num_tokens, bool)
+    counted = window if masking == "window" else int(mask.sum())
+    start = random_tokens(jax.random.key(0), num_tokens, dim, radius)
+    for use_bias in (False, True):
+        layer = MultiHeadAttention(2, KINDS[kind], use_bias=use_bias, **options)
+
+        @jax.jit
+        def measure(variables, layer=layer):
+            def mapped(x):
+                return layer.apply(variables, x, mask)
+
+            found = empirical.maximize_jacobian_norm(
+                mapped,
+                start,
+                project=empirical.project_to_ball(radius),
+                key=jax.random.key(2),
+                num_restarts=6,
+                num_steps=40,
+            )
+            points = jnp.stack([start, -0.3 * start, found.x])
+            jacobians = jax.vmap(jax.jacrev(mapped))(points)
+            whole = jacobians.reshape(3, num_tokens * dim, -1)
+            rows = jacobians.reshape(3, num_tokens, dim, -1)
+            return *(jnp.linalg.norm(j, 2, (-2, -1)).max() for j in (whole, rows)), found.value
+
+        for scale in (0.3, 1.0, 3.0):
+            key = jax.random.key(1)
+            variables = random_variables(layer, key, jnp.zeros((num_tokens, dim)), scale=scale)
+            sizes = {"num_tokens": counted, "radius": radius}
+            bound = bounds.attention(KINDS[kind], variables["params"], **sizes)
+            whole, row, found = measure(variables)
+            assert 0 < found <= whole * (1 + 1e-9)
+            assert whole <= bound.sequence
+            assert row <= bound.per_token <= bound.sequence
+            if not use_bias:
+                published = bounds.attention(
+                    KINDS[kind], variables["params"], **sizes, method="published"
+                )
+                assert bound.sequence <= published.sequence
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_token_needs_no_softmax(kind, x64):
+    layer = MultiHeadAttention(2, KINDS[kind])
+    x = random_tokens(jax.random.key(0), 1, 4, 1.0)
+    variables = random_variables(layer, jax.random.key(1), x)
+    bound = bounds.attention(KINDS[kind], variables["params"], num_tokens=1, radius=1.0)
+    assert bound.own == 0 or kind == "l2"
+    np.testing.assert_allclose(bound.sequence, bound.per_token, rtol=1e-12)
+    assert exact_norm(lambda x: layer.apply(variables, x), x) <= bound.sequence
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranges_of_lengths(kind, x64):
+    _, kernels, sizes = golden(CASES[5], kind)
+    sizes["num_tokens"] = bounds.TokenRange(2, 9)
+    bound = bounds.attention(KINDS[kind], kernels, **sizes)
+    alone = [bounds.attention(KINDS[kind], kernels, **{**sizes, "num_tokens": n}) for n in range(2, 10)]
+    assert bound.sequence == max(b.sequence for b in alone) == alone[-1].sequence
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["published", "sharp"])
+def test_jit_vmap_grad(kind, method, x64):
+    case = CASES[4]
+    config, kernels, sizes = golden(case, kind)
+
+    def bound(kernels, num_tokens, radius):
+        return bounds.attention(
+            config, kernels, num_tokens=num_tokens, radius=radius, method=method
+        ).sequence
+
+    lengths = jnp.arange(1, 40)
+    curve = jax.jit(jax.vmap(bound, in_axes=(None, 0, None)))(kernels, lengths, sizes["radius"])
+    assert (jnp.diff(curve) > 0).all()
+    np.testing.assert_allclose(curve[6], bound(kernels, 7, sizes["radius"]), rtol=1e-12)
+    for at in (kernels, jax.tree.map(jnp.zeros_like, kernels)):
+        gradient = jax.grad(bound)(at, case["n"], sizes["radius"])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    direction = {name: random_variables_like(kernel) for name, kernel in kernels.items()}
+    step = 1e-6
+    moved = [
+        bound(jax.tree.map(lambda k, d, s=sign: k + s * step * d, kernels, direction), 5, 1.0)
+        for sign in (1, -1)
+    ]
+    _, slope = jax.jvp(lambda k: bound(k, 5, 1.0), (kernels,), (direction,))
+    np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * step), rtol=1e-4)
+
+
+def random_variables_like(array):
+    return jnp.asarray(np.random.default_rng(array.size).normal(size=array.shape))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_is_close_and_not_below(kind):
+    for case in CASES:
+        with jax.enable_x64(True):
+            config, kernels, sizes = golden(case, kind)
+            exact = float(bounds.attention(config, kernels, **sizes).sequence)
+        single = jax.tree.map(lambda k: jnp.asarray(np.asarray(k), jnp.float32), kernels)
+        rounded = bounds.attention(config, single, **sizes).sequence
+        assert rounded.dtype == jnp.float32
+        assert exact <= float(rounded) <= exact * (1 + 1e-4)
+
+
+def test_numbers_of_the_cosine_kind_may_be_traced():
+    kernel = jnp.eye(4).reshape(4, 2, 2)
+
+    def bound(tau, nu, eps):
+        out = kernel.reshape(2, 2, 4)
+        return bounds.cosine_attention(
+            kernel, kernel, kernel, out, num_tokens=4, tau=tau, nu=nu, eps=eps
+        )
+
+    slopes = jax.jit(jax.grad(bound, argnums=(0, 1, 2)))(1.0, 2.0, 0.5)
+    assert slopes[0] > 0
+    assert slopes[1] > 0
+    assert slopes[2] < 0
+
+
+KERNELS = {
+    "query": np.zeros((4, 2, 2)),
+    "key": np.zeros((4, 2, 2)),
+    "value": np.zeros((4, 2, 2)),
+    "out": np.zeros((2, 2, 4)),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"radius": None}, r"radius: expected the largest token norm, got None"),
+        ({"radius": -1.0}, r"radius: expected a finite number >= 0, got -1"),
+        ({"radius": np.nan}, r"radius: expected a finite number >= 0, got nan"),
+        ({"spread": -1.0}, r"spread: expected a finite number >= 0, got -1"),
+        ({"num_tokens": 0}, r"num_tokens: expected a finite number >= 1, got 0"),
+        ({"num_tokens": bounds.TokenRange(5, 2)}, r"num_tokens: expected low <= high, got 5 > 2"),
+        ({"num_tokens": bounds.TokenRange(0, 2)}, r"num_tokens.low: .* >= 1, got 0"),
+        ({"rotary": True}, r"rotary: expected False"),
+        ({"method": "exact"}, r"method: expected one of 'published', 'sharp', got 'exact'"),
+        ({"query": np.zeros((4, 4))}, r"query: expected shape \(d, H, d_h\), got \(4, 4\)"),
+        ({"key": np.zeros((4, 2, 3))}, r"key: expected shape \(4, 2, 2\), got \(4, 2, 3\)"),
+        ({"out": np.zeros((2, 2, 5))}, r"out: expected shape \(2, 2, 4\), got \(2, 2, 5\)"),
+        ({"value": np.full((4, 2, 2), np.nan)}, r"value: expected finite values, got 16"),
+        ({"query": np.zeros((4, 2, 2), int)}, r"query: expected a floating dtype"),
+        ({"query_bias": np.zeros(2)}, r"query_bias: expected shape \(2, 2\), got \(2,\)"),
+        ({"query_bias": np.zeros((2, 2)), "method": "published"}, r"method: .*with biases"),
+        ({"key_bias": np.zeros((2, 2)), "method": "published"}, r"method: .*with biases"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    arguments = {**KERNELS, "num_tokens": 4, "radius": 1.0} | changes
+    with pytest.raises(ValueError, match=message):
+        bounds.dot_product_attention(**arguments)
+
+
+def test_combinations_without_a_bound_raise():
+    l2 = {name: kernel for name, kernel in KERNELS.items() if name != "key"}
+    with pytest.raises(ValueError, match=r"plain_values: expected False"):
+        bounds.l2_attention(**l2, num_tokens=4, plain_values=True)
+    cosine = {"num_tokens": 4, "tau": 1.0, "nu": 1.0, "eps": 0.1}
+    with pytest.raises(ValueError, match=r"plain_values: expected False"):
+        bounds.cosine_attention(**KERNELS, **cosine, plain_values=True)
+    for name in ("tau", "nu", "eps"):
+        with pytest.raises(ValueError, match=rf"{name}: expected a finite number > 0, got -1"):
+            bounds.cosine_attention(**KERNELS, **{**cosine, name: -1.0})
+    with pytest.raises(ValueError, match=r"kernels: expected query, value, out .*got query, key"):
+        bounds.attention(L2(), KERNELS, num_tokens=4)
+    with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, got 'dot'"):
+        bounds.attention("dot", KERNELS, num_tokens=4)
+    grouped = {**KERNELS, "query": np.zeros((4, 3, 2)), "out": np.zeros((3, 2, 4))}
+    with pytest.raises(ValueError, match=r"H_kv: expected a divisor of H = 3, got 2"):
+        bounds.attention(attention.DotProduct(), grouped, num_tokens=4, radius=1.0)

@@ -1,0 +1,160 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import BOUNDED, POOLERS, exact_norm, random_variables
+
+from poolax import bounds, pooling
+from poolax.bounds import TokenRange
+
+DIM = 3
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_measured_is_within_the_bound(name, count, x64):
+    """Over all masks with that many real tokens, holes included; fixed poolers attain it."""
+    pooler = POOLERS[name]
+    variables = random_variables(pooler, jax.random.key(0), jnp.zeros((12, DIM)))
+    bound = bounds.pooler(pooler, variables, num_tokens=count, dim=DIM)
+    rng = np.random.default_rng(0)
+    measured = 0.0
+    for _ in range(20):
+        mask = np.zeros(12, bool)
+        mask[rng.choice(12, count, replace=False)] = True
+        z = jnp.asarray(rng.normal(size=(12, DIM)))
+        measured = max(measured, exact_norm(lambda z, m=mask: pooler.apply(variables, z, m), z))
+    assert measured <= bound.l2 * (1 + 1e-12)
+    if name in ("first", "last", "avg", "sum", "max") or (count == 12 and name.startswith("wavg")):
+        np.testing.assert_allclose(measured, bound.l2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("normalize", ["softmax", "none"])
+def test_weighted_average_bound_is_the_worst_set_of_positions(count, normalize, x64):
+    for seed in range(10):
+        logits = np.random.default_rng(seed).normal(scale=2.0, size=5)
+        pooler = pooling.WeightedAveragePool(normalize=normalize)
+        variables = {"params": {"weights": jnp.asarray(logits)}}
+        bound = bounds.pooler(pooler, variables, num_tokens=count, dim=DIM)
+        worst = 0.0
+        for chosen in itertools.combinations(range(5), count):
+            part = logits[list(chosen)]
+            weights = np.exp(part) / np.exp(part).sum() if normalize == "softmax" else part
+            worst = max(worst, np.linalg.norm(weights))
+        np.testing.assert_allclose(bound.l2, worst, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_range_holds_for_every_length_in_it(name, x64):
+    pooler = POOLERS[name]
+    variables = random_variables(pooler, jax.random.key(1), jnp.zeros((12, DIM)))
+    bound = bounds.pooler(pooler, variables, num_tokens=TokenRange(2, 9), dim=DIM)
+    for count in range(2, 10):
+        alone = bounds.pooler(pooler, variables, num_tokens=count, dim=DIM)
+        assert alone.l2 <= bound.l2 * (1 + 1e-12)
+        assert alone.l1 <= bound.l1 * (1 + 1e-12)
+
+
+def test_known_values():
+    def factors(name, **sizes):
+        bound = bounds.pooler(name, **sizes)
+        return float(bound.l2), float(bound.l1)
+
+    assert factors("avg", num_tokens=16, dim=8) == (0.25, 1.0)
+    assert factors("sum", num_tokens=16, dim=8) == (4.0, 16.0)
+    assert factors("max", num_tokens=16, dim=4) == (1.0, 2.0)
+    assert factors("last", num_tokens=16, dim=8) == factors("cls", num_tokens=3, dim=8) == (1.0, 1.0)
+    assert factors("avg", num_tokens=TokenRange(4, 16), dim=8) == (0.5, 1.0)
+
+
+def test_hybrid_mixes_the_bounds_of_its_parts(x64):
+    inner = pooling.WeightedAveragePool()
+    pooler = pooling.HybridPool((pooling.SumPool(), inner))
+    variables = random_variables(pooler, jax.random.key(0), jnp.zeros((6, DIM)))
+    params = variables["params"]
+    shares = jax.nn.softmax(params["mixture"])
+    bound = bounds.pooler(pooler, variables, num_tokens=6, dim=DIM)
+    weights = jax.nn.softmax(params["poolers_1"]["weights"])
+    expected = shares[0] * np.sqrt(6) + shares[1] * jnp.linalg.norm(weights)
+    np.testing.assert_allclose(bound.l2, expected, rtol=1e-12)
+    np.testing.assert_allclose(bound.l1, shares[0] * 6 + shares[1], rtol=1e-12)
+
+
+def test_factor_in_both_norms():
+    sizes = {"num_tokens": 9, "dim": 4}
+    for norm, largest in (("frobenius", 1.0), ("operator", 2.0)):
+        assert bounds.pooling_factor("max", **sizes, norm=norm) == largest
+        assert bounds.pooling_factor("sum", **sizes, norm=norm) == 3.0
+        assert bounds.pooling_factor(pooling.FirstPool(), **sizes, norm=norm) == 1.0
+        factor = bounds.pooling_factor("wavg", **sizes, norm=norm, weights=jnp.array([0.6, 0.8]))
+        np.testing.assert_allclose(factor, 1.0, rtol=1e-5)
+
+
+def test_a_user_registers_a_pooler():
+    class ScaledSum(pooling.Pooler):
+        factor: float = 2.0
+
+        def __call__(self, z, mask=None):
+            return self.factor * pooling.sum_pool(z, mask)
+
+    with pytest.raises(ValueError, match=r"pooler: expected one whose bound is known .*got ScaledSum"):
+        bounds.pooler(ScaledSum(), num_tokens=4, dim=DIM)
+
+    @bounds.register_pooler(ScaledSum)
+    def _(pooler, variables, *, num_tokens, dim, spread):
+        root = jnp.sqrt(num_tokens.high)
+        return bounds.PoolerBound(l2=pooler.factor * root, l1=pooler.factor * num_tokens.high)
+
+    assert bounds.pooler(ScaledSum(3.0), num_tokens=4, dim=DIM).l2 == 6.0
+
+
+@pytest.mark.parametrize("normalize", ["softmax", "none"])
+def test_jit_vmap_grad(normalize):
+    pooler = pooling.WeightedAveragePool(normalize=normalize)
+
+    def bound(weights, low):
+        variables = {"params": {"weights": weights}}
+        return bounds.pooler(pooler, variables, num_tokens=TokenRange(low, 5), dim=DIM).l2
+
+    weights = jnp.array([0.1, 2.0, -1.0, 0.0, 0.3])
+    curve = jax.jit(jax.vmap(bound, in_axes=(None, 0)))(weights, jnp.arange(1, 6))
+    np.testing.assert_allclose(curve[2], bound(weights, 3), rtol=1e-6)
+    for at in (weights, jnp.zeros(5)):
+        assert np.isfinite(jax.grad(bound)(at, 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: bounds.pooler("attn", num_tokens=4, dim=8),
+            r"pooler: .*known \(AveragePool, .*got LatentAttentionPool; register a bound",
+        ),
+        (lambda: bounds.pooler("map", num_tokens=4, dim=8), r"got QueryAttentionPool"),
+        (lambda: bounds.pooler("wavg", num_tokens=4, dim=8), r"variables: expected what Weighted"),
+        (
+            lambda: bounds.pooler("wavg", {"params": {"weights": jnp.ones(3)}}, num_tokens=4, dim=8),
+            r"num_tokens: expected at most max_tokens = 3, got 4",
+        ),
+        (lambda: bounds.pooler("avg", num_tokens=0, dim=8), r"num_tokens: .* >= 1, got 0"),
+        (lambda: bounds.pooler("avg", num_tokens=4, dim=0), r"dim: .* >= 1, got 0"),
+        (
+            lambda: bounds.pooling_factor("max", num_tokens=4, dim=8, norm="nuclear"),
+            r"norm: expected one of 'frobenius', 'operator', got 'nuclear'",
+        ),
+        (
+            lambda: bounds.pooling_factor("wavg", num_tokens=4, dim=8),
+            r"weights: expected the weights of the weighted average, got None",
+        ),
+        (
+            lambda: bounds.pooling_factor("avg", num_tokens=4, dim=8, weights=jnp.ones(4)),
+            r"weights: expected None for AveragePool",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,168 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from poolax import cli
+from poolax.training import Records
+
+SMALL = [
+    "--seeds=2", "--epochs=2", "--pretrain-epochs=2", "--block-epochs=1", "--num-inputs=4",
+    "--search-restarts=2", "--search-steps=3", "--learning-rates", "0.001",
+]  # fmt: skip
+FILES = {
+    "records.jsonl", "scores.md", "scores.csv", "scores.png", "sensitivity.md", "sensitivity.csv",
+    "sensitivity.png", "noise_curves.png", "backbone", "heads",
+}  # fmt: skip
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "poolax", *map(str, arguments)]
+    unset = {"XLA_FLAGS", "PJRT_NPROC"}
+    clean = {name: value for name, value in os.environ.items() if name not in unset}
+    return subprocess.run(
+        command,
+        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    return run("quickstart", "--out", out, "--devices", 2, *SMALL), out
+
+
+def test_quickstart_end_to_end(finished):
+    done, out = finished
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == FILES
+    for name in ("last", "avg", "sum", "max", "wavg", "attn", "dot product", "L2", "scaled cosine"):
+        assert name in done.stdout
+    assert "CLS token was not trained" in done.stdout
+    records = Records.read(out / "records.jsonl")
+    assert len(records.where(kind="head")) == 12
+    assert len(records.where(kind="noise_curve")) == 6
+    blocks = records.where(kind="lipschitz")
+    assert len(blocks) == 18
+    for row in blocks:
+        measured = max(row["measured_real"], row["measured_adversarial"])
+        bounded = [row[name] for name in ("sharp", "published") if row[name] is not None]
+        assert sorted([measured, *bounded]) == [measured, *bounded]
+        assert (row["num_tokens"], row["width"]) == (16, 64)
+        assert (row["sharp"] is None) == (row["pooler"] == "attn")
+        assert (row["published"] is None) == (row["pooler"] in ("attn", "wavg"))
+    for row in records.where(kind="noise_curve"):
+        assert row["mean"][0] == 0
+        assert row["mean"] == sorted(row["mean"])
+
+
+def test_a_second_run_does_nothing_again_and_prints_json(finished):
+    _, out = finished
+    before = (out / "records.jsonl").read_bytes()
+    done = run("quickstart", "--out", out, "--json", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert (out / "records.jsonl").read_bytes() == before
+    summary = json.loads(done.stdout)
+    assert len(summary["scores"]) == 6
+    assert len(summary["sensitivity"]) == 18
+    assert summary["cls_token_trained"] is False
+
+
+def test_a_run_with_other_settings_is_refused(finished):
+    _, out = finished
+    done = run("quickstart", "--out", out, *SMALL, "--seed", 5)
+    assert done.returncode == cli.USAGE
+    assert re.fullmatch(
+        r"poolax: out: expected a checkpoint with this configuration .* seed\n", last_line(done)
+    )
+
+
+def last_line(done):
+    return done.stderr.splitlines(keepends=True)[-1]
+
+
+README_LINES = re.compile(r"```python\n(# reload.*?)```", re.DOTALL)
+
+
+def test_the_readme_reloads_a_head_on_another_device_count(finished, pytestconfig):
+    """Both snippets of the README, as they stand there, on one device and on eight."""
+    _, out = finished
+    snippets = README_LINES.findall((pytestconfig.rootpath / "README.md").read_text())
+    assert len(snippets) == 2
+    head = next((out / "heads" / "avg").glob("*/seed-0"))
+    check = "import jax\nassert jax.device_count() == {count}\n"
+    check += "assert head.{get}['params']['output']['kernel'].shape == (64, 10)\n"
+    for count in (1, 8):
+        for snippet, get in zip(snippets, ("state", "variables"), strict=True):
+            assert len(snippet.strip().splitlines()[1:]) <= 3
+            program = re.sub(r'"[^"]*/seed-0"', repr(str(head)), snippet)
+            program = f"import jax\njax.config.update('jax_num_cpu_devices', {count})\n" + program
+            done = subprocess.run(
+                [sys.executable, "-c", program + check.format(count=count, get=get)],
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quickstart", "--seeds", "many"], r"poolax: Error parsing --seeds: .*'many'"),
+        (["quickstart", "--bogus"], r"poolax: Unrecognized options: --bogus"),
+        (["dance"], r"poolax: .*dance.*"),
+        ([], r"poolax: .*quickstart.*"),
+        (["quickstart", "--seeds", "0"], r"poolax: seeds: expected a whole number >= 1, got 0"),
+        (["quickstart", "--num-inputs", "1"], r"poolax: num_inputs: .* >= 2, got 1"),
+        (["quickstart", "--learning-rates", "-1"], r"poolax: learning_rates: .*> 0, got -1"),
+        (
+            ["quickstart", "--out", "/dev/null/x"],
+            r"poolax: out: expected a folder that can be written, got /dev/null/x \(Not a directory\)",
+        ),
+    ],
+)
+def test_usage_errors_take_one_line_and_exit_with_two(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == cli.USAGE
+    assert re.fullmatch(message + r"\n", capsys.readouterr().err)
+
+
+def test_other_endings(capsys, monkeypatch, tmp_path):
+    from poolax import quickstart
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    def broken(*_, **__):
+        raise RuntimeError("a measured constant exceeds\nits bound")
+
+    for replacement, code, message in (
+        (
+            interrupted,
+            cli.INTERRUPTED,
+            "poolax: interrupted; the same command goes on from what is finished\n",
+        ),
+        (broken, cli.FAILURE, "poolax: a measured constant exceeds its bound\n"),
+    ):
+        monkeypatch.setattr(quickstart, "run", replacement)
+        assert cli.main(["quickstart", "--out", str(tmp_path)]) == code
+        assert capsys.readouterr().err.endswith(message)
+
+
+def test_help_and_version(capsys):
+    assert cli.main(["--version"]) == cli.COMPLETE
+    assert re.fullmatch(r"poolax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert cli.main(["quickstart", "--help"]) == cli.COMPLETE
+    text = capsys.readouterr().out
+    for option in ("--out", "--seeds", "--json", "--devices", "--profile", "--compilation-cache"):
+        assert option in text

@@ -1,0 +1,372 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from helpers import KINDS, assert_close, exact_norm, random_tokens, random_variables
+
+from poolax import blocks, empirical, pooling
+
+KEY = jax.random.key(0)
+
+
+def matrix(num_rows, num_columns, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(num_rows, num_columns)), jnp.float32)
+
+
+def linear(m):
+    return lambda x: m @ x
+
+
+def with_singular_values(*values):
+    """A square matrix with the given singular values, and zeros."""
+    size = 12
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(2))
+    return jnp.asarray(left[:, : len(values)] * np.array(values) @ right[: len(values)], jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 7), (7, 1), (6, 6)])
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_exact_norm(shape, mode, batch_size):
+    m = matrix(*shape)
+    norm = empirical.jacobian_norm(
+        lambda x: jnp.sin(m @ x), jnp.zeros(shape[1]), mode=mode, batch_size=batch_size
+    )
+    assert_close(norm, np.linalg.norm(m, 2), 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_norm_of_a_model(kind, x64):
+    model = blocks.TBM(2, pooling.MaxPool(), KINDS[kind])
+    x = random_tokens(KEY, 7, 4, 1.0)
+    variables = random_variables(model, KEY, x)
+
+    def fn(x):
+        return model.apply(variables, x)
+
+    expected = exact_norm(fn, x)
+    for mode in ("forward", "reverse"):
+        assert_close(empirical.jacobian_norm(fn, x, mode=mode), expected, 1e-10)
+    for method in ("power", "lanczos"):
+        estimate = empirical.power_iteration(fn, x, key=KEY, method=method)
+        assert estimate.converged
+        assert_close(estimate.value, expected, 1e-3)
+        assert estimate.value <= expected * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("method", ["power", "lanczos"])
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (1, 5), (5, 1), (30, 30)])
+def test_estimates_agree_with_the_svd(method, shape):
+    m = matrix(*shape)
+    estimate = empirical.power_iteration(
+        linear(m), jnp.zeros(shape[1]), key=KEY, method=method, max_steps=2000
+    )
+    assert estimate.converged
+    assert_close(estimate.value, np.linalg.norm(m, 2), 1e-3)
+    assert estimate.residual <= 1e-4
+
+
+@pytest.mark.parametrize("method", ["power", "lanczos"])
+def test_equal_singular_values_and_zero(method):
+    equal = empirical.power_iteration(
+        linear(with_singular_values(3.0, 3.0, 1.0)), jnp.zeros(12), key=KEY, method=method
+    )
+    assert equal.converged
+    assert_close(equal.value, 3.0, 1e-5)
+    zero = empirical.power_iteration(lambda x: 0 * x, jnp.ones(5), key=KEY, method=method)
+    assert zero.converged
+    assert zero.value == 0
+    assert empirical.jacobian_norm(lambda x: 0 * x, jnp.ones(5)) == 0
+
+
+def test_an_estimate_that_did_not_converge_says_so():
+    slow = with_singular_values(1.0, 0.99, 0.98, 0.97, 0.96)
+    estimate = empirical.power_iteration(linear(slow), jnp.zeros(12), key=KEY, max_steps=3)
+    assert not estimate.converged
+    assert estimate.steps == 3
+    assert estimate.residual > 1e-4
+    assert estimate.value < 1.0
+
+
+def test_lanczos_needs_fewer_steps():
+    m = matrix(200, 200)
+    steps = {
+        method: empirical.power_iteration(
+            linear(m), jnp.zeros(200), key=KEY, method=method, rtol=1e-2
+        ).steps
+        for method in ("power", "lanczos")
+    }
+    assert steps["lanczos"] < steps["power"]
+
+
+@pytest.mark.parametrize("measure", ["jacobian_norm", "power", "lanczos", "search"])
+def test_a_jacobian_that_is_not_finite_raises(measure):
+    def fn(x):
+        return jnp.sqrt(x - 1)
+
+    x = jnp.ones(3)
+    call = {
+        "jacobian_norm": lambda: empirical.jacobian_norm(fn, x),
+        "power": lambda: empirical.power_iteration(fn, x, key=KEY),
+        "lanczos": lambda: empirical.power_iteration(fn, x, key=KEY, method="lanczos"),
+        "search": lambda: empirical.maximize_jacobian_norm(
+            fn, x, project=lambda x: x, key=KEY, num_restarts=2
+        ),
+    }[measure]
+    with pytest.raises(ValueError, match=r"Jacobian of fn: expected finite values, got"):
+        call()
+
+
+def test_jit_and_vmap():
+    m = matrix(4, 6)
+    x = jnp.ones((3, 6))
+
+    @jax.jit
+    @jax.vmap
+    @chex.assert_max_traces(n=1)
+    def norms(x):
+        estimate = empirical.power_iteration(lambda x: jnp.sin(m @ x), x, key=KEY)
+        return empirical.jacobian_norm(lambda x: jnp.sin(m @ x), x), estimate.value
+
+    for scale in (1.0, 2.0):
+        exact, estimated = norms(scale * x)
+        assert_close(estimated, exact, 1e-3)
+
+
+def test_search_finds_the_steepest_point():
+    # |grad| of sum x^3 / 3 is |x^2|, largest on the sphere where one coordinate is all.
+    def fn(x):
+        return jnp.sum(x**3) / 3
+
+    found = empirical.maximize_jacobian_norm(
+        fn,
+        jnp.array([[0.2, 0.1, 0.05]]),
+        project=empirical.project_to_ball(2.0),
+        key=KEY,
+        num_restarts=8,
+        num_steps=100,
+    )
+    assert_close(found.value, 4.0, 1e-3)
+    assert found.value == found.per_restart.max()
+    assert jnp.linalg.norm(found.x) <= 2.0 + 1e-5
+    exact = empirical.jacobian_norm(fn, found.x)
+    assert_close(found.value, exact, 1e-3)
+
+
+def test_search_beats_its_start():
+    model = blocks.TBM(1, pooling.LastPool())
+    x = random_tokens(KEY, 6, 4, 1.0)
+    variables = random_variables(model, KEY, x)
+
+    def fn(x):
+        return model.apply(variables, x)
+
+    found = empirical.maximize_jacobian_norm(
+        fn, x, project=empirical.project_to_ball(1.0), key=KEY, num_restarts=4, num_steps=50
+    )
+    assert found.value > 1.2 * empirical.jacobian_norm(fn, x)
+    assert (jnp.linalg.norm(found.x, axis=-1) <= 1 + 1e-5).all()
+
+
+def test_projections():
+    x = matrix(5, 3)
+    ball = empirical.project_to_ball(0.5)(x)
+    assert (jnp.linalg.norm(ball, axis=-1) <= 0.5 + 1e-6).all()
+    assert_close(empirical.project_to_ball(0.5)(ball), ball, 1e-6)
+    assert not empirical.project_to_ball(1.0)(jnp.zeros((2, 3))).any()
+    cube = empirical.project_to_cube(0.5)(x)
+    assert ((cube >= 0) & (cube <= 0.5)).all()
+
+
+def test_perturbations_stay_where_they_should():
+    from poolax.empirical._expressivity import _perturbation
+
+    x = jnp.zeros((4, 5))
+    keys = jax.random.split(KEY, 4000)
+    lengths = {
+        name: np.asarray(
+            jax.vmap(lambda key, n=name: jnp.linalg.norm(_perturbation(key, x, 2.0, n)))(keys)
+        )
+        for name in ("ball", "gaussian")
+    }
+    assert lengths["ball"].max() <= 2.0 + 1e-5
+    # The length of a uniform point of the ball, to the power of the dimension, is uniform.
+    assert scipy.stats.kstest((lengths["ball"] / 2) ** 20, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(np.mean(lengths["gaussian"] ** 2), 4.0, rtol=0.05)
+
+
+def test_expressivity_of_a_known_function():
+    # Moves by |delta|: beyond sigma = 0.9 epsilon with probability 1 - 0.9^D in the ball.
+    inputs = jnp.zeros((200, 10))
+    estimate = empirical.expressivity(
+        lambda x: x, inputs, epsilon=2.0, sigma=1.8, key=KEY, num_perturbations=50
+    )
+    assert_close(estimate.probability, 1 - 0.9**10, 0.02)
+    assert estimate.low <= 1 - 0.9**10 <= estimate.high
+    assert estimate.num_inputs == 200
+    assert_close(estimate.mean_distance, 2 * 10 / 11, 0.02)
+
+
+@pytest.mark.parametrize("neighbourhood", ["ball", "gaussian", "adversarial"])
+def test_certified_zero_is_zero(neighbourhood):
+    estimate = empirical.expressivity(
+        lambda x: 0.5 * x,
+        jnp.ones((30, 4)),
+        epsilon=1.0,
+        sigma=5.0 if neighbourhood == "gaussian" else 0.5001,
+        key=KEY,
+        num_perturbations=4,
+        neighbourhood=neighbourhood,
+    )
+    assert estimate.probability == estimate.low == 0
+    assert 0 < estimate.high < 0.2
+
+
+def test_adversaries_reach_further_than_chance():
+    m = with_singular_values(3.0, 0.1)
+    common = {"epsilon": 1.0, "sigma": 2.5, "key": KEY, "num_perturbations": 4}
+    inputs = jnp.zeros((40, 12))
+    random = empirical.expressivity(linear(m), inputs, **common)
+    adversarial = empirical.expressivity(linear(m), inputs, neighbourhood="adversarial", **common)
+    assert random.probability < 0.2
+    assert adversarial.probability == 1.0
+    # Clopper-Pearson for 40 of 40
+    assert_close(adversarial.low, 0.025 ** (1 / 40), 1e-6)
+    assert_close(adversarial.mean_distance, 3.0, 0.02)
+
+
+def test_chernoff_interval_covers():
+    """Coverage of the mean of values in [0, 1] is at least what is asked for."""
+    from poolax.empirical._expressivity import _chernoff_interval
+
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        low, high = _chernoff_interval(rng.beta(0.5, 1.0, size=50).mean(), 50, 0.9)
+        covered += low <= 1 / 3 <= high
+    assert covered >= 270
+    assert _chernoff_interval(0.0, 10, 0.95)[0] == 0
+    assert _chernoff_interval(1.0, 10, 0.95)[1] == 1
+
+
+def test_results_do_not_depend_on_the_chunk_size():
+    m = matrix(3, 5)
+    common = {"epsilon": 1.0, "sigma": 1.5, "key": KEY, "num_perturbations": 7}
+    inputs = matrix(11, 5)
+    results = [
+        empirical.expressivity(lambda x: jnp.sin(m @ x), inputs, batch_size=size, **common)
+        for size in (1, 5, 20, None)
+    ]
+    for result in results[1:]:
+        assert result.probability == results[0].probability
+        assert_close(result.mean_distance, results[0].mean_distance, 1e-6)
+
+
+def test_chunks_bound_the_memory():
+    def peak(batch_size):
+        def run(inputs):
+            return jax.lax.map(
+                lambda x: empirical.jacobian_norm(
+                    lambda x: jnp.tanh(x @ w).sum(0), x, batch_size=batch_size
+                ),
+                inputs,
+            )
+
+        w = jnp.ones((256, 256))
+        compiled = jax.jit(run).lower(jnp.zeros((4, 64, 256))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert peak(4) < peak(256) / 4
+
+
+def test_noise_curve():
+    inputs = matrix(30, 6)
+    epsilons = jnp.array([0.0, 0.5, 1.0])
+    curve = empirical.noise_curve(lambda x: 2 * x, inputs, epsilons, key=KEY, num_perturbations=20)
+    # Mean length of a Gaussian vector of root mean square one in six dimensions
+    mean = scipy.stats.chi.mean(6) / np.sqrt(6)
+    assert_close(curve.mean, 2 * mean * np.asarray(epsilons), 0.03)
+    assert (curve.low <= curve.mean).all()
+    assert (curve.mean <= curve.high).all()
+    assert curve.low[2] < 2 * mean < curve.high[2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: empirical.jacobian_norm(jnp.sin, jnp.ones(3), mode="both"), r"mode: .*got 'both'"),
+        (lambda: empirical.jacobian_norm(jnp.sin, jnp.array([1, 2])), r"x: expected a floating dtype"),
+        (lambda: empirical.jacobian_norm(jnp.sin, jnp.array([jnp.nan])), r"x: expected finite values"),
+        (lambda: empirical.jacobian_norm(lambda x: (x, x), jnp.ones(3)), r"fn: .*one array, got tuple"),
+        (
+            lambda: empirical.jacobian_norm(lambda x: x > 0, jnp.ones(3)),
+            r"fn: .*floating .*got dtype bool",
+        ),
+        (lambda: empirical.jacobian_norm(jnp.sin, jnp.ones(3), batch_size=0), r"batch_size: .*got 0"),
+        (
+            lambda: empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, method="qr"),
+            r"method: expected one of 'power', 'lanczos', got 'qr'",
+        ),
+        (
+            lambda: empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, rtol=0.0),
+            r"rtol: expected a finite number > 0, got 0",
+        ),
+        (
+            lambda: empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, max_steps=0),
+            r"max_steps: expected a whole number >= 1, got 0",
+        ),
+        (
+            lambda: empirical.maximize_jacobian_norm(
+                jnp.sin, jnp.ones(3), project=jnp.sin, key=KEY, num_restarts=0
+            ),
+            r"num_restarts: .*got 0",
+        ),
+        (lambda: empirical.project_to_ball(-1.0), r"radius: expected a finite number >= 0, got -1"),
+        (lambda: empirical.project_to_cube(np.nan), r"high: expected a finite number >= 0, got nan"),
+        (
+            lambda: empirical.noise_curve(jnp.sin, jnp.ones((1, 3)), jnp.ones(2), key=KEY),
+            r"inputs: expected at least two inputs, got 1",
+        ),
+        (
+            lambda: empirical.noise_curve(jnp.sin, jnp.ones((2, 3)), jnp.array([-1.0]), key=KEY),
+            r"epsilons: expected a finite number >= 0, got -1",
+        ),
+        (
+            lambda: empirical.noise_curve(jnp.sin, jnp.ones((2, 3)), jnp.ones(()), key=KEY),
+            r"epsilons: expected shape \(k,\)",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": -1.0}, r"epsilon: expected a finite number >= 0, got -1"),
+        ({"epsilon": np.nan}, r"epsilon: .*got nan"),
+        ({"sigma": 0.0}, r"sigma: expected a finite number > 0, got 0"),
+        ({"neighbourhood": "cube"}, r"neighbourhood: .*'adversarial', got 'cube'"),
+        ({"num_perturbations": 0}, r"num_perturbations: .*got 0"),
+        ({"batch_size": 0}, r"batch_size: .*got 0"),
+        ({"confidence": 1.0}, r"confidence: expected a finite number > 0 and < 1, got 1"),
+        ({"inputs": jnp.zeros((0, 3))}, r"inputs: expected shape \(N, ...\) with N >= 1"),
+        ({"inputs": jnp.full((2, 3), jnp.nan)}, r"inputs: expected finite values"),
+        ({"fn": lambda x: x / 0}, r"outputs of fn: expected finite values"),
+    ],
+)
+def test_bad_expressivity_arguments_are_named(changes, message):
+    arguments = {
+        "fn": jnp.sin,
+        "inputs": jnp.ones((4, 3)),
+        "epsilon": 1.0,
+        "sigma": 1.0,
+        "key": KEY,
+    } | changes
+    with pytest.raises(ValueError, match=message):
+        empirical.expressivity(arguments.pop("fn"), arguments.pop("inputs"), **arguments)

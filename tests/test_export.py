@@ -1,0 +1,109 @@
+"""Every jitted public function lowers for TPU and CUDA, on a machine that has neither."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from helpers import BOUNDED, KINDS, POOLERS
+
+from poolax import attention, backbones, blocks, bounds, empirical
+from poolax.attention import Rotary
+from poolax.training import Classification, HeadModule
+from poolax.training.heads import _loss_fn
+
+X = jnp.ones((2, 6, 8))
+MASK = jnp.ones((2, 6), bool)
+KEY = jax.random.key(0)
+
+
+def pooler_call(pooler):
+    variables = pooler.init(KEY, X)
+    return lambda z, mask: pooler.apply(variables, z, mask), (X, MASK)
+
+
+def attention_call(kind):
+    rotary = None if isinstance(kind, attention.L2) else Rotary()
+    layer = attention.MultiHeadAttention(2, kind, causal=True, window=3, rotary=rotary)
+    variables = layer.init(KEY, X)
+    return lambda x, mask, bias: layer.apply(variables, x, mask, bias), (X, MASK, jnp.ones((6, 6)))
+
+
+def bound_call(kind, pooler, method):
+    model = blocks.TBM(2, pooler, kind)
+    variables = model.init(KEY, jnp.ones((12, 8)))
+
+    def bound(variables, num_tokens, radius):
+        found = bounds.tbm(model, variables, num_tokens=num_tokens, radius=radius, method=method)
+        return found.lipschitz, found.gamma(0.1, 1.0).upper
+
+    return jax.value_and_grad(lambda *a: bound(*a)[0]), (variables, jnp.array(6), jnp.array(1.0))
+
+
+def estimator_call(name):
+    model = blocks.TBM(2, POOLERS["max"])
+    variables = model.init(KEY, X[0])
+
+    def fn(x):
+        return model.apply(variables, x)
+
+    call = {
+        "jacobian_norm": lambda x: empirical.jacobian_norm(fn, x),
+        "power": lambda x: empirical.power_iteration(fn, x, key=KEY).value,
+        "lanczos": lambda x: empirical.power_iteration(fn, x, key=KEY, method="lanczos").value,
+        "search": lambda x: (
+            empirical.maximize_jacobian_norm(
+                fn, x, project=empirical.project_to_ball(1.0), key=KEY, num_steps=3
+            ).value
+        ),
+    }[name]
+    return call, (X[0],)
+
+
+def head_call(pooler):
+    module = HeadModule(pooler, 3)
+    params = module.init(KEY, X)["params"]
+    optimizer = optax.adam(1e-3)
+    loss = _loss_fn(module, Classification(3))
+    data = {"states": X, "mask": MASK, "targets": jnp.array([0, 1])}
+
+    def step(params, state, indices):
+        gradient = jax.grad(lambda p: loss(p, data, indices, KEY).sum())(params)
+        return optimizer.update(gradient, state, params)
+
+    return step, (params, optimizer.init(params), jnp.array([0, 1, 1]))
+
+
+def vit_call():
+    config = backbones.ViTConfig(8, 2, 1, width=16, num_layers=2, num_heads=2, mlp_dim=32)
+    vit = backbones.ViT.init(config, KEY)
+    return lambda params, images: vit.apply(params, images).states, (vit.params, jnp.ones((2, 8, 8, 1)))
+
+
+CALLS = {
+    **{f"pooler-{name}": lambda p=p: pooler_call(p) for name, p in POOLERS.items()},
+    **{f"attention-{name}": lambda k=k: attention_call(k) for name, k in KINDS.items()},
+    **{
+        f"bound-{kind}-{name}": lambda k=KINDS[kind], n=name: bound_call(k, POOLERS[n], "sharp")
+        for kind in KINDS
+        for name in BOUNDED
+    },
+    **{
+        f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
+        for kind in KINDS
+    },
+    "domain": lambda: (bounds.domain_of, (X, MASK)),
+    **{
+        f"empirical-{name}": lambda n=name: estimator_call(n)
+        for name in ("jacobian_norm", "power", "lanczos", "search")
+    },
+    **{f"head-{name}": lambda p=p: head_call(p) for name, p in POOLERS.items()},
+    "vit": vit_call,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_lowers_for_every_device(name):
+    fn, arguments = CALLS[name]()
+    exported = jax.export.export(jax.jit(fn), platforms=["cpu", "tpu", "cuda"])(*arguments)
+    assert exported.platforms == ("cpu", "tpu", "cuda")
+    assert exported.mlir_module_serialized

@@ -1,0 +1,94 @@
+"""The package as a whole: what it exports, what it documents, what importing it costs."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import poolax
+
+MODULES = (
+    "pooling",
+    "attention",
+    "blocks",
+    "bounds",
+    "empirical",
+    "backbones",
+    "data",
+    "training",
+    "reporting",
+)
+
+
+def public(module):
+    for name, value in vars(module).items():
+        home = getattr(value, "__module__", None) or ""
+        if not name.startswith("_") and home.startswith("poolax") and not inspect.ismodule(value):
+            if module.__name__ in ("poolax.attention", "poolax.blocks") and home != module.__name__:
+                continue
+            yield name, value
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_documented_and_in_the_readme(name, pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text()
+    names = dict(public(importlib.import_module(f"poolax.{name}")))
+    assert names
+    for public_name, value in names.items():
+        if public_name in ("Kind",):
+            continue
+        assert inspect.getdoc(value), public_name
+        assert re.search(rf"`{public_name}`", readme), f"{name}.{public_name} is not in README.md"
+
+
+CONTRACT = {
+    "pooling": "first_pool last_pool average_pool sum_pool max_pool weighted_average_pool Pooler FirstPool LastPool AveragePool SumPool MaxPool WeightedAveragePool LatentAttentionPool QueryAttentionPool HybridPool from_name",
+    "attention": "DotProduct L2 Cosine MultiHeadAttention",
+    "blocks": "TBM",
+    "bounds": "cube domain_of dot_product_attention l2_attention cosine_attention attention pooler register_pooler pooling_factor pooled_block tbm TokenRange PoolerBound",
+    "empirical": "jacobian_norm power_iteration maximize_jacobian_norm expressivity noise_curve",
+    "training": "sweep sweep_states save_checkpoint restore_checkpoint load_head",
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name):
+    module = importlib.import_module(f"poolax.{name}")
+    assert not set(CONTRACT[name].split()) - set(vars(module))
+
+
+def test_importing_poolax_is_light():
+    heavy = ("tensorflow", "tensorflow_datasets", "torch", "matplotlib", "orbax.checkpoint", "sklearn")
+    program = f"import sys, poolax; poolax.bounds; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    program = "import poolax; poolax.training.sweep; poolax.reporting.score_table; poolax.data.digits"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="'poolax' has no attribute 'pool'"):
+        _ = poolax.pool
+
+
+def test_version_and_changelog():
+    assert re.search(rf"^## {re.escape(poolax.__version__)}$", changelog(), re.MULTILINE)
+
+
+def changelog():
+    return importlib.resources.files("poolax").joinpath("CHANGELOG.md").read_text()
+
+
+def test_continuous_integration_runs_the_command_of_the_readme(pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text()
+    setup, test = re.findall(r"^(python3 -m venv .*)$", readme, re.MULTILINE)
+    assert setup.endswith("&& poolax quickstart")
+    command = test.rsplit("&& ", 1)[1]
+    assert (pytestconfig.rootpath / ".ci" / "run").read_text().rstrip().endswith(f"\n{command}")
+
+
+def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):
+    for word, home in (("jax.pmap", "training/step.py"), ("import orbax", "training/checkpoint.py")):
+        folder = pytestconfig.rootpath / "poolax"
+        users = {str(p.relative_to(folder)) for p in folder.rglob("*.py") if word in p.read_text()}
+        assert users == {home}

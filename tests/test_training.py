@@ -1,0 +1,393 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_close
+
+from poolax import pooling
+from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+from poolax.data import digits
+from poolax.training import (
+    Classification,
+    HeadModule,
+    Records,
+    extract_states,
+    head_directory,
+    load_head,
+    pretrain_masked_patches,
+    sweep,
+    sweep_states,
+    train_heads,
+)
+from poolax.training.step import Mapper, epoch_batches, put, take
+
+CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
+TASK = Classification(3)
+
+
+def toy(num_examples=50, num_tokens=5, dim=8, seed=0):
+    """Token states whose class shows in every token, with padding on both sides."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, num_examples)
+    centres = rng.normal(size=(3, dim))
+    states = rng.normal(size=(num_examples, num_tokens, dim)) + centres[targets][:, None]
+    mask = np.ones((num_examples, num_tokens), bool)
+    mask[::2, 0] = False
+    mask[1::3, -2:] = False
+    order = rng.permutation(num_examples)
+    parts = np.split(order, [num_examples * 3 // 5, num_examples * 4 // 5])
+    splits = dict(zip(("train", "validation", "test"), parts, strict=True))
+    return states.astype(np.float32), mask, targets, splits
+
+
+def one_at_a_time(module, states, mask, targets, train, rate, seed, epochs, batch_size):
+    """The textbook's loop: one head, one device, one batch after the other."""
+    params = module.init(jax.random.key(seed), jnp.asarray(states[:1]))["params"]
+    optimizer = optax.adam(rate)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, z, m, y):
+        def loss(params):
+            return TASK.loss(module.apply({"params": params}, z, m), y).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    for epoch in range(epochs):
+        batches = epoch_batches(seed, epoch, len(train), batch_size)
+        for indices, weights in zip(batches.indices, batches.weights, strict=True):
+            chosen = train[indices[weights > 0]]
+            params, state = step(params, state, states[chosen], mask[chosen], targets[chosen])
+    return params
+
+
+@pytest.mark.parametrize("name", ["avg", "wavg", "attn"])
+def test_heads_trained_together_on_four_devices_equal_one_at_a_time_on_one(name):
+    states, mask, targets, splits = toy()
+    pooler = pooling.from_name(name, **({"num_latents": 4, "num_heads": 2} if name == "attn" else {}))
+    module = HeadModule(pooler, 3)
+    runs = [(0.01, 0), (0.01, 3), (0.003, 0)]
+    heads = train_heads(
+        module, states[None], mask, targets, TASK, splits=splits, runs=runs, epochs=2, batch_size=8
+    )
+    assert jax.local_device_count() == 4
+    for index, (rate, seed) in enumerate(runs):
+        alone = one_at_a_time(module, states, mask, targets, splits["train"], rate, seed, 2, 8)
+        together = jax.tree.map(lambda leaf, k=index: leaf[0, k], heads.variables["params"])
+        for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert_close(one, other, 2e-5)
+    outputs = module.apply({"params": alone}, states[splits["test"]], mask[splits["test"]])
+    accuracy = (np.argmax(outputs, -1) == targets[splits["test"]]).mean()
+    assert_close(heads.test_score[0, -1], accuracy)
+
+
+def test_batches_cover_every_example_once():
+    for num_examples in (1, 7, 8, 9):
+        batches = epoch_batches(3, 1, num_examples, 8)
+        assert batches.indices.shape == batches.weights.shape
+        real = batches.indices[batches.weights > 0]
+        assert sorted(real) == list(range(num_examples))
+    one, other = (epoch_batches(3, epoch, 50, 8).indices for epoch in (0, 1))
+    assert (one != other).any()
+    assert (epoch_batches(3, 0, 50, 8).indices == one).all()
+
+
+@pytest.mark.parametrize("num_examples", [1, 4, 10, 13])
+def test_mapping_pads_and_cuts(num_examples):
+    arrays = {"x": np.arange(num_examples * 3.0).reshape(num_examples, 3)}
+    seen = []
+    mapper = Mapper(lambda shared, batch: {"y": shared * batch["x"]}, 6)
+    assert mapper.batch_size == 8
+    out = mapper(jnp.float32(2.0), arrays, lambda *a: seen.append(a), "doubling")
+    np.testing.assert_array_equal(out["y"], 2 * arrays["x"])
+    assert seen[-1] == ("doubling", num_examples, num_examples)
+
+
+def test_put_and_take():
+    tree = {"a": np.arange(3.0), "b": (np.ones(2),)}
+    placed = put(tree)
+    assert placed["a"].shape == (4, 3)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), take(placed), tree))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return ViT.init(CONFIG, jax.random.key(0), ImagePreprocess(scale=1 / 16))
+
+
+def test_features_equal_the_model_and_leave_it_alone(vit):
+    images = digits().inputs[:37]
+    before = jax.tree.map(np.array, vit.params)
+    out = extract_states(vit, images, batch_size=16)
+    assert_close(out.states, vit(vit.preprocess(images)).states)
+    assert out.num_prefix == 1
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == np.asarray(b)).all(), before, vit.params))
+    with pytest.raises(ValueError, match=r"inputs: expected at least one, got none"):
+        extract_states(vit, images[:0])
+
+
+SWEEP = {"poolers": ["last", "avg", "wavg", "map"], "seeds": 2, "epochs": 2, "batch_size": 64}
+
+
+def test_sweep(vit, tmp_path):
+    data = digits()
+    records = sweep(vit, data, Classification(10), out=tmp_path, **SWEEP)
+    assert [(row["pooler"], row["seed"]) for row in records] == [
+        (name, seed) for name in SWEEP["poolers"] for seed in range(2)
+    ]
+    first = records[0]
+    assert first["pooler"] == "last"
+    assert first["resolved"] == {"name": "first", "options": {}}
+    assert first["baseline"] == pytest.approx(0.1, abs=0.03)
+    assert len(first["train_loss"]) == len(first["validation_loss"]) == 2
+    assert first["versions"]["jax"] == jax.__version__
+    assert json.dumps(first)
+    assert not any(row["diverged"] for row in records)
+    assert len(Records.read(tmp_path / "records.jsonl")) == len(records)
+
+    # The checkpoint of a head predicts what its record says.
+    row = records.where(pooler="map")[1]
+    head = load_head(head_directory(tmp_path, row))
+    assert head.pooler == pooling.QueryAttentionPool()
+    test = data.splits["test"]
+    states = extract_states(vit, data.inputs[test]).states
+    accuracy = (np.argmax(head.predict(states), -1) == data.targets[test]).mean()
+    assert_close(row["test"], accuracy)
+    with pytest.raises(ValueError, match=r"states: expected width 8, got shape \(3, 4, 9\)"):
+        head.predict(np.zeros((3, 4, 9), np.float32))
+    with pytest.raises(ValueError, match=r"directory: expected one with a checkpoint"):
+        load_head(tmp_path / "heads")
+
+
+def test_a_sweep_takes_over_what_is_finished(vit, tmp_path):
+    data = digits()
+
+    def run(progress=lambda *a: None, **changes):
+        options = SWEEP | {"poolers": ["avg", "wavg"]} | changes
+        return sweep(vit, data, Classification(10), out=tmp_path, progress=progress, **options)
+
+    first = run()
+    seen = []
+    again = run(progress=lambda *a: seen.append(a))
+    assert list(again) == list(first)
+    assert not seen
+    more = run(seeds=3)
+    assert list(more.where(seed=0)) == list(first.where(seed=0))
+    # Seeds do not depend on what is trained beside them.
+    whole = sweep(vit, data, Classification(10), **SWEEP | {"poolers": ["avg"], "seeds": 3})
+    for one, other in zip(more.where(pooler="avg"), whole, strict=True):
+        assert_close(one["train_loss"], other["train_loss"])
+    longer = run(epochs=3)
+    assert {row["epochs"] for row in longer} == {3}
+    fresh = run(resume=False)
+    assert fresh[0]["train_loss"] == pytest.approx(first[0]["train_loss"], rel=1e-6)
+
+
+def test_learning_rates_and_prefix(vit):
+    data = digits()
+    options = SWEEP | {"poolers": {"mean": "avg", "cls": "last"}, "seeds": [7]}
+    both = sweep(vit, data, Classification(10), learning_rates=(1e-3, 1e-2), **options)
+    assert [(row["pooler"], row["learning_rate"]) for row in both] == [
+        ("mean", 1e-3),
+        ("mean", 1e-2),
+        ("cls", 1e-3),
+        ("cls", 1e-2),
+    ]
+    without = sweep(vit, data, Classification(10), include_prefix=False, **options)
+    assert without[0]["train_loss"] != both[0]["train_loss"]
+    assert without[1]["train_loss"] == pytest.approx(both[2]["train_loss"], rel=1e-6)
+
+
+def test_sweep_of_states_with_a_mask():
+    states, mask, targets, splits = toy(120)
+    garbled = np.where(mask[..., None], states, np.nan)
+    options = {"splits": splits, "poolers": ["avg", "max", "wavg"], "seeds": 1, "epochs": 20}
+    records = sweep_states(garbled, mask, targets, TASK, learning_rates=(0.01,), **options)
+    assert min(row["test"] for row in records) > 0.7
+    with pytest.raises(ValueError, match=r"states: expected finite values at real tokens"):
+        sweep_states(garbled, None, targets, TASK, **options)
+
+
+class HalfPool(pooling.Pooler):
+    """A pooler of a user's own, without a name."""
+
+    def __call__(self, z, mask=None):
+        return 0.5 * pooling.average_pool(z, mask)
+
+
+def test_a_pooler_of_ones_own(tmp_path):
+    states, mask, targets, splits = toy()
+    records = sweep_states(
+        states,
+        mask,
+        targets,
+        TASK,
+        splits=splits,
+        poolers=[HalfPool()],
+        seeds=1,
+        epochs=1,
+        out=tmp_path,
+    )
+    assert records[0]["pooler"] == "HalfPool"
+    directory = head_directory(tmp_path, records[0])
+    assert load_head(directory, pooler=HalfPool()).pooler == HalfPool()
+    with pytest.raises(ValueError, match=r"pooler: expected the pooler of .*, which has no name"):
+        load_head(directory)
+
+
+def test_a_diverged_head_stops_nobody_else():
+    states, mask, targets, splits = toy()
+    heads = train_heads(
+        HeadModule(pooling.SumPool(), 3),
+        states[None],
+        mask,
+        targets,
+        TASK,
+        splits=splits,
+        runs=[(0.01, 0), (np.inf, 0)],
+        epochs=2,
+        batch_size=8,
+    )
+    assert heads.diverged.tolist() == [[False, True]]
+    assert np.isfinite(heads.train_loss[0, 0]).all()
+
+
+def pretrain(**changes):
+    options = {
+        "epochs": 4,
+        "batch_size": 32,
+        "checkpoint_every": 2,
+        "preprocess": ImagePreprocess(1 / 16),
+    }
+    return pretrain_masked_patches(CONFIG, digits().inputs[:90], **options | changes)
+
+
+def test_pretraining_learns_and_resumes_bit_for_bit(tmp_path):
+    whole = pretrain()
+
+    def stop(description, done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    # Interrupted in the fourth epoch, after the checkpoint of the second.
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(out=tmp_path, progress=stop)
+    done = []
+    resumed = pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
+    assert done == [3, 4]
+    for one, other in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+    done.clear()
+    pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
+    assert not done
+    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in seed"):
+        pretrain(out=tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"epochs: .* >= 1, got 0"),
+        ({"hidden_fraction": 1.0}, r"hidden_fraction: expected a finite number > 0 and < 1, got 1"),
+        ({"learning_rate": -1.0}, r"learning_rate: expected a finite number > 0, got -1"),
+        ({"learning_rate": 1e30, "epochs": 8}, r"learning_rate: .*stays finite, got 1e\+30"),
+        ({"preprocess": lambda x: x[:, :4]}, r"images: expected shape \(N, 8, 8, 1\)"),
+    ],
+)
+def test_bad_pretraining_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(**changes)
+
+
+def test_pretraining_needs_a_mask_token():
+    config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    with pytest.raises(ValueError, match=r"config: expected use_mask_token=True"):
+        pretrain_masked_patches(config, digits().inputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"poolers": ["mean"]}, r"name: expected one of cls, .*got 'mean'"),
+        ({"poolers": []}, r"poolers: expected at least one, got none"),
+        ({"poolers": ["avg", "avg"]}, r"poolers: expected distinct labels, got avg, avg"),
+        ({"seeds": 0}, r"seeds: expected a whole number >= 1, got 0"),
+        ({"seeds": []}, r"seeds, learning_rates: expected at least one of each"),
+        ({"epochs": 0}, r"epochs: expected a whole number >= 1, got 0"),
+        ({"batch_size": 0}, r"batch_size: expected a whole number >= 1, got 0"),
+        ({"learning_rates": (-1.0,)}, r"learning_rates: expected a finite number > 0, got -1"),
+        ({"targets": np.full(50, 3)}, r"targets: expected labels from 0 to 2, got 3 to 3"),
+        ({"targets": np.zeros(50)}, r"targets: expected whole numbers of shape \(N,\), got float64"),
+        ({"targets": np.zeros(49, int)}, r"states: expected shape \(N, n, d\) with N = 49"),
+        ({"mask": np.ones((50, 4), bool)}, r"mask: expected bool\[50, 5\], got bool\[50, 4\]"),
+        ({"mask": np.ones((50, 5))}, r"mask: expected bool\[50, 5\], got float64"),
+        ({"states": np.zeros((50, 0, 8))}, r"states: .*n = 0"),
+    ],
+)
+def test_bad_sweeps_are_named(changes, message):
+    states, mask, targets, splits = toy()
+    arguments = {"states": states, "mask": mask, "targets": targets, "splits": splits}
+    arguments |= {"poolers": ["avg"], "seeds": 1, "epochs": 1} | changes
+    positional = [arguments.pop(name) for name in ("states", "mask", "targets")]
+    with pytest.raises(ValueError, match=message):
+        sweep_states(*positional, TASK, **arguments)
+
+
+def test_bad_backbone_and_features(vit):
+    with pytest.raises(ValueError, match=r"backbone: expected a Backbone, got 'vit'"):
+        sweep("vit", digits(), Classification(10), poolers=["avg"])
+    with pytest.raises(ValueError, match=r"features: expected one of 'auto', 'memory', got 'disk'"):
+        sweep(vit, digits(), Classification(10), poolers=["avg"], features="disk")
+    with pytest.raises(ValueError, match=r"num_classes: expected a whole number >= 2, got 1"):
+        Classification(1)
+
+
+def test_records(tmp_path):
+    path = tmp_path / "records.jsonl"
+    assert len(Records.read(path)) == 0
+    Records([{"a": 1}, {"a": 2, "b": [1.5]}]).append_to(path)
+    Records([{"a": 3}]).append_to(path)
+    records = Records.read(path)
+    assert [row["a"] for row in records] == [1, 2, 3]
+    assert len(records.where(a=2)) == 1
+    assert len(records[:2]) == 2
+    path.write_text('{"a": 1}\n{"a":')
+    with pytest.raises(ValueError, match=r"line 2: expected a JSON object"):
+        Records.read(path)
+
+
+DEVICES = """
+import sys, json, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import numpy as np
+from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+from poolax.data import digits
+from poolax.training import Classification, pretrain_masked_patches, sweep
+assert jax.local_device_count() == int(sys.argv[1])
+config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+vit = ViT.init(config, jax.random.key(0), ImagePreprocess(1 / 16))
+rows = sweep(vit, digits(), Classification(10), poolers=["last", "max", "wavg", "attn"], seeds=2,
+             epochs=2, batch_size=50)
+json.dump([row["train_loss"] + row["validation_loss"] for row in rows], sys.stdout)
+"""
+
+
+def losses_on(devices):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(2 * devices)}
+    command = [sys.executable, "-c", DEVICES, str(devices)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return np.array(json.loads(done.stdout))
+
+
+def test_one_four_and_eight_devices_give_the_same():
+    one = losses_on(1)
+    for devices in (4, 8):
+        np.testing.assert_allclose(losses_on(devices), one, rtol=1e-5)
