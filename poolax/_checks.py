@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
@@ -87,7 +88,7 @@ def check_values(
     below: float = math.inf,
 ) -> None:
     """Refuse anything but finite real numbers in the given range; any shape."""
-    dtype = values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype
+    dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
     if not jnp.issubdtype(dtype, np.number):
         raise ValueError(f"{name}: expected a number, got {_describe(values)}")
     if not is_concrete(values):
@@ -128,8 +129,8 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
 
 
-def check_instance(name: str, value: Any, cls: type, expected: str) -> None:
-    """Refuse a value that is not an instance of ``cls``."""
+def check_instance(name: str, value: Any, cls: Any, expected: str) -> None:
+    """Refuse a value that is not an instance of ``cls``, a class or a union of classes."""
     if not isinstance(value, cls):
         raise ValueError(f"{name}: expected {expected}, got {_describe(value)}")
 

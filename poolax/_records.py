@@ -84,8 +84,8 @@ class PoolerBound:
         reads_one_token: Whether the output is one token as it is.
     """
 
-    l2: Float[Array, ""]
-    l1: Float[Array, ""]
+    l2: Float[ArrayLike, ""]
+    l1: Float[ArrayLike, ""]
     reads_one_token: bool = struct.field(pytree_node=False, default=False)
 
 

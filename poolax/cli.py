@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"poolax {poolax.__version__}")
         return COMPLETE
     app = tyro.extras.SubcommandApp()
-    app.command(Quickstart, name="quickstart")
+    app.command(name="quickstart")(Quickstart)
     problems = io.StringIO()
     try:
         with contextlib.redirect_stderr(problems):

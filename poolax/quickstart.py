@@ -239,7 +239,7 @@ def _noise_curves(vit: ViT, data: Dataset, out, best, settings, store, progress)
             variables = {"params": head.variables["params"].get("pooler", {})}
 
             def pooled(image):
-                return head.pooler.apply(variables, vit(image).states)
+                return jnp.asarray(head.pooler.apply(variables, vit(image).states))
 
             curve = empirical.noise_curve(
                 pooled, images, jnp.asarray(epsilons), key=jax.random.key(settings.seed)
@@ -259,8 +259,9 @@ def _noise_curves(vit: ViT, data: Dataset, out, best, settings, store, progress)
 
 def _lipschitz(vit: ViT, data: Dataset, settings, store, progress):
     embeddings, _ = vit.embed(vit.params, vit.preprocess(data.inputs))
-    tokens = np.asarray(embeddings[:, 1:])
-    domain = bounds.domain_of(tokens)
+    patches = jnp.asarray(embeddings)[:, 1:]
+    radius = float(bounds.domain_of(patches).radius)
+    tokens = np.asarray(patches)
     rows = []
     total = len(_KINDS) * len(POOLERS)
     for label, kind in _KINDS.items():
@@ -268,7 +269,7 @@ def _lipschitz(vit: ViT, data: Dataset, settings, store, progress):
             model = TBM(num_heads=4, pooler=from_name(name), attention=kind)
 
             def measure(model=model, name=name):
-                return _measure_tbm(model, name, tokens, data, domain.radius, settings)
+                return _measure_tbm(model, name, tokens, data, radius, settings)
 
             what = {"kind": "lipschitz", "attention": label, "configuration": repr(kind)}
             rows.append(store.get(measure, pooler=name, **what))
@@ -304,7 +305,7 @@ def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
         lambda x, key: empirical.maximize_jacobian_norm(
             model_at,
             x,
-            project=empirical.project_to_ball(float(radius)),
+            project=empirical.project_to_ball(radius),
             key=key,
             num_restarts=settings.search_restarts,
             num_steps=settings.search_steps,
@@ -315,7 +316,7 @@ def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
         "num_tokens": num_tokens,
         "width": width,
         "num_heads": model.num_heads,
-        "radius": float(radius),
+        "radius": radius,
         "num_inputs": len(inputs),
         "test_accuracy": float(trained.test_score[0, 0]),
         "measured_real": float(jnp.max(real)),

@@ -51,8 +51,8 @@ class Backbone(abc.ABC):
 
     @abc.abstractmethod
     def embed(
-        self, params: PyTree, inputs: Array, mask: Bool[Array, "*batch n"] | None = None
-    ) -> tuple[Float[Array, "*batch n d"], Bool[Array, "*batch n"] | None]:
+        self, params: PyTree, inputs: Any, mask: Bool[Any, "*batch n"] | None = None
+    ) -> tuple[Any, Bool[Array, "*batch n"] | None]:
         """Inputs to embeddings, ``(*batch, n, d)``, and the mask of the tokens."""
 
     @abc.abstractmethod

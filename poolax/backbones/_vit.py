@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -201,7 +201,8 @@ class ViT(Backbone):
         if not -1 <= layer <= self.config.num_layers:
             raise ValueError(f"layer: expected -1 to {self.config.num_layers}, got {layer}")
         mask = broadcast_mask(mask, embeddings.shape[:-1])
-        states, weights = _Encoder(self.config).apply(
+        encode: Any = _Encoder(self.config).apply
+        states, weights = encode(
             {"params": params["encoder"]}, zero_masked(embeddings, mask), mask, layer, return_weights
         )
         return TokenStates(states=states, mask=mask, num_prefix=1, weights=weights)

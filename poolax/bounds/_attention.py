@@ -301,9 +301,10 @@ def attention(
         1.000 1.000
     """
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
+    traceable = kind
     if isinstance(kind, Cosine):
-        kind = _Cosine(kind.tau, kind.nu, kind.eps, kind.plain_values)
-    return _attention(kind, kernels, num_tokens=num_tokens, domain=(radius, spread), method=method)
+        traceable = _Cosine(kind.tau, kind.nu, kind.eps, kind.plain_values)
+    return _attention(traceable, kernels, num_tokens=num_tokens, domain=(radius, spread), method=method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,7 +321,7 @@ class _Cosine:
 def _attention(kind, kernels, *, num_tokens, domain, method):
     check_choice("method", method, METHODS)
     kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
-    most_tokens = token_range(num_tokens).high.astype(kernels.query.dtype)
+    most_tokens = jnp.asarray(token_range(num_tokens).high, kernels.query.dtype)
     if method == "published" and kernels.has_bias:
         raise ValueError(
             "method: expected 'sharp' for attention with biases, for which nothing was published"

@@ -128,7 +128,8 @@ def pooled_block(
         )
     separate = attention.per_token if reads.reads_one_token else attention.sequence
     # l1 / l2 has no value for a pooler that reads nothing; neither has it any effect.
-    ratio = jnp.where(reads.l2 > 0, reads.l1 / jnp.where(reads.l2 > 0, reads.l2, 1), 0)
+    l2, l1 = jnp.asarray(reads.l2), jnp.asarray(reads.l1)
+    ratio = jnp.where(l2 > 0, l1 / jnp.where(l2 > 0, l2, 1), 0)
     joint = attention.own + ratio * attention.mixing
     source = "poolax, smaller of separate and joint form"
     return _bound(reads.l2, jnp.minimum(separate, joint), c2, norm_factor, method, source)

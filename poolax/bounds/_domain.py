@@ -91,7 +91,7 @@ def token_range(num_tokens: float | Array | TokenRange) -> TokenRange:
         low, high = num_tokens.low, num_tokens.high
         check_number("num_tokens.low", low, at_least=1)
         check_number("num_tokens.high", high, at_least=1)
-        if is_concrete(low, high) and low > high:
+        if is_concrete(low, high) and bool(jnp.greater(low, high)):
             raise ValueError(f"num_tokens: expected low <= high, got {low} > {high}")
     else:
         low = high = num_tokens

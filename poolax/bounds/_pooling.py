@@ -1,5 +1,6 @@
 """How much each pooler lets its output move: ``l2`` and ``l1`` of the rows it reads."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -132,7 +133,8 @@ def pooler(
     low_high = token_range(num_tokens)
     bound = _rule(pooler, variables or {}, num_tokens=low_high, dim=dim, spread=spread)
     dtype = accumulation_dtype(bound.l2, bound.l1)
-    return bound.replace(l2=jnp.asarray(bound.l2).astype(dtype), l1=jnp.asarray(bound.l1).astype(dtype))
+    l2, l1 = (jnp.asarray(number).astype(dtype) for number in (bound.l2, bound.l1))
+    return dataclasses.replace(bound, l2=l2, l1=l1)
 
 
 @register_pooler(FirstPool)
@@ -188,9 +190,9 @@ def _hybrid(pooler, variables, *, num_tokens, dim, spread):
         )
         for index, part in enumerate(pooler.poolers)
     ]
-    l2 = sum(share * bound.l2 for share, bound in zip(shares, bounds, strict=True))
-    l1 = sum(share * bound.l1 for share, bound in zip(shares, bounds, strict=True))
-    return PoolerBound(l2=round_up(l2), l1=round_up(l1))
+    l2 = jnp.stack([jnp.asarray(bound.l2, shares.dtype) for bound in bounds])
+    l1 = jnp.stack([jnp.asarray(bound.l1, shares.dtype) for bound in bounds])
+    return PoolerBound(l2=round_up(jnp.sum(shares * l2)), l1=round_up(jnp.sum(shares * l1)))
 
 
 def _largest_share_norm(logits, num_tokens):
@@ -265,8 +267,8 @@ def pooling_factor(
     check_choice("norm", norm, ("frobenius", "operator"))
     bound = resolve_pooler(pooler_or_name, num_tokens=num_tokens, dim=dim, weights=weights)
     if norm == "operator" and isinstance(from_name(pooler_or_name), MaxPool):
-        return bound.l1
-    return bound.l2
+        return jnp.asarray(bound.l1)
+    return jnp.asarray(bound.l2)
 
 
 def resolve_pooler(

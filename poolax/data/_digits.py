@@ -1,5 +1,7 @@
 """Handwritten digits that come with scikit-learn: real images without a download."""
 
+from typing import Any
+
 import numpy as np
 
 from poolax.data._dataset import Dataset
@@ -24,7 +26,7 @@ def digits() -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     targets = bunch["target"].astype(np.int32)
     indices = np.arange(len(targets))
     train, rest = train_test_split(indices, train_size=0.6, stratify=targets, random_state=0)

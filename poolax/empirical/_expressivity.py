@@ -197,9 +197,12 @@ def _distances(fn, inputs, epsilons, key, num_perturbations, neighbourhood, batc
             return safe_norm(_difference(fn, x, noise, clean))
 
         keys = jax.random.split(key, num_perturbations)
-        of_epsilon = lambda epsilon: jax.lax.map(  # noqa: E731
-            lambda key: distance(key, epsilon), keys, batch_size=perturbations_at_once
-        )
+
+        def of_epsilon(epsilon):
+            return jax.lax.map(
+                lambda key: distance(key, epsilon), keys, batch_size=perturbations_at_once
+            )
+
         return jax.lax.map(of_epsilon, epsilons)
 
     keys = jax.random.split(key, inputs.shape[0])
@@ -258,7 +261,10 @@ def _chernoff_interval(mean, count, confidence):
         pairs = ((mean, m), (1 - mean, 1 - m))
         return sum(p * math.log(p / q) for p, q in pairs if p > 0) - limit
 
+    def end(limits):
+        return float(scipy.optimize.root_scalar(excess, bracket=limits).root)
+
     smallest = 1e-12
-    low = 0.0 if mean == 0 else scipy.optimize.brentq(excess, smallest * mean, mean)
-    high = 1.0 if mean == 1 else scipy.optimize.brentq(excess, mean, 1 - smallest * (1 - mean))
-    return float(low), float(high)
+    low = 0.0 if mean == 0 else end((smallest * mean, mean))
+    high = 1.0 if mean == 1 else end((mean, 1 - smallest * (1 - mean)))
+    return low, high

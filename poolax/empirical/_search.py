@@ -133,7 +133,7 @@ def maximize_jacobian_norm(
         gradient, turned = jax.grad(stretch, argnums=(0, 1))(x, v, unit(u))
         v = jnp.where(jnp.any(turned != 0), unit(turned), v)
         update, state = optimizer.update(-gradient, state)
-        moved = project(x + scale * update)
+        moved = project(x + scale * jnp.asarray(update))
         return (jnp.where(index < num_steps, moved, best[1]), v, state, best), None
 
     def ascend(x, direction):

@@ -1,6 +1,6 @@
 """Attention pooling: tokens that query a learned dictionary, and learned queries over tokens."""
 
-from typing import final
+from typing import Any, final
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ class LatentAttentionPool(Pooler):
     use_norm: bool = False
 
     @nn.compact
-    def __call__(self, z, mask=None, *, return_weights: bool = False):
+    def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
 
         Args:
@@ -146,7 +146,7 @@ class QueryAttentionPool(Pooler):
     num_heads: int = 1
 
     @nn.compact
-    def __call__(self, z, mask=None, *, return_weights: bool = False):
+    def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
 
         Args:

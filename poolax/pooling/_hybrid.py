@@ -1,6 +1,6 @@
 """Learnable convex mixtures of poolers."""
 
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class HybridPool(Pooler):
     poolers: tuple[Pooler, ...] = (AveragePool(), MaxPool(), LastPool())
 
     @nn.compact
-    def __call__(self, z, mask=None, *, return_weights: bool = False):
+    def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
 
         Args:

@@ -1,6 +1,6 @@
 """Weighted averages of tokens: given weights, and learned weights by position."""
 
-from typing import final
+from typing import Any, final
 
 import flax.linen as nn
 import jax
@@ -104,7 +104,7 @@ class WeightedAveragePool(Pooler):
         return self.param("weights", lambda key, shape: jnp.full(shape, start), (size,))
 
     @nn.compact
-    def __call__(self, z, mask=None, *, return_weights: bool = False):
+    def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
 
         Args:

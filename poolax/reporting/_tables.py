@@ -32,16 +32,6 @@ class Cell:
         text = f"<u>{self.text}</u>" if self.underlined else self.text
         return f"**{text}**" if self.bold else text
 
-    def transposed(self) -> "Table":
-        """The same table with rows and columns exchanged, where there are few rows and many columns."""
-        rows = [
-            [Cell(column), *(row[index] for row in self.rows)]
-            for index, column in enumerate(self.columns)
-            if index > 0
-        ]
-        columns = [self.columns[0], *(row[0].text for row in self.rows)]
-        return dataclasses.replace(self, columns=columns, rows=rows)
-
     def rich(self) -> Text:
         """The cell for the terminal."""
         style = " ".join(["bold"] * self.bold + ["underline"] * self.underlined)

@@ -175,12 +175,13 @@ def train_heads(
     @jax.vmap
     def initial(learning_rate, seed):
         params = module.init(jax.random.key(seed), jnp.asarray(states[0, :1]))["params"]
-        state = optimizer.init(params)
+        state: Any = optimizer.init(params)
         state.hyperparams["learning_rate"] = learning_rate
         return params, state
 
     rates, seeds = (jnp.asarray(column) for column in zip(*runs, strict=True))
     state = put(stack([initial(rates, seeds)] * num_groups))
+    params = take(state[0])
     train_loss, validation_loss, scores = [], [], {}
     for epoch in range(epochs):
         batches = stack([epoch_batches(seed, epoch, len(train), batch_size) for _, seed in runs])

@@ -104,7 +104,7 @@ def pretrain_masked_patches(
         "seed": seed,
     }
     start = 0 if out is None else latest_step(out) or 0
-    if start:
+    if out is not None and start:
         saved = checkpoint_metadata(out)
         differing = [name for name, value in recipe.items() if saved.get(name) != value]
         if differing:
@@ -128,7 +128,7 @@ def pretrain_masked_patches(
         if out is not None and (done % checkpoint_every == 0 or done == epochs):
             save_checkpoint(out, done, _only_run(state), metadata=recipe, keep=1)
     params = jax.tree.map(jnp.asarray, _only_run(state)[0])
-    return vit.replace(params=params["backbone"])
+    return dataclasses.replace(vit, params=params["backbone"])
 
 
 def _only_run(state):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, overload
 
 import jax
 from etils import epath
@@ -35,6 +35,10 @@ class Records(Sequence):
     def __len__(self):
         return len(self._rows)
 
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
     def __getitem__(self, index):
         return Records(self._rows[index]) if isinstance(index, slice) else self._rows[index]
 

@@ -36,9 +36,9 @@ class Batches:
         keys: One random key (its data) for each step, shape ``(steps, 2)``.
     """
 
-    indices: Array
-    weights: Array
-    keys: Array
+    indices: Array | np.ndarray
+    weights: Array | np.ndarray
+    keys: Array | np.ndarray
 
 
 def epoch_batches(seed: int, epoch: int, num_examples: int, batch_size: int) -> Batches:

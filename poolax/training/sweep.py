@@ -389,4 +389,5 @@ def _describe(pooler: nn.Module):
 
 
 def _plain(config):
-    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else repr(config)
+    is_record = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    return dataclasses.asdict(config) if is_record else repr(config)

@@ -18,13 +18,16 @@ class Task(abc.ABC):
         name: As records hold it.
         metric: Name of the score.
         higher_is_better: Whether a larger score is better.
-        num_outputs: Width of the linear head.
     """
 
     name: str
     metric: str
     higher_is_better: bool
-    num_outputs: int
+
+    @property
+    @abc.abstractmethod
+    def num_outputs(self) -> int:
+        """Width of the linear head."""
 
     @abc.abstractmethod
     def loss(self, outputs: Float[Array, "*batch k"], targets: Array) -> Float[Array, "*batch"]:
