@@ -21,7 +21,9 @@ def is_concrete(*values: Any) -> bool:
 
 
 def check_floating(name: str, array: ArrayLike) -> None:
-    """Refuse arrays that do not hold real floating-point numbers."""
+    """Refuse anything but arrays and numbers of a real floating-point dtype."""
+    if not hasattr(array, "dtype") and not isinstance(array, (int, float, complex)):
+        raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
     dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name}: expected a floating dtype, got {dtype}")
@@ -51,7 +53,7 @@ def broadcast_mask(
     """Check a token mask and broadcast it to ``shape``; ``None`` stays ``None`` (all tokens real)."""
     if mask is None:
         return None
-    mask_shape, dtype = np.shape(mask), jnp.result_type(mask)
+    mask_shape, dtype = np.shape(mask), getattr(mask, "dtype", type(mask).__name__)
     if dtype != jnp.bool_:
         raise ValueError(f"{name}: expected dtype bool (True = real token), got {dtype}")
     try:
@@ -89,7 +91,7 @@ def check_values(
 ) -> None:
     """Refuse anything but finite real numbers in the given range; any shape."""
     dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
-    if not jnp.issubdtype(dtype, np.number):
+    if not jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.complexfloating):
         raise ValueError(f"{name}: expected a number, got {_describe(values)}")
     if not is_concrete(values):
         return

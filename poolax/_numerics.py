@@ -30,11 +30,14 @@ def masked_softmax(
 
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Square root of non-negative numbers whose gradient at zero is zero rather than infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """Square root whose gradient at zero is zero rather than infinite; NaN stays NaN."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def safe_norm(x: Float[Array, "..."], axis=None) -> Float[Array, "..."]:
-    """Euclidean norm whose gradient at zero is zero rather than NaN."""
-    return safe_sqrt(jnp.sum(jnp.square(x), axis=axis))
+    """Euclidean norm whose gradient at zero is zero, and whose squares neither over- nor underflow."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    root = safe_sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
+    return jnp.squeeze(scale * root, axis=axis)

@@ -16,8 +16,8 @@ class Domain:
         spread: Half of the largest distance between two tokens of one sequence.
     """
 
-    radius: Float[ArrayLike, ""]
-    spread: Float[ArrayLike, ""]
+    radius: Float[Array, ""] | float
+    spread: Float[Array, ""] | float
 
 
 @struct.dataclass
@@ -76,11 +76,15 @@ class AttentionBound:
 
 @struct.dataclass
 class PoolerBound:
-    """How much a pooler reads: ``|d out| <= l2 |dZ|``, and ``sum_i |w_i| <= l1`` of its rows.
+    """How much a pooler lets its output move, for changes of the tokens of either kind.
+
+    ``|d out| <= l2 |dZ|`` (Frobenius norm), ``|d out| <= l1 max_i |dz_i|``, and for a change that is a
+    sum of two, ``|dz_i| <= s + t_i``: ``|d out| <= l1 s + l2 |t|``.
 
     Attributes:
         l2: Lipschitz constant, Euclidean norm of the output against Frobenius norm of the tokens.
-        l1: Largest sum of the coefficients' absolute values with which rows are read.
+        l1: How much of a change that is common to all rows arrives: if ``|dz_i| <= s`` for every row,
+            then ``|d out| <= l1 s``.
         reads_one_token: Whether the output is one token as it is.
     """
 
@@ -127,6 +131,10 @@ class Bound:
         ``L epsilon <= sigma``. So a value below one always comes with certainty: a bound from one
         global constant is either vacuous or exact.
 
+        Both ``X`` and ``X'`` have to lie in the domain that the bound was taken on. If only ``X`` is
+        known to lie in ``(radius, spread)``, take the bound on ``(radius + epsilon, spread + epsilon /
+        sqrt(2))``.
+
         Args:
             epsilon: Size of the change, at least 0.
             sigma: Distance of the outputs that counts as a move, above 0.
@@ -143,7 +151,8 @@ class Bound:
         """
         check_values("epsilon", epsilon, at_least=0.0)
         check_values("sigma", sigma, above=0.0)
-        moved = self.lipschitz * epsilon
+        # An infinite constant times no change is no move.
+        moved = jnp.where(jnp.asarray(epsilon) == 0, 0, self.lipschitz * epsilon)
         gamma = moved / sigma
         return ExpressivityBound(gamma, jnp.minimum(gamma, 1.0), moved <= sigma)
 

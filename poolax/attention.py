@@ -169,6 +169,10 @@ def normalize_rows(x: Float[Array, "*batch d"], eps: float) -> Float[Array, "*ba
 def _logits(kind: Kind, query, key):
     """Logits (*batch, K, G, n, n) from query (*batch, n, K, G, d_h) and key (*batch, n, K, d_h)."""
     dtype = accumulation_dtype(query, key)
+    if isinstance(kind, L2):
+        # Distances do not see a common shift, but their squares lose digits to it.
+        centre = jax.lax.stop_gradient(jnp.mean(key, axis=-3, keepdims=True, dtype=dtype))
+        query, key = query - centre[..., None, :], key - centre
     product = jnp.einsum("...ikgd,...jkd->...kgij", query, key, preferred_element_type=dtype)
     if isinstance(kind, Cosine):
         return kind.tau * product

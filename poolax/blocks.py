@@ -45,11 +45,10 @@ class CenterNorm(nn.Module):
         width = check_center_norm_width(x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
-        dtype = accumulation_dtype(x, scale)
-        x = x.astype(dtype)
+        dtype = jnp.result_type(x, scale)
+        x = x.astype(accumulation_dtype(x, scale))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        out = scale * (width / (width - 1)) * centred + bias
-        return out.astype(jnp.result_type(x, scale))
+        return (scale * (width / (width - 1)) * centred + bias).astype(dtype)
 
 
 def check_center_norm_width(width: int) -> int:

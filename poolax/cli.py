@@ -55,20 +55,19 @@ class Quickstart:
     def run(self) -> int:
         """Run the command and give its exit code."""
         _configure(self.devices, self.compilation_cache)
-        folder = quickstart.writable_folder(self.out)
         console = rich.console.Console(stderr=self.as_json)
         started = time.perf_counter()
         with _profile(self.profile), _progress(console) as progress:
-            report = quickstart.run(folder, self.settings, progress=progress)
+            report = quickstart.run(self.out, self.settings, progress=progress)
         if self.as_json:
-            json.dump(_summary(report, folder), sys.stdout, indent=2)
+            json.dump(_summary(report, self.out), sys.stdout, indent=2)
             print()
         else:
             console.print(report.scores.transposed().rich())
             console.print(report.sensitivity.rich())
         trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
         console.print(f"The backbone's CLS token was {trained}.")
-        console.print(f"Records, tables, figures and checkpoints: {folder}", soft_wrap=True)
+        console.print(f"Records, tables, figures and checkpoints: {self.out}", soft_wrap=True)
         console.print(f"A trained head to reload: {report.example_head}", soft_wrap=True)
         if report.num_diverged:
             console.print(f"Complete with {report.num_diverged} diverged heads.")
@@ -77,9 +76,9 @@ class Quickstart:
         return COMPLETE
 
 
-def _summary(report, folder):
+def _summary(report, out):
     return {
-        "out": str(folder),
+        "out": str(out),
         "cls_token_trained": report.cls_token_trained,
         "num_diverged": report.num_diverged,
         "scores": list(report.scores.tidy),
@@ -172,10 +171,12 @@ def _execute(command):
 
 def _first_sentence(box: str) -> str:
     """What a boxed message of the parser says before its first rule, on one line."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()[1:]]
     said = []
-    for line in lines[1:]:
-        if set(line) <= {"─"} and said:
-            break
+    for line in lines:
+        if set(line) <= {"─", "-"}:
+            if said:
+                break
+            continue
         said.append(line)
     return " ".join(" ".join(said).split()) or " ".join(box.split())

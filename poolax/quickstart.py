@@ -6,8 +6,9 @@ behind; a second run takes over what is finished.
 """
 
 import dataclasses
+import itertools
+import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ import numpy as np
 from etils import epath
 
 from poolax import attention, bounds, empirical
-from poolax._checks import check_count
+from poolax._checks import check_count, check_number
+from poolax._paths import absolute_path, write_atomically
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.blocks import TBM
 from poolax.data import Dataset, digits
@@ -41,7 +43,7 @@ from poolax.training import (
     sweep,
     train_heads,
 )
-from poolax.training.records import digest, environment, write_atomically
+from poolax.training.records import digest, environment
 from poolax.training.step import Progress, no_progress
 
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
@@ -123,10 +125,11 @@ def run(
     Raises:
         ValueError: if ``out`` cannot be written or holds a run with other settings.
         RuntimeError: if a measured constant exceeds its bound.
+        FloatingPointError: if pretraining or all heads diverge.
     """
     settings = Settings() if settings is None else settings
     _check(settings)
-    out = writable_folder(out)
+    out = _writable_folder(out)
     data = digits()
     train = data.inputs[data.splits["train"]]
     vit = pretrain_masked_patches(
@@ -153,7 +156,12 @@ def run(
         progress=progress,
     )
     rates = {entry["pooler"]: entry["learning_rate"] for entry in summarize_scores(heads)}
-    best = {name: heads.where(pooler=name, learning_rate=rates[name])[0] for name in POOLERS}
+    sound = {
+        name: heads.where(pooler=name, learning_rate=rates[name], diverged=False) for name in POOLERS
+    }
+    best = {name: rows[0] for name, rows in sound.items() if rows}
+    if not best:
+        raise FloatingPointError("all heads diverged")
     store = _Store(out / RECORDS, {"backbone": heads[0]["backbone_fingerprint"], **_sizes(settings)})
     curves = _noise_curves(vit, data, out, best, settings, store, progress)
     constants = _lipschitz(vit, data, settings, store, progress)
@@ -172,7 +180,7 @@ def run(
         scores=scores,
         sensitivity=sensitivity,
         cls_token_trained=checkpoint_metadata(out / "backbone")["cls_token_trained"],
-        example_head=head_directory(out, best["avg"]),
+        example_head=head_directory(out, next(iter(best.values()))),
     )
 
 
@@ -186,13 +194,14 @@ def _check(settings):
         "search_steps",
     ):
         check_count(name, getattr(settings, name))
+    for learning_rate in settings.learning_rates:
+        check_number("learning_rates", learning_rate, above=0.0)
     check_count("num_inputs", settings.num_inputs, at_least=2)
     check_count("seed", settings.seed, at_least=0)
 
 
-def writable_folder(out: epath.PathLike) -> epath.Path:
-    """Make the folder if need be, and refuse one that cannot be written."""
-    path = epath.Path(out)
+def _writable_folder(out):
+    path = absolute_path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".poolax-writable"
@@ -220,7 +229,7 @@ class _Store:
             row = {"id": key, **what, **measure()}
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
             self.finished[key] = row
-            Records([row]).append_to(self.path)
+            Records([row]).write_to(self.path)
         return self.finished[key]
 
 
@@ -232,7 +241,7 @@ def _noise_curves(vit: ViT, data: Dataset, out, best, settings, store, progress)
     images = vit.preprocess(data.inputs[data.splits["test"][: settings.num_inputs]])
     epsilons = [0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0]
     rows = []
-    for done, name in enumerate(POOLERS, 1):
+    for done, name in enumerate(best, 1):
 
         def measure(name=name):
             head = load_head(head_directory(out, best[name]))
@@ -249,11 +258,11 @@ def _noise_curves(vit: ViT, data: Dataset, out, best, settings, store, progress)
                 "epsilon": epsilons,
                 **{field: value.tolist() for field, value in values.items()},
                 "num_inputs": len(images),
-                "head": best[name]["id"],
             }
 
-        rows.append(store.get(measure, kind="noise_curve", pooler=name))
-        progress("noise curves", done, len(POOLERS))
+        what = {"kind": "noise_curve", "pooler": name, "head": best[name]["id"]}
+        rows.append(store.get(measure, **what))
+        progress("noise curves", done, len(best))
     return Records(rows)
 
 
@@ -332,12 +341,13 @@ def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
                 ).lipschitz
             )
         row[method] = bound
-    _check_order([row["measured_real"], row["sharp"], row["published"]], name)
-    _check_order([row["measured_adversarial"], row["sharp"], row["published"]], name)
+    _check_order(row, name)
     return row
 
 
-def _check_order(values: Sequence[float | None], name: str) -> None:
-    known = [value for value in values if value is not None]
-    if known != sorted(known):
-        raise RuntimeError(f"a measured constant of {name} exceeds its bound: {known}")
+def _check_order(row, name):
+    """Refuse measurements that are not finite or exceed a bound."""
+    measured = max(row["measured_real"], row["measured_adversarial"])
+    known = [value for value in (measured, row["sharp"], row["published"]) if value is not None]
+    if not all(map(math.isfinite, known)) or any(a > b for a, b in itertools.pairwise(known)):
+        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {known}")

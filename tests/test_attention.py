@@ -231,6 +231,14 @@ def test_bad_cosine_scales_are_named(name, value):
         Cosine(**{name: value})
 
 
+def test_l2_attention_does_not_see_a_common_shift():
+    module = MultiHeadAttention(2, L2())
+    variables = variables_of(module)
+    x = tokens(0, 5, DIM).astype(np.float32)
+    maps = [module.apply(variables, x + shift, return_weights=True)[1] for shift in (0, 3000)]
+    assert_close(maps[1], maps[0], 0.02)
+
+
 def test_kinds_are_static():
     assert hash(DotProduct()) == hash(DotProduct())
     assert len({L2(), L2(True), Cosine(), Cosine(tau=2.0), DotProduct()}) == 5

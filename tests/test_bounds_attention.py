@@ -168,6 +168,55 @@ def test_sandwich(kind, masking, x64):
                 assert bound.sequence <= published.sequence
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
+def test_sandwich_in_the_cube(scale, x64):
+    """Where the spread is half of the radius."""
+    layer = MultiHeadAttention(2)
+    start = jax.random.uniform(jax.random.key(0), (5, 4))
+    variables = random_variables(layer, jax.random.key(1), start, scale=scale)
+    domain = bounds.cube(1.0, 4)
+    found = empirical.maximize_jacobian_norm(
+        lambda x: layer.apply(variables, x),
+        start,
+        project=empirical.project_to_cube(1.0),
+        key=jax.random.key(2),
+        num_restarts=8,
+        num_steps=100,
+    )
+    sizes = {"num_tokens": 5, "radius": domain.radius}
+    bound = bounds.attention(DotProduct(), variables["params"], **sizes, spread=domain.spread)
+    assert found.value <= bound.sequence
+    assert bound.sequence < bounds.attention(DotProduct(), variables["params"], **sizes).sequence
+
+
+def test_very_small_kernels_keep_their_bound():
+    kernel = 1e-20 * jnp.eye(4).reshape(4, 2, 2)
+    out = jnp.eye(4).reshape(2, 2, 4)
+    bound = bounds.dot_product_attention(kernel, kernel, kernel, out, num_tokens=1, radius=1.0)
+    assert 1e-20 <= bound < 2e-20
+
+
+def test_whole_numbers_for_the_domain_do_not_overflow():
+    kernels = {name: jnp.asarray(kernel + 1.0, jnp.float32) for name, kernel in KERNELS.items()}
+    for method in ("published", "sharp"):
+        bound = [
+            bounds.dot_product_attention(
+                **kernels, num_tokens=4, radius=dtype(100_000), spread=dtype(70_000), method=method
+            )
+            for dtype in (float, int, np.int32, jnp.int32)
+        ]
+        assert len(set(map(float, bound))) == 1
+
+
+def test_concrete_ranges_inside_jit():
+    def bound(radius):
+        return bounds.dot_product_attention(
+            **KERNELS, num_tokens=bounds.TokenRange(2, 5), radius=radius
+        )
+
+    assert jax.jit(bound)(1.0) == bound(1.0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_token_needs_no_softmax(kind, x64):
     layer = MultiHeadAttention(2, KINDS[kind])
@@ -273,6 +322,9 @@ KERNELS = {
         ({"value": np.full((4, 2, 2), np.nan)}, r"value: expected finite values, got 16"),
         ({"query": np.zeros((4, 2, 2), int)}, r"query: expected a floating dtype"),
         ({"query_bias": np.zeros(2)}, r"query_bias: expected shape \(2, 2\), got \(2,\)"),
+        ({"key_bias": np.zeros(3)}, r"key_bias: expected shape \(2, 2\), got \(3,\)"),
+        ({"query": [[1.0]]}, r"query: expected an array, got list"),
+        ({"radius": 1j}, r"radius: expected a number"),
         ({"query_bias": np.zeros((2, 2)), "method": "published"}, r"method: .*with biases"),
         ({"key_bias": np.zeros((2, 2)), "method": "published"}, r"method: .*with biases"),
     ],
@@ -295,6 +347,12 @@ def test_combinations_without_a_bound_raise():
             bounds.cosine_attention(**KERNELS, **{**cosine, name: -1.0})
     with pytest.raises(ValueError, match=r"kernels: expected query, value, out .*got query, key"):
         bounds.attention(L2(), KERNELS, num_tokens=4)
+    for name in ("query_bias", "key_bias"):
+        with pytest.raises(ValueError, match=r"kernels: expected query, value, out, got .*bias"):
+            bounds.attention(L2(), {**l2, name: np.zeros((2, 2))}, num_tokens=4)
+    for radius in (-1.0, np.nan):
+        with pytest.raises(ValueError, match=r"radius: expected a finite number >= 0"):
+            bounds.l2_attention(**l2, num_tokens=4, radius=radius)
     with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, got 'dot'"):
         bounds.attention("dot", KERNELS, num_tokens=4)
     grouped = {**KERNELS, "query": np.zeros((4, 3, 2)), "out": np.zeros((3, 2, 4))}

@@ -23,7 +23,8 @@ def test_sandwich(kind, name, x64):
     """measured <= sharp <= published: random and adversarial inputs, all kinds of masks and sizes."""
     radius, length = 1.5, 8
     activation = GELU if name in ("avg", "max") else nn.relu
-    model = blocks.TBM(2, POOLERS[name], KINDS[kind], activation)
+    # Nothing was published for biases; they are tried where nothing was for the pooler either.
+    model = blocks.TBM(2, POOLERS[name], KINDS[kind], activation, use_bias=name not in PUBLISHED)
     start = random_tokens(jax.random.key(0), length, DIM, radius)
     rng = np.random.default_rng(0)
 
@@ -60,13 +61,13 @@ def test_sandwich(kind, name, x64):
                 assert sharp.lipschitz <= published.lipschitz
                 assert (sharp.method, published.method) == ("sharp", "published")
             else:
-                with pytest.raises(ValueError, match=r"pooler: .*nothing was published for it"):
+                with pytest.raises(ValueError, match=r"nothing was published"):
                     bounds.tbm(model, variables, **sizes, method="published")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["avg", "wavg", "sum", "max"])
-def test_a_range_of_lengths_holds_where_the_longest_does_not(kind, name, x64):
+def test_a_range_of_lengths_holds_for_every_length_in_it(kind, name, x64):
     model = blocks.TBM(2, POOLERS[name], KINDS[kind])
     variables = random_variables(model, jax.random.key(3), jnp.zeros((12, DIM)))
     both = bounds.tbm(model, variables, num_tokens=bounds.TokenRange(1, 12), radius=1.0)
@@ -99,6 +100,7 @@ def test_a_bound_is_the_product_of_its_factors(x64):
         product = bound.pooling_factor * bound.norm_factor * bound.c1 * bound.c2
         np.testing.assert_allclose(bound.lipschitz, product, rtol=1e-12)
         np.testing.assert_allclose(bound.log_lipschitz, np.log(product), rtol=1e-12)
+        assert bound.log_lipschitz >= np.log(product)
         np.testing.assert_allclose(bound.norm_factor, 6.0 * (4 / 3) ** 2, rtol=1e-12)
         assert bound.c1 == 1 + bound.attention
         assert bound.c2 == 3.0
@@ -134,6 +136,10 @@ def test_expressivity():
     np.testing.assert_allclose([certain.gamma, certain.upper], [0.2, 0.2], rtol=1e-4)
     assert certain.certified_zero
     assert bound.gamma(0.0, 1.0).gamma == 0
+    endless = bounds.pooled_block("last", attention=3e38, ffn=3e38, dim=2, num_tokens=3)
+    assert endless.lipschitz == np.inf
+    assert np.isfinite(endless.log_lipschitz)
+    assert endless.gamma(0.0, 1.0).gamma == 0
     curve = jax.vmap(bound.gamma, in_axes=(0, None))(jnp.linspace(0, 1, 5), 1.0)
     assert (jnp.diff(curve.gamma) > 0).all()
     assert bound.gamma(jnp.linspace(0, 1, 5), 1.0).gamma.shape == (5,)
@@ -204,7 +210,11 @@ MODEL = blocks.TBM(2, pooling.AveragePool())
         ({"attention": np.ones(3)}, r"attention: expected an AttentionBound or a number"),
         ({"attention_per_token": np.nan, "pooler": "last"}, r"attention_per_token: .*got nan"),
         ({"ffn": -1.0}, r"ffn: expected a finite number >= 0, got -1"),
-        ({"ffn": np.ones(3)}, r"ffn: expected a number or a kernel \(d, d\), got shape \(3,\)"),
+        ({"ffn": np.ones(3)}, r"ffn: expected a number or a kernel \(8, 8\), got shape \(3,\)"),
+        ({"ffn": np.ones((3, 7))}, r"ffn: expected a number or a kernel \(8, 8\), got shape \(3, 7\)"),
+        ({"attention_per_token": -1.0}, r"attention_per_token: expected a finite number >= 0, got -1"),
+        ({"pooler": bounds.PoolerBound(l2=-1.0, l1=1.0)}, r"pooler.l2: expected a finite number >= 0"),
+        ({"method": "published", "weights": np.ones(4)}, r"weights: expected None for method"),
         ({"norm_scale": -1.0}, r"norm_scale: expected a finite number >= 0"),
         ({"norm_scale": np.ones(3)}, r"norm_scale: expected one number or two, got shape \(3,\)"),
         ({"method": "tight"}, r"method: expected one of 'published', 'sharp', got 'tight'"),
@@ -245,8 +255,9 @@ def test_bad_models_are_named():
     variables = MODEL.init(jax.random.key(0), jnp.zeros((4, 8)))
     with pytest.raises(ValueError, match=r"model: expected a TBM, got AveragePool"):
         bounds.tbm(pooling.AveragePool(), variables, num_tokens=4, radius=1.0)
-    with pytest.raises(ValueError, match=r"variables: expected what TBM.init returned"):
-        bounds.tbm(MODEL, variables["params"], num_tokens=4, radius=1.0)
+    for wrong in (variables["params"], {"params": {}}, None):
+        with pytest.raises(ValueError, match=r"variables: expected what TBM.init returned"):
+            bounds.tbm(MODEL, wrong, num_tokens=4, radius=1.0)
     with pytest.raises(ValueError, match=r"radius: expected the largest token norm, got None"):
         bounds.tbm(MODEL, variables, num_tokens=4)
     odd = blocks.TBM(2, pooling.AveragePool(), activation=jnp.exp)

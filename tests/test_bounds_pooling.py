@@ -26,7 +26,7 @@ def test_measured_is_within_the_bound(name, count, x64):
         mask[rng.choice(12, count, replace=False)] = True
         z = jnp.asarray(rng.normal(size=(12, DIM)))
         measured = max(measured, exact_norm(lambda z, m=mask: pooler.apply(variables, z, m), z))
-    assert measured <= bound.l2 * (1 + 1e-12)
+    assert measured <= bound.l2
     if name in ("first", "last", "avg", "sum", "max") or (count == 12 and name.startswith("wavg")):
         np.testing.assert_allclose(measured, bound.l2, rtol=1e-6)
 
@@ -44,7 +44,7 @@ def test_weighted_average_bound_is_the_worst_set_of_positions(count, normalize, 
             part = logits[list(chosen)]
             weights = np.exp(part) / np.exp(part).sum() if normalize == "softmax" else part
             worst = max(worst, np.linalg.norm(weights))
-        np.testing.assert_allclose(bound.l2, worst, rtol=1e-12)
+        np.testing.assert_allclose(bound.l2, worst, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", BOUNDED)
@@ -61,7 +61,7 @@ def test_a_range_holds_for_every_length_in_it(name, x64):
 def test_known_values():
     def factors(name, **sizes):
         bound = bounds.pooler(name, **sizes)
-        return float(bound.l2), float(bound.l1)
+        return pytest.approx(float(bound.l2), rel=1e-5), pytest.approx(float(bound.l1), rel=1e-5)
 
     assert factors("avg", num_tokens=16, dim=8) == (0.25, 1.0)
     assert factors("sum", num_tokens=16, dim=8) == (4.0, 16.0)
@@ -86,11 +86,11 @@ def test_hybrid_mixes_the_bounds_of_its_parts(x64):
 def test_factor_in_both_norms():
     sizes = {"num_tokens": 9, "dim": 4}
     for norm, largest in (("frobenius", 1.0), ("operator", 2.0)):
-        assert bounds.pooling_factor("max", **sizes, norm=norm) == largest
-        assert bounds.pooling_factor("sum", **sizes, norm=norm) == 3.0
-        assert bounds.pooling_factor(pooling.FirstPool(), **sizes, norm=norm) == 1.0
-        factor = bounds.pooling_factor("wavg", **sizes, norm=norm, weights=jnp.array([0.6, 0.8]))
-        np.testing.assert_allclose(factor, 1.0, rtol=1e-5)
+        for pooler, expected in (("max", largest), ("sum", 3.0), (pooling.FirstPool(), 1.0)):
+            factor = bounds.pooling_factor(pooler, **sizes, norm=norm)
+            assert expected <= factor <= expected * (1 + 1e-5)
+        factor = bounds.pooling_factor("wavg", **sizes, norm=norm, weights=jnp.full(9, 0.5))
+        np.testing.assert_allclose(factor, 1.5, rtol=1e-5)
 
 
 def test_a_user_registers_a_pooler():
@@ -108,7 +108,21 @@ def test_a_user_registers_a_pooler():
         root = jnp.sqrt(num_tokens.high)
         return bounds.PoolerBound(l2=pooler.factor * root, l1=pooler.factor * num_tokens.high)
 
-    assert bounds.pooler(ScaledSum(3.0), num_tokens=4, dim=DIM).l2 == 6.0
+    np.testing.assert_allclose(bounds.pooler(ScaledSum(3.0), num_tokens=4, dim=DIM).l2, 6.0, rtol=1e-5)
+
+
+def test_a_subclass_does_not_inherit_a_bound():
+    class Loud(pooling.AveragePool):
+        def __call__(self, z, mask=None):
+            return 10 * pooling.average_pool(z, mask)
+
+    for call in (
+        lambda: bounds.pooler(Loud(), num_tokens=4, dim=DIM),
+        lambda: bounds.pooling_factor(Loud(), num_tokens=4, dim=DIM),
+        lambda: bounds.pooled_block(Loud(), attention=1.0, ffn=1.0, dim=DIM, num_tokens=4),
+    ):
+        with pytest.raises(ValueError, match=r"pooler: expected one whose bound is known .*got Loud"):
+            call()
 
 
 @pytest.mark.parametrize("normalize", ["softmax", "none"])
@@ -152,6 +166,19 @@ def test_jit_vmap_grad(normalize):
         (
             lambda: bounds.pooling_factor("avg", num_tokens=4, dim=8, weights=jnp.ones(4)),
             r"weights: expected None for AveragePool",
+        ),
+        (
+            lambda: bounds.pooling_factor(
+                "wavg", num_tokens=TokenRange(1, 4), dim=8, weights=jnp.ones(4)
+            ),
+            r"weights: expected one for each of num_tokens tokens, got 4 weights for num_tokens = 1 to 4",
+        ),
+        (lambda: bounds.pooler("avg", num_tokens=4, dim=8, spread=-1.0), r"spread: .*got -1"),
+        (
+            lambda: jax.jit(
+                lambda w: bounds.pooler("wavg", {"params": {"weights": w}}, num_tokens=5, dim=8).l2
+            )(jnp.ones(3)),
+            r"num_tokens: expected at most max_tokens = 3, got 5",
         ),
     ],
 )

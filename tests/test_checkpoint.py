@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from poolax._paths import absolute_path
 from poolax.training import checkpoint_metadata, restore_checkpoint, save_checkpoint
 from poolax.training.checkpoint import latest_step
 from poolax.training.step import put
@@ -37,6 +38,11 @@ def test_relative_and_home_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_checkpoint("run", 1, {"w": jnp.ones(2)})
     np.testing.assert_array_equal(restore_checkpoint("run")["w"], np.ones(2))
+
+
+def test_buckets_are_left_alone():
+    assert str(absolute_path("gs://bucket/run")) == "gs://bucket/run"
+    assert str(absolute_path("~/run")) == os.path.expanduser("~/run")
 
 
 def test_steps(tmp_path):

@@ -93,7 +93,11 @@ def test_dtype_in_is_dtype_out(name, x64):
     pooler = POOLERS[name]
     variables = variables_of(pooler)
     for dtype in (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64):
-        assert pooler.apply(variables, jnp.ones((3, DIM), dtype)).dtype == dtype
+        z = jnp.ones((12, DIM), dtype)
+        assert pooler.apply(variables, z).dtype == dtype
+        assert all(
+            leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(pooler.init(jax.random.key(0), z))
+        )
 
 
 @pytest.mark.parametrize("name", ["avg", "sum", "wavg-raw"])

@@ -85,7 +85,9 @@ def test_terminal():
 
     table = reporting.score_table(ROWS).transposed()
     assert table.columns == ["task", "ViT, digits, classification"]
-    console = rich.console.Console(width=80, record=True, file=io.StringIO(), force_terminal=True)
+    console = rich.console.Console(
+        width=80, record=True, file=io.StringIO(), force_terminal=True, color_system="standard"
+    )
     console.print(table.rich())
     text = console.export_text(styles=True)
     assert "\x1b[1m75.00 ± 7.07" in text.replace("\x1b[1;", "\x1b[1m")

@@ -88,6 +88,33 @@ def test_heads_trained_together_on_four_devices_equal_one_at_a_time_on_one(name)
     assert_close(heads.test_score[0, -1], accuracy)
 
 
+def test_epochs_compile_once():
+    states, mask, targets, splits = toy()
+    counter = []
+
+    class CountingTask(Classification):
+        def loss(self, outputs, targets):
+            counter.append(outputs.shape)
+            return super().loss(outputs, targets)
+
+    def traces(epochs):
+        counter.clear()
+        train_heads(
+            HeadModule(pooling.AveragePool(), 3),
+            states[None],
+            mask,
+            targets,
+            CountingTask(3),
+            splits=splits,
+            runs=[(0.01, 0), (0.01, 1)],
+            epochs=epochs,
+            batch_size=8,
+        )
+        return len(counter)
+
+    assert traces(4) == traces(1)
+
+
 def test_batches_cover_every_example_once():
     for num_examples in (1, 7, 8, 9):
         batches = epoch_batches(3, 1, num_examples, 8)
@@ -184,6 +211,10 @@ def test_a_sweep_takes_over_what_is_finished(vit, tmp_path):
     whole = sweep(vit, data, Classification(10), **SWEEP | {"poolers": ["avg"], "seeds": 3})
     for one, other in zip(more.where(pooler="avg"), whole, strict=True):
         assert_close(one["train_loss"], other["train_loss"])
+    renamed = sweep(
+        vit, data, Classification(10), out=tmp_path, **SWEEP | {"poolers": {"a": "avg", "b": "avg"}}
+    )
+    assert [row["pooler"] for row in renamed] == ["a", "a", "b", "b"]
     longer = run(epochs=3)
     assert {row["epochs"] for row in longer} == {3}
     fresh = run(resume=False)
@@ -209,8 +240,14 @@ def test_sweep_of_states_with_a_mask():
     states, mask, targets, splits = toy(120)
     garbled = np.where(mask[..., None], states, np.nan)
     options = {"splits": splits, "poolers": ["avg", "max", "wavg"], "seeds": 1, "epochs": 20}
-    records = sweep_states(garbled, mask, targets, TASK, learning_rates=(0.01,), **options)
+    options["learning_rates"] = (0.01,)
+    records = sweep_states(garbled, mask, targets, TASK, **options)
     assert min(row["test"] for row in records) > 0.7
+    other = {**splits, "train": splits["train"][:-5]}
+    assert (
+        sweep_states(garbled, mask, targets, TASK, **options | {"splits": other})[0]["id"]
+        != records[0]["id"]
+    )
     with pytest.raises(ValueError, match=r"states: expected finite values at real tokens"):
         sweep_states(garbled, None, targets, TASK, **options)
 
@@ -289,6 +326,8 @@ def test_pretraining_learns_and_resumes_bit_for_bit(tmp_path):
     assert not done
     with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in seed"):
         pretrain(out=tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in inputs"):
+        pretrain(out=tmp_path, preprocess=ImagePreprocess(1 / 8))
 
 
 @pytest.mark.parametrize(
@@ -297,13 +336,19 @@ def test_pretraining_learns_and_resumes_bit_for_bit(tmp_path):
         ({"epochs": 0}, r"epochs: .* >= 1, got 0"),
         ({"hidden_fraction": 1.0}, r"hidden_fraction: expected a finite number > 0 and < 1, got 1"),
         ({"learning_rate": -1.0}, r"learning_rate: expected a finite number > 0, got -1"),
-        ({"learning_rate": 1e30, "epochs": 8}, r"learning_rate: .*stays finite, got 1e\+30"),
-        ({"preprocess": lambda x: x[:, :4]}, r"images: expected shape \(N, 8, 8, 1\)"),
+        ({"preprocess": lambda x: x[:, :4]}, r"images: expected shape \('N', 8, 8, 1\)"),
     ],
 )
 def test_bad_pretraining_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         pretrain(**changes)
+
+
+def test_pretraining_that_diverges_says_so():
+    with pytest.raises(
+        FloatingPointError, match=r"pretraining diverged in epoch \d at learning rate 1e\+30"
+    ):
+        pretrain(learning_rate=1e30, epochs=8)
 
 
 def test_pretraining_needs_a_mask_token():
@@ -329,6 +374,18 @@ def test_pretraining_needs_a_mask_token():
         ({"mask": np.ones((50, 4), bool)}, r"mask: expected bool\[50, 5\], got bool\[50, 4\]"),
         ({"mask": np.ones((50, 5))}, r"mask: expected bool\[50, 5\], got float64"),
         ({"states": np.zeros((50, 0, 8))}, r"states: .*n = 0"),
+        (
+            {"splits": {"train": [0], "test": [1]}},
+            r"splits: expected train, validation and test, got train, test",
+        ),
+        (
+            {"splits": {"train": [0], "validation": [], "test": [1]}},
+            r"splits: expected indices from 0 to 49 for 'validation'",
+        ),
+        (
+            {"splits": {"train": [50], "validation": [0], "test": [1]}},
+            r"splits: .* for 'train', got array\(\[50\]\)",
+        ),
     ],
 )
 def test_bad_sweeps_are_named(changes, message):
@@ -352,8 +409,8 @@ def test_bad_backbone_and_features(vit):
 def test_records(tmp_path):
     path = tmp_path / "records.jsonl"
     assert len(Records.read(path)) == 0
-    Records([{"a": 1}, {"a": 2, "b": [1.5]}]).append_to(path)
-    Records([{"a": 3}]).append_to(path)
+    Records([{"a": 1}, {"a": 2, "b": [1.5]}]).write_to(path)
+    Records([{"a": 3}]).write_to(path)
     records = Records.read(path)
     assert [row["a"] for row in records] == [1, 2, 3]
     assert len(records.where(a=2)) == 1
@@ -361,6 +418,13 @@ def test_records(tmp_path):
     path.write_text('{"a": 1}\n{"a":')
     with pytest.raises(ValueError, match=r"line 2: expected a JSON object"):
         Records.read(path)
+    path.write_text("3\n")
+    with pytest.raises(ValueError, match=r"line 1: expected a JSON object, got 3"):
+        Records.read(path)
+    path.unlink()
+    Records([{"id": "x", "a": 1}, {"id": "y", "a": float("nan")}]).write_to(path)
+    Records([{"id": "x", "a": 2}]).write_to(path)
+    assert {row["id"]: row["a"] for row in Records.read(path)} == {"x": 2, "y": None}
 
 
 DEVICES = """
@@ -371,8 +435,9 @@ from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
 from poolax.training import Classification, pretrain_masked_patches, sweep
 assert jax.local_device_count() == int(sys.argv[1])
-config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
-vit = ViT.init(config, jax.random.key(0), ImagePreprocess(1 / 16))
+config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
+vit = pretrain_masked_patches(config, digits().inputs[:100], preprocess=ImagePreprocess(1 / 16),
+                              epochs=2, batch_size=30)
 rows = sweep(vit, digits(), Classification(10), poolers=["last", "max", "wavg", "attn"], seeds=2,
              epochs=2, batch_size=50)
 json.dump([row["train_loss"] + row["validation_loss"] for row in rows], sys.stdout)

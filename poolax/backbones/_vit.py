@@ -108,10 +108,13 @@ class _Encoder(nn.Module):
         num_blocks = config.num_layers if layer == -1 else layer
         for index in range(num_blocks):
             block = PreLNBlock(
-                MultiHeadAttention(config.num_heads, use_bias=True),
-                FeedForward(config.mlp_dim, partial(nn.gelu, approximate=False), use_bias=True),
-                nn.LayerNorm(epsilon=config.norm_eps),
-                nn.LayerNorm(epsilon=config.norm_eps),
+                # Without a parent of their own, so that the block holds their parameters.
+                MultiHeadAttention(config.num_heads, use_bias=True, parent=None),
+                FeedForward(
+                    config.mlp_dim, partial(nn.gelu, approximate=False), use_bias=True, parent=None
+                ),
+                nn.LayerNorm(epsilon=config.norm_eps, parent=None),
+                nn.LayerNorm(epsilon=config.norm_eps, parent=None),
                 name=f"block_{index}",
             )
             x, attended = block(x, mask, None, True)
@@ -187,7 +190,7 @@ class ViT(Backbone):
         config = self.config
         expected = (config.image_size, config.image_size, config.num_channels)
         if jnp.ndim(inputs) < 3 or inputs.shape[-3:] != expected:
-            raise ValueError(f"inputs: expected shape (*batch, {expected}), got {jnp.shape(inputs)}")
+            raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
         check_floating("inputs", inputs)
         check_finite("inputs", inputs)
         if hidden is not None and not config.use_mask_token:

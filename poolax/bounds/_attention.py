@@ -5,7 +5,6 @@ query's own token (``own``): ``mixing sqrt(n) + own`` bounds the whole sequence,
 row. How heads combine differs by kind.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,12 +15,11 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import (
     check_choice,
     check_instance,
-    check_number,
 )
 from poolax._numerics import safe_norm
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
-from poolax.bounds._domain import radius_and_spread, token_range
+from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import (
     at_highest_precision,
@@ -254,13 +252,9 @@ def cosine_attention(
         attention. Sharp: this library's own.
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
-    bound = _attention(
-        _Cosine(tau, nu, eps, plain_values),
-        kernels,
-        num_tokens=num_tokens,
-        domain=(radius, spread),
-        method=method,
-    )
+    # Not through the hash of the kind, so that its numbers may be tracers.
+    kind = Cosine(tau, nu, eps, plain_values)  # pyright: ignore[reportArgumentType]
+    bound = _attention(kind, kernels, num_tokens, radius, spread, method)
     return _sequence_or_token(bound, per_token)
 
 
@@ -301,25 +295,13 @@ def attention(
         1.000 1.000
     """
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
-    traceable = kind
-    if isinstance(kind, Cosine):
-        traceable = _Cosine(kind.tau, kind.nu, kind.eps, kind.plain_values)
-    return _attention(traceable, kernels, num_tokens=num_tokens, domain=(radius, spread), method=method)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cosine:
-    """Scaled cosine attention whose numbers may be tracers, which a hashable kind's may not."""
-
-    tau: _Number
-    nu: _Number
-    eps: _Number
-    plain_values: bool
+    return _attention(kind, kernels, num_tokens, radius, spread, method)
 
 
 @at_highest_precision
-def _attention(kind, kernels, *, num_tokens, domain, method):
+def _attention(kind, kernels, num_tokens, radius, spread, method):
     check_choice("method", method, METHODS)
+    check_domain(radius, spread, needed=isinstance(kind, DotProduct))
     kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
     most_tokens = jnp.asarray(token_range(num_tokens).high, kernels.query.dtype)
     if method == "published" and kernels.has_bias:
@@ -329,13 +311,16 @@ def _attention(kind, kernels, *, num_tokens, domain, method):
     if not isinstance(kind, DotProduct) and kind.plain_values:
         raise ValueError("plain_values: expected False, for no bound for plain values is known here")
     if isinstance(kind, DotProduct):
-        return _dot_product(kernels, most_tokens, *radius_and_spread(*domain), method)
+        return _dot_product(kernels, most_tokens, radius, spread, method)
     if isinstance(kind, L2):
         return _l2(kernels, most_tokens, method)
     return _cosine(kernels, most_tokens, kind, method)
 
 
 def _dot_product(kernels, num_tokens, radius, spread, method):
+    # Whole numbers would overflow in their powers.
+    radius = jnp.asarray(radius, kernels.query.dtype)
+    spread = radius if spread is None else jnp.minimum(radius, jnp.asarray(spread, radius.dtype))
     scale = 1 / math.sqrt(kernels.query.shape[-1])
     logit_norm = product_norm(kernels.query, kernels.key) * scale
     through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
@@ -375,8 +360,6 @@ def _l2(kernels, num_tokens, method):
 
 
 def _cosine(kernels, num_tokens, kind, method):
-    for name in ("tau", "nu", "eps"):
-        check_number(name, getattr(kind, name), above=0.0)
     query_norm, key_norm, value_norm = (
         spectral_norm(kernel) for kernel in (kernels.query, kernels.key, kernels.value)
     )

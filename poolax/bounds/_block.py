@@ -96,8 +96,12 @@ def pooled_block(
     check_count("dim", dim)
     check_center_norm_width(dim)
     norm_factor = _norm_factor(norm_scale, dim)
-    c2 = 1 + _ffn_lipschitz(ffn)
+    c2 = 1 + _ffn_lipschitz(ffn, dim)
+    if attention_per_token is not None:
+        check_values("attention_per_token", attention_per_token, at_least=0.0)
     if method == "published":
+        if weights is not None:
+            raise ValueError("weights: expected None for method 'published', got an array")
         factor = _published_factor(pooler, num_tokens, dim)
         if isinstance(attention, AttentionBound):
             if attention.method != "published":
@@ -116,7 +120,6 @@ def pooled_block(
     if not isinstance(attention, AttentionBound):
         sequence = _sequence(attention)
         if reads.reads_one_token and attention_per_token is not None:
-            check_values("attention_per_token", attention_per_token, at_least=0.0)
             sequence = jnp.asarray(attention_per_token)
         return _bound(reads.l2, sequence, c2, norm_factor, method, source)
     if attention_per_token is not None:
@@ -180,9 +183,9 @@ def tbm(
     """
     check_instance("model", model, TBM, "a TBM")
     check_choice("method", method, METHODS)
-    if "params" not in variables:
-        raise ValueError(f"variables: expected what TBM.init returned, got keys {list(variables)}")
-    params = variables["params"]
+    params = variables.get("params", {}) if isinstance(variables, Mapping) else {}
+    if not {"attention", "ffn", "norm1", "norm2"} <= set(params):
+        raise ValueError(f"variables: expected what TBM.init returned, got {_keys(variables)}")
     slope = activation_lipschitz(model.activation)
     kernel = params["ffn"]["kernel"]
     check_finite("ffn/kernel", kernel)
@@ -210,6 +213,10 @@ def tbm(
         norm_scale=jnp.stack([jnp.max(jnp.abs(scale)) for scale in scales]),
         method=method,
     )
+
+
+def _keys(variables):
+    return f"keys {list(variables)}" if isinstance(variables, Mapping) else repr(variables)
 
 
 def activation_lipschitz(activation) -> float:
@@ -248,12 +255,12 @@ def _norm_factor(norm_scale, dim):
     return first * second * (dim / (dim - 1)) ** 2
 
 
-def _ffn_lipschitz(ffn):
-    if jnp.ndim(ffn) == 2:
+def _ffn_lipschitz(ffn, dim):
+    if jnp.shape(ffn) == (dim, dim):
         check_finite("ffn", ffn)
         return at_highest_precision(spectral_norm)(jnp.asarray(ffn))
     if jnp.ndim(ffn) != 0:
-        raise ValueError(f"ffn: expected a number or a kernel (d, d), got shape {jnp.shape(ffn)}")
+        raise ValueError(f"ffn: expected a number or a kernel {(dim, dim)}, got shape {jnp.shape(ffn)}")
     check_values("ffn", ffn, at_least=0.0)
     return jnp.asarray(ffn)
 
@@ -271,7 +278,8 @@ def _sequence(attention):
 
 def _published_factor(pooler, num_tokens, dim):
     instance = pooler if isinstance(pooler, PoolerBound) else from_name(pooler)
-    if not isinstance(instance, (FirstPool, LastPool, AveragePool, SumPool, MaxPool)):
+    published = (FirstPool, LastPool, AveragePool, SumPool, MaxPool)
+    if isinstance(instance, PoolerBound) or type(instance) not in published:
         raise ValueError(
             "pooler: expected first, last, avg, sum or max for method 'published', got "
             f"{type(instance).__name__}: nothing was published for it"
@@ -285,11 +293,12 @@ def _bound(pooling_factor, attention, c2, norm_factor, method, source):
     dtype = jnp.result_type(jnp.float32, *factors)
     factors = [factor.astype(dtype) for factor in factors]
     lipschitz = round_up(functools.reduce(jnp.multiply, factors))
-    positive = lipschitz > 0
-    logs = [jnp.log(jnp.where(positive, factor, 1)) for factor in factors]
+    positive = jnp.all(jnp.stack(factors) > 0)
+    logs = jnp.stack([jnp.log(jnp.where(positive, factor, 1)) for factor in factors])
+    rounding = 64 * jnp.finfo(dtype).eps * (1 + jnp.sum(jnp.abs(logs)))
     return Bound(
         lipschitz=lipschitz,
-        log_lipschitz=jnp.where(positive, sum(logs), -jnp.inf),
+        log_lipschitz=jnp.where(positive, jnp.sum(logs) + rounding, -jnp.inf),
         attention=jnp.asarray(attention).astype(dtype),
         c1=factors[2],
         c2=factors[3],

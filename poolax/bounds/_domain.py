@@ -4,7 +4,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from poolax._checks import (
     broadcast_mask,
@@ -19,7 +20,7 @@ from poolax._records import Domain, TokenRange
 from poolax.bounds._linalg import round_up
 
 
-def cube(high: Float[ArrayLike, ""], dim: int) -> Domain:
+def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     """The domain of tokens in the cube ``[0, high]^dim``.
 
     Radius ``high sqrt(dim)`` and spread ``high sqrt(dim) / 2``. "Pool Me Wisely" states its theorem
@@ -64,6 +65,7 @@ def domain_of(
 
     Example:
         >>> import jax.numpy as jnp
+    import numpy as np
         >>> domain = domain_of(jnp.array([[3.0, 4.0], [3.0, 0.0]]))
         >>> print(f"{domain.radius:.3f} {domain.spread:.3f}")
         5.000 2.000
@@ -86,25 +88,23 @@ def domain_of(
 
 
 def token_range(num_tokens: float | Array | TokenRange) -> TokenRange:
-    """Check a number or range of valid tokens, and give it as a range of JAX numbers."""
+    """Check a number or range of valid tokens, and give it as a range."""
     if isinstance(num_tokens, TokenRange):
         low, high = num_tokens.low, num_tokens.high
         check_number("num_tokens.low", low, at_least=1)
         check_number("num_tokens.high", high, at_least=1)
-        if is_concrete(low, high) and bool(jnp.greater(low, high)):
+        if is_concrete(low, high) and np.asarray(low) > np.asarray(high):
             raise ValueError(f"num_tokens: expected low <= high, got {low} > {high}")
     else:
         low = high = num_tokens
         check_number("num_tokens", num_tokens, at_least=1)
-    return TokenRange(jnp.asarray(low), jnp.asarray(high))
+    return TokenRange(low, high)
 
 
-def radius_and_spread(radius, spread):
-    """Check a domain's radius and spread; the spread never exceeds the radius, its default."""
-    if radius is None:
+def check_domain(radius, spread, *, needed: bool) -> None:
+    """Check a domain's radius and spread, which not every kind of attention needs."""
+    if radius is None and needed:
         raise ValueError("radius: expected the largest token norm, got None")
-    check_number("radius", radius, at_least=0.0)
-    if spread is None:
-        return radius, radius
-    check_number("spread", spread, at_least=0.0)
-    return radius, jnp.minimum(radius, spread)
+    for name, value in (("radius", radius), ("spread", spread)):
+        if value is not None:
+            check_number(name, value, at_least=0.0)

@@ -33,17 +33,17 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
     """Check kernels, given by name or as the parameters of a ``MultiHeadAttention``."""
     names = ("query", "key", "value", "out") if has_key else ("query", "value", "out")
     check_instance("kernels", kernels, Mapping, f"a mapping with {', '.join(names)}")
-    valid = (*names, "query_bias", "key_bias")
-    unknown, missing = sorted(set(kernels) - set(valid)), sorted(set(names) - set(kernels))
-    if unknown or missing:
-        raise ValueError(
-            f"kernels: expected {', '.join(names)} (and query_bias, key_bias), got {', '.join(kernels)}"
-        )
-    arrays, biases = {}, {name: kernels.get(f"{name}_bias") for name in names}
+    # L2 attention's key is its query: one bias cancels, two different ones have no bound.
+    biases = dict.fromkeys(names)
+    optional = ("query_bias", "key_bias") if has_key else ()
+    if set(kernels) - {*names, *optional} or set(names) - set(kernels):
+        also = f" (and {', '.join(optional)})" if optional else ""
+        raise ValueError(f"kernels: expected {', '.join(names)}{also}, got {', '.join(kernels)}")
+    arrays = {}
     for name in names:
-        kernel = kernels[name]
+        kernel, biases[name] = kernels[name], kernels.get(f"{name}_bias")
         if isinstance(kernel, Mapping):
-            biases[name] = kernel.get("bias")
+            biases[name] = kernel.get("bias", biases[name])
             kernel = kernel["kernel"]
         check_floating(name, kernel)
         check_rank(name, kernel, 3, "(H, d_h, d)" if name == "out" else "(d, H, d_h)")
@@ -62,15 +62,10 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
         if arrays[name].shape != expected[name]:
             raise ValueError(f"{name}: expected shape {expected[name]}, got {arrays[name].shape}")
     check_divides("H_kv", num_kv_heads, "H", num_heads)
+    for name in ("query", "key"):
+        if biases.get(name) is not None:
+            _check_bias(f"{name}_bias", biases[name], arrays[name].shape[1:])
     query_bias = biases["query"] if has_key else None
-    if query_bias is not None:
-        check_floating("query_bias", query_bias)
-        check_finite("query_bias", query_bias)
-        if jnp.shape(query_bias) != (num_heads, head_dim):
-            raise ValueError(
-                f"query_bias: expected shape {(num_heads, head_dim)}, got {jnp.shape(query_bias)}"
-            )
-        query_bias = jnp.asarray(query_bias).astype(dtype)
 
     def by_head(kernel):
         kernel = jnp.repeat(kernel, num_heads // kernel.shape[1], axis=1)
@@ -81,6 +76,13 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
         key=by_head(arrays["key"]) if has_key else None,
         value=by_head(arrays["value"]),
         out=arrays["out"],
-        query_bias=query_bias,
+        query_bias=None if query_bias is None else jnp.asarray(query_bias, dtype),
         has_bias=any(bias is not None for bias in biases.values()),
     )
+
+
+def _check_bias(name, bias, shape):
+    check_floating(name, bias)
+    check_finite(name, bias)
+    if jnp.shape(bias) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {jnp.shape(bias)}")

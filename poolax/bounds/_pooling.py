@@ -1,7 +1,6 @@
 """How much each pooler lets its output move: ``l2`` and ``l1`` of the rows it reads."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,9 @@ from poolax._checks import (
     check_count,
     check_finite,
     check_floating,
+    check_number,
     check_rank,
+    check_values,
     is_concrete,
 )
 from poolax._numerics import accumulation_dtype, safe_norm
@@ -36,13 +37,18 @@ from poolax.pooling import (
 Rule = Callable[..., PoolerBound]
 
 
-@functools.singledispatch
-def _rule(pooler: Any, variables: Any, **_: Any) -> PoolerBound:
-    known = sorted(cls.__name__ for cls in _rule.registry if cls is not object)
-    raise ValueError(
-        f"pooler: expected one whose bound is known ({', '.join(known)}), got "
-        f"{type(pooler).__name__}; register a bound with bounds.register_pooler"
-    )
+_RULES: dict[type[Pooler], Rule] = {}
+
+
+def _rule_of(pooler):
+    # Of the class itself: what a subclass changes may change the bound.
+    if type(pooler) not in _RULES:
+        known = sorted(cls.__name__ for cls in _RULES)
+        raise ValueError(
+            f"pooler: expected one whose bound is known ({', '.join(known)}), got "
+            f"{type(pooler).__name__}; register a bound with bounds.register_pooler"
+        )
+    return _RULES[type(pooler)]
 
 
 def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
@@ -50,9 +56,8 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
 
     The decorated function is called with ``(pooler, variables, *, num_tokens, dim, spread)``, where
     ``num_tokens`` is always a :class:`TokenRange`, and returns a :class:`PoolerBound` that holds
-    for every number of real tokens in it. A pooler ``g`` may have ``(l2, l1)`` if, at every input,
-    its Jacobian reads rows with coefficient matrices ``C_i``, ``dg = sum_i C_i dz_i``, such that
-    ``sum_i |C_i| |dz_i| <= l2 |dZ|`` and ``sum_i |C_i| <= l1``.
+    for every number of real tokens in it and for every mask. The rule is the class's own: subclasses
+    do not inherit it.
 
     Args:
         cls: The pooler's class.
@@ -62,17 +67,22 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from poolax.pooling import Pooler
+        >>> from poolax.pooling import Pooler, sum_pool
         >>> class HalfSumPool(Pooler):
         ...     def __call__(self, z, mask=None):
-        ...         return 0.5 * jnp.sum(z, axis=-2)
+        ...         return 0.5 * sum_pool(z, mask)
         >>> @register_pooler(HalfSumPool)
         ... def _(pooler, variables, *, num_tokens, dim, spread):
         ...     return PoolerBound(l2=0.5 * jnp.sqrt(num_tokens.high), l1=0.5 * num_tokens.high)
         >>> print(f"{pooler(HalfSumPool(), num_tokens=16, dim=8).l2:.2f}")
         2.00
     """
-    return _rule.register(cls)
+
+    def register(rule: Rule) -> Rule:
+        _RULES[cls] = rule
+        return rule
+
+    return register
 
 
 @at_highest_precision
@@ -97,7 +107,8 @@ def pooler(
     mixture ``sum_j a_j g_j``     ``sum_j a_j l2_j``       ``sum_j a_j l1_j``
     ============================  =======================  ======================
 
-    All of ``l2`` are attained, except a mixture's. For max, ``|max_i z_ij - max_i z'_ij| <= max_i
+    All of ``l2`` are attained, except a mixture's; :class:`PoolerBound` says what both mean. For max,
+    ``|max_i z_ij - max_i z'_ij| <= max_i
     |z_ij - z'_ij|``; square and sum over ``j``. Its gradient reads at most ``min(n, d)`` rows.
 
     With fewer real tokens than a weighted average has weights, which positions are real depends
@@ -130,10 +141,12 @@ def pooler(
     """
     pooler = from_name(pooler)
     check_count("dim", dim)
-    low_high = token_range(num_tokens)
-    bound = _rule(pooler, variables or {}, num_tokens=low_high, dim=dim, spread=spread)
+    if spread is not None:
+        check_number("spread", spread, at_least=0.0)
+    sizes = {"num_tokens": token_range(num_tokens), "dim": dim, "spread": spread}
+    bound = _rule_of(pooler)(pooler, variables or {}, **sizes)
     dtype = accumulation_dtype(bound.l2, bound.l1)
-    l2, l1 = (jnp.asarray(number).astype(dtype) for number in (bound.l2, bound.l1))
+    l2, l1 = (round_up(jnp.asarray(number, dtype)) for number in (bound.l2, bound.l1))
     return dataclasses.replace(bound, l2=l2, l1=l1)
 
 
@@ -164,7 +177,7 @@ def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
     check_rank("weights", weights, 1, "(max_tokens,)")
     check_finite("weights", weights)
     size = weights.shape[0]
-    if is_concrete(num_tokens.high) and num_tokens.high > size:
+    if is_concrete(num_tokens.high) and float(num_tokens.high) > size:
         raise ValueError(
             f"num_tokens: expected at most max_tokens = {size}, got {int(num_tokens.high)}"
         )
@@ -173,15 +186,16 @@ def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
         return PoolerBound(l2=_largest_share_norm(weights, num_tokens.low), l1=1.0)
     by_size = jnp.sort(jnp.abs(weights), descending=True)
     used = jnp.where(jnp.arange(size) < num_tokens.high, by_size, 0)
-    return PoolerBound(l2=round_up(safe_norm(used)), l1=round_up(jnp.sum(used)))
+    return PoolerBound(l2=safe_norm(used), l1=jnp.sum(used))
 
 
 @register_pooler(HybridPool)
 def _hybrid(pooler, variables, *, num_tokens, dim, spread):
     parameters = _parameters(pooler, variables)
+    check_finite("mixture", parameters["mixture"])
     shares = jax.nn.softmax(parameters["mixture"])
     bounds = [
-        _rule(
+        _rule_of(part)(
             part,
             {"params": parameters.get(f"poolers_{index}", {})},
             num_tokens=num_tokens,
@@ -192,7 +206,7 @@ def _hybrid(pooler, variables, *, num_tokens, dim, spread):
     ]
     l2 = jnp.stack([jnp.asarray(bound.l2, shares.dtype) for bound in bounds])
     l1 = jnp.stack([jnp.asarray(bound.l1, shares.dtype) for bound in bounds])
-    return PoolerBound(l2=round_up(jnp.sum(shares * l2)), l1=round_up(jnp.sum(shares * l1)))
+    return PoolerBound(l2=jnp.sum(shares * l2), l1=jnp.sum(shares * l1))
 
 
 def _largest_share_norm(logits, num_tokens):
@@ -208,7 +222,7 @@ def _largest_share_norm(logits, num_tokens):
 
     # The largest weight is in the worst set, so that no sum vanishes.
     norms = jnp.sqrt(best_of(jnp.square(shares))) / best_of(shares)
-    return round_up(jnp.max(jnp.where(count <= num_tokens, norms, 0)))
+    return jnp.max(jnp.where(count <= num_tokens, norms, 0))
 
 
 def _parameters(pooler, variables):
@@ -219,12 +233,18 @@ def _parameters(pooler, variables):
     return variables["params"]
 
 
-def given_weights(weights: Float[ArrayLike, " n"]) -> PoolerBound:
-    """The bound of a weighted average whose weights are given."""
+def _given_weights(weights, num_tokens):
+    """The bound of a weighted average of exactly as many tokens as there are weights."""
     check_floating("weights", weights)
     check_rank("weights", weights, 1, "(n,)")
     check_finite("weights", weights)
-    weights = jnp.asarray(weights).astype(accumulation_dtype(weights))
+    low, high = num_tokens.low, num_tokens.high
+    if not is_concrete(low, high) or not float(low) == float(high) == jnp.size(weights):
+        raise ValueError(
+            f"weights: expected one for each of num_tokens tokens, got {jnp.size(weights)} weights for "
+            f"num_tokens = {low} to {high}; for other lengths pass bounds.pooler(...) as the pooler"
+        )
+    weights = jnp.asarray(weights, accumulation_dtype(weights))
     return PoolerBound(l2=round_up(safe_norm(weights)), l1=round_up(jnp.sum(jnp.abs(weights))))
 
 
@@ -266,7 +286,7 @@ def pooling_factor(
     """
     check_choice("norm", norm, ("frobenius", "operator"))
     bound = resolve_pooler(pooler_or_name, num_tokens=num_tokens, dim=dim, weights=weights)
-    if norm == "operator" and isinstance(from_name(pooler_or_name), MaxPool):
+    if norm == "operator" and type(from_name(pooler_or_name)) is MaxPool:
         return jnp.asarray(bound.l1)
     return jnp.asarray(bound.l2)
 
@@ -280,14 +300,16 @@ def resolve_pooler(
 ) -> PoolerBound:
     """The bound of a name, a fixed pooler, given weights, or a bound that is known already."""
     if isinstance(pooler_or_name, PoolerBound):
+        check_values("pooler.l2", pooler_or_name.l2, at_least=0.0)
+        check_values("pooler.l1", pooler_or_name.l1, at_least=0.0)
         if weights is not None:
             raise ValueError("weights: expected None beside a PoolerBound, got an array")
         return pooler_or_name
     instance = from_name(pooler_or_name)
-    if isinstance(instance, WeightedAveragePool):
+    if type(instance) is WeightedAveragePool:
         if weights is None:
             raise ValueError("weights: expected the weights of the weighted average, got None")
-        return given_weights(weights)
+        return _given_weights(weights, token_range(num_tokens))
     if weights is not None:
         raise ValueError(
             f"weights: expected None for {type(instance).__name__}, which has none, got an array"

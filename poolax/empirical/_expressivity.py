@@ -1,5 +1,6 @@
 """Expressivity and noise curves by Monte Carlo, with confidence intervals over inputs."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -176,13 +177,24 @@ def noise_curve(
 def _distances(fn, inputs, epsilons, key, num_perturbations, neighbourhood, batch_size):
     """Distances of outputs, shape (num_inputs, num_epsilons, num_perturbations), in NumPy."""
     check_count("num_perturbations", num_perturbations)
-    check_count("batch_size", 256 if batch_size is None else batch_size)
     batch_size = 256 if batch_size is None else batch_size
+    check_count("batch_size", batch_size)
+    check_floating("inputs", inputs)
     inputs = jnp.asarray(inputs)
     if inputs.ndim < 1 or inputs.shape[0] == 0:
         raise ValueError(f"inputs: expected shape (N, ...) with N >= 1, got {inputs.shape}")
-    check_floating("inputs", inputs)
     check_finite("inputs", inputs)
+    keys = jax.random.split(key, inputs.shape[0])
+    with jax.default_matmul_precision("highest"):
+        distances = _map_distances(
+            inputs, epsilons, keys, fn, num_perturbations, neighbourhood, batch_size
+        )
+    check_finite("outputs of fn", distances)
+    return np.asarray(distances, np.float64)
+
+
+@functools.partial(jax.jit, static_argnames=("fn", "num_perturbations", "neighbourhood", "batch_size"))
+def _map_distances(inputs, epsilons, keys, fn, num_perturbations, neighbourhood, batch_size):
     perturbations_at_once = min(num_perturbations, batch_size)
     inputs_at_once = max(1, batch_size // perturbations_at_once)
 
@@ -205,13 +217,7 @@ def _distances(fn, inputs, epsilons, key, num_perturbations, neighbourhood, batc
 
         return jax.lax.map(of_epsilon, epsilons)
 
-    keys = jax.random.split(key, inputs.shape[0])
-    with jax.default_matmul_precision("highest"):
-        distances = jax.jit(
-            lambda inputs, keys: jax.lax.map(of_input, (inputs, keys), batch_size=inputs_at_once)
-        )(inputs, keys)
-    check_finite("outputs of fn", distances)
-    return np.asarray(distances, np.float64)
+    return jax.lax.map(of_input, (inputs, keys), batch_size=inputs_at_once)
 
 
 def _difference(fn, x, noise, clean):
@@ -261,10 +267,10 @@ def _chernoff_interval(mean, count, confidence):
         pairs = ((mean, m), (1 - mean, 1 - m))
         return sum(p * math.log(p / q) for p, q in pairs if p > 0) - limit
 
-    def end(limits):
-        return float(scipy.optimize.root_scalar(excess, bracket=limits).root)
+    def crossing(outer, none):
+        # An end so close to 0 or 1 that numbers do not reach it is taken to be 0 or 1.
+        if mean == none or excess(outer) <= 0:
+            return float(none)
+        return float(scipy.optimize.root_scalar(excess, bracket=sorted((outer, mean))).root)
 
-    smallest = 1e-12
-    low = 0.0 if mean == 0 else end((smallest * mean, mean))
-    high = 1.0 if mean == 1 else end((mean, 1 - smallest * (1 - mean)))
-    return low, high
+    return crossing(1e-300, 0), crossing(1 - 1e-15, 1)

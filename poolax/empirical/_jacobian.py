@@ -54,8 +54,12 @@ def jacobian_norm(
         else:
             pull_back = jax.vjp(fn, x)[1]
             rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
+        # The Gram matrix squares the rows, which may take them out of the range of numbers.
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows)))
+        scale = jnp.where(largest > 0, largest, 1)
+        rows = rows / scale
         gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-        norm = safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
+        norm = scale * safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
     return check_measurement(norm)
 
 

@@ -105,9 +105,8 @@ def _power(forward, backward, start, max_steps, rtol):
         v, _, steps, _ = carry
         u = forward(v)
         value = safe_norm(u)
-        w = backward(u)
-        square = jnp.square(value)
-        residual = safe_norm(w - square * v) / jnp.where(square > 0, square, 1)
+        w = backward(unit(u))
+        residual = safe_norm(w - value * v) / jnp.where(value > 0, value, 1)
         return unit(w), value, steps + 1, residual
 
     dtype = start.dtype
@@ -119,7 +118,7 @@ def _power(forward, backward, start, max_steps, rtol):
 def _lanczos(forward, backward, start, max_steps, rtol):
     """Golub-Kahan-Lanczos: ``J V = U B`` with B upper bidiagonal; ``|J|`` from the norm of B."""
     out = jax.eval_shape(forward, start)
-    size = min(max_steps, start.size, math.prod(out.shape))
+    size = min(max_steps, start.size, math.prod(out.shape) + 1)
 
     def orthogonalise(w, basis):
         # Twice is enough: the first pass leaves a remainder of the size of the cancelled digits.

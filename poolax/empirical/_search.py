@@ -1,5 +1,6 @@
 """Search for inputs with a large local Lipschitz constant."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -80,7 +81,8 @@ def maximize_jacobian_norm(
     Maximises ``u^T J(x) v`` over ``x``, with the singular vectors ``u`` and ``v`` carried from step to
     step and improved by one power iteration each, so that a step costs a few evaluations of ``fn``
     and never a Jacobian. All restarts run at once. The first starts at ``x0``, the others at ``x0``
-    plus Gaussian noise as large as ``x0``, and all are projected.
+    plus Gaussian noise, and all are projected. Noise and steps are as large as the domain, whose size
+    is felt by projecting a point far outside; where that is not projected they are as large as ``x0``.
 
     Args:
         fn: Takes one array and returns one array.
@@ -113,10 +115,10 @@ def maximize_jacobian_norm(
     x0 = check_point(x0)
     dtype = accumulation_dtype(x0)
     x0 = x0.astype(dtype)
-    scale = jnp.sqrt(jnp.mean(jnp.square(x0)))
-    scale = jnp.where(scale > 0, scale, 1)
     start_key, direction_key = jax.random.split(key)
-    noise = scale * jax.random.normal(start_key, (num_restarts, *x0.shape), dtype)
+    noise = jax.random.normal(start_key, (num_restarts, *x0.shape), dtype)
+    scale = _extent(project, x0, noise[0])
+    noise = scale * noise
     starts = jax.vmap(project)(x0 + noise.at[0].set(0))
     directions = jax.random.normal(direction_key, (num_restarts, *x0.shape), dtype)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.2, num_steps, alpha=0.02))
@@ -147,6 +149,19 @@ def maximize_jacobian_norm(
     top = jnp.argmax(values)
     check_measurement(values[top])
     return SearchResult(value=values[top], x=points[top], per_restart=values)
+
+
+def _extent(project, x0, direction):
+    """Root mean square of the entries at the edge of the domain, or of ``x0`` if there is no edge."""
+
+    def root_mean_square(x):
+        return safe_norm(x) / math.sqrt(x.size)
+
+    size = root_mean_square(x0)
+    size = jnp.where(size > 0, size, 1)
+    far = 1000 * size
+    edge = root_mean_square(project(x0 + far * direction))
+    return jnp.where((edge > 0) & (edge < far / 10), edge, size)
 
 
 def _larger(first, second):

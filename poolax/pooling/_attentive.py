@@ -86,11 +86,13 @@ class LatentAttentionPool(Pooler):
         if self.mlp_dim is not None:
             check_count("mlp_dim", self.mlp_dim)
         kernel_shape = (width, self.num_heads, width // self.num_heads)
-        latents = self.param("latents", nn.initializers.normal(1.0), (self.num_latents, width))
-        query_kernel = self.param("query", _projection_init, kernel_shape)
-        key_kernel = self.param("key", _projection_init, kernel_shape)
-        value_kernel = self.param("value", _projection_init, kernel_shape)
-        out_kernel = self.param("out", _merge_init, (*kernel_shape[1:], width))
+        latents = self.param(
+            "latents", nn.initializers.normal(1.0), (self.num_latents, width), jnp.float32
+        )
+        query_kernel = self.param("query", _projection_init, kernel_shape, jnp.float32)
+        key_kernel = self.param("key", _projection_init, kernel_shape, jnp.float32)
+        value_kernel = self.param("value", _projection_init, kernel_shape, jnp.float32)
+        out_kernel = self.param("out", _merge_init, (*kernel_shape[1:], width), jnp.float32)
 
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
@@ -168,16 +170,16 @@ class QueryAttentionPool(Pooler):
         num_slices = self.num_queries * self.num_heads
         check_divides("num_queries * num_heads", num_slices, "d", width)
         head_dim = width // self.num_heads
-        query = self.param(
-            "query", nn.initializers.normal(1.0), (self.num_queries, self.num_heads, head_dim)
-        )
-        key = self.param("key", _projection_init, (width, self.num_heads, head_dim))
+        query_shape = (self.num_queries, self.num_heads, head_dim)
+        query = self.param("query", nn.initializers.normal(1.0), query_shape, jnp.float32)
+        key = self.param("key", _projection_init, (width, *query_shape[1:]), jnp.float32)
         value = self.param(
             "value",
             nn.initializers.variance_scaling(
                 1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2, 3)
             ),
             (width, self.num_queries, self.num_heads, width // num_slices),
+            jnp.float32,
         )
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)

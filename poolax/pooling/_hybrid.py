@@ -56,7 +56,7 @@ class HybridPool(Pooler):
         for pooler in self.poolers:
             check_instance("poolers", pooler, Pooler, "Pooler instances")
         z, mask = check_input(z, mask)
-        logits = self.param("mixture", nn.initializers.zeros, (len(self.poolers),))
+        logits = self.param("mixture", nn.initializers.zeros, (len(self.poolers),), jnp.float32)
         dtype = accumulation_dtype(z)
         shares = jax.nn.softmax(logits.astype(dtype))
         pooled = [pooler(z, mask) for pooler in self.poolers]

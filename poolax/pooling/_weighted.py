@@ -81,8 +81,9 @@ class WeightedAveragePool(Pooler):
         >>> import jax, jax.numpy as jnp
         >>> pooler = WeightedAveragePool()
         >>> variables = {"params": {"weights": jnp.log(jnp.array([1.0, 3.0]))}}
-        >>> print(pooler.apply(variables, jnp.array([[1.0, 2.0], [3.0, 4.0]])).round(3))
-        [2.5 3.5]
+        >>> pooled = pooler.apply(variables, jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> print([f"{number:.3f}" for number in pooled])
+        ['2.500', '3.500']
 
     Reference:
         "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), section on learnable weighted average.
@@ -101,7 +102,7 @@ class WeightedAveragePool(Pooler):
                 f"z: expected at most max_tokens = {size} tokens for this pooler, got {num_tokens}"
             )
         start = 0.0 if self.normalize == "softmax" else 1.0 / size
-        return self.param("weights", lambda key, shape: jnp.full(shape, start), (size,))
+        return self.param("weights", lambda _: jnp.full(size, start, jnp.float32))
 
     @nn.compact
     def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:

@@ -20,6 +20,8 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
         path: PNG to write.
     """
     summary = [entry for entry in summarize_scores(records) if entry["mean"] is not None]
+    if not summary:
+        raise ValueError("records: expected at least one head that did not diverge, got none")
     figure, axes = _figure(6.0, 3.4)
     for index, entry in enumerate(summary):
         axes.errorbar(

@@ -213,7 +213,7 @@ def _score_notes(summary):
         f"{' to '.join(map(str, seeds))} seeds; bold: best; underlined: best fixed pooler; baseline: "
         "the best prediction that does not look at the input."
     ]
-    if entry["num_learning_rates"] > 1:
+    if any(entry["num_learning_rates"] > 1 for entry in summary):
         notes.append("The learning rate of each pooler was chosen by mean validation score.")
     renamed = {e["pooler"]: e["resolved"] for e in summary if e["pooler"] != e["resolved"]}
     notes += [

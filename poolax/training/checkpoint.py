@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checks import check_count
+from poolax._paths import absolute_path
 
 _STATE, _METADATA = "state", "metadata"
 
@@ -48,7 +49,7 @@ def save_checkpoint(
     """
     check_count("step", step, at_least=0)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    with _manager(_absolute(directory), options) as manager:
+    with _manager(absolute_path(directory), options) as manager:
         latest = manager.latest_step()
         if latest is not None and latest >= step:
             raise ValueError(f"step: expected above {latest}, the latest in {directory}, got {step}")
@@ -82,6 +83,13 @@ def restore_checkpoint(
 
     Raises:
         ValueError: if there is no such checkpoint, or it does not match ``like``.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_checkpoint(directory, 1, (jnp.ones(2),))
+        ...     restore_checkpoint(directory, like=(jax.ShapeDtypeStruct((2,), jnp.float32),))
+        (Array([1., 1.], dtype=float32),)
     """
     path, step = _find(directory, step)
     with _manager(path) as manager:
@@ -124,7 +132,7 @@ def checkpoint_metadata(directory: epath.PathLike, *, step: int | None = None) -
 
 def latest_step(directory: epath.PathLike) -> int | None:
     """Step of the newest finished checkpoint, or ``None`` if there is none."""
-    path = _absolute(directory)
+    path = absolute_path(directory)
     if not path.exists():
         return None
     with _manager(path) as manager:
@@ -132,7 +140,7 @@ def latest_step(directory: epath.PathLike) -> int | None:
 
 
 def _find(directory, step):
-    path = _absolute(directory)
+    path = absolute_path(directory)
     latest = latest_step(path)
     if latest is None:
         raise ValueError(f"directory: expected one with a checkpoint, got {directory}")
@@ -149,11 +157,6 @@ def _manager(path, options=None):
     # Without handlers a manager that has saved nothing cannot say what a checkpoint holds.
     handlers = {_STATE: ocp.StandardCheckpointHandler(), _METADATA: ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
-
-
-def _absolute(directory):
-    # A relative path fails in Orbax, and only once the save is under way.
-    return epath.Path(directory).expanduser().resolve()
 
 
 def _check_match(saved, like, directory):

@@ -168,6 +168,7 @@ def train_heads(
     num_groups = states.shape[0]
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
     trainer = Trainer(_loss_fn(module, task), optimizer)
+    splits = {name: np.asarray(indices) for name, indices in splits.items()}
     train = splits["train"]
     data = put(_select(states, mask, targets, train))
     evaluate = _Evaluation(module, task, states, mask, targets)
@@ -215,8 +216,8 @@ def _select(states, mask, targets, indices):
 
 
 def _loss_fn(module, task):
-    def loss(params, data, indices, key):
-        del key
+    def loss(params, data, indices, keys):
+        del keys
         batch = jax.tree.map(lambda leaf: leaf[indices], data)
         outputs = module.apply({"params": params}, batch["states"], batch.get("mask"))
         return task.loss(outputs, batch["targets"])
@@ -239,11 +240,11 @@ class _Evaluation:
             )
             return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), per_example)
 
-        self._data = lambda indices: jax.tree.map(
-            lambda a: np.swapaxes(a, 0, 1), _select(states, mask, targets, indices)
-        )
+        self._states, self._mask, self._targets = states, mask, targets
         self._mapper = Mapper(of_all, batch_size)
 
     def __call__(self, params, indices):
-        losses, scores = self._mapper(params, self._data(indices))
+        selected = _select(self._states, self._mask, self._targets, indices)
+        by_example = jax.tree.map(lambda a: np.swapaxes(a, 0, 1), selected)
+        losses, scores = self._mapper(params, by_example)
         return losses.mean(axis=0), scores.mean(axis=0)

@@ -19,6 +19,7 @@ from poolax.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from poolax.training.records import fingerprint
 from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 
 
@@ -62,7 +63,18 @@ def pretrain_masked_patches(
 
     Raises:
         ValueError: for numbers out of range, a model without a mask token, images of the wrong shape,
-            or a checkpoint in ``out`` of another configuration.
+            or a checkpoint in ``out`` of another configuration or other images.
+        FloatingPointError: if the loss does not stay finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from poolax.backbones import ViTConfig
+        >>> sizes = {"width": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
+        >>> config = ViTConfig(4, 2, 1, **sizes, use_mask_token=True)
+        >>> images = np.random.default_rng(0).normal(size=(6, 4, 4, 1)).astype(np.float32)
+        >>> vit = pretrain_masked_patches(config, images, epochs=1, batch_size=4)
+        >>> vit(images).states.shape
+        (6, 5, 8)
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
@@ -74,7 +86,7 @@ def pretrain_masked_patches(
     inputs = np.asarray(images if preprocess is None else preprocess(images))
     expected = (config.image_size, config.image_size, config.num_channels)
     if inputs.ndim != 4 or inputs.shape[1:] != expected or len(inputs) == 0:
-        raise ValueError(f"images: expected shape (N, *{expected}), got {inputs.shape}")
+        raise ValueError(f"images: expected shape {('N', *expected)}, got {inputs.shape}")
 
     model_key, head_key = jax.random.split(jax.random.key(seed))
     vit = ViT.init(config, model_key, preprocess)
@@ -97,6 +109,7 @@ def pretrain_masked_patches(
         "objective": "masked patch reconstruction",
         "cls_token_trained": False,
         "num_images": len(inputs),
+        "inputs": fingerprint(inputs),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -119,9 +132,8 @@ def pretrain_masked_patches(
         batches = stack([epoch_batches(seed, epoch, len(inputs), batch_size)])
         state, loss = trainer.epoch(state, data, batches)
         if not np.isfinite(loss).all():
-            raise ValueError(
-                f"learning_rate: expected one at which pretraining stays finite, got {learning_rate}, "
-                f"which diverged in epoch {epoch}"
+            raise FloatingPointError(
+                f"pretraining diverged in epoch {epoch} at learning rate {learning_rate:g}"
             )
         progress("pretraining", epoch + 1, epochs)
         done = epoch + 1
@@ -138,9 +150,9 @@ def _only_run(state):
 def _reconstruction_loss(vit, num_hidden):
     num_patches = vit.config.num_patches
 
-    def loss(params, data, indices, key):
+    def loss(params, data, indices, keys):
         images = data["images"][indices]
-        scores = jax.random.uniform(key, (len(indices), num_patches))
+        scores = jax.vmap(lambda key: jax.random.uniform(key, (num_patches,)))(keys)
         ranks = jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
         hidden = ranks < num_hidden
         embeddings, _ = vit.embed(params["backbone"], images, hidden=hidden)

@@ -1,8 +1,9 @@
 """Records: one JSON object a result, with what is needed to trust and to repeat it."""
 
+import functools
 import hashlib
 import json
-import os
+import math
 import pathlib
 import platform
 import subprocess
@@ -12,7 +13,10 @@ from importlib.metadata import version
 from typing import Any, overload
 
 import jax
+import numpy as np
 from etils import epath
+
+from poolax._paths import write_atomically
 
 _PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -72,22 +76,25 @@ class Records(Sequence):
             rows.append(row)
         return cls(rows)
 
-    def append_to(self, path: epath.PathLike) -> None:
-        """Add the records to a file of JSON lines, all or none; only process 0 writes."""
+    def write_to(self, path: epath.PathLike) -> None:
+        """Add the records to a file of JSON lines, in place of those with the same ``id``.
+
+        All or none are written, and only by process 0. Numbers that are not finite become null.
+        """
         if jax.process_index() != 0 or not self._rows:
             return
-        path = epath.Path(path)
-        text = path.read_text() if path.exists() else ""
-        text += "".join(json.dumps(row, allow_nan=True) + "\n" for row in self._rows)
-        write_atomically(path, text)
+        new = {row["id"] for row in self if "id" in row}
+        rows = [row for row in Records.read(path) if row.get("id") not in new]
+        lines = [json.dumps(_plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
+        write_atomically(path, "".join(lines))
 
 
-def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    path = epath.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+def _plain_json(value):
+    if isinstance(value, Mapping):
+        return {key: _plain_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(value: Any) -> str:
@@ -96,6 +103,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def fingerprint(*values: Any) -> str:
+    """SHA-256 of arrays and plain values, shortened to 16 digits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(values):
+        if isinstance(leaf, (np.ndarray, jax.Array)):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(array.view(np.uint8).data if array.size else b"")
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
 def environment() -> dict[str, Any]:
     """Command, versions, machine and state of the source, for a record."""
     return {

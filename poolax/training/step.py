@@ -67,8 +67,8 @@ class Trainer:
     """Trains many runs of one structure at once: runs vmapped, batches split over devices.
 
     Attributes:
-        loss_fn: ``(params, data, indices, key) -> (batch,)``, the loss of each example; ``data`` is
-            whatever :meth:`put` got, the same for all runs of a group.
+        loss_fn: ``(params, data, indices, keys) -> (batch,)``, the loss of each example with a random
+            key for each; ``data`` is what the runs of a group share.
         optimizer: Optax transformation; one state for each run.
     """
 
@@ -89,10 +89,10 @@ class Trainer:
             params, opt_state = state
 
             def total_loss(params):
-                key = jax.random.fold_in(
-                    jax.random.wrap_key_data(batch.keys), jax.lax.axis_index(_AXIS)
-                )
-                losses = self.loss_fn(params, data, batch.indices, key)
+                # A key for each example, so that the number of devices changes nothing.
+                key = jax.random.wrap_key_data(batch.keys)
+                keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.indices)
+                losses = self.loss_fn(params, data, batch.indices, keys)
                 return jnp.sum(losses * batch.weights)
 
             loss, gradient = jax.value_and_grad(total_loss)(params)

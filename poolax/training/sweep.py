@@ -1,7 +1,6 @@
 """Sweeps: one backbone pass, then all poolers, seeds and learning rates on its token states."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,12 +18,13 @@ from poolax._checks import (
     check_number,
     check_tokens,
 )
+from poolax._paths import absolute_path
 from poolax.backbones import Backbone
 from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
 from poolax.training.checkpoint import save_checkpoint
 from poolax.training.features import extract_states
 from poolax.training.heads import HeadModule, train_heads
-from poolax.training.records import Records, digest, environment
+from poolax.training.records import Records, digest, environment, fingerprint
 from poolax.training.step import Mapper, Progress, no_progress
 from poolax.training.tasks import Task
 
@@ -91,11 +91,13 @@ def sweep(
     }
     plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
     task.check_targets(dataset.targets)
+    _check_splits(dataset.splits, len(dataset.targets))
     if not plan.pending():
         return plan.records()
     started = time.perf_counter()
     tokens = extract_states(backbone, dataset.inputs, dataset.mask, progress=progress)
-    source["features_wall_s"] = round(time.perf_counter() - started, 3)
+    plan.extra["features_wall_s"] = round(time.perf_counter() - started, 3)
+    _check_states(tokens.states, tokens.mask)
     num_prefix = 0 if include_prefix else tokens.num_prefix
     plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, num_prefix, progress)
     return plan.records()
@@ -168,11 +170,11 @@ def sweep_states(
                 f"mask: expected bool{list(states.shape[:2])}, got {mask.dtype}{list(mask.shape)}"
             )
         states = np.where(mask[..., None], states, np.zeros((), states.dtype))
-    if not np.isfinite(states).all():
-        raise ValueError("states: expected finite values at real tokens, got some that are not")
+    _check_states(states, mask)
     task.check_targets(targets)
     named = {label: from_name(pooler) for label, pooler in _label(poolers).items()}
-    source = {"states_fingerprint": fingerprint((states, mask, targets))}
+    _check_splits(splits, len(targets))
+    source = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
     plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
     if plan.pending():
         plan.run(states, mask, targets, splits, 0, progress)
@@ -195,7 +197,8 @@ class _Plan:
         if not self.runs:
             raise ValueError("seeds, learning_rates: expected at least one of each, got none")
         self.source = source
-        self.out = None if out is None else epath.Path(out)
+        self.extra = {}
+        self.out = None if out is None else absolute_path(out)
         self.finished = {}
         identity = {
             "task": task.name,
@@ -205,7 +208,7 @@ class _Plan:
             "source": dict(source),
         }
         self.ids = {
-            (label, run): digest({**identity, "pooler": _describe(pooler), "run": run})
+            (label, run): digest({**identity, "label": label, "pooler": _describe(pooler), "run": run})
             for label, pooler in poolers.items()
             for run in self.runs
         }
@@ -283,19 +286,20 @@ class _Plan:
                     "heads_trained_together": len(labels) * len(runs),
                     "wall_s": wall_s,
                     **self.source,
+                    **self.extra,
                     **environment(),
                 }
                 variables = jax.tree.map(lambda leaf, at=place: leaf[at], heads.variables)
                 self._save(label, run, rows[label, run], variables)
         self.finished |= rows
         if self.out is not None:
-            Records(rows.values()).append_to(self.out / _RECORDS)
+            Records(rows.values()).write_to(self.out / _RECORDS)
 
     def _save(self, label, run, row, variables):
         if self.out is None:
             return
         directory = head_directory(self.out, row)
-        # A head without a record is unfinished, and one with another configuration is replaced.
+        # A head that is there without a record was left behind by an interrupted run.
         if directory.exists():
             directory.rmtree()
         config = {
@@ -320,21 +324,31 @@ def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path
     Returns:
         The directory that :func:`load_head` takes.
     """
-    name = f"lr-{record['learning_rate']:g}"
-    return epath.Path(out) / "heads" / record["pooler"] / name / f"seed-{record['seed']}"
+    # The record's id keeps heads of other configurations apart.
+    name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
+    return epath.Path(out) / "heads" / record["pooler"] / name
 
 
-def fingerprint(*values: Any) -> str:
-    """SHA-256 of arrays and plain values, shortened to 16 digits."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(values):
-        if isinstance(leaf, (np.ndarray, jax.Array)):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(array.view(np.uint8).data if array.size else b"")
-        else:
-            digest.update(repr(leaf).encode())
-    return digest.hexdigest()[:16]
+def _check_splits(splits, num_examples):
+    for name in ("train", "validation", "test"):
+        if name not in splits:
+            raise ValueError(f"splits: expected train, validation and test, got {', '.join(splits)}")
+        indices = np.asarray(splits[name])
+        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
+        if not whole or indices.min() < 0 or indices.max() >= num_examples:
+            raise ValueError(
+                f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
+            )
+
+
+def _check_states(states, mask):
+    finite = np.isfinite(states).all(axis=-1)
+    if mask is not None:
+        finite = finite | ~mask
+    if not finite.all():
+        raise ValueError(
+            f"states: expected finite values at real tokens, got {np.sum(~finite)} tokens that are not"
+        )
 
 
 def _label(poolers):
@@ -389,5 +403,6 @@ def _describe(pooler: nn.Module):
 
 
 def _plain(config):
-    is_record = dataclasses.is_dataclass(config) and not isinstance(config, type)
-    return dataclasses.asdict(config) if is_record else repr(config)
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return dataclasses.asdict(config)
+    return repr(config)
