@@ -171,15 +171,28 @@ def test_help_and_version(capsys):
         assert option in text
 
 
-def test_diverged_heads_end_with_code_three(tmp_path):
-    """At an infinite step only heads with something to divide by survive; the process says so."""
-    small = [*SMALL[:-1], "1e30"]
-    done = run("quickstart", "--out", tmp_path, *small)
-    if done.returncode == cli.DIVERGED:
-        assert re.search(r"Complete with \d+ diverged heads", done.stdout)
-    else:
-        assert done.returncode == cli.FAILURE
-        assert last_line(done) == "poolax: all heads diverged\n"
+def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
+    """The records of a real run, with one head marked as diverged."""
+    from poolax import quickstart
+    from poolax.reporting import score_table, sensitivity_table
+
+    _, out = finished
+    records = Records.read(out / "records.jsonl")
+    heads, blocks = (list(records.where(kind=kind)) for kind in ("head", "lipschitz"))
+    heads[0] = {**heads[0], "diverged": True}
+    report = quickstart.Report(
+        records=Records([*heads, *blocks]),
+        scores=score_table(heads),
+        sensitivity=sensitivity_table(blocks),
+        cls_token_trained=True,
+        example_head=out,
+    )
+    monkeypatch.setattr(quickstart, "run", lambda *_, **__: report)
+    assert cli.main(["quickstart", "--out", str(out)]) == cli.DIVERGED
+    text = capsys.readouterr().out
+    assert "Complete with 1 diverged heads." in text
+    assert "1 diverged heads are left out." in text
+    assert "CLS token was trained." in text
 
 
 @pytest.mark.slow

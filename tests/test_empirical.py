@@ -169,7 +169,7 @@ def test_search_finds_the_steepest_point():
         num_restarts=8,
         num_steps=100,
     )
-    assert_close(found.value, 4.0, 1e-3)
+    assert 0.9 * 4 < found.value <= 4 * (1 + 1e-5)
     assert found.value == found.per_restart.max()
     assert jnp.linalg.norm(found.x) <= 2.0 + 1e-5
     exact = empirical.jacobian_norm(fn, found.x)

@@ -87,6 +87,16 @@ def test_continuous_integration_runs_the_command_of_the_readme(pytestconfig):
     assert (pytestconfig.rootpath / ".ci" / "run").read_text().rstrip().endswith(f"\n{command}")
 
 
+def test_the_snippets_of_the_readme_run(pytestconfig):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (pytestconfig.rootpath / "README.md").read_text(), re.DOTALL
+    )
+    program = "\n".join(block for block in blocks if not block.startswith("# reload"))
+    assert len(blocks) == 5
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):
     for word, home in (("jax.pmap", "training/step.py"), ("import orbax", "training/checkpoint.py")):
         folder = pytestconfig.rootpath / "poolax"

@@ -73,6 +73,8 @@ class Records(Sequence):
                 raise ValueError(
                     f"{path}, line {number}: expected a JSON object, got {error}"
                 ) from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object, got {line}")
             rows.append(row)
         return cls(rows)
 
