@@ -117,6 +117,13 @@ def check_count(name: str, value: Any, *, at_least: int = 1) -> None:
         raise ValueError(f"{name}: expected a whole number >= {at_least}, got {value!r}")
 
 
+def check_center_norm_width(width: int) -> int:
+    """Refuse widths below two, for which CenterNorm's ``d / (d - 1)`` has no value."""
+    if width < 2:
+        raise ValueError(f"d: expected d >= 2 for CenterNorm's d / (d - 1), got {width}")
+    return width
+
+
 def check_divides(name: str, divisor: int, width_name: str, width: int) -> None:
     """Refuse a ``divisor`` that does not divide ``width``."""
     if width % divisor:

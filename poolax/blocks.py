@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
-from poolax._checks import broadcast_mask, check_count, check_finite, check_instance, check_tokens
+from poolax._checks import (
+    broadcast_mask,
+    check_center_norm_width,
+    check_count,
+    check_finite,
+    check_instance,
+    check_tokens,
+)
 from poolax._numerics import accumulation_dtype, zero_masked
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
 from poolax.pooling import Pooler
@@ -49,13 +56,6 @@ class CenterNorm(nn.Module):
         x = x.astype(accumulation_dtype(x, scale))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         return (scale * (width / (width - 1)) * centred + bias).astype(dtype)
-
-
-def check_center_norm_width(width: int) -> int:
-    """Refuse widths below two."""
-    if width < 2:
-        raise ValueError(f"d: expected d >= 2 for CenterNorm's d / (d - 1), got {width}")
-    return width
 
 
 class FeedForward(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 
-hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, max_examples=12)
 hypothesis.settings.load_profile("poolax")
 
 

@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from poolax._checks import check_choice, check_count, check_finite, check_instance, check_values
+from poolax._checks import (
+    check_center_norm_width,
+    check_choice,
+    check_count,
+    check_finite,
+    check_instance,
+    check_values,
+)
 from poolax._records import AttentionBound, Bound, PoolerBound, TokenRange
-from poolax.blocks import TBM, check_center_norm_width
+from poolax.blocks import TBM
 from poolax.bounds._attention import METHODS
 from poolax.bounds._attention import attention as attention_bound
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm

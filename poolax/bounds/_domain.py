@@ -65,7 +65,6 @@ def domain_of(
 
     Example:
         >>> import jax.numpy as jnp
-    import numpy as np
         >>> domain = domain_of(jnp.array([[3.0, 4.0], [3.0, 0.0]]))
         >>> print(f"{domain.radius:.3f} {domain.spread:.3f}")
         5.000 2.000

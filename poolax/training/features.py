@@ -29,6 +29,14 @@ def extract_states(
 
     Raises:
         ValueError: if there is no input, or as the backbone raises.
+
+    Example:
+        >>> import jax
+        >>> from poolax.backbones import ViT, ViTConfig
+        >>> config = ViTConfig(4, 2, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+        >>> vit = ViT.init(config, jax.random.key(0))
+        >>> extract_states(vit, np.zeros((10, 4, 4, 1), np.float32)).states.shape
+        (10, 5, 8)
     """
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")

@@ -74,6 +74,19 @@ def sweep(
     Raises:
         ValueError: for an unknown pooler or option, numbers out of range, or targets that do not fit
             the task.
+
+    Example:
+        >>> import jax
+        >>> from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+        >>> from poolax.data import digits
+        >>> from poolax.training import Classification
+        >>> config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+        >>> vit = ViT.init(config, jax.random.key(0), ImagePreprocess(scale=1 / 16))
+        >>> records = sweep(
+        ...     vit, digits(), Classification(10), poolers=["last", "avg"], seeds=2, epochs=1
+        ... )
+        >>> [(row["pooler"], row["resolved"]["name"], row["seed"]) for row in records]
+        [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
     check_instance("backbone", backbone, Backbone, "a Backbone")
     check_choice("features", features, ("auto", "memory"))
