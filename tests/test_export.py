@@ -8,6 +8,7 @@ from helpers import BOUNDED, KINDS, POOLERS
 
 from poolax import attention, backbones, blocks, bounds, empirical
 from poolax.attention import Rotary
+from poolax.empirical._expressivity import _map_distances
 from poolax.training import Classification, HeadModule
 from poolax.training.heads import _loss_fn
 
@@ -59,6 +60,20 @@ def estimator_call(name):
     return call, (X[0],)
 
 
+def distances_call(neighbourhood):
+    model = blocks.TBM(2, POOLERS["max"])
+    variables = model.init(KEY, X[0])
+
+    def fn(x):
+        return model.apply(variables, x)
+
+    def call(inputs, epsilons):
+        keys = jax.random.split(KEY, len(inputs))
+        return _map_distances(inputs, epsilons, keys, fn, 4, neighbourhood, 8)
+
+    return call, (X, jnp.array([0.1, 1.0]))
+
+
 def head_call(pooler):
     module = HeadModule(pooler, 3)
     params = module.init(KEY, X)["params"]
@@ -95,6 +110,10 @@ CALLS = {
     **{
         f"empirical-{name}": lambda n=name: estimator_call(n)
         for name in ("jacobian_norm", "power", "lanczos", "search")
+    },
+    **{
+        f"expressivity-{name}": lambda n=name: distances_call(n)
+        for name in ("ball", "gaussian", "adversarial")
     },
     **{f"head-{name}": lambda p=p: head_call(p) for name, p in POOLERS.items()},
     "vit": vit_call,
