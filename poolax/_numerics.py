@@ -15,18 +15,31 @@ def zero_masked(x: Float[Array, "*batch n d"], mask: Bool[Array, "*batch n"] | N
     return x if mask is None else jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
 
 
+def softmax_numerator(
+    logits: Float[Array, "*batch k"], where: Bool[Array, "*#batch k"] | None = None
+) -> tuple[Float[Array, "*batch k"], Float[Array, "*batch 1"]]:
+    """Exponentials over the last axis and their sums, in at least float32; empty rows have sum 1.
+
+    Their quotient is the softmax, zero in a row without any entry; dividing what the exponentials
+    are multiplied with instead is cheaper.
+    """
+    logits = logits.astype(accumulation_dtype(logits))
+    if where is not None:
+        logits = jnp.where(where, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    if where is not None:
+        top = jnp.where(jnp.isfinite(top), top, 0)
+    exponentials = jnp.exp(logits - top)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return exponentials, total if where is None else jnp.where(total > 0, total, 1)
+
+
 def masked_softmax(
-    logits: Float[Array, "*batch k"], where: Bool[Array, "*batch k"] | None = None
+    logits: Float[Array, "*batch k"], where: Bool[Array, "*#batch k"] | None = None
 ) -> Float[Array, "*batch k"]:
     """Softmax over the last axis in at least float32; a row without any entry gives zeros."""
-    logits = logits.astype(accumulation_dtype(logits))
-    if where is None:
-        return jax.nn.softmax(logits, axis=-1)
-    logits = jnp.where(where, logits, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1)
+    exponentials, total = softmax_numerator(logits, where)
+    return exponentials / total
 
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:

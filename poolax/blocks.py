@@ -100,6 +100,43 @@ class FeedForward(nn.Module):
         return self.activation(out)
 
 
+class GatedFeedForward(nn.Module):
+    r"""Gated feed-forward layer: ``(act(x W_g) * (x W_h)) W_o``, entry by entry in the middle.
+
+    Attributes:
+        hidden_dim: Width of the hidden layer.
+        activation: ``act``, applied to each entry.
+        use_bias: Biases on all layers.
+        param_dtype: Dtype of the parameters.
+
+    Parameters: ``gate``, ``hidden`` and ``out``, with a kernel and bias each.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = GatedFeedForward(hidden_dim=16)
+        >>> x = jnp.ones((3, 5, 4))
+        >>> layer.apply(layer.init(jax.random.key(0), x), x).shape
+        (3, 5, 4)
+
+    Reference:
+        Shazeer, "GLU Variants Improve Transformer" (2020).
+    """
+
+    hidden_dim: int
+    activation: Callable[[Array], Array] = nn.silu
+    use_bias: bool = False
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Apply the layer to the last axis of ``x``."""
+        check_count("hidden_dim", self.hidden_dim)
+        options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
+        gate = self.activation(nn.Dense(self.hidden_dim, name="gate", **options)(x))
+        hidden = gate * nn.Dense(self.hidden_dim, name="hidden", **options)(x)
+        return nn.Dense(x.shape[-1], name="out", **options)(hidden)
+
+
 class PostLNBlock(nn.Module):
     """Post-LN Transformer block: ``x = norm1(x + attention(x))``, then ``norm2(x + ffn(x))``.
 
@@ -147,7 +184,7 @@ class PostLNBlock(nn.Module):
             ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
         """
         x, mask = _check_block_input(x, mask)
-        mixed, weights = self.attention(x, mask, bias, True)
+        mixed, weights = _attend(self.attention, x, mask, bias, return_weights)
         x = self.norm1(x + mixed)
         x = self.norm2(x + self.ffn(x))
         return (x, weights) if return_weights else x
@@ -188,7 +225,7 @@ class PreLNBlock(nn.Module):
     ) -> Any:
         """Map tokens to tokens; arguments, result and errors as in :class:`PostLNBlock`."""
         x, mask = _check_block_input(x, mask)
-        mixed, weights = self.attention(self.norm1(x), mask, bias, True)
+        mixed, weights = _attend(self.attention, self.norm1(x), mask, bias, return_weights)
         x = x + mixed
         x = x + self.ffn(self.norm2(x))
         return (x, weights) if return_weights else x
@@ -255,6 +292,11 @@ class TBM(nn.Module):
             CenterNorm(name="norm2"),
         )
         return self.pooler(block(x, mask), mask)
+
+
+def _attend(attention, x, mask, bias, return_weights):
+    out = attention(x, mask, bias, return_weights)
+    return out if return_weights else (out, None)
 
 
 def _check_block_input(x, mask):

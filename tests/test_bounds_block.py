@@ -9,6 +9,7 @@ import scipy.optimize
 from helpers import BOUNDED, KINDS, POOLERS, PUBLISHED, exact_norm, pad, random_tokens, random_variables
 
 from poolax import blocks, bounds, empirical, pooling
+from poolax._activations import gelu, gelu_tanh, quick_gelu
 from poolax.bounds._block import activation_lipschitz
 
 DIM = 4
@@ -189,7 +190,7 @@ def test_activations():
             )
         return -found.fun
 
-    for activation in (GELU, nn.gelu, jax.nn.gelu, nn.silu, nn.swish):
+    for activation in (GELU, gelu, gelu_tanh, quick_gelu, nn.gelu, jax.nn.gelu, nn.silu, nn.swish):
         known = activation_lipschitz(activation)
         assert steepest(activation) <= known <= steepest(activation) * (1 + 1e-6)
     assert activation_lipschitz(nn.relu) == activation_lipschitz(jnp.tanh) == 1.0

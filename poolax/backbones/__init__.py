@@ -2,6 +2,12 @@
 
 from poolax._records import TokenStates as TokenStates
 from poolax.backbones._base import Backbone as Backbone
-from poolax.backbones._base import ImagePreprocess as ImagePreprocess
+from poolax.backbones._bert import Bert as Bert
+from poolax.backbones._bert import BertConfig as BertConfig
+from poolax.backbones._decoder import Decoder as Decoder
+from poolax.backbones._decoder import DecoderConfig as DecoderConfig
+from poolax.backbones._gpt2 import GPT2 as GPT2
+from poolax.backbones._gpt2 import GPT2Config as GPT2Config
+from poolax.backbones._preprocess import ImagePreprocess as ImagePreprocess
 from poolax.backbones._vit import ViT as ViT
 from poolax.backbones._vit import ViTConfig as ViTConfig

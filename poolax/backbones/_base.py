@@ -2,33 +2,19 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, PyTree
 
-from poolax._records import TokenStates
-
-
-@dataclasses.dataclass(frozen=True)
-class ImagePreprocess:
-    """From pixel values to the model's input: ``(scale * pixels - mean) / std``.
-
-    Attributes:
-        scale: What brings pixels to the range from 0 to 1.
-        mean: What is subtracted then.
-        std: What is divided by then.
-    """
-
-    scale: float = 1 / 255
-    mean: float = 0.5
-    std: float = 0.5
-
-    def __call__(self, images: Array) -> Float[Array, "..."]:
-        """Preprocess ``images``, any shape and dtype, in float32."""
-        return (jnp.asarray(images, jnp.float32) * self.scale - self.mean) / self.std
+from poolax._checks import broadcast_mask, check_finite, check_tokens
+from poolax._numerics import zero_masked
+from poolax._records import LayerSpec, TokenStates
+from poolax.backbones import _layers
 
 
 @struct.dataclass
@@ -39,15 +25,27 @@ class Backbone(abc.ABC):
         params: Parameters.
         config: Static, hashable configuration.
         preprocess: Static, hashable; maps raw inputs to what :meth:`apply` takes.
+        compute_dtype: Dtype that the blocks compute in; ``None`` for that of the parameters. Softmax,
+            norms and pooling run in at least float32 whatever it is.
+        remat: Compute blocks again in a backward pass instead of keeping what they compute.
         summary_token: What "last" pooling means for this family: ``"first"`` where a CLS token
             stands in front, ``"last"`` for causal models.
+        num_prefix: Number of tokens in front that stand for no part of the input.
     """
 
     summary_token: ClassVar[str]
+    num_prefix: ClassVar[int] = 0
 
     params: PyTree
     config: Any = struct.field(pytree_node=False)
-    preprocess: Any = struct.field(pytree_node=False)
+    preprocess: Any = struct.field(pytree_node=False, default=None)
+    compute_dtype: Dtype | None = struct.field(pytree_node=False, default=None)
+    remat: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    @abc.abstractmethod
+    def num_layers(self) -> int:
+        """Number of layers that ``layer`` counts."""
 
     @abc.abstractmethod
     def embed(
@@ -56,6 +54,27 @@ class Backbone(abc.ABC):
         """Inputs to embeddings, ``(*batch, n, d)``, and the mask of the tokens."""
 
     @abc.abstractmethod
+    def run(
+        self,
+        params: PyTree,
+        embeddings: Float[Array, "*batch n d"],
+        mask: Bool[Array, "*batch n"] | None,
+        layer: int,
+        return_weights: bool,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """The pass through the layers, of checked embeddings: tokens, and attention or ``None``."""
+
+    @abc.abstractmethod
+    def layer_specs(self, params: PyTree) -> list[LayerSpec]:
+        """Describe the layers for the bounds, in the order in which they act.
+
+        Args:
+            params: Parameters.
+
+        Returns:
+            One :class:`LayerSpec` for each attention, feed-forward or other layer.
+        """
+
     def encode(
         self,
         params: PyTree,
@@ -65,7 +84,31 @@ class Backbone(abc.ABC):
         layer: int = -1,
         return_weights: bool = False,
     ) -> TokenStates:
-        """Embeddings to token states; noise, attacks and Jacobians act on the embeddings."""
+        """Embeddings to token states; noise, attacks and Jacobians act on the embeddings.
+
+        Args:
+            params: Parameters.
+            embeddings: What :meth:`embed` returns, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+            layer: As for :meth:`apply`.
+            return_weights: Also return the attention of every layer.
+
+        Returns:
+            The token states.
+
+        Raises:
+            ValueError: for a wrong shape or layer, or values that are not finite.
+        """
+        if not -1 <= layer <= self.num_layers:
+            raise ValueError(f"layer: expected -1 to {self.num_layers}, got {layer}")
+        check_tokens("embeddings", embeddings)
+        mask = broadcast_mask(mask, embeddings.shape[:-1])
+        check_finite("embeddings", embeddings, mask)
+        x = zero_masked(jnp.asarray(embeddings), mask)
+        if self.compute_dtype is not None:
+            x = x.astype(self.compute_dtype)
+        states, weights = self.run(params, x, mask, layer, return_weights)
+        return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
 
     def apply(
         self,
@@ -103,3 +146,121 @@ class Backbone(abc.ABC):
     def num_parameters(self) -> int:
         """Number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+
+@struct.dataclass
+class BlockBackbone(Backbone):
+    """Abstract backbone of blocks of one width, with a final norm or none.
+
+    Parameters: ``embeddings`` and ``encoder``; in the latter ``block_0``, ``block_1``, … or, after
+    :meth:`stack_layers`, ``blocks``, and ``norm`` where there is a final norm.
+    """
+
+    norm_first: ClassVar[bool] = True
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return self.config.num_layers
+
+    @abc.abstractmethod
+    def block(self, index: int) -> nn.Module:
+        """Block number ``index``."""
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """Norm behind the last block, or ``None``."""
+        return None
+
+    def logit_bias(self, params: PyTree, num_tokens: int) -> Array | None:
+        """What is added to the logits of every block, shape ``(H, n, n)``, or ``None``."""
+        del params, num_tokens
+        return None
+
+    @classmethod
+    @abc.abstractmethod
+    def init_embeddings(cls, config: Any, key: Array) -> PyTree:
+        """Random parameters of the embeddings."""
+
+    @classmethod
+    def init(cls, config: Any, key: Array, preprocess: Any = None) -> Self:
+        """A model with random parameters.
+
+        Args:
+            config: Sizes and switches.
+            key: Random key.
+            preprocess: Maps raw inputs to what :meth:`apply` takes; ``None`` if they are that already.
+
+        Returns:
+            The model.
+        """
+        embed_key, encode_key, norm_key = jax.random.split(key, 3)
+        model = cls(params=None, config=config, preprocess=preprocess)
+        blocks = [model.block(index) for index in range(model.num_layers)]
+        encoder = _layers.init_blocks(blocks, encode_key, config.width)
+        if model.final_norm is not None:
+            encoder["norm"] = model.final_norm.init(norm_key, jnp.zeros((1, config.width)))["params"]
+        embeddings = cls.init_embeddings(config, embed_key)
+        return dataclasses.replace(model, params={"embeddings": embeddings, "encoder": encoder})
+
+    def stack_layers(self) -> Self:
+        """The same model with the parameters of its blocks stacked, so that one ``scan`` runs them.
+
+        The program then has one block instead of ``num_layers``: it compiles in a fraction of the time.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: if the blocks differ, as where only some have a sliding window.
+        """
+        if _layers.is_stacked(self.params["encoder"]):
+            return self
+        self._check_equal_blocks()
+        encoder = _layers.stack_blocks(self.params["encoder"])
+        return dataclasses.replace(self, params={**self.params, "encoder": encoder})
+
+    def _check_equal_blocks(self):
+        blocks = [self.block(index) for index in range(self.num_layers)]
+        odd = [index for index, block in enumerate(blocks) if block != blocks[0]]
+        if odd:
+            raise ValueError(
+                f"layers: expected equal blocks to stack, got block {odd[0]} unlike block 0"
+            )
+
+    def run(self, params, embeddings, mask, layer, return_weights):
+        """See :meth:`Backbone.run`."""
+        num_blocks = self.num_layers if layer == -1 else layer
+        bias = self.logit_bias(params, embeddings.shape[-2])
+        x, weights = _layers.run_blocks(
+            [self.block(index) for index in range(num_blocks)],
+            params["encoder"],
+            embeddings,
+            mask,
+            bias,
+            return_weights=return_weights,
+            remat=self.remat,
+            compute_dtype=self.compute_dtype,
+        )
+        if layer == -1 and self.final_norm is not None:
+            norm = _layers.cast_floating(params["encoder"]["norm"], self.compute_dtype)
+            x = self.final_norm.apply({"params": norm}, x)
+        return x, weights
+
+    def layer_specs(self, params) -> list[LayerSpec]:
+        """See :meth:`Backbone.layer_specs`."""
+        encoder = params["encoder"]
+        specs = [
+            spec
+            for index in range(self.num_layers)
+            for spec in _layers.block_specs(
+                _layers.block_name(index),
+                self.block(index),
+                _layers.block_params(encoder, index),
+                norm_first=self.norm_first,
+            )
+        ]
+        if self.final_norm is not None:
+            norm = _layers.norm_spec(self.final_norm, encoder["norm"])
+            specs.append(LayerSpec(name="norm", norm_after=norm, residual=False))
+        return specs

@@ -1,15 +1,14 @@
 """Vision Transformer: patches and a CLS token through Pre-LN blocks."""
 
 import dataclasses
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from poolax._activations import activation_from_name
 from poolax._checks import (
     broadcast_mask,
     check_count,
@@ -18,10 +17,8 @@ from poolax._checks import (
     check_floating,
     check_number,
 )
-from poolax._numerics import zero_masked
-from poolax._records import TokenStates
 from poolax.attention import MultiHeadAttention
-from poolax.backbones._base import Backbone
+from poolax.backbones._base import BlockBackbone
 from poolax.blocks import FeedForward, PreLNBlock
 
 
@@ -39,6 +36,8 @@ class ViTConfig:
         mlp_dim: Width of the feed-forward layers.
         norm_eps: What LayerNorm adds to the variance.
         use_mask_token: Whether there is a token that stands in for hidden patches, for pretraining.
+        use_qkv_bias: Biases on queries, keys and values.
+        activation: Name of the activation.
     """
 
     image_size: int
@@ -50,6 +49,8 @@ class ViTConfig:
     mlp_dim: int
     norm_eps: float = 1e-12
     use_mask_token: bool = False
+    use_qkv_bias: bool = True
+    activation: str = "gelu"
 
     def __post_init__(self):
         """Refuse sizes that do not fit."""
@@ -59,6 +60,7 @@ class ViTConfig:
         check_divides("patch_size", self.patch_size, "image_size", self.image_size)
         check_divides("num_heads", self.num_heads, "width", self.width)
         check_number("norm_eps", self.norm_eps, at_least=0.0)
+        activation_from_name(self.activation)
 
     @property
     def num_patches(self) -> int:
@@ -99,33 +101,8 @@ class _Embeddings(nn.Module):
         return tokens + self.param("position", init, (config.num_patches + 1, config.width))
 
 
-class _Encoder(nn.Module):
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, x, mask=None, layer=-1, return_weights=False):
-        config, weights = self.config, []
-        num_blocks = config.num_layers if layer == -1 else layer
-        for index in range(num_blocks):
-            block = PreLNBlock(
-                # Without a parent of their own, so that the block holds their parameters.
-                MultiHeadAttention(config.num_heads, use_bias=True, parent=None),
-                FeedForward(
-                    config.mlp_dim, partial(nn.gelu, approximate=False), use_bias=True, parent=None
-                ),
-                nn.LayerNorm(epsilon=config.norm_eps, parent=None),
-                nn.LayerNorm(epsilon=config.norm_eps, parent=None),
-                name=f"block_{index}",
-            )
-            x, attended = block(x, mask, None, True)
-            weights.append(attended)
-        if layer == -1:
-            x = nn.LayerNorm(epsilon=config.norm_eps, name="norm")(x)
-        return x, tuple(weights) if return_weights else None
-
-
 @struct.dataclass
-class ViT(Backbone):
+class ViT(BlockBackbone):
     """Vision Transformer with a CLS token, learned positions and Pre-LN blocks.
 
     Inputs are preprocessed images, ``(*batch, image_size, image_size, num_channels)``; token 0 is
@@ -143,25 +120,29 @@ class ViT(Backbone):
     """
 
     summary_token: ClassVar[str] = "first"
+    num_prefix: ClassVar[int] = 1
 
     @classmethod
-    def init(cls, config: ViTConfig, key: jax.Array, preprocess=None) -> "ViT":
-        """A model with random parameters.
-
-        Args:
-            config: Sizes.
-            key: Random key.
-            preprocess: Maps raw images to inputs; ``None`` if they are inputs already.
-
-        Returns:
-            The model.
-        """
-        embed_key, encode_key = jax.random.split(key)
+    def init_embeddings(cls, config, key):
+        """See :meth:`BlockBackbone.init_embeddings`."""
         images = jnp.zeros((1, config.image_size, config.image_size, config.num_channels))
-        embeddings, embed = _Embeddings(config).init_with_output(embed_key, images)
-        encode = _Encoder(config).init(encode_key, embeddings)
-        params = {"embeddings": embed["params"], "encoder": encode["params"]}
-        return cls(params=params, config=config, preprocess=preprocess)
+        return _Embeddings(config).init(key, images)["params"]
+
+    def block(self, index: int) -> nn.Module:
+        """See :meth:`BlockBackbone.block`."""
+        del index
+        config = self.config
+        attention = MultiHeadAttention(
+            config.num_heads, use_bias=config.use_qkv_bias, use_out_bias=True, parent=None
+        )
+        activation = activation_from_name(config.activation)
+        ffn = FeedForward(config.mlp_dim, activation, use_bias=True, parent=None)
+        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """See :class:`BlockBackbone`."""
+        return nn.LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
 
     def embed(
         self,
@@ -198,14 +179,3 @@ class ViT(Backbone):
         mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_patches + 1))
         variables = {"params": params["embeddings"]}
         return _Embeddings(config).apply(variables, inputs, hidden), mask
-
-    def encode(self, params, embeddings, mask=None, *, layer=-1, return_weights=False):
-        """Embeddings to token states; see :meth:`Backbone.apply` for ``layer``."""
-        if not -1 <= layer <= self.config.num_layers:
-            raise ValueError(f"layer: expected -1 to {self.config.num_layers}, got {layer}")
-        mask = broadcast_mask(mask, embeddings.shape[:-1])
-        encode: Any = _Encoder(self.config).apply
-        states, weights = encode(
-            {"params": params["encoder"]}, zero_masked(embeddings, mask), mask, layer, return_weights
-        )
-        return TokenStates(states=states, mask=mask, num_prefix=1, weights=weights)

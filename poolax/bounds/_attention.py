@@ -311,17 +311,17 @@ def _attention(kind, kernels, num_tokens, radius, spread, method):
     if not isinstance(kind, DotProduct) and kind.plain_values:
         raise ValueError("plain_values: expected False, for no bound for plain values is known here")
     if isinstance(kind, DotProduct):
-        return _dot_product(kernels, most_tokens, radius, spread, method)
+        return _dot_product(kernels, kind, most_tokens, radius, spread, method)
     if isinstance(kind, L2):
         return _l2(kernels, most_tokens, method)
     return _cosine(kernels, most_tokens, kind, method)
 
 
-def _dot_product(kernels, num_tokens, radius, spread, method):
+def _dot_product(kernels, kind, num_tokens, radius, spread, method):
     # Whole numbers would overflow in their powers.
     radius = jnp.asarray(radius, kernels.query.dtype)
     spread = radius if spread is None else jnp.minimum(radius, jnp.asarray(spread, radius.dtype))
-    scale = 1 / math.sqrt(kernels.query.shape[-1])
+    scale = kind.logit_scale(kernels.query.shape[-1])
     logit_norm = product_norm(kernels.query, kernels.key) * scale
     through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
     if method == "published":

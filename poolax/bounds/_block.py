@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from poolax import _activations
 from poolax._checks import (
     check_center_norm_width,
     check_choice,
@@ -35,6 +36,7 @@ _ACTIVATIONS = {
     "gelu (exact)": 1.1289042,
     "gelu (tanh)": 1.1289931,
     "silu": 1.0998394,
+    "quick gelu": 1.0998394,  # silu with the argument and the value on another scale
 }
 
 
@@ -246,6 +248,9 @@ def _activation_name(activation):
     if options:
         return None
     known = {
+        "gelu (exact)": (_activations.gelu,),
+        "gelu (tanh)": (_activations.gelu_tanh,),
+        "quick gelu": (_activations.quick_gelu,),
         "relu": (nn.relu, jax.nn.relu),
         "tanh": (nn.tanh, jnp.tanh),
         "silu": (nn.silu, nn.swish, jax.nn.silu, jax.nn.swish),

@@ -1,0 +1,77 @@
+"""Kinds of attention: frozen, hashable configurations."""
+
+import dataclasses
+import math
+
+from poolax._checks import check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class DotProduct:
+    """Dot-product attention: logits ``scale q_i . k_j``, values ``x_j W_V``.
+
+    Attributes:
+        scale: Scale of the logits, positive; ``None`` takes ``1 / sqrt(d_h)``. T5 has 1.
+
+    Reference:
+        Vaswani et al., "Attention Is All You Need" (2017).
+    """
+
+    scale: float | None = None
+
+    def __post_init__(self):
+        """Refuse a scale that is not positive."""
+        if self.scale is not None:
+            check_number("scale", self.scale, above=0.0)
+
+    def logit_scale(self, head_dim: int) -> float:
+        """The scale for heads of width ``head_dim``."""
+        return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class L2:
+    """L2 attention: logits ``-|q_i - k_j|^2 / sqrt(d_h)`` with one kernel for query and key.
+
+    With ``A_h = W_Q^h W_Q^{hT} / sqrt(d_h)``, head ``h`` averages ``x_j A_h W_V^h``, which makes it
+    Lipschitz on all of space. A query bias, which the key shares, cancels.
+
+    Attributes:
+        plain_values: Average ``x_j W_V^h`` instead, as GPT-style code writes it. That has no global
+            Lipschitz constant.
+
+    Reference:
+        Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML 2021).
+    """
+
+    plain_values: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Scaled cosine attention: logits ``tau q_i . k_j`` and values ``nu v_j`` of normalised rows.
+
+    Rows of queries, keys and values are divided by ``sqrt(|row|^2 + eps)``.
+
+    Attributes:
+        tau: Scale of the logits, positive.
+        nu: Scale of the output, positive.
+        eps: What keeps the normalisation Lipschitz (the nabla of the paper), positive.
+        plain_values: Do not normalise the values, as the released LipsFormer code has it.
+
+    Reference:
+        Qi et al., "LipsFormer" (ICLR 2023).
+    """
+
+    tau: float = 10.0
+    nu: float = 1.0
+    eps: float = 1e-6
+    plain_values: bool = False
+
+    def __post_init__(self):
+        """Refuse scales that are not positive."""
+        for name in ("tau", "nu", "eps"):
+            check_number(name, getattr(self, name), above=0.0)
+
+
+Kind = DotProduct | L2 | Cosine

@@ -1,0 +1,57 @@
+"""Which key each query sees."""
+
+import functools
+import operator
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from poolax._checks import check_count
+
+
+def attention_mask(
+    num_tokens: int,
+    mask: Bool[Array, "*batch n"] | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    segments: Int[Array, "*batch n"] | None = None,
+) -> Bool[Array, "*batch n n"] | None:
+    """Which key each query sees: real tokens only, not the future, not beyond the window.
+
+    Args:
+        num_tokens: Number of tokens ``n``.
+        mask: True at real tokens, shape ``(*batch, n)``; ``None`` if all are real.
+        causal: Query ``i`` sees keys ``j <= i`` only.
+        window: Each query sees at most this many neighbouring keys: ``i - window < j <= i`` if
+            ``causal``, else ``-(window - 1) // 2 <= j - i <= window // 2``; so each key is seen by
+            at most as many queries.
+        segments: Tokens see only tokens with the same number, shape ``(*batch, n)``; ``None`` if all
+            are one segment.
+
+    Returns:
+        True where query ``i`` (second to last axis) sees key ``j`` (last axis); rows of masked
+        queries are False. ``None`` if everything is seen.
+
+    Example:
+        >>> attention_mask(3, causal=True, window=2).astype(int)
+        Array([[1, 0, 0],
+               [1, 1, 0],
+               [0, 1, 1]], dtype=int32)
+    """
+    check_count("num_tokens", num_tokens)
+    seen = None
+    if causal or window is not None:
+        steps = jnp.arange(num_tokens) - jnp.arange(num_tokens)[:, None]
+        behind, ahead = num_tokens, 0 if causal else num_tokens
+        if window is not None:
+            check_count("window", window)
+            behind = window - 1 if causal else (window - 1) // 2
+            ahead = 0 if causal else window // 2
+        seen = (steps >= -behind) & (steps <= ahead)
+    parts = [seen] if seen is not None else []
+    if mask is not None:
+        parts.append(mask[..., :, None] & mask[..., None, :])
+    if segments is not None:
+        parts.append(segments[..., :, None] == segments[..., None, :])
+    return functools.reduce(operator.and_, parts) if parts else None

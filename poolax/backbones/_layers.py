@@ -1,0 +1,159 @@
+"""Blocks in a row: parameters, the pass through them, and their description for the bounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float, PyTree
+
+from poolax._records import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+
+STACKED = "blocks"
+
+
+def block_name(index: int) -> str:
+    """Name of a block among the parameters."""
+    return f"block_{index}"
+
+
+def init_blocks(blocks: Sequence[nn.Module], key: Array, width: int) -> dict[str, PyTree]:
+    """Random parameters of blocks, by name."""
+    x = jnp.zeros((1, 1, width))
+    keys = jax.random.split(key, len(blocks))
+    return {
+        block_name(index): block.init(block_key, x)["params"]
+        for index, (block, block_key) in enumerate(zip(blocks, keys, strict=True))
+    }
+
+
+def is_stacked(params: Mapping[str, PyTree]) -> bool:
+    """Whether the parameters of all blocks stand in one tree, stacked along a leading axis."""
+    return STACKED in params
+
+
+def stack_blocks(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Stack the parameters of blocks along a leading axis, so that one ``scan`` runs them."""
+    names = [name for name in params if name.startswith("block_")]
+    blocks = [params[block_name(index)] for index in range(len(names))]
+    rest = {name: value for name, value in params.items() if name not in names}
+    return {**rest, STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def block_params(params: Mapping[str, PyTree], index: int) -> PyTree:
+    """Parameters of one block, from either layout."""
+    if is_stacked(params):
+        return jax.tree.map(lambda leaf: leaf[index], params[STACKED])
+    return params[block_name(index)]
+
+
+def cast_floating(tree: PyTree, dtype: Dtype | None) -> PyTree:
+    """Cast the floating leaves of a tree; ``None`` leaves them as they are."""
+    if dtype is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module],
+    params: Mapping[str, PyTree],
+    x: Float[Array, "*batch n d"],
+    mask: Bool[Array, "*batch n"] | None,
+    bias: Float[Array, "*#batch H n n"] | None = None,
+    *,
+    return_weights: bool = False,
+    remat: bool = False,
+    compute_dtype: Dtype | None = None,
+) -> tuple[Array, tuple[Array, ...] | None]:
+    """Pass tokens through blocks; stacked parameters are scanned.
+
+    Args:
+        blocks: The blocks to run, the first ones of the model; equal ones if parameters are stacked.
+        params: Parameters of the blocks, by name or stacked.
+        x: Tokens.
+        mask: True at real tokens, or ``None``.
+        bias: Added to the logits of every block, or ``None``.
+        return_weights: Also return the attention of each block.
+        remat: Compute the blocks again in a backward pass instead of keeping what they compute.
+        compute_dtype: What parameters are cast to, a block at a time; ``None`` for their own.
+
+    Returns:
+        Tokens, and the attention of each block or ``None``.
+    """
+
+    def run(block, params, x):
+        params = cast_floating(params, compute_dtype)
+        out = block.apply({"params": params}, x, mask, bias, return_weights)
+        return out if return_weights else (out, None)
+
+    if is_stacked(params):
+        if not blocks:
+            return x, () if return_weights else None
+
+        def step(x, params):
+            return run(blocks[0], params, x)
+
+        # Inside a scan nothing is merged with the forward pass, which is what prevent_cse is against.
+        step = jax.checkpoint(step, prevent_cse=False) if remat else step
+        stacked = jax.tree.map(lambda leaf: leaf[: len(blocks)], params[STACKED])
+        x, weights = jax.lax.scan(step, x, stacked)
+        return x, tuple(weights) if return_weights else None
+    weights = []
+    for index, block in enumerate(blocks):
+        step = _bind(run, block)
+        step = jax.checkpoint(step) if remat else step
+        x, attended = step(params[block_name(index)], x)
+        weights.append(attended)
+    return x, tuple(weights) if return_weights else None
+
+
+def _bind(run: Callable, block: nn.Module) -> Callable:
+    return lambda params, x: run(block, params, x)
+
+
+def norm_spec(norm: nn.Module, params: Mapping[str, Array]) -> NormSpec:
+    """Describe a ``LayerNorm``, ``RMSNorm`` or ``CenterNorm``."""
+    kinds = {"LayerNorm": "layer", "RMSNorm": "rms", "CenterNorm": "center"}
+    return NormSpec(
+        kind=kinds[type(norm).__name__],
+        scale=params["scale"],
+        bias=params.get("bias"),
+        eps=float(getattr(norm, "epsilon", 0.0)),
+    )
+
+
+def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) -> AttentionSpec:
+    """Describe a ``MultiHeadAttention``."""
+    rotary = attention.rotary
+    return AttentionSpec(
+        kind=attention.kind,
+        params=params,
+        rotary=rotary is not None,
+        rotary_scale=1.0 if rotary is None else rotary.feature_scale,
+        causal=attention.causal,
+        window=attention.window,
+        **options,
+    )
+
+
+def block_specs(
+    name: str, block: Any, params: Mapping[str, Any], *, norm_first: bool
+) -> list[LayerSpec]:
+    """Describe a Pre-LN (``norm_first``) or Post-LN block: attention, then feed-forward."""
+    branches = (
+        ("attention", attention_spec(block.attention, params["attention"]), "norm1"),
+        ("ffn", FeedForwardSpec(params=params["ffn"], activation=block.ffn.activation), "norm2"),
+    )
+    where = "norm_before" if norm_first else "norm_after"
+    return [
+        LayerSpec(
+            name=f"{name}/{part}",
+            branch=branch,
+            **{where: norm_spec(getattr(block, norm), params[norm])},
+        )
+        for part, branch, norm in branches
+    ]

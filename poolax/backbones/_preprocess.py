@@ -1,0 +1,26 @@
+"""From raw images, texts and series to what backbones take."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePreprocess:
+    """From pixel values to the model's input: ``(scale * pixels - mean) / std``.
+
+    Attributes:
+        scale: What brings pixels to the range from 0 to 1.
+        mean: What is subtracted then, one number or one a channel.
+        std: What is divided by then, one number or one a channel.
+    """
+
+    scale: float = 1 / 255
+    mean: float | tuple[float, ...] = 0.5
+    std: float | tuple[float, ...] = 0.5
+
+    def __call__(self, images: Array) -> Float[Array, "..."]:
+        """Preprocess ``images``, any dtype, channels on the last axis, in float32."""
+        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
+        return (jnp.asarray(images, jnp.float32) * self.scale - mean) / std
