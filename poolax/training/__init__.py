@@ -1,8 +1,8 @@
 """Training of heads on frozen backbones, pretraining, and checkpoints."""
 
-from poolax.training.checkpoint import checkpoint_metadata as checkpoint_metadata
-from poolax.training.checkpoint import restore_checkpoint as restore_checkpoint
-from poolax.training.checkpoint import save_checkpoint as save_checkpoint
+from poolax._checkpoint import checkpoint_metadata as checkpoint_metadata
+from poolax._checkpoint import restore_checkpoint as restore_checkpoint
+from poolax._checkpoint import save_checkpoint as save_checkpoint
 from poolax.training.features import extract_states as extract_states
 from poolax.training.heads import Head as Head
 from poolax.training.heads import HeadModule as HeadModule

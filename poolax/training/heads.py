@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax.pooling import Pooler, from_config
-from poolax.training.checkpoint import checkpoint_metadata, restore_checkpoint
+from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
 from poolax.training.step import (
     Mapper,
     Progress,

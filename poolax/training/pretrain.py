@@ -13,7 +13,7 @@ from jaxtyping import Float
 from poolax._checks import check_count, check_number
 from poolax.backbones import ViT, ViTConfig
 from poolax.backbones._vit import patchify
-from poolax.training.checkpoint import (
+from poolax._checkpoint import (
     checkpoint_metadata,
     latest_step,
     restore_checkpoint,

@@ -21,7 +21,7 @@ from poolax._checks import (
 from poolax._paths import absolute_path
 from poolax.backbones import Backbone
 from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
-from poolax.training.checkpoint import save_checkpoint
+from poolax._checkpoint import save_checkpoint
 from poolax.training.features import extract_states
 from poolax.training.heads import HeadModule, train_heads
 from poolax.training.records import Records, digest, environment, fingerprint

@@ -1,0 +1,171 @@
+"""From tensors by name to parameters on devices, one at a time."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from flax.typing import Dtype
+from jaxtyping import PyTree
+
+from poolax.backbones import _layers
+from poolax.backbones.pretrained._sources import Architecture, Source, Sources
+from poolax.backbones.pretrained._tensors import TensorFiles
+
+Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+
+_BLOCK = re.compile(r"(.*/)?block_(\d+)/(.*)")
+
+
+def fill_params(
+    architecture: Architecture,
+    config: Any,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    dtype: Dtype | None,
+    sharding: Sharding | None,
+    stacked: bool,
+) -> PyTree:
+    """Build a model's parameters from tensors by name.
+
+    Names and shapes of all tensors are checked before any is read. Then they are read one at a time,
+    cast and put on their devices, so that the host holds little more than the parameters.
+
+    Args:
+        architecture: How to read the family.
+        config: Our configuration.
+        tensors: Tensors by name.
+        dtype: What floating parameters are cast to; ``None`` leaves them.
+        sharding: Where parameters go: one sharding, or a function of path and shape.
+        stacked: Whether parameters of blocks are stacked.
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ValueError: for missing, extra or wrongly shaped tensors.
+    """
+    sources = architecture.sources(config)
+    expected = _expected_shapes(architecture, config)
+    names = _resolve_names(architecture, sources, tensors)
+    _check_shapes(sources, names, expected, tensors)
+    flat = {}
+    for path, parts in _groups(sources, stacked):
+        shape = expected[parts[0]] if path == parts[0] else (len(parts), *expected[parts[0]])
+        array = _read(parts, shape, sources, names, tensors, dtype, stacked=path != parts[0])
+        place = sharding(path, shape) if callable(sharding) else sharding
+        flat[path] = jnp.asarray(array) if place is None else jax.device_put(array, place)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _expected_shapes(architecture, config) -> dict[str, tuple[int, ...]]:
+    model = jax.eval_shape(lambda: architecture.backbone.init(config, jax.random.key(0)))  # type: ignore
+    flat = traverse_util.flatten_dict(model.params, sep="/")
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def _resolve_names(
+    architecture: Architecture, sources: Sources, tensors: Mapping[str, Any]
+) -> dict[str, str]:
+    """Name of the tensor of each parameter that is not left at its default."""
+    prefix = _find_prefix(architecture, sources, tensors)
+    found, missing = {}, []
+    for path, source in sources.items():
+        candidates = [prefix + name for name in source.names] + list(source.names)
+        name = next((name for name in candidates if name in tensors), None)
+        if name is not None:
+            found[path] = name
+        elif source.default is None:
+            missing.append(prefix + source.names[0])
+    if missing:
+        missing = list(dict.fromkeys(missing))
+        raise ValueError(
+            f"tensors: expected all of {architecture.backbone.__name__}, got none for {_listed(missing)}"
+        )
+    used = set(found.values())
+    ignored = [re.compile(pattern) for pattern in architecture.ignored]
+    extra = [
+        name
+        for name in tensors
+        if name not in used
+        and not any(pattern.fullmatch(name.removeprefix(prefix)) for pattern in ignored)
+    ]
+    if extra:
+        raise ValueError(
+            f"tensors: expected those of {architecture.backbone.__name__} alone, got {_listed(extra)}"
+        )
+    return found
+
+
+def _find_prefix(architecture, sources, tensors):
+    """The prefix under which most parameters are there."""
+
+    def count(prefix):
+        return sum(
+            any(prefix + name in tensors for name in source.names) for source in sources.values()
+        )
+
+    return max(("", *architecture.prefixes), key=count)
+
+
+def _check_shapes(sources, names, expected, tensors):
+    wrong = []
+    for path, source in sources.items():
+        if path in names:
+            shape = _shape(tensors, names[path])
+            try:
+                found = source.convert(np.broadcast_to(np.zeros((), np.float32), shape)).shape
+            except (ValueError, IndexError):
+                found = None
+        else:
+            found = shape = np.shape(source.default)
+        if found != expected[path]:
+            wrong.append(f"{names.get(path, path)} {shape} for {path} {expected[path]}")
+    if wrong:
+        raise ValueError(
+            f"tensors: expected the shapes that the configuration says, got others for {_listed(wrong)}"
+        )
+
+
+def _shape(tensors, name):
+    return tensors.shapes[name] if isinstance(tensors, TensorFiles) else np.shape(tensors[name])
+
+
+def _groups(sources: Sources, stacked: bool) -> Iterator[tuple[str, list[str]]]:
+    """Paths of our parameters with the paths that are stacked in each."""
+    groups: dict[str, list[str]] = {}
+    for path in sources:
+        match = _BLOCK.fullmatch(path) if stacked else None
+        group = f"{match[1] or ''}{_layers.STACKED}/{match[3]}" if match else path
+        groups.setdefault(group, []).append(path)
+    yield from groups.items()
+
+
+def _read(parts, shape, sources, names, tensors, dtype, stacked):
+    def one(path):
+        source: Source = sources[path]
+        if path not in names:
+            return np.asarray(source.default)
+        return source.convert(np.asarray(tensors[names[path]]))
+
+    def cast(array):
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(dtype if floating and dtype is not None else array.dtype, copy=False)
+
+    if not stacked:
+        return np.ascontiguousarray(cast(one(parts[0])))
+    first = cast(one(parts[0]))
+    array = np.empty(shape, first.dtype)
+    array[0] = first
+    for index, path in enumerate(parts[1:], start=1):
+        array[index] = cast(one(path))
+    return array
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:10])
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{len(names)}: {shown}{more}"

@@ -1,0 +1,163 @@
+"""Where a parameter of ours comes from in a checkpoint of others."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from poolax.backbones._base import Backbone
+
+Convert = Callable[[np.ndarray], np.ndarray]
+
+
+def as_is(x: np.ndarray) -> np.ndarray:
+    """The tensor itself."""
+    return x
+
+
+def transposed(x: np.ndarray) -> np.ndarray:
+    """From (out, in) to (in, out)."""
+    return x.T
+
+
+def without_leading_ones(x: np.ndarray) -> np.ndarray:
+    """Drop leading axes of length one: (1, 1, d) to (d,), (1, n, d) to (n, d)."""
+    while x.ndim > 1 and x.shape[0] == 1:
+        x = x[0]
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from.
+
+    Attributes:
+        names: Names that the tensor may have; the first that is there is taken.
+        convert: From the tensor to the parameter; must also work on arrays without strides.
+        default: What the parameter is if no such tensor is there; ``None`` if it must be.
+    """
+
+    names: tuple[str, ...]
+    convert: Convert = as_is
+    default: np.ndarray | None = None
+
+
+Sources = dict[str, Source]
+
+
+def dense(path: str, *names: str, bias: bool = True) -> Sources:
+    """A linear layer from (out, in) weights."""
+    found = {f"{path}/kernel": Source(tuple(f"{name}.weight" for name in names), transposed)}
+    if bias:
+        found[f"{path}/bias"] = Source(tuple(f"{name}.bias" for name in names))
+    return found
+
+
+def norm(path: str, *names: str, bias: bool = True) -> Sources:
+    """A norm's scale and shift."""
+    found = {f"{path}/scale": Source(tuple(f"{name}.weight" for name in names))}
+    if bias:
+        found[f"{path}/bias"] = Source(tuple(f"{name}.bias" for name in names))
+    return found
+
+
+def heads_in(path: str, *names: str, num_heads: int, bias: bool = True) -> Sources:
+    """A query, key or value projection from (H d_h, d) weights."""
+
+    def kernel(x):
+        return x.T.reshape(x.shape[1], num_heads, -1)
+
+    found = {f"{path}/kernel": Source(tuple(f"{name}.weight" for name in names), kernel)}
+    if bias:
+        split = _split_heads(num_heads)
+        found[f"{path}/bias"] = Source(tuple(f"{name}.bias" for name in names), split)
+    return found
+
+
+def heads_out(path: str, *names: str, num_heads: int, bias: bool = True) -> Sources:
+    """An output projection from (d, H d_h) weights."""
+
+    def kernel(x):
+        return x.T.reshape(num_heads, -1, x.shape[0])
+
+    found = {f"{path}/kernel": Source(tuple(f"{name}.weight" for name in names), kernel)}
+    if bias:
+        found[f"{path}/bias"] = Source(tuple(f"{name}.bias" for name in names))
+    return found
+
+
+def joint_heads(
+    path: str, *names: str, num_heads: int, bias: bool = True, inputs_first: bool = False
+) -> Sources:
+    """Query, key and value projections from one (3 H d_h, d) tensor, or (d, 3 H d_h)."""
+    found = {}
+    for index, part in enumerate(("query", "key", "value")):
+        kernel = _third_kernel(index, num_heads, inputs_first)
+        found[f"{path}/{part}/kernel"] = Source(tuple(f"{name}.weight" for name in names), kernel)
+        if bias:
+            third = _third_bias(index, num_heads)
+            found[f"{path}/{part}/bias"] = Source(tuple(f"{name}.bias" for name in names), third)
+    return found
+
+
+def _split_heads(num_heads):
+    return lambda x: x.reshape(num_heads, -1)
+
+
+def _third_kernel(index, num_heads, inputs_first):
+    def convert(x):
+        x = x if inputs_first else x.T
+        width, out = x.shape
+        return x.reshape(width, 3, num_heads, out // (3 * num_heads))[:, index]
+
+    return convert
+
+
+def _third_bias(index, num_heads):
+    return lambda x: x.reshape(3, num_heads, -1)[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How checkpoints of one family are read.
+
+    Attributes:
+        names: Values of ``model_type`` in the configuration that mean this family.
+        backbone: The class.
+        read_config: From the configuration, as read from JSON, and shapes of the tensors by name to
+            our configuration.
+        sources: From our configuration to the source of every parameter.
+        prefixes: What model classes with a head put in front of all names of the backbone.
+        ignored: Regular expressions of names that belong to no parameter of the backbone.
+        read_preprocess: From the directory and the configuration to what prepares raw inputs.
+    """
+
+    names: tuple[str, ...]
+    backbone: type[Backbone]
+    read_config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Any]
+    sources: Callable[[Any], Sources]
+    prefixes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    read_preprocess: Callable[[Any, Mapping[str, Any], Any], Any] = lambda directory, raw, config: None
+
+
+def check_fields(raw: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse a configuration that asks for what is not implemented.
+
+    Args:
+        raw: The configuration.
+        expected: Values that are implemented, by field; an absent field is fine.
+    """
+    for field, values in expected.items():
+        if field in raw and raw[field] not in values:
+            listed = ", ".join(repr(value) for value in values)
+            raise ValueError(f"config: expected {field} to be one of {listed}, got {raw[field]!r}")
+
+
+def read_field(raw: Mapping[str, Any], *fields: str) -> Any:
+    """The first of several names of a field that a configuration has."""
+    for field in fields:
+        if raw.get(field) is not None:
+            return raw[field]
+    raise ValueError(f"config: expected a field {fields[0]!r}, got {', '.join(sorted(raw)) or 'none'}")
