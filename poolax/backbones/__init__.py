@@ -9,5 +9,10 @@ from poolax.backbones._decoder import DecoderConfig as DecoderConfig
 from poolax.backbones._gpt2 import GPT2 as GPT2
 from poolax.backbones._gpt2 import GPT2Config as GPT2Config
 from poolax.backbones._preprocess import ImagePreprocess as ImagePreprocess
+from poolax.backbones._sharding import tensor_parallel as tensor_parallel
+from poolax.backbones._tokens import TextPreprocess as TextPreprocess
 from poolax.backbones._vit import ViT as ViT
 from poolax.backbones._vit import ViTConfig as ViTConfig
+from poolax.backbones.pretrained._load import from_state_dict as from_state_dict
+from poolax.backbones.pretrained._load import load as load
+from poolax.backbones.pretrained._save import save as save

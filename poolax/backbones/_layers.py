@@ -58,6 +58,23 @@ def cast_floating(tree: PyTree, dtype: Dtype | None) -> PyTree:
     )
 
 
+def map_with_path(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """Map ``fn(path, leaf)`` over a tree, paths such as ``"encoder/norm/scale"``."""
+
+    def call(path, leaf):
+        return fn(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+
+    return jax.tree_util.tree_map_with_path(call, tree)
+
+
+def leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Shape of each leaf by path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def run_blocks(
     blocks: Sequence[nn.Module],
     params: Mapping[str, PyTree],

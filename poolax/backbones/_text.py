@@ -35,10 +35,7 @@ def check_ids(
     if max_tokens is not None and shape[-1] > max_tokens:
         raise ValueError(f"inputs: expected at most {max_tokens} tokens, got n = {shape[-1]}")
     mask = broadcast_mask(mask, shape)
-    if mask is None:
-        ids = jnp.asarray(ids)
-    else:
-        ids = jnp.where(mask, ids, 0)
+    ids = jnp.asarray(ids) if mask is None else jnp.where(mask, ids, 0)
     if is_concrete(ids):
         outside = (np.asarray(ids) < 0) | (np.asarray(ids) >= vocab_size)
         if outside.any():

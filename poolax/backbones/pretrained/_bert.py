@@ -11,6 +11,7 @@ from poolax.backbones.pretrained._sources import (
     norm,
     read_field,
 )
+from poolax.backbones.pretrained._text import read_text_preprocess
 
 
 def read_config(raw, shapes):
@@ -73,4 +74,5 @@ BERT = Architecture(
         r"classifier\..*",
         r"qa_outputs\..*",
     ),
+    read_preprocess=read_text_preprocess,
 )

@@ -63,8 +63,7 @@ def fill_params(
 
 def _expected_shapes(architecture, config) -> dict[str, tuple[int, ...]]:
     model = jax.eval_shape(lambda: architecture.backbone.init(config, jax.random.key(0)))  # type: ignore
-    flat = traverse_util.flatten_dict(model.params, sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+    return _layers.leaf_shapes(model.params)
 
 
 def _resolve_names(
@@ -82,9 +81,8 @@ def _resolve_names(
             missing.append(prefix + source.names[0])
     if missing:
         missing = list(dict.fromkeys(missing))
-        raise ValueError(
-            f"tensors: expected all of {architecture.backbone.__name__}, got none for {_listed(missing)}"
-        )
+        family = architecture.backbone.__name__
+        raise ValueError(f"tensors: expected all of {family}, got none for {_listed(missing)}")
     used = set(found.values())
     ignored = [re.compile(pattern) for pattern in architecture.ignored]
     extra = [

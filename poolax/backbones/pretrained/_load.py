@@ -1,18 +1,86 @@
-"""Loading pretrained backbones."""
+"""Loading pretrained backbones: local directories, hub ids, state dicts, and our own checkpoints."""
 
+import json
+import os
+import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 from flax.typing import Dtype
+from huggingface_hub import errors
 
+from poolax._paths import absolute_path
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._bert import BERT
+from poolax.backbones.pretrained._decoder import DECODER
 from poolax.backbones.pretrained._fill import Sharding, fill_params
+from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
+from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
 from poolax.backbones.pretrained._sources import Architecture
-from poolax.backbones.pretrained._tensors import TensorFiles
+from poolax.backbones.pretrained._tensors import TensorFiles, find_tensors, refuse_pickle
+from poolax.backbones.pretrained._vit import TIMM_VIT, VIT
 
-ARCHITECTURES: tuple[Architecture, ...] = (BERT,)
+ARCHITECTURES: tuple[Architecture, ...] = (VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER)
+
+# What a backbone is made of; the hub also has the same weights in other formats.
+_HUB_FILES = ("*.json", "*.safetensors")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load(
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    dtype: Dtype | None = None,
+    sharding: Sharding | None = None,
+    stacked: bool = False,
+    revision: str | None = None,
+) -> Backbone:
+    """Load a pretrained backbone.
+
+    Tensors are read one at a time into the dtype and to the devices where they belong: the host holds
+    little more than the parameters.
+
+    Args:
+        path_or_hub_id: A directory in Hugging Face layout (``config.json``, ``model.safetensors`` or
+            shards with their index, ``tokenizer.json``), one ``.safetensors`` file, a directory that
+            :func:`save` wrote, or a hub id such as ``"sentence-transformers/all-MiniLM-L6-v2"``,
+            which is fetched once and kept in the hub's cache.
+        dtype: What floating parameters are cast to, such as ``jnp.bfloat16``; ``None`` leaves them as
+            they are stored.
+        sharding: Where parameters go: one sharding, or a function of path and shape such as
+            :func:`tensor_parallel` gives; ``None`` for the default device.
+        stacked: Whether to stack the parameters of blocks, as ``stack_layers`` does.
+        revision: Branch, tag or commit on the hub; ``None`` for its default.
+
+    Returns:
+        The backbone, with the preprocessing that the files describe.
+
+    Raises:
+        ValueError: if there is no such directory or hub id, for an unknown architecture, a
+            configuration that asks for what is not implemented, missing, extra or wrongly shaped
+            tensors, or damaged or pickled files.
+
+    Example:
+        >>> import tempfile, jax
+        >>> from poolax.backbones import Bert, BertConfig, save
+        >>> config = BertConfig(50, 16, width=8, num_layers=2, num_heads=2, mlp_dim=16)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save(Bert.init(config, jax.random.key(0)), directory)
+        ...     load(directory).config.width
+        8
+    """
+    if is_saved_backbone(path_or_hub_id):
+        return load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
+    directory, tensors = _find(path_or_hub_id, revision)
+    raw = _read_json(directory / "config.json")
+    backbone = from_state_dict(tensors, raw, dtype=dtype, sharding=sharding, stacked=stacked)
+    architecture = find_architecture(raw, tensors.shapes)
+    return backbone.replace(  # type: ignore[attr-defined]
+        preprocess=architecture.read_preprocess(directory, raw, backbone.config)
+    )
 
 
 def from_state_dict(
@@ -31,7 +99,7 @@ def from_state_dict(
         dtype: What floating parameters are cast to; ``None`` leaves them as they are.
         sharding: Where parameters go: one sharding, or a function of path and shape; ``None`` for the
             default device.
-        stacked: Whether to stack the parameters of blocks, as :meth:`Backbone.stack_layers` does.
+        stacked: Whether to stack the parameters of blocks, as ``stack_layers`` does.
 
     Returns:
         The backbone, without preprocessing.
@@ -40,22 +108,61 @@ def from_state_dict(
         ValueError: for an unknown architecture, a configuration that asks for what is not
             implemented, or missing, extra or wrongly shaped tensors.
     """
-    architecture = find_architecture(config)
-    shapes = tensors.shapes if isinstance(tensors, TensorFiles) else _shapes(tensors)
+    if isinstance(tensors, TensorFiles):
+        shapes = tensors.shapes
+    else:
+        shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
+    architecture = find_architecture(config, shapes)
     ours = architecture.read_config(config, shapes)
     params = fill_params(architecture, ours, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
     return architecture.backbone(params=params, config=ours)
 
 
-def find_architecture(config: Mapping[str, Any]) -> Architecture:
-    """The family that a configuration belongs to."""
+def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """The family of a checkpoint, by ``model_type`` or else by its configuration and tensors."""
     name = config.get("model_type")
     for architecture in ARCHITECTURES:
-        if name in architecture.names:
+        if name in architecture.names or (name is None and architecture.recognizes(config, shapes)):
             return architecture
     valid = ", ".join(name for architecture in ARCHITECTURES for name in architecture.names)
     raise ValueError(f"config: expected model_type to be one of {valid}, got {name!r}")
 
 
-def _shapes(tensors):
-    return {name: np.shape(tensor) for name, tensor in tensors.items()}
+def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
+    """The directory with the configuration, and the tensors."""
+    path = pathlib.Path(path_or_hub_id).expanduser()
+    if path.is_file():
+        refuse_pickle(path)
+        return path.parent, TensorFiles([path])
+    if not path.is_dir():
+        path = _fetch(os.fspath(path_or_hub_id), revision)
+    return path, find_tensors(path)
+
+
+def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
+    if not _HUB_ID.fullmatch(hub_id) or absolute_path(hub_id).parent.name in ("", ".", ".."):
+        raise ValueError(
+            f"path_or_hub_id: expected a directory, a .safetensors file or a hub id, got {hub_id!r}, "
+            "where there is nothing"
+        )
+    try:
+        fetched = huggingface_hub.snapshot_download(
+            hub_id, revision=revision, allow_patterns=list(_HUB_FILES)
+        )
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"path_or_hub_id: expected a directory or a hub id that can be reached or is in the cache, "
+            f"got {hub_id!r}: {reason}"
+        ) from None
+    return pathlib.Path(fetched)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A configuration, empty if there is none: some families are known by their tensors."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"path_or_hub_id: expected JSON in {path}, got: {error}") from None

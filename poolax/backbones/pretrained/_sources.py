@@ -21,13 +21,6 @@ def transposed(x: np.ndarray) -> np.ndarray:
     return x.T
 
 
-def without_leading_ones(x: np.ndarray) -> np.ndarray:
-    """Drop leading axes of length one: (1, 1, d) to (d,), (1, n, d) to (n, d)."""
-    while x.ndim > 1 and x.shape[0] == 1:
-        x = x[0]
-    return x
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Where a parameter comes from.
@@ -131,6 +124,8 @@ class Architecture:
         prefixes: What model classes with a head put in front of all names of the backbone.
         ignored: Regular expressions of names that belong to no parameter of the backbone.
         read_preprocess: From the directory and the configuration to what prepares raw inputs.
+        recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
+            is of this family.
     """
 
     names: tuple[str, ...]
@@ -140,6 +135,9 @@ class Architecture:
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     read_preprocess: Callable[[Any, Mapping[str, Any], Any], Any] = lambda directory, raw, config: None
+    recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
+        lambda raw, shapes: False
+    )
 
 
 def check_fields(raw: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]]) -> None:

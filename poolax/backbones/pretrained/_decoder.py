@@ -1,0 +1,191 @@
+"""Llama, Mistral and Qwen2 checkpoints in Hugging Face layout."""
+
+import math
+
+from poolax.attention import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rotary,
+    YarnScaling,
+)
+from poolax.attention._rotary import yarn_magnitude
+from poolax.backbones._decoder import Decoder, DecoderConfig
+from poolax.backbones.pretrained._sources import (
+    Architecture,
+    Source,
+    check_fields,
+    dense,
+    heads_in,
+    heads_out,
+    norm,
+    read_field,
+)
+from poolax.backbones.pretrained._text import read_text_preprocess
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+
+
+def read_config(raw, shapes):
+    """From the fields of a Hugging Face configuration."""
+    del shapes
+    check_fields(raw, {"pretraining_tp": (1, None)})
+    qwen = raw["model_type"] == "qwen2"
+    num_layers = read_field(raw, "num_hidden_layers")
+    num_heads = read_field(raw, "num_attention_heads")
+    window, full_layers = _windows(raw, num_layers)
+    head_dim = raw.get("head_dim") or read_field(raw, "hidden_size") // num_heads
+    use_bias = raw.get("attention_bias", False)
+    return DecoderConfig(
+        vocab_size=read_field(raw, "vocab_size"),
+        width=read_field(raw, "hidden_size"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+        head_dim=head_dim,
+        mlp_dim=read_field(raw, "intermediate_size"),
+        rotary=read_rotary(raw),
+        window=window,
+        full_layers=full_layers,
+        use_qkv_bias=qwen or use_bias,
+        use_out_bias=use_bias and not qwen,
+        use_mlp_bias=raw.get("mlp_bias", False),
+        activation=raw.get("hidden_act", "silu"),
+        norm_eps=read_field(raw, "rms_norm_eps"),
+    )
+
+
+def _windows(raw, num_layers):
+    """The sliding window, or ``None``, and the blocks without it."""
+    family = raw["model_type"]
+    in_use = raw.get("use_sliding_window", False) if family == "qwen2" else family == "mistral"
+    window = raw.get("sliding_window") if in_use else None
+    if window is None:
+        return None, ()
+    types = raw.get("layer_types")
+    if types is None:
+        first = raw.get("max_window_layers", 0) if family == "qwen2" else 0
+        types = [_FULL] * min(first, num_layers) + [_SLIDING] * max(num_layers - first, 0)
+    for kind in types:
+        check_fields({"layer_types": kind}, {"layer_types": (_SLIDING, _FULL)})
+    full = tuple(index for index, kind in enumerate(types) if kind == _FULL)
+    return (None, ()) if len(full) == num_layers else (window, full)
+
+
+def read_rotary(raw):
+    """Rotary positions from ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``."""
+    fields = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    theta = fields.get("rope_theta") or raw.get("rope_theta") or 10_000.0
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    known = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+    check_fields({"rope_type": kind}, {"rope_type": known})
+    check_fields(fields, {"partial_rotary_factor": (1, None)})
+    if kind == "default":
+        return Rotary(theta)
+    longest = raw.get("max_position_embeddings")
+    original = (
+        fields.get("original_max_position_embeddings")
+        or raw.get("original_max_position_embeddings")
+        or longest
+    )
+    return Rotary(theta, _SCALINGS[kind](fields, original, longest))
+
+
+def _linear(fields, original, longest):
+    del original, longest
+    return LinearScaling(read_field(fields, "factor"))
+
+
+def _dynamic(fields, original, longest):
+    del original
+    return DynamicScaling(read_field(fields, "factor"), longest)
+
+
+def _yarn(fields, original, longest):
+    factor = fields.get("factor") or longest / original
+    magnitude = fields.get("attention_factor")
+    numerator, denominator = fields.get("mscale"), fields.get("mscale_all_dim")
+    if magnitude is None and numerator and denominator:
+        magnitude = yarn_magnitude(factor, numerator) / yarn_magnitude(factor, denominator)
+    return YarnScaling(
+        factor,
+        original,
+        beta_fast=fields.get("beta_fast") or 32.0,
+        beta_slow=fields.get("beta_slow") or 1.0,
+        magnitude=magnitude,
+        truncate=fields.get("truncate", True),
+    )
+
+
+def _longrope(fields, original, longest):
+    factor = fields.get("factor") or longest / original
+    magnitude = fields.get("attention_factor")
+    if magnitude is None:
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return LongRopeScaling(
+        tuple(read_field(fields, "short_factor")),
+        tuple(read_field(fields, "long_factor")),
+        original,
+        magnitude,
+    )
+
+
+def _llama3(fields, original, longest):
+    del longest
+    return Llama3Scaling(
+        read_field(fields, "factor"),
+        read_field(fields, "low_freq_factor"),
+        read_field(fields, "high_freq_factor"),
+        original,
+    )
+
+
+_SCALINGS = {
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+}
+
+
+def sources(config):
+    """Every parameter's tensor."""
+    found = {"embeddings/token": Source(("embed_tokens.weight",))}
+    for index in range(config.num_layers):
+        ours, theirs = f"encoder/block_{index}", f"layers.{index}"
+        for part, num_heads in (
+            ("query", config.num_heads),
+            ("key", config.num_kv_heads),
+            ("value", config.num_kv_heads),
+        ):
+            found |= heads_in(
+                f"{ours}/attention/{part}",
+                f"{theirs}.self_attn.{part[0]}_proj",
+                num_heads=num_heads,
+                bias=config.use_qkv_bias,
+            )
+        found |= heads_out(
+            f"{ours}/attention/out",
+            f"{theirs}.self_attn.o_proj",
+            num_heads=config.num_heads,
+            bias=config.use_out_bias,
+        )
+        for part, name in (("gate", "gate"), ("hidden", "up"), ("out", "down")):
+            theirs_name = f"{theirs}.mlp.{name}_proj"
+            found |= dense(f"{ours}/ffn/{part}", theirs_name, bias=config.use_mlp_bias)
+        found |= norm(f"{ours}/norm1", f"{theirs}.input_layernorm", bias=False)
+        found |= norm(f"{ours}/norm2", f"{theirs}.post_attention_layernorm", bias=False)
+    return found | norm("encoder/norm", "norm", bias=False)
+
+
+DECODER = Architecture(
+    names=("llama", "mistral", "qwen2"),
+    backbone=Decoder,
+    read_config=read_config,
+    sources=sources,
+    prefixes=("model.",),
+    ignored=(r"lm_head\..*", r"score\..*", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+    read_preprocess=read_text_preprocess,
+)
