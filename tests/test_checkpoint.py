@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from poolax._checkpoint import latest_step
 from poolax._paths import absolute_path
 from poolax.training import checkpoint_metadata, restore_checkpoint, save_checkpoint
-from poolax._checkpoint import latest_step
 from poolax.training.step import put
 
 

@@ -117,7 +117,7 @@ class YarnScaling(RotaryScaling):
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
-        ramp = (jnp.arange(half, dtype=frequencies.dtype) - low) / max(high - low, 1e-3)
+        ramp = (jnp.arange(half, dtype=frequencies.dtype) - low) / ((high - low) or 1e-3)
         divided = jnp.clip(ramp, 0, 1)
         return frequencies * (divided / self.factor + (1 - divided))
 

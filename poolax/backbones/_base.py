@@ -244,7 +244,8 @@ class BlockBackbone(Backbone):
         )
         if layer == -1 and self.final_norm is not None:
             norm = _layers.cast_floating(params["encoder"]["norm"], self.compute_dtype)
-            x = self.final_norm.apply({"params": norm}, x)
+            final_norm: Any = self.final_norm
+            x = final_norm.apply({"params": norm}, x)
         return x, weights
 
     def layer_specs(self, params) -> list[LayerSpec]:

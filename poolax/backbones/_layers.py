@@ -1,5 +1,6 @@
 """Blocks in a row: parameters, the pass through them, and their description for the bounds."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ def run_blocks(
         Tokens, and the attention of each block or ``None``.
     """
 
-    def run(block, params, x):
+    def run(block, params, x) -> tuple[Array, Any]:
         params = cast_floating(params, compute_dtype)
         out = block.apply({"params": params}, x, mask, bias, return_weights)
         return out if return_weights else (out, None)
@@ -121,15 +122,11 @@ def run_blocks(
         return x, tuple(weights) if return_weights else None
     weights = []
     for index, block in enumerate(blocks):
-        step = _bind(run, block)
-        step = jax.checkpoint(step) if remat else step
-        x, attended = step(params[block_name(index)], x)
+        call = functools.partial(run, block)
+        call = jax.checkpoint(call) if remat else call
+        x, attended = call(params[block_name(index)], x)
         weights.append(attended)
     return x, tuple(weights) if return_weights else None
-
-
-def _bind(run: Callable, block: nn.Module) -> Callable:
-    return lambda params, x: run(block, params, x)
 
 
 def norm_spec(norm: nn.Module, params: Mapping[str, Array]) -> NormSpec:
@@ -165,12 +162,11 @@ def block_specs(
         ("attention", attention_spec(block.attention, params["attention"]), "norm1"),
         ("ffn", FeedForwardSpec(params=params["ffn"], activation=block.ffn.activation), "norm2"),
     )
-    where = "norm_before" if norm_first else "norm_after"
-    return [
-        LayerSpec(
-            name=f"{name}/{part}",
-            branch=branch,
-            **{where: norm_spec(getattr(block, norm), params[norm])},
+    specs = []
+    for part, branch, norm in branches:
+        norm = norm_spec(getattr(block, norm), params[norm])
+        before, after = (norm, None) if norm_first else (None, norm)
+        specs.append(
+            LayerSpec(name=f"{name}/{part}", branch=branch, norm_before=before, norm_after=after)
         )
-        for part, branch, norm in branches
-    ]
+    return specs

@@ -77,7 +77,7 @@ class TextPreprocess:
         """Tokenise texts.
 
         Args:
-            texts: Texts; not one string.
+            texts: Texts, ``str`` or UTF-8 ``bytes``; not one string.
 
         Returns:
             Token ids, shape ``(len(texts), n)``, and their mask, True at real tokens.
@@ -88,7 +88,7 @@ class TextPreprocess:
         """
         if isinstance(texts, (str, bytes)):
             raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
-        texts = [str(text) for text in texts]
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
         prefix, suffix = self._ids("prefix"), self._ids("suffix")
         room = self.max_tokens - len(prefix) - len(suffix)
         encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -102,10 +102,9 @@ class TextPreprocess:
             mask[index, start : start + len(row)] = True
         return ids, mask
 
-    def _ids(self, field):
-        tokens = getattr(self, field)
-        ids = [self.tokenizer.token_to_id(token) for token in tokens]
-        unknown = [token for token, number in zip(tokens, ids, strict=True) if number is None]
+    def _ids(self, field) -> list[int]:
+        ids = [(token, self.tokenizer.token_to_id(token)) for token in getattr(self, field)]
+        unknown = [token for token, number in ids if number is None]
         if unknown:
             raise ValueError(f"{field}: expected tokens of the tokenizer, got {', '.join(unknown)}")
-        return ids
+        return [number for _, number in ids if number is not None]

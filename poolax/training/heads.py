@@ -12,8 +12,8 @@ import optax
 from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
-from poolax.pooling import Pooler, from_config
 from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
+from poolax.pooling import Pooler, from_config
 from poolax.training.step import (
     Mapper,
     Progress,

@@ -10,15 +10,15 @@ import optax
 from etils import epath
 from jaxtyping import Float
 
-from poolax._checks import check_count, check_number
-from poolax.backbones import ViT, ViTConfig
-from poolax.backbones._vit import patchify
 from poolax._checkpoint import (
     checkpoint_metadata,
     latest_step,
     restore_checkpoint,
     save_checkpoint,
 )
+from poolax._checks import check_count, check_number
+from poolax.backbones import ViT, ViTConfig
+from poolax.backbones._vit import patchify
 from poolax.training.records import fingerprint
 from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
 
+from poolax._checkpoint import save_checkpoint
 from poolax._checks import (
     check_choice,
     check_count,
@@ -21,7 +22,6 @@ from poolax._checks import (
 from poolax._paths import absolute_path
 from poolax.backbones import Backbone
 from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
-from poolax._checkpoint import save_checkpoint
 from poolax.training.features import extract_states
 from poolax.training.heads import HeadModule, train_heads
 from poolax.training.records import Records, digest, environment, fingerprint

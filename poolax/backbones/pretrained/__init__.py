@@ -1,0 +1,1 @@
+"""Pretrained weights of others: from their names and layouts to ours."""

