@@ -1,0 +1,70 @@
+"""A small backbone of every family, with inputs."""
+
+import jax
+import numpy as np
+
+from poolax import backbones
+from poolax.attention import L2, Llama3Scaling, Rotary
+
+KEY = jax.random.key(0)
+NUM_TOKENS = 7
+
+
+def vit():
+    config = backbones.ViTConfig(8, 4, 3, width=16, num_layers=2, num_heads=2, mlp_dim=24)
+    return backbones.ViT.init(config, KEY)
+
+
+def bert():
+    config = backbones.BertConfig(50, 12, width=16, num_layers=2, num_heads=2, mlp_dim=24)
+    return backbones.Bert.init(config, KEY)
+
+
+def gpt2(kind=backbones.GPT2Config.kind):
+    config = backbones.GPT2Config(50, 12, width=16, num_layers=2, num_heads=2, mlp_dim=24, kind=kind)
+    return backbones.GPT2.init(config, KEY)
+
+
+def decoder():
+    config = backbones.DecoderConfig(
+        52,
+        width=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        mlp_dim=24,
+        rotary=Rotary(500.0, Llama3Scaling(8.0, 1.0, 4.0, 8)),
+        window=4,
+        use_qkv_bias=True,
+    )
+    return backbones.Decoder.init(config, KEY)
+
+
+FAMILIES = {
+    "vit": vit,
+    "bert": bert,
+    "gpt2": gpt2,
+    "gpt2-l2": lambda: gpt2(L2()),
+    "gpt2-l2-plain": lambda: gpt2(L2(plain_values=True)),
+    "decoder": decoder,
+}
+TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
+
+
+def inputs(name, batch=2):
+    """Inputs of a family."""
+    rng = np.random.default_rng(0)
+    if name == "vit":
+        return rng.normal(size=(batch, 8, 8, 3)).astype(np.float32)
+    return rng.integers(0, 50, (batch, NUM_TOKENS))
+
+
+def scrambled(backbone, key=KEY):
+    """The same backbone with random biases and norm scales as well."""
+    leaves, tree = jax.tree.flatten(backbone.params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return backbone.replace(params=jax.tree.unflatten(tree, noisy))
