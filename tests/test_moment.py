@@ -362,6 +362,13 @@ def test_published_configurations(size, sizes, count):
     assert MOMENT.read_preprocess(None, raw, config) == SeriesPreprocess(512, 8)
 
 
+def test_checkpoints_are_recognized():
+    shapes = {name: x.shape for name, x in state_dict(RAW).items()}
+    assert MOMENT.recognizes(RAW, shapes)
+    assert MOMENT.recognizes(HUB, {})
+    assert not MOMENT.recognizes({}, {"patch_embed.proj.weight": (8, 3, 4, 4)})
+
+
 def test_a_checkpoint_of_another_task_has_no_head():
     raw = {**RAW, "task_name": "classification"}
     tensors = state_dict(raw) | {"head.linear.weight": np.zeros((3, 8), np.float32)}

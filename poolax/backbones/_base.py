@@ -138,6 +138,14 @@ class Backbone(abc.ABC):
         embeddings, mask = self.embed(params, inputs, mask)
         return self.encode(params, embeddings, mask, layer=layer, return_weights=return_weights)
 
+    def check_stackable(self) -> None:
+        """Refuse to stack the parameters of blocks that differ.
+
+        Raises:
+            ValueError: unless all blocks are equal.
+        """
+        raise ValueError(f"stacked: expected False for {type(self).__name__}, whose blocks differ")
+
     def __call__(self, inputs: Array, mask: Bool[Array, "*batch n"] | None = None) -> TokenStates:
         """``apply(self.params, inputs, mask)``."""
         return self.apply(self.params, inputs, mask)
@@ -194,14 +202,19 @@ class BlockBackbone(Backbone):
         Returns:
             The model.
         """
-        embed_key, encode_key, norm_key = jax.random.split(key, 3)
         model = cls(params=None, config=config, preprocess=preprocess)
-        blocks = [model.block(index) for index in range(model.num_layers)]
-        encoder = _layers.init_blocks(blocks, encode_key, config.width)
-        if model.final_norm is not None:
-            encoder["norm"] = model.final_norm.init(norm_key, jnp.zeros((1, config.width)))["params"]
-        embeddings = cls.init_embeddings(config, embed_key)
-        return dataclasses.replace(model, params={"embeddings": embeddings, "encoder": encoder})
+
+        def random_params(key):
+            embed_key, encode_key, norm_key = jax.random.split(key, 3)
+            blocks = [model.block(index) for index in range(model.num_layers)]
+            encoder = _layers.init_blocks(blocks, encode_key, config.width)
+            if model.final_norm is not None:
+                norm = model.final_norm.init(norm_key, jnp.zeros((1, config.width)))
+                encoder["norm"] = norm["params"]
+            return {"embeddings": cls.init_embeddings(config, embed_key), "encoder": encoder}
+
+        # One compiled program instead of some hundred dispatches.
+        return dataclasses.replace(model, params=jax.jit(random_params)(key))
 
     def stack_layers(self) -> Self:
         """The same model with the parameters of its blocks stacked, so that one ``scan`` runs them.
@@ -216,11 +229,12 @@ class BlockBackbone(Backbone):
         """
         if _layers.is_stacked(self.params["encoder"]):
             return self
-        self._check_equal_blocks()
+        self.check_stackable()
         encoder = _layers.stack_blocks(self.params["encoder"])
         return dataclasses.replace(self, params={**self.params, "encoder": encoder})
 
-    def _check_equal_blocks(self):
+    def check_stackable(self) -> None:
+        """See :meth:`Backbone.check_stackable`."""
         blocks = [self.block(index) for index in range(self.num_layers)]
         odd = [index for index, block in enumerate(blocks) if block != blocks[0]]
         if odd:

@@ -83,18 +83,14 @@ def read_rotary(raw):
     check_fields(fields, {"partial_rotary_factor": (1, None)})
     if kind == "default":
         return Rotary(theta)
-    longest = raw.get("max_position_embeddings")
-    original = (
-        fields.get("original_max_position_embeddings")
-        or raw.get("original_max_position_embeddings")
-        or longest
+    if kind == "linear":
+        return Rotary(theta, LinearScaling(read_field(fields, "factor")))
+    original = fields.get("original_max_position_embeddings")
+    original = original or read_field(
+        raw, "original_max_position_embeddings", "max_position_embeddings"
     )
+    longest = raw.get("max_position_embeddings") or original
     return Rotary(theta, _SCALINGS[kind](fields, original, longest))
-
-
-def _linear(fields, original, longest):
-    del original, longest
-    return LinearScaling(read_field(fields, "factor"))
 
 
 def _dynamic(fields, original, longest):
@@ -142,7 +138,6 @@ def _llama3(fields, original, longest):
 
 
 _SCALINGS = {
-    "linear": _linear,
     "dynamic": _dynamic,
     "yarn": _yarn,
     "longrope": _longrope,

@@ -1,5 +1,6 @@
 """From tensors by name to parameters on devices, one at a time."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ from poolax.backbones.pretrained._sources import Architecture, Source, Sources
 from poolax.backbones.pretrained._tensors import TensorFiles
 
 Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+
+# Bytes; arrays that start at a multiple of it need no copy to become JAX arrays on a CPU.
+_ALIGNMENT = 64
 
 _BLOCK = re.compile(r"(.*/)?block_(\d+)/(.*)")
 
@@ -46,18 +50,27 @@ def fill_params(
         The parameters.
 
     Raises:
-        ValueError: for missing, extra or wrongly shaped tensors.
+        ValueError: for missing, extra or wrongly shaped tensors, or blocks that cannot be stacked.
     """
+    if stacked:
+        architecture.backbone(params=None, config=config).check_stackable()
     sources = architecture.sources(config)
     expected = _expected_shapes(architecture, config)
     names = _resolve_names(architecture, sources, tensors)
     _check_shapes(sources, names, expected, tensors)
     flat = {}
     for path, parts in _groups(sources, stacked):
-        shape = expected[parts[0]] if path == parts[0] else (len(parts), *expected[parts[0]])
-        array = _read(parts, shape, sources, names, tensors, dtype, stacked=path != parts[0])
+        arrays = (_read(part, sources, names, tensors, dtype) for part in parts)
+        shape = expected[parts[0]]
+        if path == parts[0]:
+            array = next(arrays)
+        else:
+            shape = (len(parts), *shape)
+            array = _stack(arrays, shape)
+        # Shares memory on a CPU where it can, which nobody else writes to.
+        may_alias = isinstance(tensors, TensorFiles) or path != parts[0]
         place = sharding(path, shape) if callable(sharding) else sharding
-        flat[path] = jnp.asarray(array) if place is None else jax.device_put(array, place)
+        flat[path] = jax.device_put(np.ascontiguousarray(array), place, may_alias=may_alias)
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -142,25 +155,26 @@ def _groups(sources: Sources, stacked: bool) -> Iterator[tuple[str, list[str]]]:
     yield from groups.items()
 
 
-def _read(parts, shape, sources, names, tensors, dtype, stacked):
-    def one(path):
-        source: Source = sources[path]
-        if path not in names:
-            return np.asarray(source.default)
-        return source.convert(np.asarray(tensors[names[path]]))
+def _read(path, sources, names, tensors, dtype) -> np.ndarray:
+    source: Source = sources[path]
+    if path in names:
+        array = source.convert(np.asarray(tensors[names[path]]))
+    else:
+        array = np.asarray(source.default)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(dtype if floating and dtype is not None else array.dtype, copy=False)
 
-    def cast(array):
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return array.astype(dtype if floating and dtype is not None else array.dtype, copy=False)
 
-    if not stacked:
-        return np.ascontiguousarray(cast(one(parts[0])))
-    first = cast(one(parts[0]))
-    array = np.empty(shape, first.dtype)
-    array[0] = first
-    for index, path in enumerate(parts[1:], start=1):
-        array[index] = cast(one(path))
-    return array
+def _stack(arrays: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Stack arrays in memory that a CPU device can take over as it is."""
+    stacked = None
+    for index, array in enumerate(arrays):
+        if stacked is None:
+            memory = np.empty(math.prod(shape) * array.itemsize + _ALIGNMENT, np.uint8)
+            start = -memory.ctypes.data % _ALIGNMENT
+            stacked = memory[start : len(memory) - _ALIGNMENT + start].view(array.dtype).reshape(shape)
+        stacked[index] = array
+    return np.asarray(stacked)
 
 
 def _listed(names: list[str]) -> str:

@@ -12,22 +12,22 @@ import numpy as np
 from flax.typing import Dtype
 from huggingface_hub import errors
 
-from poolax._paths import absolute_path
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._bert import BERT
 from poolax.backbones.pretrained._decoder import DECODER
 from poolax.backbones.pretrained._fill import Sharding, fill_params
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
+from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
 from poolax.backbones.pretrained._sources import Architecture
 from poolax.backbones.pretrained._tensors import TensorFiles, find_tensors, refuse_pickle
 from poolax.backbones.pretrained._vit import TIMM_VIT, VIT
 
-ARCHITECTURES: tuple[Architecture, ...] = (VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER)
+ARCHITECTURES: tuple[Architecture, ...] = (VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT)
 
 # What a backbone is made of; the hub also has the same weights in other formats.
 _HUB_FILES = ("*.json", "*.safetensors")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def load(
@@ -140,7 +140,7 @@ def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
 
 
 def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
-    if not _HUB_ID.fullmatch(hub_id) or absolute_path(hub_id).parent.name in ("", ".", ".."):
+    if not _HUB_ID.fullmatch(hub_id):
         raise ValueError(
             f"path_or_hub_id: expected a directory, a .safetensors file or a hub id, got {hub_id!r}, "
             "where there is nothing"

@@ -18,18 +18,21 @@ from poolax.backbones._base import Backbone
 from poolax.backbones._bert import Bert, BertConfig
 from poolax.backbones._decoder import Decoder, DecoderConfig
 from poolax.backbones._gpt2 import GPT2, GPT2Config
+from poolax.backbones._moment import Moment, MomentConfig
 from poolax.backbones._preprocess import ImagePreprocess
+from poolax.backbones._series import SeriesPreprocess
 from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones._vit import ViT, ViTConfig
 from poolax.backbones.pretrained._fill import Sharding
 
 _FAMILIES: dict[str, type[Backbone]] = {
-    family.__name__: family for family in (ViT, Bert, GPT2, Decoder)
+    family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment)
 }
 _DATACLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(ViTConfig, BertConfig, GPT2Config, DecoderConfig, ImagePreprocess, TextPreprocess),
+        *(ViTConfig, BertConfig, GPT2Config, DecoderConfig, MomentConfig),
+        *(ImagePreprocess, TextPreprocess, SeriesPreprocess),
         *(attention.DotProduct, attention.L2, attention.Cosine, attention.Rotary),
         *(attention.LinearScaling, attention.DynamicScaling, attention.YarnScaling),
         *(attention.LongRopeScaling, attention.Llama3Scaling),
@@ -83,6 +86,7 @@ def load_saved(
         remat=settings["remat"],
     )
     if stacked:
+        backbone.check_stackable()
         backbone = backbone.stack_layers()  # type: ignore[attr-defined]
     params = _layers.cast_floating(backbone.params, dtype)
 

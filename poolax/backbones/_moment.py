@@ -1,0 +1,319 @@
+"""MOMENT: patches of a normalised series through a T5 encoder."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from poolax._activations import activation_from_name
+from poolax._checks import (
+    broadcast_mask,
+    check_count,
+    check_divides,
+    check_finite,
+    check_floating,
+    check_number,
+)
+from poolax._numerics import accumulation_dtype, safe_sqrt
+from poolax.attention import DotProduct, MultiHeadAttention
+from poolax.backbones._base import BlockBackbone
+from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
+
+_REVIN_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentConfig:
+    """Sizes of a MOMENT; the default is MOMENT-1-base.
+
+    Attributes:
+        num_steps: Steps of the series that it was trained on; others are taken as well.
+        patch_len: Steps of a patch; divides ``num_steps``.
+        max_patches: Most patches of a series.
+        width: Width ``d`` of the tokens.
+        num_layers: Number of blocks.
+        num_heads: Attention heads.
+        head_dim: Width of a head, whatever ``d`` is.
+        mlp_dim: Width of the feed-forward layers.
+        activation: Name of the activation.
+        use_gate: Gated feed-forward layers.
+        num_buckets: Kinds of distance that the relative bias tells apart, half of them to each side.
+        max_distance: Distance in patches from which on all distances are one.
+        norm_eps: What RMSNorm adds to the mean square.
+        use_value_bias: Bias of the map from patches to tokens.
+        use_revin_affine: Scale and shift of the normalised series.
+        use_head: Whether there is a head that reconstructs patches from tokens.
+    """
+
+    num_steps: int = 512
+    patch_len: int = 8
+    max_patches: int = 5000
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    activation: str = "gelu_new"
+    use_gate: bool = True
+    num_buckets: int = 32
+    max_distance: int = 128
+    norm_eps: float = 1e-6
+    use_value_bias: bool = False
+    use_revin_affine: bool = False
+    use_head: bool = True
+
+    def __post_init__(self):
+        """Refuse sizes that do not fit."""
+        for field in ("num_steps", "patch_len", "max_patches", "width", "num_layers", "num_heads"):
+            check_count(field, getattr(self, field))
+        check_count("head_dim", self.head_dim)
+        check_count("mlp_dim", self.mlp_dim)
+        check_divides("patch_len", self.patch_len, "num_steps", self.num_steps)
+        check_count("max_patches", self.max_patches, at_least=self.num_steps // self.patch_len)
+        check_count("num_buckets", self.num_buckets, at_least=4)
+        check_count("max_distance", self.max_distance, at_least=self.num_buckets // 4 + 1)
+        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        activation_from_name(self.activation)
+
+
+def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "n n"]:
+    """Number of the bucket that the distance from query (row) to key (column) falls into.
+
+    Keys on the right take the upper half of the buckets. In each half, the first half of the buckets
+    holds one distance each, and the others grow by a common ratio up to ``max_distance``.
+    """
+    index = np.arange(num_tokens)
+    offset = index[None, :] - index[:, None]
+    per_side = num_buckets // 2
+    exact = per_side // 2
+    distance = np.abs(offset)
+    # In float32 as in the release: where the ratio is a power, rounding decides on the bucket.
+    growth = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact))
+    growth = growth / np.float32(math.log(max_distance / exact)) * np.float32(per_side - exact)
+    far = np.minimum(exact + growth.astype(int), per_side - 1)
+    return np.where(offset > 0, per_side, 0) + np.where(distance < exact, distance, far)
+
+
+def sinusoids(num_rows: int, width: int) -> Float[np.ndarray, "rows d"]:
+    """Position table: sines in even columns, cosines in odd ones."""
+    column = np.arange(width)
+    rate = 10000.0 ** (-(column - column % 2) / width)
+    # A cosine is a sine a quarter turn ahead.
+    return np.sin(np.arange(num_rows)[:, None] * rate + (column % 2) * (math.pi / 2))
+
+
+def _statistics(x, observed):
+    """Mean and scale of observed steps; unobserved ones are zero in ``x``."""
+    count = jnp.maximum(jnp.sum(observed, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(x, axis=-1, keepdims=True) / count
+    squares = jnp.where(observed, jnp.square(x - mean), 0)
+    return mean, safe_sqrt(jnp.sum(squares, axis=-1, keepdims=True) / count) + _REVIN_EPS
+
+
+@struct.dataclass
+class Moment(BlockBackbone):
+    r"""MOMENT encoder of time series: patches, sinusoidal positions, T5 blocks with a relative bias.
+
+    Inputs are series, ``(*batch, steps)``; channels are series of their own and stand among the batch
+    axes. A series is normalised by what of it is observed, ``y = (x - mean) / (std + 1e-5)``, and cut
+    into patches, each of which is a token. A patch is a real token only if all of its steps are
+    observed; what stands at other steps, NaN included, is not looked at.
+
+    The logit of query ``i`` and key ``j`` is ``q_i . k_j + b[bucket(j - i)]``, without
+    ``1 / sqrt(d_h)``, and the biases ``b`` are common to all blocks.
+
+    Parameters besides those of :class:`BlockBackbone`: ``encoder/relative_bias (buckets, H)``, and
+    ``head`` where there is one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = MomentConfig(
+        ...     16, 4, 8, width=8, num_layers=2, num_heads=2, head_dim=3, mlp_dim=16
+        ... )
+        >>> moment = Moment.init(config, jax.random.key(0))
+        >>> series = jnp.sin(jnp.arange(16.0)) * jnp.ones((5, 3, 1))
+        >>> moment(series).states.shape
+        (5, 3, 4, 8)
+        >>> moment.reconstruct(moment.params, series, hidden=jnp.arange(16) < 4).shape
+        (5, 3, 16)
+
+    Reference:
+        Goswami et al., "MOMENT: A Family of Open Time-series Foundation Models" (ICML 2024); Raffel
+        et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer"
+        (JMLR 2020).
+    """
+
+    summary_token: ClassVar[str] = "last"
+
+    @classmethod
+    def init_embeddings(cls, config, key):
+        """See :meth:`BlockBackbone.init_embeddings`."""
+        value_key, mask_key = jax.random.split(key)
+        value = nn.Dense(config.width, use_bias=config.use_value_bias, parent=None)
+        found = {
+            "value": value.init(value_key, jnp.zeros((1, config.patch_len)))["params"],
+            "mask_embedding": 0.02 * jax.random.normal(mask_key, (config.width,)),
+            "position": jnp.asarray(
+                sinusoids(config.max_patches, config.width), jnp.result_type(float)
+            ),
+        }
+        if config.use_revin_affine:
+            found["revin"] = {"scale": jnp.ones(()), "bias": jnp.zeros(())}
+        return found
+
+    @classmethod
+    def init(cls, config: Any, key: Array, preprocess: Any = None) -> Self:
+        """See :meth:`BlockBackbone.init`."""
+        key, bias_key, head_key = jax.random.split(key, 3)
+        model = super().init(config, key, preprocess)
+        shape = (config.num_buckets, config.num_heads)
+        encoder = {
+            **model.params["encoder"],
+            "relative_bias": config.width**-0.5 * jax.random.normal(bias_key, shape),
+        }
+        params = {**model.params, "encoder": encoder}
+        if config.use_head:
+            head = nn.Dense(config.patch_len, parent=None)
+            params["head"] = head.init(head_key, jnp.zeros((1, config.width)))["params"]
+        return dataclasses.replace(model, params=params)
+
+    def block(self, index: int) -> nn.Module:
+        """See :meth:`BlockBackbone.block`."""
+        del index
+        config = self.config
+        attention = MultiHeadAttention(
+            config.num_heads, DotProduct(scale=1.0), head_dim=config.head_dim, parent=None
+        )
+        layer = GatedFeedForward if config.use_gate else FeedForward
+        ffn = layer(config.mlp_dim, activation_from_name(config.activation), parent=None)
+        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """See :class:`BlockBackbone`."""
+        return nn.RMSNorm(epsilon=self.config.norm_eps, parent=None)
+
+    def logit_bias(self, params: PyTree, num_tokens: int) -> Float[Array, "H n n"]:
+        """Relative bias by head, query and key, the same in every block."""
+        config = self.config
+        buckets = relative_buckets(num_tokens, config.num_buckets, config.max_distance)
+        return jnp.moveaxis(params["encoder"]["relative_bias"][buckets], -1, 0)
+
+    def embed(
+        self,
+        params,
+        inputs: Float[Array, "*batch steps"],
+        mask: Bool[Array, "*#batch steps"] | None = None,
+        *,
+        hidden: Bool[Array, "*#batch steps"] | None = None,
+    ):
+        """Series to embeddings with positions.
+
+        Args:
+            params: Parameters.
+            inputs: Series, shape ``(*batch, steps)``.
+            mask: True at observed steps, broadcastable to ``(*batch, steps)``; ``None`` if all are.
+            hidden: True at steps to hide as in pretraining, broadcastable to ``(*batch, steps)``: what
+                stands there is not looked at. A patch with such a step stays a real token, with the
+                mask embedding in place of its value.
+
+        Returns:
+            Embeddings, shape ``(*batch, n, d)``, and the mask of the patches, ``None`` without
+            ``mask``. A patch that is not wholly observed has the mask embedding; so has every patch of
+            a series without observed step, none of which is a real token.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, steps that do not fill patches, too many patches, or
+                observed steps that are not finite.
+        """
+        return self._embed(params, inputs, mask, hidden)[:2]
+
+    def reconstruct(
+        self,
+        params,
+        inputs: Float[Array, "*batch steps"],
+        mask: Bool[Array, "*#batch steps"] | None = None,
+        hidden: Bool[Array, "*#batch steps"] | None = None,
+    ) -> Float[Array, "*batch steps"]:
+        """Reconstruct series, hidden steps included; gaps are filled by ``hidden`` at the gaps.
+
+        Args:
+            params: Parameters.
+            inputs: Series, shape ``(*batch, steps)``.
+            mask: True at steps that belong to the series, False at padding; ``None`` if all do.
+            hidden: True at steps to hide, as for :meth:`embed`; they are reconstructed from the others.
+
+        Returns:
+            Shape ``(*batch, steps)``, in the units of the inputs. Zero in patches with a step that
+            ``mask`` rules out, which nothing was made of, and in a series without a step to look at
+            (where the release returns NaN).
+
+        Raises:
+            ValueError: as for :meth:`embed`, and for a model without head.
+        """
+        if not self.config.use_head:
+            raise ValueError("config: expected use_head = True to reconstruct, got False")
+        embeddings, patch_mask, observed, (mean, scale) = self._embed(params, inputs, mask, hidden)
+        states = self.encode(params, embeddings, patch_mask).states
+        head = nn.Dense(self.config.patch_len, parent=None)
+        y: Any = head.apply({"params": params["head"]}, states)
+        known = jnp.any(observed, axis=-1)[..., None, None]
+        known = known if patch_mask is None else known & patch_mask[..., None]
+        y = y.astype(accumulation_dtype(y, mean))
+        if self.config.use_revin_affine:
+            affine = params["embeddings"]["revin"]
+            y = (y - affine["bias"]) / (affine["scale"] + _REVIN_EPS**2)
+        y = y * scale[..., None] + mean[..., None]
+        return jnp.where(known, y, 0).reshape(jnp.shape(inputs))
+
+    def _embed(self, params, inputs, mask, hidden):
+        """Embeddings, mask of patches, observed steps, and mean and scale of the series."""
+        config = self.config
+        shape = self._check_shape(inputs)
+        mask = broadcast_mask(mask, shape)
+        hidden = broadcast_mask(hidden, shape, "hidden")
+        observed = jnp.ones(shape, bool) if mask is None else mask
+        observed = observed if hidden is None else observed & ~hidden
+        check_finite("inputs", inputs, observed)
+        x = jnp.where(observed, inputs, 0)
+        x = x.astype(accumulation_dtype(x))
+        mean, scale = _statistics(x, observed)
+        y = (x - mean) / scale
+        tables = params["embeddings"]
+        if config.use_revin_affine:
+            y = y * tables["revin"]["scale"] + tables["revin"]["bias"]
+        patches = self._cut(jnp.where(observed, y, 0))
+        value = nn.Dense(config.width, use_bias=config.use_value_bias, parent=None)
+        tokens: Any = value.apply({"params": tables["value"]}, patches)
+        seen = jnp.all(self._cut(observed), axis=-1, keepdims=True)
+        tokens = jnp.where(seen, tokens, tables["mask_embedding"])
+        tokens = tokens + tables["position"][: tokens.shape[-2]]
+        patch_mask = None if mask is None else jnp.all(self._cut(mask), axis=-1)
+        return tokens, patch_mask, observed, (mean, scale)
+
+    def _cut(self, steps):
+        length = self.config.patch_len
+        return steps.reshape(*steps.shape[:-1], steps.shape[-1] // length, length)
+
+    def _check_shape(self, inputs):
+        config = self.config
+        shape = np.shape(inputs)
+        if len(shape) < 1 or shape[-1] < 1:
+            raise ValueError(f"inputs: expected shape (*batch, steps), steps >= 1, got {shape}")
+        check_floating("inputs", inputs)
+        if shape[-1] % config.patch_len:
+            raise ValueError(
+                f"inputs: expected steps that fill patches of {config.patch_len}, got {shape[-1]}"
+            )
+        if shape[-1] > config.max_patches * config.patch_len:
+            raise ValueError(
+                f"inputs: expected at most {config.max_patches} patches of {config.patch_len} steps, "
+                f"got {shape[-1]} steps"
+            )
+        return shape
