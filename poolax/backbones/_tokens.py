@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -47,7 +48,7 @@ class TextPreprocess:
 
     on_host: ClassVar[bool] = True
 
-    tokenizer_json: str = dataclasses.field(repr=False)
+    tokenizer_json: str
     max_tokens: int
     prefix: tuple[str, ...] = ()
     suffix: tuple[str, ...] = ()
@@ -62,6 +63,13 @@ class TextPreprocess:
         check_choice("padding_side", self.padding_side, ("right", "left"))
         if self.pad_to is not None:
             check_count("pad_to", self.pad_to, at_least=self.max_tokens)
+
+    def __repr__(self):
+        """All settings, and a digest in place of the tokenizer's content."""
+        digest = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()[:16]
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "tokenizer_json"]
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return f"TextPreprocess(<tokenizer {digest}>, {settings})"
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:

@@ -80,7 +80,8 @@ def patchify(images: Float[Array, "*batch h w c"], patch_size: int) -> Float[Arr
         *batch, height // patch_size, patch_size, width // patch_size, patch_size, channels
     )
     grid = jnp.swapaxes(grid, -4, -3)
-    return grid.reshape(*batch, -1, patch_size * patch_size * channels)
+    num_patches = (height // patch_size) * (width // patch_size)
+    return grid.reshape(*batch, num_patches, patch_size * patch_size * channels)
 
 
 class _Embeddings(nn.Module):

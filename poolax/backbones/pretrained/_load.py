@@ -17,13 +17,17 @@ from poolax.backbones.pretrained._bert import BERT
 from poolax.backbones.pretrained._decoder import DECODER
 from poolax.backbones.pretrained._fill import Sharding, fill_params
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
+from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
 from poolax.backbones.pretrained._sources import Architecture
+from poolax.backbones.pretrained._swin import SWIN
 from poolax.backbones.pretrained._tensors import TensorFiles, find_tensors, refuse_pickle
 from poolax.backbones.pretrained._vit import TIMM_VIT, VIT
 
-ARCHITECTURES: tuple[Architecture, ...] = (VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *(VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
+)
 
 # What a backbone is made of; the hub also has the same weights in other formats.
 _HUB_FILES = ("*.json", "*.safetensors")

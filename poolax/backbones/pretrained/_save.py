@@ -18,20 +18,23 @@ from poolax.backbones._base import Backbone
 from poolax.backbones._bert import Bert, BertConfig
 from poolax.backbones._decoder import Decoder, DecoderConfig
 from poolax.backbones._gpt2 import GPT2, GPT2Config
+from poolax.backbones._lipsformer import LipsFormer, LipsFormerConfig
 from poolax.backbones._moment import Moment, MomentConfig
 from poolax.backbones._preprocess import ImagePreprocess
 from poolax.backbones._series import SeriesPreprocess
+from poolax.backbones._swin import Swin, SwinConfig
 from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones._vit import ViT, ViTConfig
 from poolax.backbones.pretrained._fill import Sharding
 
 _FAMILIES: dict[str, type[Backbone]] = {
-    family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment)
+    family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment, Swin, LipsFormer)
 }
 _DATACLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         *(ViTConfig, BertConfig, GPT2Config, DecoderConfig, MomentConfig),
+        *(SwinConfig, LipsFormerConfig),
         *(ImagePreprocess, TextPreprocess, SeriesPreprocess),
         *(attention.DotProduct, attention.L2, attention.Cosine, attention.Rotary),
         *(attention.LinearScaling, attention.DynamicScaling, attention.YarnScaling),

@@ -25,8 +25,8 @@ def read_config(raw, shapes):
     """From the fields of a Hugging Face configuration."""
     del shapes
     return ViTConfig(
-        image_size=_square(raw, "image_size"),
-        patch_size=_square(raw, "patch_size"),
+        image_size=square_side(raw, "image_size"),
+        patch_size=square_side(raw, "patch_size"),
         num_channels=read_field(raw, "num_channels"),
         width=read_field(raw, "hidden_size"),
         num_layers=read_field(raw, "num_hidden_layers"),
@@ -38,7 +38,8 @@ def read_config(raw, shapes):
     )
 
 
-def _square(raw, field):
+def square_side(raw, field):
+    """Height and width of what has to be square: one number, or two equal ones."""
     size = read_field(raw, field)
     if isinstance(size, list):
         check_fields({field: size}, {field: ([size[0]] * 2,)})
