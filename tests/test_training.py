@@ -8,11 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tokenizers
 from helpers import assert_close
 
 from poolax import pooling
-from poolax.backbones import ImagePreprocess, ViT, ViTConfig
-from poolax.data import digits
+from poolax.backbones import (
+    Bert,
+    BertConfig,
+    ImagePreprocess,
+    Moment,
+    MomentConfig,
+    SeriesPreprocess,
+    TextPreprocess,
+    ViT,
+    ViTConfig,
+)
+from poolax.data import Dataset, digits
 from poolax.training import (
     Classification,
     HeadModule,
@@ -161,6 +172,40 @@ def test_features_equal_the_model_and_leave_it_alone(vit):
 
 
 SWEEP = {"poolers": ["last", "avg", "wavg", "map"], "seeds": 2, "epochs": 2, "batch_size": 64}
+
+
+def test_features_of_texts():
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    prepare = TextPreprocess(words.to_str(), 4)
+    config = BertConfig(3, 4, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    bert = Bert.init(config, jax.random.key(0), prepare)
+    texts = ["a", "b a b", "a a a a a", "b"]
+    tokens = extract_states(bert, texts, batch_size=2)
+    ids, mask = prepare(texts)
+    np.testing.assert_array_equal(tokens.mask, mask)
+    assert_close(tokens.states, bert(ids, mask).states, 1e-5)
+    with pytest.raises(ValueError, match=r"mask: expected None for texts"):
+        extract_states(bert, texts, mask)
+
+
+def test_features_and_records_of_series():
+    config = MomentConfig(16, 4, 8, width=8, num_layers=1, num_heads=2, head_dim=4, mlp_dim=8)
+    moment = Moment.init(config, jax.random.key(0), SeriesPreprocess(16, 4))
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=(20, 24)).astype(np.float32)
+    series[3, :9] = np.nan
+    tokens = extract_states(moment, series, batch_size=8)
+    inputs, mask = moment.preprocess(series)
+    assert_close(tokens.states, moment(inputs, mask).states, 1e-5)
+    np.testing.assert_array_equal(tokens.mask[3], [False, False, True, True])
+    parts = dict(zip(("train", "validation", "test"), np.split(np.arange(20), [10, 15]), strict=True))
+    data = Dataset("waves", series, np.arange(20) % 3, parts, "a random generator", "none")
+    options = {"poolers": ["avg"], "seeds": 1, "epochs": 1, "batch_size": 5}
+    record = sweep(moment, data, Classification(3), **options)[0]
+    assert record["preprocess"] == {"steps": 24, "resampled_to": 16}
 
 
 def test_sweep(vit, tmp_path):

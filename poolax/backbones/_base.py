@@ -110,6 +110,31 @@ class Backbone(abc.ABC):
         states, weights = self.run(params, x, mask, layer, return_weights)
         return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
 
+    def prepare(
+        self, raw: Any, mask: Bool[Array, "*batch n"] | None = None
+    ) -> tuple[Any, Bool[Array, "*batch n"] | None]:
+        """Raw inputs and their mask to what :meth:`apply` takes, by ``preprocess`` if there is one.
+
+        Args:
+            raw: Images, texts or series.
+            mask: True at real tokens or observed steps; for texts ``None``, since tokenising makes it.
+
+        Returns:
+            Inputs and mask.
+
+        Raises:
+            ValueError: for texts with a mask, or as ``preprocess`` raises.
+        """
+        if self.preprocess is None:
+            return raw, mask
+        if getattr(self.preprocess, "takes_mask", False):
+            return self.preprocess(raw, mask)
+        if getattr(self.preprocess, "on_host", False):
+            if mask is not None:
+                raise ValueError("mask: expected None for texts, whose tokens are counted here")
+            return self.preprocess(raw)
+        return self.preprocess(raw), mask
+
     def apply(
         self,
         params: PyTree,

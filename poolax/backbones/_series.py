@@ -1,7 +1,7 @@
 """From raw series to what backbones of series take."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +37,8 @@ class SeriesPreprocess:
     Reference:
         Goswami et al., "MOMENT: A Family of Open Time-series Foundation Models" (ICML 2024).
     """
+
+    takes_mask: ClassVar[bool] = True
 
     num_steps: int = 512
     patch_len: int = 8

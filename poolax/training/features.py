@@ -1,5 +1,8 @@
 """The frozen backbone's pass over the data, where a probe's time goes."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from poolax._records import TokenStates
@@ -9,7 +12,7 @@ from poolax.training.step import Mapper, Progress, no_progress
 
 def extract_states(
     backbone: Backbone,
-    inputs: np.ndarray,
+    inputs: np.ndarray | Sequence[str],
     mask: np.ndarray | None = None,
     *,
     batch_size: int = 256,
@@ -19,7 +22,7 @@ def extract_states(
 
     Args:
         backbone: A frozen backbone.
-        inputs: Raw inputs, shape ``(N, ...)``; the backbone's ``preprocess`` is applied.
+        inputs: Raw inputs, shape ``(N, ...)``, or texts; the backbone's ``preprocess`` is applied.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         batch_size: Inputs at a time over all devices.
         progress: Called with a description, the number done and the total.
@@ -40,12 +43,12 @@ def extract_states(
     """
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")
+    if getattr(backbone.preprocess, "on_host", False):
+        inputs, mask = map(np.asarray, backbone.prepare(inputs))
+        backbone = dataclasses.replace(backbone, preprocess=None)
     arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
 
     def forward(params, batch):
-        inputs = batch["inputs"]
-        if backbone.preprocess is not None:
-            inputs = backbone.preprocess(inputs)
-        return backbone.apply(params, inputs, batch.get("mask"))
+        return backbone.apply(params, *backbone.prepare(batch["inputs"], batch.get("mask")))
 
     return Mapper(forward, batch_size)(backbone.params, arrays, progress, "features")

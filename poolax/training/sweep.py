@@ -20,7 +20,7 @@ from poolax._checks import (
     check_tokens,
 )
 from poolax._paths import absolute_path
-from poolax.backbones import Backbone
+from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
 from poolax.training.features import extract_states
 from poolax.training.heads import HeadModule, train_heads
@@ -99,7 +99,10 @@ def sweep(
         "data_fingerprint": dataset.fingerprint,
         "backbone": type(backbone).__name__,
         "backbone_config": _plain(backbone.config),
-        "backbone_fingerprint": fingerprint(backbone.params, backbone.config, backbone.preprocess),
+        "backbone_fingerprint": fingerprint(
+            backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
+        ),
+        "preprocess": _describe_preprocess(backbone.preprocess, dataset.inputs),
         "include_prefix": include_prefix,
     }
     plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
@@ -415,7 +418,16 @@ def _describe(pooler: nn.Module):
     return _config_or_none(pooler) or {"name": type(pooler).__name__, "options": repr(pooler)}
 
 
+def _describe_preprocess(preprocess, inputs):
+    """What was done to the inputs; series say whether they were resampled."""
+    if isinstance(preprocess, SeriesPreprocess):
+        return preprocess.describe(np.shape(inputs)[-1])
+    return None if preprocess is None else repr(preprocess)
+
+
 def _plain(config):
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return dataclasses.asdict(config)
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        nested = {name for name, value in fields.items() if dataclasses.is_dataclass(value)}
+        return {name: repr(value) if name in nested else value for name, value in fields.items()}
     return repr(config)
