@@ -231,6 +231,47 @@ def test_bad_cosine_scales_are_named(name, value):
         Cosine(**{name: value})
 
 
+@every_kind
+def test_segments_do_not_see_one_another(kind):
+    module = MultiHeadAttention(2, kind, use_bias=True)
+    variables = variables_of(module)
+    x = jnp.asarray(tokens(0, 6, DIM))
+    segments = jnp.array([0, 0, 1, 1, 1, 0])
+    out, weights = module.apply(variables, x, segments=segments, return_weights=True)
+    for segment in (0, 1):
+        inside = np.asarray(segments) == segment
+        assert_close(out[inside], module.apply(variables, x[inside]), 1e-5)
+    assert np.all(np.asarray(weights)[:, np.asarray(segments)[:, None] != np.asarray(segments)] == 0)
+    batched = module.apply(variables, jnp.stack([x, x]), segments=segments)
+    assert_close(batched[1], out, 1e-6)
+
+
+def test_heads_may_be_of_any_width_and_the_output_without_bias():
+    module = MultiHeadAttention(
+        2, num_kv_heads=1, head_dim=5, use_bias=True, use_out_bias=False, rotary=None
+    )
+    variables = variables_of(module)
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    assert shapes["query"] == {"kernel": (DIM, 2, 5), "bias": (2, 5)}
+    assert shapes["value"] == {"kernel": (DIM, 1, 5), "bias": (1, 5)}
+    assert shapes["out"] == {"kernel": (2, 5, DIM)}
+    x = tokens(0, 6, DIM).astype(np.float32)
+    assert_close(module.apply(variables, x), textbook(module, variables, x)[0], 1e-5)
+    with pytest.raises(ValueError, match=r"head_dim: expected a whole number >= 1, got 0"):
+        MultiHeadAttention(2, head_dim=0).init(jax.random.key(0), x)
+
+
+def test_the_scale_of_the_logits():
+    x = jnp.asarray(tokens(0, 6, DIM))
+    plain, scaled = MultiHeadAttention(2), MultiHeadAttention(2, DotProduct(scale=1.0))
+    variables = variables_of(plain)
+    query = {"kernel": variables["params"]["query"]["kernel"] * 2.0}  # sqrt(d_h)
+    stronger = {"params": {**variables["params"], "query": query}}
+    assert_close(scaled.apply(variables, x), plain.apply(stronger, x), 1e-5)
+    with pytest.raises(ValueError, match=r"scale: expected a finite number > 0, got 0"):
+        DotProduct(scale=0.0)
+
+
 def test_l2_attention_does_not_see_a_common_shift():
     module = MultiHeadAttention(2, L2())
     variables = variables_of(module)

@@ -189,6 +189,19 @@ def test_sandwich_in_the_cube(scale, x64):
     assert bound.sequence < bounds.attention(DotProduct(), variables["params"], **sizes).sequence
 
 
+@pytest.mark.parametrize("method", ["published", "sharp"])
+def test_the_scale_of_the_logits_is_part_of_the_query(method, x64):
+    module = MultiHeadAttention(2, DotProduct(scale=1.0))
+    variables = random_variables(module, jax.random.key(0), jnp.zeros((5, 8)))
+    kernels = {name: part["kernel"] for name, part in variables["params"].items()}
+    sizes = {"num_tokens": 5, "radius": 0.5, "method": method}
+    scaled = bounds.attention(DotProduct(scale=1.0), kernels, **sizes)
+    stronger = bounds.attention(DotProduct(), kernels | {"query": 2.0 * kernels["query"]}, **sizes)
+    np.testing.assert_allclose(scaled.sequence, stronger.sequence, rtol=1e-12)
+    x = random_tokens(jax.random.key(1), 5, 8, 0.5)
+    assert exact_norm(lambda x: module.apply(variables, x), x) <= scaled.sequence
+
+
 def test_very_small_kernels_keep_their_bound():
     kernel = 1e-20 * jnp.eye(4).reshape(4, 2, 2)
     out = jnp.eye(4).reshape(2, 2, 4)

@@ -162,6 +162,16 @@ def test_layer_specs_describe_every_layer(family):
     assert merge.norm_before.scale.shape == (32,)
 
 
+def test_specs_say_where_zero_tokens_take_part():
+    config = SwinConfig(24, 4, width=8, depths=(1, 1), num_heads=(1, 2), window_size=4)
+    swin = Swin.init(config, jax.random.key(0))
+    specs = {spec.name: spec.branch for spec in swin.layer_specs(swin.params)}
+    # Grids of 6 and 3 tokens a side, in windows of 4 and 3.
+    assert specs["stage_0/block_0/attention"].padded
+    assert not specs["stage_1/block_0/attention"].padded
+    assert not specs["stage_0/merge"].padded
+
+
 def double(params):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 

@@ -116,6 +116,11 @@ def read_preprocess(directory, raw, config):
     return ImagePreprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
+def _is_lipsformer(raw, shapes):
+    del raw
+    return any(".dwconv_layers." in name for name in shapes)
+
+
 LIPSFORMER = Architecture(
     names=("lipsformer_swin",),
     backbone=LipsFormer,
@@ -124,4 +129,5 @@ LIPSFORMER = Architecture(
     prefixes=_PREFIXES,
     ignored=(r".*\.relative_position_index", r".*\.attn_mask", r"head\..*"),
     read_preprocess=read_preprocess,
+    recognizes=_is_lipsformer,
 )
