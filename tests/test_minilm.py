@@ -1,12 +1,13 @@
 """Real pretrained weights: all-MiniLM-L6-v2 against the reference implementation."""
 
+import csv
 import dataclasses
 
 import numpy as np
 import pytest
 from parity import minilm_directory, run, torch, transformers
 
-from poolax import backbones, pooling
+from poolax import backbones, pooling, training
 
 SENTENCES = (
     "A man is playing a guitar.",
@@ -72,3 +73,27 @@ def test_stacked_layers_and_round_trip(minilm, tmp_path):
     backbones.save(minilm, tmp_path)
     again = backbones.load(tmp_path)
     np.testing.assert_array_equal(again(*again.preprocess(SENTENCES)).states, states)
+
+
+def test_poolers_on_real_texts(minilm, test_data):
+    """Ten intents of BANKING77, told apart by linear heads on frozen token states."""
+    with open(test_data / "banking77" / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    intents = sorted({row["category"] for row in rows})[:10]
+    chosen = [[row["text"] for row in rows if row["category"] == intent][:25] for intent in intents]
+    texts = [text for texts in chosen for text in texts]
+    order = np.random.default_rng(0).permutation(len(texts))
+    parts = dict(zip(("train", "validation", "test"), np.split(order, [150, 200]), strict=True))
+    tokens = training.extract_states(minilm, texts, batch_size=64)
+    records = training.sweep_states(
+        tokens.states,
+        tokens.mask,
+        np.repeat(np.arange(10), 25),
+        training.Classification(10),
+        splits=parts,
+        poolers=["avg", "max"],
+        seeds=1,
+        epochs=20,
+    )
+    scores = {row["pooler"]: row["test"] for row in records}
+    assert min(scores.values()) > 0.8, scores
