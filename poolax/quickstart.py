@@ -19,7 +19,8 @@ from etils import epath
 from poolax import attention, bounds, empirical
 from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path, write_atomically
-from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+from poolax.backbones import ImagePreprocess, ViT, ViTConfig, is_saved_backbone
+from poolax.backbones import save as save_backbone
 from poolax.blocks import TBM
 from poolax.data import Dataset, digits
 from poolax.pooling import from_name
@@ -141,9 +142,11 @@ def run(
         learning_rate=3e-3,
         hidden_fraction=0.75,
         seed=settings.seed,
-        out=out / "backbone",
+        out=out / "pretraining",
         progress=progress,
     )
+    if not is_saved_backbone(out / "backbone"):
+        save_backbone(vit, out / "backbone")
     heads = sweep(
         vit,
         data,
@@ -179,7 +182,7 @@ def run(
         records=records,
         scores=scores,
         sensitivity=sensitivity,
-        cls_token_trained=checkpoint_metadata(out / "backbone")["cls_token_trained"],
+        cls_token_trained=checkpoint_metadata(out / "pretraining")["cls_token_trained"],
         example_head=head_directory(out, next(iter(best.values()))),
     )
 

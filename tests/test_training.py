@@ -37,6 +37,7 @@ from poolax.training import (
     train_heads,
 )
 from poolax.training.step import Mapper, epoch_batches, put, take
+from poolax.training.sweep import _tokens
 
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
 TASK = Classification(3)
@@ -279,6 +280,18 @@ def test_learning_rates_and_prefix(vit):
     without = sweep(vit, data, Classification(10), include_prefix=False, **options)
     assert without[0]["train_loss"] != both[0]["train_loss"]
     assert without[1]["train_loss"] == pytest.approx(both[2]["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_prefix_tokens_are_left_out_wherever_padding_puts_them(masked):
+    states = np.arange(10.0).reshape(2, 5, 1)
+    mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool) if masked else None
+    kept, real = _tokens(pooling.AveragePool(), states, mask, 1)
+    pooled = pooling.average_pool(jnp.asarray(kept), real)
+    expected = [[3.5], [6.5]] if masked else [[2.5], [7.5]]
+    assert_close(pooled, np.array(expected))
+    kept, real = _tokens(pooling.FirstPool(), states, mask, 1)
+    assert_close(pooling.first_pool(jnp.asarray(kept), real), [[2.0 if masked else 0.0], [5.0]])
 
 
 def test_sweep_of_states_with_a_mask():

@@ -22,4 +22,5 @@ from poolax.backbones._vit import ViT as ViT
 from poolax.backbones._vit import ViTConfig as ViTConfig
 from poolax.backbones.pretrained._load import from_state_dict as from_state_dict
 from poolax.backbones.pretrained._load import load as load
+from poolax.backbones.pretrained._save import is_saved_backbone as is_saved_backbone
 from poolax.backbones.pretrained._save import save as save

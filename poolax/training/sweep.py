@@ -389,7 +389,10 @@ def _summary_pooler(pooler, summary_token):
 def _tokens(pooler, states, mask, num_prefix):
     if num_prefix == 0 or isinstance(pooler, FirstPool):
         return states, mask
-    return states[:, num_prefix:], None if mask is None else mask[:, num_prefix:]
+    if mask is None:
+        return states[:, num_prefix:], None
+    # The first real tokens, which padding on the left puts anywhere.
+    return states, mask & (np.cumsum(mask, axis=-1) > num_prefix)
 
 
 def _is_fixed(pooler, states):
