@@ -67,6 +67,7 @@ def restore_checkpoint(
     like: PyTree | None = None,
     step: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    cast: bool = False,
 ) -> PyTree:
     """Restore a tree of arrays, on any number of devices.
 
@@ -75,6 +76,8 @@ def restore_checkpoint(
         like: Tree of arrays or ``jax.ShapeDtypeStruct`` with the structure, shapes and dtypes that
             are expected; ``None`` restores what is there as nested dictionaries and lists.
         step: Which checkpoint; ``None`` for the newest.
+        cast: Whether arrays are cast to the dtypes of ``like`` as they are read; else those have to
+            agree.
         sharding: Where the arrays go; ``None`` puts them where ``like`` has them, else on the default
             device, or gives NumPy arrays if there is no ``like``.
 
@@ -96,7 +99,7 @@ def restore_checkpoint(
         if like is None:
             arguments = ocp.args.StandardRestore()
         else:
-            _check_match(manager.item_metadata(step)[_STATE], like, directory)
+            _check_match(manager.item_metadata(step)[_STATE], like, directory, check_dtype=not cast)
             default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
             def abstract(leaf):
@@ -130,6 +133,24 @@ def checkpoint_metadata(directory: epath.PathLike, *, step: int | None = None) -
         ]
 
 
+def checkpoint_structure(directory: epath.PathLike, *, step: int | None = None) -> PyTree:
+    """Shapes and dtypes of what was saved.
+
+    Args:
+        directory: As for :func:`save_checkpoint`.
+        step: Which checkpoint; ``None`` for the newest.
+
+    Returns:
+        A tree of ``jax.ShapeDtypeStruct``.
+
+    Raises:
+        ValueError: if there is no such checkpoint.
+    """
+    path, step = _find(directory, step)
+    with _manager(path) as manager:
+        return jax.tree.map(_shape_and_dtype, manager.item_metadata(step)[_STATE].tree)
+
+
 def latest_step(directory: epath.PathLike) -> int | None:
     """Step of the newest finished checkpoint, or ``None`` if there is none."""
     path = absolute_path(directory)
@@ -159,13 +180,13 @@ def _manager(path, options=None):
     return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
 
-def _check_match(saved, like, directory):
+def _check_match(saved, like, directory, *, check_dtype):
     """Orbax casts to the dtype that is asked for without a word; refuse instead."""
     expected, found = (
         {
             jax.tree_util.keystr(path, simple=True, separator="/"): (
                 tuple(leaf.shape),
-                np.dtype(leaf.dtype),
+                np.dtype(leaf.dtype) if check_dtype else None,
             )
             for path, leaf in jax.tree.leaves_with_path(tree)
         }
@@ -188,4 +209,4 @@ def _format(shape_and_dtype):
     if shape_and_dtype is None:
         return "nothing"
     shape, dtype = shape_and_dtype
-    return f"{dtype}{list(shape)}"
+    return f"{dtype or 'shape '}{list(shape)}"

@@ -49,14 +49,41 @@ FAMILIES = {
     "gpt2-l2-plain": lambda: gpt2(L2(plain_values=True)),
     "decoder": decoder,
 }
+
+
+def moment():
+    config = backbones.MomentConfig(
+        24, 4, 8, width=16, num_layers=2, num_heads=2, head_dim=4, mlp_dim=24
+    )
+    return backbones.Moment.init(config, KEY)
+
+
+SMALL_STAGES = {"patch_size": 2, "width": 8, "depths": (2, 1), "num_heads": (2, 4), "window_size": 4}
+
+
+def swin():
+    return backbones.Swin.init(backbones.SwinConfig(18, **SMALL_STAGES), KEY)
+
+
+def lipsformer():
+    return backbones.LipsFormer.init(backbones.LipsFormerConfig(16, **SMALL_STAGES), KEY)
+
+
+# With tests of their own for what they do not share with the others.
+OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer}
+ALL_FAMILIES = FAMILIES | OTHER_FAMILIES
+STACKABLE = (*FAMILIES, "moment")
 TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
 
 
 def inputs(name, batch=2):
     """Inputs of a family."""
     rng = np.random.default_rng(0)
-    if name == "vit":
-        return rng.normal(size=(batch, 8, 8, 3)).astype(np.float32)
+    sides = {"vit": 8, "swin": 18, "lipsformer": 16}
+    if name in sides:
+        return rng.normal(size=(batch, sides[name], sides[name], 3)).astype(np.float32)
+    if name == "moment":
+        return rng.normal(size=(batch, 24)).astype(np.float32)
     return rng.integers(0, 50, (batch, NUM_TOKENS))
 
 

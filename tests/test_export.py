@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from families import FAMILIES, TEXT_FAMILIES, inputs
+from families import ALL_FAMILIES, STACKABLE, TEXT_FAMILIES, inputs
 from helpers import BOUNDED, KINDS, POOLERS
 
 from poolax import attention, blocks, bounds, empirical
@@ -90,8 +90,8 @@ def head_call(pooler):
 
 
 def backbone_call(name):
-    backbone = jax.eval_shape(FAMILIES[name]).replace(compute_dtype=jnp.bfloat16)
-    if hasattr(backbone, "stack_layers"):
+    backbone = jax.eval_shape(ALL_FAMILIES[name]).replace(compute_dtype=jnp.bfloat16)
+    if name in STACKABLE:
         backbone = jax.eval_shape(lambda model: model.stack_layers(), backbone)
     x = jnp.asarray(inputs(name))
     mask = jnp.ones(x.shape, bool) if name in TEXT_FAMILIES else None
@@ -120,7 +120,7 @@ CALLS = {
         for name in ("ball", "gaussian", "adversarial")
     },
     **{f"head-{name}": lambda p=p: head_call(p) for name, p in POOLERS.items()},
-    **{f"backbone-{name}": lambda n=name: backbone_call(n) for name in FAMILIES},
+    **{f"backbone-{name}": lambda n=name: backbone_call(n) for name in ALL_FAMILIES},
 }
 
 

@@ -74,9 +74,11 @@ def test_bfloat16_compute_stays_close(family):
     error = np.abs(np.asarray(states, np.float32) - full)
     assert 0 < error.max() < 0.05 * np.abs(full).max()
     traced = jax.make_jaxpr(lambda x: half.apply(half.params, x).states)(x)
-    for equation in traced.jaxpr.eqns:
-        if equation.primitive.name in ("exp", "rsqrt"):
-            assert equation.outvars[0].aval.dtype == jnp.float32
+    reduced = [e for e in traced.jaxpr.eqns if e.primitive.name in ("exp", "rsqrt")]
+    assert reduced
+    assert {equation.outvars[0].aval.dtype for equation in reduced} == {jnp.dtype(jnp.float32)}
+    weights = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), backbone.params)
+    assert backbone.apply(weights, x).states.dtype == jnp.bfloat16
 
 
 def test_layer_specs_describe_every_layer(family):
@@ -121,8 +123,16 @@ def test_padding_changes_nothing(name, side):
     padded = backbone(np.concatenate(parts, axis=1), real)
     assert_close(padded.states[real], backbone(ids).states[0], 1e-5)
     assert np.all(np.isfinite(padded.states))
-    empty = backbone(ids, np.zeros_like(ids, bool))
-    assert np.all(np.isfinite(empty.states))
+    rows = np.concatenate(parts * 2, axis=1).reshape(2, -1)
+    one_empty = np.concatenate([real, np.zeros_like(real)])
+
+    def loss(params):
+        states = backbone.apply(params, rows, one_empty).states
+        return jnp.sum(jnp.square(states[1])), jnp.all(jnp.isfinite(states))
+
+    gradient, finite = jax.grad(loss, has_aux=True)(backbone.params)
+    assert finite
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-l2", "decoder"])
@@ -195,8 +205,20 @@ def test_l2_gpt2_against_a_plain_forward(plain_values, x64):
     [
         (lambda m: m(np.zeros((2, 3))), r"inputs: expected integer token ids, got dtype float"),
         (lambda m: m(np.zeros((2, 0), int)), r"inputs: .*n >= 1, got \(2, 0\)"),
-        (lambda m: m(np.array([[1, 50]])), r"inputs: expected token ids from 0 to 49, got 50"),
+        (lambda m: m(np.array([[1, 50]])), r"inputs: expected numbers from 0 to 49, got 50"),
         (lambda m: m(np.array([[1, -1]])), r"inputs: .* 0 to 49, got -1"),
+        (lambda m: m(np.array([[2**32 + 5]])), r"inputs: .* 0 to 49, got 4294967301"),
+        (lambda m: m([[1, 2], [3, 50]]), r"inputs: .* 0 to 49, got 50"),
+        (
+            lambda m: m.embed(m.params, np.zeros((1, 2), int), token_types=np.array([[0, 2]])),
+            r"token_types: expected numbers from 0 to 1, got 2",
+        ),
+        (
+            lambda m: m.embed(m.params, np.zeros((1, 2), int), token_types=np.zeros((1, 2))),
+            r"token_types: expected whole numbers, got dtype float64",
+        ),
+        (lambda m: m.apply(m.params, np.zeros((1, 2), int), layer=True), r"layer: .*got True"),
+        (lambda m: m.apply(m.params, np.zeros((1, 2), int), layer=1.5), r"layer: .*got 1.5"),
         (lambda m: m(np.zeros((1, 13), int)), r"inputs: expected at most 12 tokens, got n = 13"),
         (lambda m: m(np.zeros((1, 4), int), np.ones(3, bool)), r"mask: .*\(1, 4\), got \(3,\)"),
         (

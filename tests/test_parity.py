@@ -93,6 +93,7 @@ TEXT_CASES = {
     ),
     "rope-longrope": ("Llama", DECODER | rope("longrope", **LONGROPE)),
     "rope-llama3": ("Llama", DECODER | rope("llama3", **LLAMA3)),
+    "llama-sees-all": ("Llama", DECODER | {"is_causal": False}),
     "mistral": ("Mistral", DECODER | {"sliding_window": 4}),
     "mistral-no-window": ("Mistral", DECODER | {"sliding_window": None}),
     "qwen2": ("Qwen2", DECODER | {"tie_word_embeddings": True}),
@@ -128,6 +129,8 @@ def test_images(fields, tmp_path):
     images = np.random.default_rng(0).normal(size=(3, 16, 16, channels)).astype(np.float32)
     out = run(model, pixel_values=images.transpose(0, 3, 1, 2).copy())
     assert_layers(backbone, out, images)
+    alone = images[:1]
+    assert_layers(backbone, run(model, pixel_values=alone.transpose(0, 3, 1, 2).copy()), alone)
 
 
 @pytest.mark.parametrize(("name", "fields"), TEXT_CASES.values(), ids=TEXT_CASES)
@@ -184,6 +187,21 @@ def test_names_in_memory_and_in_older_files(tmp_path):
     image = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)
     expected = backbones.load(tmp_path)(image).states
     np.testing.assert_array_equal(backbones.from_state_dict(in_memory, config)(image).states, expected)
+
+
+def test_norms_named_as_in_the_first_files(tmp_path):
+    model = reference("Bert", BERT)
+    config = json.loads((save(model, tmp_path) / "config.json").read_text())
+    tensors = {f"bert.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    renamed = {}
+    for name, tensor in tensors.items():
+        if "LayerNorm" in name:
+            name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+        renamed[name] = tensor
+    assert len(set(renamed) - set(tensors)) == 10
+    ids = np.arange(5)[None]
+    expected = backbones.load(tmp_path)(ids).states
+    np.testing.assert_array_equal(backbones.from_state_dict(renamed, config)(ids).states, expected)
 
 
 def test_older_fields_of_rotary_positions(tmp_path):

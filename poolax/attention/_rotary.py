@@ -5,14 +5,22 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from poolax._checks import check_number
+from poolax._checks import check_number, check_values
 from poolax._numerics import accumulation_dtype
 
 
 class RotaryScaling(abc.ABC):
     """Abstract: how frequencies change; frozen, hashable configurations."""
+
+    def __post_init__(self):
+        """Refuse numbers that are not positive."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None and not isinstance(value, bool):
+                check_values(field.name, np.asarray(value), above=0.0)
 
     @abc.abstractmethod
     def __call__(self, frequencies: Array, theta: float, lengths: Array) -> Array:
@@ -191,6 +199,11 @@ class Llama3Scaling(RotaryScaling):
     high_freq_factor: float
     original_max_tokens: int
 
+    def __post_init__(self):
+        """Refuse numbers that are not positive, and wave lengths in the wrong order."""
+        super().__post_init__()
+        check_number("high_freq_factor", self.high_freq_factor, above=self.low_freq_factor)
+
     def __call__(self, frequencies, theta, lengths):
         """See :class:`RotaryScaling`."""
         turns = self.original_max_tokens * frequencies / (2 * math.pi)
@@ -215,6 +228,7 @@ class Rotary:
 
     Example:
         >>> import jax.numpy as jnp
+    import numpy as np
         >>> Rotary(theta=100.0)(jnp.ones((2, 1, 2)))[:, 0]  # one token, then one that has turned
         Array([[ 1.        ,  1.        ],
                [-0.30116868,  1.3817732 ]], dtype=float32)
@@ -251,7 +265,8 @@ class Rotary:
         """
         num_tokens, half = x.shape[-3], x.shape[-1] // 2
         dtype = accumulation_dtype(x)
-        frequencies = self.theta ** (-jnp.arange(half, dtype=dtype) / half)
+        # In double precision: far positions multiply the error of a frequency.
+        frequencies = jnp.asarray(self.theta ** (-np.arange(half) / half), dtype)
         if self.scaling is not None:
             lengths = jnp.asarray(num_tokens) if lengths is None else lengths
             frequencies = self.scaling(frequencies, self.theta, lengths[..., None])

@@ -99,14 +99,16 @@ class Backbone(abc.ABC):
         Raises:
             ValueError: for a wrong shape or layer, or values that are not finite.
         """
-        if not -1 <= layer <= self.num_layers:
-            raise ValueError(f"layer: expected -1 to {self.num_layers}, got {layer}")
+        if type(layer) is not int or not -1 <= layer <= self.num_layers:
+            raise ValueError(f"layer: expected -1 to {self.num_layers}, got {layer!r}")
         check_tokens("embeddings", embeddings)
         mask = broadcast_mask(mask, embeddings.shape[:-1])
         check_finite("embeddings", embeddings, mask)
         x = zero_masked(jnp.asarray(embeddings), mask)
-        if self.compute_dtype is not None:
-            x = x.astype(self.compute_dtype)
+        dtype = jnp.dtype(self.compute_dtype or jnp.result_type(*jax.tree.leaves(params["encoder"])))
+        # Half-precision weights compute in half precision, though images and series are float32.
+        if self.compute_dtype is not None or dtype.itemsize < 4:
+            x = x.astype(dtype)
         states, weights = self.run(params, x, mask, layer, return_weights)
         return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
 

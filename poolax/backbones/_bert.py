@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Int
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_number
 from poolax.attention import MultiHeadAttention
+from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
-from poolax.backbones._text import check_ids, positions, take_rows
+from poolax.backbones._text import as_array, check_ids, check_rows, positions, take_rows
 from poolax.blocks import FeedForward, PostLNBlock
 
 
@@ -49,7 +50,7 @@ class BertConfig:
             check_count(field, getattr(self, field))
         check_count("num_token_types", self.num_token_types)
         check_divides("num_heads", self.num_heads, "width", self.width)
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
 
 
@@ -102,7 +103,7 @@ class Bert(BlockBackbone):
         )
 
     def _norm(self):
-        return nn.LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
+        return _layers.layer_norm(self.config.norm_eps)
 
     def embed(
         self,
@@ -124,12 +125,21 @@ class Bert(BlockBackbone):
             Embeddings, shape ``(*batch, n, d)``, and the mask.
 
         Raises:
-            ValueError: for a wrong shape or dtype, too many tokens, or an id outside the vocabulary.
+            ValueError: for a wrong shape or dtype, too many tokens, or an id or type out of range.
         """
         tables: Any = params["embeddings"]
         ids, mask = check_ids(inputs, mask, self.config.vocab_size, self.config.max_tokens)
-        types = jnp.zeros((), int) if token_types is None else jnp.asarray(token_types)
+        types = jnp.zeros((), int) if token_types is None else self._check_types(token_types, mask)
         x = take_rows(tables["token"], ids)
         x = x + take_rows(tables["position"], positions(ids.shape[-1], mask))
         x = x + take_rows(tables["token_type"], types)
         return self._norm().apply({"params": tables["norm"]}, x), mask
+
+    def _check_types(self, token_types, mask):
+        types = as_array(token_types)
+        if not jnp.issubdtype(types.dtype, jnp.integer):
+            raise ValueError(f"token_types: expected whole numbers, got dtype {types.dtype}")
+        if mask is not None:
+            types = jnp.where(mask, types, 0)
+        check_rows("token_types", types, None, self.config.num_token_types)
+        return jnp.asarray(types)

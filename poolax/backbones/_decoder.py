@@ -31,6 +31,8 @@ class DecoderConfig:
         rotary: Rotary positions.
         window: Most tokens that a token sees, itself included; ``None`` if it sees all before it.
         full_layers: Blocks without that window, counted from 0.
+        causal: Whether a token sees only what stands before it, and itself; some embedding models
+            see all.
         use_qkv_bias: Biases on queries, keys and values, as Qwen2 has them.
         use_out_bias: Bias on the output projection of the attention.
         use_mlp_bias: Biases on the feed-forward layers.
@@ -48,6 +50,7 @@ class DecoderConfig:
     rotary: Rotary = Rotary()
     window: int | None = None
     full_layers: tuple[int, ...] = ()
+    causal: bool = True
     use_qkv_bias: bool = False
     use_out_bias: bool = False
     use_mlp_bias: bool = False
@@ -68,7 +71,7 @@ class DecoderConfig:
                 raise ValueError(
                     f"full_layers: expected blocks from 0 to {self.num_layers - 1}, got {index}"
                 )
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
 
 
@@ -106,7 +109,7 @@ class Decoder(BlockBackbone):
             config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            causal=True,
+            causal=config.causal,
             window=None if index in config.full_layers else config.window,
             rotary=config.rotary,
             use_bias=config.use_qkv_bias,

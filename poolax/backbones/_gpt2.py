@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_instance, check_number
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention
+from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
 from poolax.backbones._text import check_ids, positions, take_rows
 from poolax.blocks import FeedForward, PreLNBlock
@@ -51,7 +52,7 @@ class GPT2Config:
             check_count(field, getattr(self, field))
         check_divides("num_heads", self.num_heads, "width", self.width)
         check_instance("kind", self.kind, DotProduct | L2, "attention.DotProduct or attention.L2")
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
         if self.scale_by_layer and not isinstance(self.kind, DotProduct):
             raise ValueError(f"scale_by_layer: expected False for L2 attention, got {self.kind}")
@@ -103,7 +104,7 @@ class GPT2(BlockBackbone):
     @property
     def final_norm(self) -> nn.Module:
         """See :class:`BlockBackbone`."""
-        return nn.LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
+        return _layers.layer_norm(self.config.norm_eps)
 
     def embed(
         self, params, inputs: Int[Array, "*batch n"], mask: Bool[Array, "*#batch n"] | None = None

@@ -15,6 +15,11 @@ from poolax._records import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 STACKED = "blocks"
 
 
+def layer_norm(eps: float) -> nn.LayerNorm:
+    """A layer norm whose variance loses no digits to a large mean, as pretrained models need it."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, parent=None)
+
+
 def block_name(index: int) -> str:
     """Name of a block among the parameters."""
     return f"block_{index}"
@@ -35,12 +40,32 @@ def is_stacked(params: Mapping[str, PyTree]) -> bool:
     return STACKED in params
 
 
-def stack_blocks(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Stack the parameters of blocks along a leading axis, so that one ``scan`` runs them."""
+def stack_blocks(params: dict[str, PyTree], *, consume: bool = False) -> dict[str, PyTree]:
+    """Stack the parameters of blocks along a leading axis, so that one ``scan`` runs them.
+
+    Args:
+        params: Parameters of the blocks by name, and others.
+        consume: Take the blocks out of ``params`` and let go of each array once it is stacked, so that
+            memory holds little more than one copy.
+
+    Returns:
+        The others, and the stacked parameters.
+    """
     names = [name for name in params if name.startswith("block_")]
     blocks = [params[block_name(index)] for index in range(len(names))]
     rest = {name: value for name, value in params.items() if name not in names}
-    return {**rest, STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+    if consume:
+        for name in names:
+            del params[name]
+    tree = jax.tree.structure(blocks[0])
+    columns = [jax.tree.leaves(block) for block in blocks]
+    del blocks
+    stacked = []
+    for index in range(tree.num_leaves):
+        stacked.append(jnp.stack([column[index] for column in columns]))
+        for column in columns:
+            column[index] = None
+    return {**rest, STACKED: jax.tree.unflatten(tree, stacked)}
 
 
 def block_params(params: Mapping[str, PyTree], index: int) -> PyTree:

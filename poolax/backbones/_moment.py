@@ -78,7 +78,7 @@ class MomentConfig:
         check_count("max_patches", self.max_patches, at_least=self.num_steps // self.patch_len)
         check_count("num_buckets", self.num_buckets, at_least=4)
         check_count("max_distance", self.max_distance, at_least=self.num_buckets // 4 + 1)
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
 
 

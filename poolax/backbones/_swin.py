@@ -52,7 +52,7 @@ class SwinConfig(WindowConfig):
     def __post_init__(self):
         """Refuse sizes that do not fit."""
         super().__post_init__()
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
 
 
@@ -123,11 +123,11 @@ class Swin(WindowBackbone):
 
     def merge_norm(self) -> nn.Module:
         """See :class:`WindowBackbone`."""
-        return nn.LayerNorm(epsilon=_OUTER_EPS, use_fast_variance=False, parent=None)
+        return _layers.layer_norm(_OUTER_EPS)
 
     def final_norm(self) -> nn.Module:
         """See :class:`WindowBackbone`."""
-        return nn.LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
+        return _layers.layer_norm(self.config.norm_eps)
 
     def block_specs(self, name, block, params, *, padded) -> list[LayerSpec]:
         """See :class:`WindowBackbone`."""

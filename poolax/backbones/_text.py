@@ -1,5 +1,8 @@
 """What language models share: checked token ids, their embeddings and positions."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -27,7 +30,8 @@ def check_ids(
     Raises:
         ValueError: for a wrong shape or dtype, too many tokens, or an id outside the vocabulary.
     """
-    shape = jnp.shape(ids)
+    ids = as_array(ids)
+    shape = ids.shape
     if len(shape) < 1 or shape[-1] < 1:
         raise ValueError(f"inputs: expected token ids of shape (*batch, n), n >= 1, got {shape}")
     if not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
@@ -35,13 +39,31 @@ def check_ids(
     if max_tokens is not None and shape[-1] > max_tokens:
         raise ValueError(f"inputs: expected at most {max_tokens} tokens, got n = {shape[-1]}")
     mask = broadcast_mask(mask, shape)
-    ids = jnp.asarray(ids) if mask is None else jnp.where(mask, ids, 0)
-    if is_concrete(ids):
-        outside = (np.asarray(ids) < 0) | (np.asarray(ids) >= vocab_size)
-        if outside.any():
-            first = int(np.asarray(ids)[outside][0])
-            raise ValueError(f"inputs: expected token ids from 0 to {vocab_size - 1}, got {first}")
-    return ids, mask
+    check_rows("inputs", ids, mask, vocab_size)
+    return jnp.asarray(ids) if mask is None else jnp.where(mask, ids, 0), mask
+
+
+def as_array(ids: Any) -> Any:
+    """A JAX array as it is, anything else as a NumPy array, which keeps numbers of 64 bits."""
+    return ids if isinstance(ids, jax.Array) else np.asarray(ids)
+
+
+def check_rows(
+    name: str, rows: Int[Array, "*batch"], mask: Bool[Array, "*batch"] | None, num_rows: int
+) -> None:
+    """Refuse concrete numbers of rows that a table does not have, where ``mask`` is True."""
+    concrete = is_concrete(rows) if mask is None else is_concrete(rows, mask)
+    if not concrete:
+        return
+    # In NumPy: JAX would first wrap numbers beyond 32 bits.
+    numbers = np.asarray(rows)
+    outside = (numbers < 0) | (numbers >= num_rows)
+    if mask is not None:
+        outside = outside & np.asarray(mask)
+    if outside.any():
+        raise ValueError(
+            f"{name}: expected numbers from 0 to {num_rows - 1}, got {int(numbers[outside][0])}"
+        )
 
 
 def positions(

@@ -10,7 +10,15 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
-from poolax._checks import check_choice, check_count
+from poolax._checks import check_choice, check_count, check_instance
+
+
+def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
+    """The tokenizer that JSON describes; ``name`` is what to call it in an error."""
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        raise ValueError(f"{name}: expected what tokenizer.json holds, got: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +66,8 @@ class TextPreprocess:
 
     def __post_init__(self):
         """Refuse settings that do not fit."""
+        for name in ("prefix", "suffix"):
+            check_instance(name, getattr(self, name), tuple, "a tuple of tokens")
         check_count("max_tokens", self.max_tokens, at_least=len(self.prefix) + len(self.suffix) + 1)
         check_count("pad_id", self.pad_id, at_least=0)
         check_choice("padding_side", self.padding_side, ("right", "left"))
@@ -74,7 +84,7 @@ class TextPreprocess:
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer, without truncation and padding of its own."""
-        tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer_json)
+        tokenizer = read_tokenizer(self.tokenizer_json, "tokenizer_json")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -96,7 +106,10 @@ class TextPreprocess:
         """
         if isinstance(texts, (str, bytes)):
             raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
-        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        texts = [text.decode() if isinstance(text, bytes) else text for text in texts]
+        odd = next((text for text in texts if not isinstance(text, str)), None)
+        if odd is not None or None in texts:
+            raise ValueError(f"texts: expected str or bytes, got {odd!r}")
         prefix, suffix = self._ids("prefix"), self._ids("suffix")
         room = self.max_tokens - len(prefix) - len(suffix)
         encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)

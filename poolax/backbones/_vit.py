@@ -1,7 +1,7 @@
 """Vision Transformer: patches and a CLS token through Pre-LN blocks."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from poolax._checks import (
     check_number,
 )
 from poolax.attention import MultiHeadAttention
+from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
 from poolax.blocks import FeedForward, PreLNBlock
 
@@ -59,7 +60,7 @@ class ViTConfig:
         check_count("num_heads", self.num_heads)
         check_divides("patch_size", self.patch_size, "image_size", self.image_size)
         check_divides("num_heads", self.num_heads, "width", self.width)
-        check_number("norm_eps", self.norm_eps, at_least=0.0)
+        check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
 
     @property
@@ -82,6 +83,23 @@ def patchify(images: Float[Array, "*batch h w c"], patch_size: int) -> Float[Arr
     grid = jnp.swapaxes(grid, -4, -3)
     num_patches = (height // patch_size) * (width // patch_size)
     return grid.reshape(*batch, num_patches, patch_size * patch_size * channels)
+
+
+def check_images(config: Any, inputs: Float[Array, "*batch h w c"]) -> None:
+    """Refuse anything but finite images of the configuration's size.
+
+    Args:
+        config: With ``image_size`` and ``num_channels``.
+        inputs: Images.
+
+    Raises:
+        ValueError: for a wrong shape or dtype, or values that are not finite.
+    """
+    check_floating("inputs", inputs)
+    expected = (config.image_size, config.image_size, config.num_channels)
+    if jnp.shape(inputs)[-3:] != expected:
+        raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
+    check_finite("inputs", inputs)
 
 
 class _Embeddings(nn.Module):
@@ -143,7 +161,7 @@ class ViT(BlockBackbone):
     @property
     def final_norm(self) -> nn.Module:
         """See :class:`BlockBackbone`."""
-        return nn.LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
+        return _layers.layer_norm(self.config.norm_eps)
 
     def embed(
         self,
@@ -170,11 +188,7 @@ class ViT(BlockBackbone):
                 without a mask token.
         """
         config = self.config
-        expected = (config.image_size, config.image_size, config.num_channels)
-        if jnp.ndim(inputs) < 3 or inputs.shape[-3:] != expected:
-            raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
-        check_floating("inputs", inputs)
-        check_finite("inputs", inputs)
+        check_images(config, inputs)
         if hidden is not None and not config.use_mask_token:
             raise ValueError("hidden: expected None for a model without a mask token, got an array")
         mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_patches + 1))

@@ -16,15 +16,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from poolax._checks import (
     check_count,
     check_divides,
-    check_finite,
-    check_floating,
     check_instance,
     check_number,
 )
 from poolax._records import AttentionSpec, LayerSpec, MergeSpec
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
-from poolax.backbones._vit import patchify
+from poolax.backbones._vit import check_images, patchify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,12 +318,7 @@ class WindowBackbone(Backbone):
         Raises:
             ValueError: for a wrong shape or dtype, non-finite pixels, or a mask.
         """
-        config = self.config
-        expected = (config.image_size, config.image_size, config.num_channels)
-        if jnp.ndim(inputs) < 3 or inputs.shape[-3:] != expected:
-            raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
-        check_floating("inputs", inputs)
-        check_finite("inputs", inputs)
+        check_images(self.config, inputs)
         _check_no_mask(mask)
         return self.embedding().apply({"params": params["embeddings"]}, inputs), None
 

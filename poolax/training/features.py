@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from poolax.training.step import Mapper, Progress, no_progress
 def extract_states(
     backbone: Backbone,
     inputs: np.ndarray | Sequence[str],
-    mask: np.ndarray | None = None,
+    mask: Any = None,
     *,
     batch_size: int = 256,
     progress: Progress = no_progress,
@@ -44,7 +45,7 @@ def extract_states(
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")
     if getattr(backbone.preprocess, "on_host", False):
-        inputs, mask = map(np.asarray, backbone.prepare(inputs))
+        inputs, mask = map(np.asarray, backbone.prepare(inputs, mask))
         backbone = dataclasses.replace(backbone, preprocess=None)
     arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
 

@@ -9,6 +9,7 @@ from poolax.backbones.pretrained._sources import (
     heads_in,
     heads_out,
     norm,
+    read_count,
     read_field,
 )
 from poolax.backbones.pretrained._text import read_text_preprocess
@@ -24,13 +25,13 @@ def read_config(raw, shapes):
     }
     check_fields(raw, implemented)
     return BertConfig(
-        vocab_size=read_field(raw, "vocab_size"),
-        max_tokens=read_field(raw, "max_position_embeddings"),
-        width=read_field(raw, "hidden_size"),
-        num_layers=read_field(raw, "num_hidden_layers"),
-        num_heads=read_field(raw, "num_attention_heads"),
-        mlp_dim=read_field(raw, "intermediate_size"),
-        num_token_types=read_field(raw, "type_vocab_size"),
+        vocab_size=read_count(raw, "vocab_size"),
+        max_tokens=read_count(raw, "max_position_embeddings"),
+        width=read_count(raw, "hidden_size"),
+        num_layers=read_count(raw, "num_hidden_layers"),
+        num_heads=read_count(raw, "num_attention_heads"),
+        mlp_dim=read_count(raw, "intermediate_size"),
+        num_token_types=read_count(raw, "type_vocab_size"),
         activation=read_field(raw, "hidden_act"),
         norm_eps=read_field(raw, "layer_norm_eps"),
     )

@@ -20,6 +20,7 @@ from poolax.backbones.pretrained._sources import (
     heads_in,
     heads_out,
     norm,
+    read_count,
     read_field,
 )
 from poolax.backbones.pretrained._text import read_text_preprocess
@@ -30,24 +31,30 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 def read_config(raw, shapes):
     """From the fields of a Hugging Face configuration."""
     del shapes
-    check_fields(raw, {"pretraining_tp": (1, None)})
+    causal = raw.get("is_causal", True)
+    check_fields({"is_causal": causal}, {"is_causal": (True, False)})
+    if raw.get("quantization_config") is not None:
+        raise ValueError("config: expected weights that are not quantized, got quantization_config")
     qwen = raw["model_type"] == "qwen2"
-    num_layers = read_field(raw, "num_hidden_layers")
-    num_heads = read_field(raw, "num_attention_heads")
+    num_layers = read_count(raw, "num_hidden_layers")
+    num_heads = read_count(raw, "num_attention_heads")
     window, full_layers = _windows(raw, num_layers)
-    head_dim = raw.get("head_dim") or read_field(raw, "hidden_size") // num_heads
+    if window is not None and not causal:
+        raise ValueError("config: expected no sliding window where is_causal is false, got one")
+    head_dim = raw.get("head_dim") or read_count(raw, "hidden_size") // num_heads
     use_bias = raw.get("attention_bias", False)
     return DecoderConfig(
-        vocab_size=read_field(raw, "vocab_size"),
-        width=read_field(raw, "hidden_size"),
+        vocab_size=read_count(raw, "vocab_size"),
+        width=read_count(raw, "hidden_size"),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=raw.get("num_key_value_heads") or num_heads,
         head_dim=head_dim,
-        mlp_dim=read_field(raw, "intermediate_size"),
+        mlp_dim=read_count(raw, "intermediate_size"),
         rotary=read_rotary(raw),
         window=window,
         full_layers=full_layers,
+        causal=causal,
         use_qkv_bias=qwen or use_bias,
         use_out_bias=use_bias and not qwen,
         use_mlp_bias=raw.get("mlp_bias", False),
@@ -65,7 +72,7 @@ def _windows(raw, num_layers):
         return None, ()
     types = raw.get("layer_types")
     if types is None:
-        first = raw.get("max_window_layers", 0) if family == "qwen2" else 0
+        first = raw.get("max_window_layers", 28) if family == "qwen2" else 0
         types = [_FULL] * min(first, num_layers) + [_SLIDING] * max(num_layers - first, 0)
     for kind in types:
         check_fields({"layer_types": kind}, {"layer_types": (_SLIDING, _FULL)})
@@ -75,12 +82,17 @@ def _windows(raw, num_layers):
 
 def read_rotary(raw):
     """Rotary positions from ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``."""
-    fields = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    fields = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(fields, dict) or any(isinstance(value, dict) for value in fields.values()):
+        raise ValueError(
+            f"config: expected rope_parameters to be one object for all layers, got {fields!r}"
+        )
     theta = fields.get("rope_theta") or raw.get("rope_theta") or 10_000.0
     kind = fields.get("rope_type", fields.get("type", "default"))
     known = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
     check_fields({"rope_type": kind}, {"rope_type": known})
-    check_fields(fields, {"partial_rotary_factor": (1, None)})
+    for place in (raw, fields):
+        check_fields(place, {"partial_rotary_factor": (1, None)})
     if kind == "default":
         return Rotary(theta)
     if kind == "linear":
@@ -181,6 +193,6 @@ DECODER = Architecture(
     read_config=read_config,
     sources=sources,
     prefixes=("model.",),
-    ignored=(r"lm_head\..*", r"score\..*", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+    ignored=(r"lm_head\..*", r"score\..*", r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),
     read_preprocess=read_text_preprocess,
 )

@@ -13,7 +13,7 @@ from flax.typing import Dtype
 from jaxtyping import PyTree
 
 from poolax.backbones import _layers
-from poolax.backbones.pretrained._sources import Architecture, Source, Sources
+from poolax.backbones.pretrained._sources import Architecture, Sources
 from poolax.backbones.pretrained._tensors import TensorFiles
 
 Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -22,6 +22,22 @@ Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding
 _ALIGNMENT = 64
 
 _BLOCK = re.compile(r"(.*/)?block_(\d+)/(.*)")
+
+
+def check_dtype(dtype: Dtype | None) -> None:
+    """Refuse a target dtype that weights cannot have."""
+    if dtype is None:
+        return
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise ValueError(f"dtype: expected a floating dtype, got {dtype!r}")
+    if jax.dtypes.canonicalize_dtype(known) != known:
+        raise ValueError(
+            f"dtype: expected one that JAX has enabled, got {known}, which needs jax_enable_x64"
+        )
 
 
 def fill_params(
@@ -82,7 +98,7 @@ def _expected_shapes(architecture, config) -> dict[str, tuple[int, ...]]:
 def _resolve_names(
     architecture: Architecture, sources: Sources, tensors: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Name of the tensor of each parameter that is not left at its default."""
+    """Name of the tensor of each parameter."""
     prefix = _find_prefix(architecture, sources, tensors)
     found, missing = {}, []
     for path, source in sources.items():
@@ -90,7 +106,7 @@ def _resolve_names(
         name = next((name for name in candidates if name in tensors), None)
         if name is not None:
             found[path] = name
-        elif source.default is None:
+        else:
             missing.append(prefix + source.names[0])
     if missing:
         missing = list(dict.fromkeys(missing))
@@ -125,16 +141,13 @@ def _find_prefix(architecture, sources, tensors):
 def _check_shapes(sources, names, expected, tensors):
     wrong = []
     for path, source in sources.items():
-        if path in names:
-            shape = _shape(tensors, names[path])
-            try:
-                found = source.convert(np.broadcast_to(np.zeros((), np.float32), shape)).shape
-            except (ValueError, IndexError):
-                found = None
-        else:
-            found = shape = np.shape(source.default)
+        shape = _shape(tensors, names[path])
+        try:
+            found = source.convert(np.broadcast_to(np.zeros((), np.float32), shape)).shape
+        except (ValueError, IndexError):
+            found = None
         if found != expected[path]:
-            wrong.append(f"{names.get(path, path)} {shape} for {path} {expected[path]}")
+            wrong.append(f"{names[path]} {shape} for {path} {expected[path]}")
     if wrong:
         raise ValueError(
             f"tensors: expected the shapes that the configuration says, got others for {_listed(wrong)}"
@@ -156,11 +169,7 @@ def _groups(sources: Sources, stacked: bool) -> Iterator[tuple[str, list[str]]]:
 
 
 def _read(path, sources, names, tensors, dtype) -> np.ndarray:
-    source: Source = sources[path]
-    if path in names:
-        array = source.convert(np.asarray(tensors[names[path]]))
-    else:
-        array = np.asarray(source.default)
+    array = sources[path].convert(np.asarray(tensors[names[path]]))
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(dtype if floating and dtype is not None else array.dtype, copy=False)
 

@@ -8,7 +8,7 @@ from poolax.backbones.pretrained._sources import (
     check_fields,
     joint_heads,
     norm,
-    read_field,
+    read_count,
 )
 from poolax.backbones.pretrained._text import read_text_preprocess
 
@@ -16,15 +16,15 @@ from poolax.backbones.pretrained._text import read_text_preprocess
 def read_config(raw, shapes):
     """From the fields of a Hugging Face configuration."""
     del shapes
-    check_fields(raw, {"add_cross_attention": (False, None)})
-    width = read_field(raw, "n_embd")
+    check_fields(raw, {"add_cross_attention": (False, None), "is_causal": (True, None)})
+    width = read_count(raw, "n_embd")
     scaled = raw.get("scale_attn_weights", True)
     return GPT2Config(
-        vocab_size=read_field(raw, "vocab_size"),
-        max_tokens=read_field(raw, "n_positions"),
+        vocab_size=read_count(raw, "vocab_size"),
+        max_tokens=read_count(raw, "n_positions"),
         width=width,
-        num_layers=read_field(raw, "n_layer"),
-        num_heads=read_field(raw, "n_head"),
+        num_layers=read_count(raw, "n_layer"),
+        num_heads=read_count(raw, "n_head"),
         mlp_dim=raw.get("n_inner") or 4 * width,
         kind=DotProduct() if scaled else DotProduct(1.0),
         activation=raw.get("activation_function", "gelu_new"),

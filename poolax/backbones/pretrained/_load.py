@@ -1,6 +1,6 @@
 """Loading pretrained backbones: local directories, hub ids, state dicts, and our own checkpoints."""
 
-import json
+import dataclasses
 import os
 import pathlib
 import re
@@ -9,28 +9,33 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
+from etils import epath
 from flax.typing import Dtype
 from huggingface_hub import errors
 
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._bert import BERT
 from poolax.backbones.pretrained._decoder import DECODER
-from poolax.backbones.pretrained._fill import Sharding, fill_params
+from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
 from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
-from poolax.backbones.pretrained._sources import Architecture
+from poolax.backbones.pretrained._sources import Architecture, read_json_object
 from poolax.backbones.pretrained._swin import SWIN
-from poolax.backbones.pretrained._tensors import TensorFiles, find_tensors, refuse_pickle
+from poolax.backbones.pretrained._tensors import (
+    INDEX_FILE,
+    TensorFiles,
+    find_tensors,
+    refuse_pickle,
+    shard_names,
+)
 from poolax.backbones.pretrained._vit import TIMM_VIT, VIT
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
 )
 
-# What a backbone is made of; the hub also has the same weights in other formats.
-_HUB_FILES = ("*.json", "*.safetensors")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -76,14 +81,20 @@ def load(
         ...     load(directory).config.width
         8
     """
-    if is_saved_backbone(path_or_hub_id):
+    if not isinstance(path_or_hub_id, (str, os.PathLike)) or not os.fspath(path_or_hub_id):
+        raise ValueError(f"path_or_hub_id: expected a path or a hub id, got {path_or_hub_id!r}")
+    check_dtype(dtype)
+    is_local = epath.Path(path_or_hub_id).expanduser().exists()
+    if is_local and revision is not None:
+        raise ValueError(f"revision: expected None for local files, got {revision!r}")
+    if is_local and is_saved_backbone(path_or_hub_id):
         return load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
     directory, tensors = _find(path_or_hub_id, revision)
-    raw = _read_json(directory / "config.json")
+    raw = read_json_object(directory / "config.json")
     backbone = from_state_dict(tensors, raw, dtype=dtype, sharding=sharding, stacked=stacked)
     architecture = find_architecture(raw, tensors.shapes)
-    return backbone.replace(  # type: ignore[attr-defined]
-        preprocess=architecture.read_preprocess(directory, raw, backbone.config)
+    return dataclasses.replace(
+        backbone, preprocess=architecture.read_preprocess(directory, raw, backbone.config)
     )
 
 
@@ -112,6 +123,7 @@ def from_state_dict(
         ValueError: for an unknown architecture, a configuration that asks for what is not
             implemented, or missing, extra or wrongly shaped tensors.
     """
+    check_dtype(dtype)
     if isinstance(tensors, TensorFiles):
         shapes = tensors.shapes
     else:
@@ -144,29 +156,31 @@ def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
 
 
 def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
+    """Fetch what a backbone needs, once: the same weights may stand there in several formats."""
     if not _HUB_ID.fullmatch(hub_id):
         raise ValueError(
             f"path_or_hub_id: expected a directory, a .safetensors file or a hub id, got {hub_id!r}, "
             "where there is nothing"
         )
+
+    def fetch(*patterns):
+        # Files in folders belong to other formats.
+        options = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"]}
+        return pathlib.Path(huggingface_hub.snapshot_download(hub_id, revision=revision, **options))
+
     try:
-        fetched = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(_HUB_FILES)
-        )
+        directory = fetch("*.json")
+        has_shards = (directory / INDEX_FILE).exists()
+        fetch(*(shard_names(directory) if has_shards else ["model.safetensors"]))
+        if not list(directory.glob("*.safetensors")):
+            fetch("*.safetensors")
+        if not list(directory.glob("*.safetensors")):
+            for name in huggingface_hub.list_repo_files(hub_id, revision=revision):
+                refuse_pickle(pathlib.Path(name))
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"path_or_hub_id: expected a directory or a hub id that can be reached or is in the cache, "
             f"got {hub_id!r}: {reason}"
         ) from None
-    return pathlib.Path(fetched)
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A configuration, empty if there is none: some families are known by their tensors."""
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"path_or_hub_id: expected JSON in {path}, got: {error}") from None
+    return directory

@@ -10,6 +10,7 @@ from poolax.backbones.pretrained._sources import (
     Source,
     check_fields,
     dense,
+    first,
     heads_in,
     heads_out,
     norm,
@@ -77,7 +78,7 @@ def sources(config):
     """Every parameter's tensor."""
     found = dense("embeddings/value", "patch_embedding.value_embedding", bias=config.use_value_bias)
     found["embeddings/mask_embedding"] = Source(("patch_embedding.mask_embedding",))
-    found["embeddings/position"] = Source((_POSITION,), lambda x: x[0])
+    found["embeddings/position"] = Source((_POSITION,), first)
     if config.use_revin_affine:
         for ours, theirs in {"scale": "affine_weight", "bias": "affine_bias"}.items():
             found[f"embeddings/revin/{ours}"] = Source(

@@ -11,7 +11,13 @@ from etils import epath
 from flax.typing import Dtype
 
 from poolax import attention
-from poolax._checkpoint import checkpoint_metadata, latest_step, restore_checkpoint, save_checkpoint
+from poolax._checkpoint import (
+    checkpoint_metadata,
+    checkpoint_structure,
+    latest_step,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from poolax._checks import check_choice, check_instance
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
@@ -58,8 +64,8 @@ def save(backbone: Backbone, directory: epath.PathLike) -> None:
     dtype = backbone.compute_dtype
     settings = {
         "family": type(backbone).__name__,
-        "config": to_plain(backbone.config),
-        "preprocess": to_plain(backbone.preprocess),
+        "config": to_plain(backbone.config, "config"),
+        "preprocess": to_plain(backbone.preprocess, "preprocess"),
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "remat": backbone.remat,
     }
@@ -79,35 +85,48 @@ def load_saved(
     check_choice("family", settings["family"], _FAMILIES)
     family = _FAMILIES[settings["family"]]
     config = from_plain(settings["config"])
-    params = restore_checkpoint(directory)
-    _check_params(family, config, params, directory)
-    backbone = family(
-        params=jax.tree.map(np.asarray, params),
+    structure = checkpoint_structure(directory)
+    _check_params(family, config, structure, directory)
+    was_stacked = _layers.is_stacked(structure["encoder"])
+    stacks_now = stacked and not was_stacked
+    if stacks_now:
+        family(params=None, config=config).check_stackable()
+
+    def place(path, shape):
+        default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return (sharding(path, shape) if callable(sharding) else sharding) or default
+
+    def target(path, leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        kept = dtype if floating and dtype is not None else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=place(path, leaf.shape))
+
+    like = _layers.map_with_path(target, structure)
+    params = restore_checkpoint(directory, like=like, cast=True)
+    if stacks_now:
+        params["encoder"] = _layers.stack_blocks(params["encoder"], consume=True)
+
+        def move(path, leaf):
+            return jax.device_put(leaf, place(path, leaf.shape))
+
+        params = _layers.map_with_path(move, params)
+    return family(
+        params=params,
         config=config,
         preprocess=from_plain(settings["preprocess"]),
         compute_dtype=settings["compute_dtype"] and jnp.dtype(settings["compute_dtype"]),
         remat=settings["remat"],
     )
-    if stacked:
-        backbone.check_stackable()
-        backbone = backbone.stack_layers()  # type: ignore[attr-defined]
-    params = _layers.cast_floating(backbone.params, dtype)
-
-    def place(path, leaf):
-        where = sharding(path, leaf.shape) if callable(sharding) else sharding
-        return jnp.asarray(leaf) if where is None else jax.device_put(leaf, where)
-
-    return dataclasses.replace(backbone, params=_layers.map_with_path(place, params))
 
 
-def _check_params(family, config, params, directory):
+def _check_params(family, config, structure, directory):
     def expected(stacked):
         model = family.init(config, jax.random.key(0))
         return model.stack_layers() if stacked else model
 
-    stacked = _layers.is_stacked(params["encoder"])
+    stacked = _layers.is_stacked(structure["encoder"])
     wanted = _layers.leaf_shapes(jax.eval_shape(lambda: expected(stacked)).params)
-    found = _layers.leaf_shapes(params)
+    found = _layers.leaf_shapes(structure)
     differing = [name for name in wanted | found if wanted.get(name) != found.get(name)]
     if differing:
         raise ValueError(
@@ -116,27 +135,47 @@ def _check_params(family, config, params, directory):
         )
 
 
-def to_plain(value: Any) -> Any:
-    """A configuration as plain JSON: dataclasses become objects with their type's name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = type(value).__name__
-        check_choice("preprocess or configuration", name, _DATACLASSES)
-        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": name, **fields}
+def to_plain(value: Any, name: str) -> Any:
+    """A configuration as plain JSON: dataclasses become objects with their type's name.
+
+    Args:
+        value: The configuration.
+        name: What to call it in an error.
+
+    Returns:
+        Plain JSON.
+
+    Raises:
+        ValueError: for what is not of this library.
+    """
+    kind = type(value).__name__
+    if kind in _DATACLASSES:
+        names = [field.name for field in dataclasses.fields(value)]
+        return {"type": kind} | {n: to_plain(getattr(value, n), f"{name}.{n}") for n in names}
     if isinstance(value, tuple):
-        return [to_plain(part) for part in value]
+        return [to_plain(part, name) for part in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise ValueError(f"preprocess: expected one of {', '.join(_DATACLASSES)}, got {value!r}")
+    if isinstance(value, np.generic):
+        return value.item()
+    known = ", ".join(_DATACLASSES)
+    raise ValueError(f"{name}: expected one of {known} or plain values, got {value!r}")
 
 
 def from_plain(value: Any) -> Any:
-    """The configuration that :func:`to_plain` wrote."""
+    """The configuration that :func:`to_plain` wrote.
+
+    Raises:
+        ValueError: for a type or fields that this version of the library does not have.
+    """
     if isinstance(value, dict):
-        name = value["type"]
-        check_choice("type", name, _DATACLASSES)
-        fields = {key: from_plain(part) for key, part in value.items() if key != "type"}
-        return _DATACLASSES[name](**fields)
+        fields = dict(value)
+        kind = fields.pop("type", None)
+        check_choice("type", kind, _DATACLASSES)
+        try:
+            return _DATACLASSES[kind](**{name: from_plain(part) for name, part in fields.items()})
+        except TypeError as error:
+            raise ValueError(f"{kind}: expected the fields of this version, got: {error}") from None
     if isinstance(value, list):
         return tuple(from_plain(part) for part in value)
     return value

@@ -1,6 +1,8 @@
 """Where a parameter of ours comes from in a checkpoint of others."""
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +18,11 @@ def as_is(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def first(x: np.ndarray) -> np.ndarray:
+    """Without the leading axis, which has length one."""
+    return x.reshape(x.shape[1:])
+
+
 def transposed(x: np.ndarray) -> np.ndarray:
     """From (out, in) to (in, out)."""
     return x.T
@@ -28,12 +35,10 @@ class Source:
     Attributes:
         names: Names that the tensor may have; the first that is there is taken.
         convert: From the tensor to the parameter; must also work on arrays without strides.
-        default: What the parameter is if no such tensor is there; ``None`` if it must be.
     """
 
     names: tuple[str, ...]
     convert: Convert = as_is
-    default: np.ndarray | None = None
 
 
 Sources = dict[str, Source]
@@ -49,9 +54,12 @@ def dense(path: str, *names: str, bias: bool = True) -> Sources:
 
 def norm(path: str, *names: str, bias: bool = True) -> Sources:
     """A norm's scale and shift."""
-    found = {f"{path}/scale": Source(tuple(f"{name}.weight" for name in names))}
+    # Files from TensorFlow's times have gamma and beta.
+    scales = tuple(f"{name}.{part}" for name in names for part in ("weight", "gamma"))
+    found = {f"{path}/scale": Source(scales)}
     if bias:
-        found[f"{path}/bias"] = Source(tuple(f"{name}.bias" for name in names))
+        shifts = tuple(f"{name}.{part}" for name in names for part in ("bias", "beta"))
+        found[f"{path}/bias"] = Source(shifts)
     return found
 
 
@@ -121,9 +129,9 @@ class Architecture:
         read_config: From the configuration, as read from JSON, and shapes of the tensors by name to
             our configuration.
         sources: From our configuration to the source of every parameter.
+        read_preprocess: From the directory and the configuration to what prepares raw inputs.
         prefixes: What model classes with a head put in front of all names of the backbone.
         ignored: Regular expressions of names that belong to no parameter of the backbone.
-        read_preprocess: From the directory and the configuration to what prepares raw inputs.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
     """
@@ -132,9 +140,9 @@ class Architecture:
     backbone: type[Backbone]
     read_config: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], Any]
     sources: Callable[[Any], Sources]
+    read_preprocess: Callable[[pathlib.Path, Mapping[str, Any], Any], Any]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    read_preprocess: Callable[[Any, Mapping[str, Any], Any], Any] = lambda directory, raw, config: None
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )
@@ -159,3 +167,28 @@ def read_field(raw: Mapping[str, Any], *fields: str) -> Any:
         if raw.get(field) is not None:
             return raw[field]
     raise ValueError(f"config: expected a field {fields[0]!r}, got {', '.join(sorted(raw)) or 'none'}")
+
+
+def read_count(raw: Mapping[str, Any], *fields: str) -> int:
+    """A field that has to be a whole number of at least 1."""
+    value = read_field(raw, *fields)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"config: expected {fields[0]} to be a whole number >= 1, got {value!r}")
+    return value
+
+
+def read_json_object(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file, empty if there is no file.
+
+    Raises:
+        ValueError: for a file that holds anything else, with its path.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"path_or_hub_id: expected JSON in {path}, got: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"path_or_hub_id: expected a JSON object in {path}, got {value!r}")
+    return value

@@ -8,6 +8,7 @@ from poolax.backbones.pretrained._sources import (
     Source,
     as_is,
     dense,
+    first,
     heads_in,
     heads_out,
     norm,
@@ -45,7 +46,7 @@ def sources(config):
     }
     found |= norm("embeddings/norm", "embeddings.norm")
     if config.use_positions:
-        found["embeddings/position"] = Source(("embeddings.position_embeddings",), _first)
+        found["embeddings/position"] = Source(("embeddings.position_embeddings",), first)
     for stage, depth in enumerate(config.depths):
         ours, theirs = f"encoder/stage_{stage}", f"encoder.layers.{stage}"
         for index in range(depth):
@@ -98,10 +99,6 @@ def central_offsets(window):
         return table.reshape(span**2, num_heads)
 
     return convert
-
-
-def _first(x):
-    return x[0]
 
 
 SWIN = Architecture(

@@ -1,6 +1,5 @@
 """Tensors of a checkpoint by name: their shapes at once, their values one at a time."""
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -8,8 +7,10 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors
 import numpy as np
 import safetensors
 
+from poolax.backbones.pretrained._sources import read_json_object
+
 _SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _CONVERT = (
     "python -c \"import torch, safetensors.torch as s; t = torch.load('{path}', weights_only=True); "
@@ -64,11 +65,11 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
         ValueError: if there are none, a shard is missing or a file is damaged; for a pickled
             checkpoint, with the command that converts it.
     """
-    index = directory / _INDEX
+    index = directory / INDEX_FILE
     if (directory / _SINGLE).exists():
         return TensorFiles([directory / _SINGLE])
     if index.exists():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        shards = shard_names(directory)
         missing = [shard for shard in shards if not (directory / shard).exists()]
         if missing:
             raise ValueError(
@@ -81,12 +82,22 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
         return TensorFiles(found)
     if found:
         raise ValueError(
-            f"path_or_hub_id: expected {_SINGLE} or {_INDEX} in {directory}, got "
+            f"path_or_hub_id: expected {_SINGLE} or {INDEX_FILE} in {directory}, got "
             f"{', '.join(path.name for path in found[:10])}"
         )
     for path in sorted(directory.iterdir()):
         refuse_pickle(path)
     raise ValueError(f"path_or_hub_id: expected {_SINGLE} in {directory}, got no safetensors file")
+
+
+def shard_names(directory: pathlib.Path) -> list[str]:
+    """Names of the files that a directory's index lists."""
+    weight_map = read_json_object(directory / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(
+            f"path_or_hub_id: expected a weight_map in {directory / INDEX_FILE}, got {weight_map!r}"
+        )
+    return sorted(set(weight_map.values()))
 
 
 def refuse_pickle(path: pathlib.Path) -> None:

@@ -1,33 +1,29 @@
 """The tokenizer beside a language model's weights."""
 
-import json
-
-import tokenizers
-
-from poolax._checks import check_choice
-from poolax.backbones._tokens import TextPreprocess
+from poolax._checks import check_choice, check_number
+from poolax.backbones._tokens import TextPreprocess, read_tokenizer
+from poolax.backbones.pretrained._sources import read_json_object
 
 
 def read_text_preprocess(directory, raw, config):
     """From ``tokenizer.json`` and ``tokenizer_config.json``; ``None`` if there is no tokenizer.
 
-    Special tokens are those that the tokenizer adds to one text by itself.
+    Special tokens are those that the tokenizer adds to one text by itself, with the tokens of begin and
+    end that ``add_bos_token`` and ``add_eos_token`` ask for, or without those that they rule out.
     """
     path = directory / "tokenizer.json"
     if not path.exists():
         return None
     text = path.read_text()
-    settings_path = directory / "tokenizer_config.json"
-    settings = json.loads(settings_path.read_text()) if settings_path.exists() else {}
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the tokenizers library raises nothing more precise
-        raise ValueError(f"path_or_hub_id: expected a tokenizer in {path}, got: {error}") from None
-    padding_side = settings.get("padding_side", "right")
+    settings = read_json_object(directory / "tokenizer_config.json")
+    tokenizer = read_tokenizer(text, f"path_or_hub_id: {path}")
+    padding_side = settings.get("padding_side") or "right"
     check_choice("padding_side", padding_side, ("right", "left"))
-    prefix, suffix = _special_tokens(tokenizer)
+    prefix, suffix = _special_tokens(tokenizer, settings)
     limits = [settings.get("model_max_length")]
     limits += [raw.get(field) for field in ("max_position_embeddings", "n_positions")]
+    for limit in limits:
+        check_number("model_max_length", 1 if limit is None else limit, at_least=1)
     return TextPreprocess(
         text,
         # "No limit" stands in some files as a number with thirty digits.
@@ -39,19 +35,35 @@ def read_text_preprocess(directory, raw, config):
     )
 
 
-def _special_tokens(tokenizer):
+def _special_tokens(tokenizer, settings):
+    """Tokens in front and at the end of a text, with or without those that settings name."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     with_special = tokenizer.encode("a")
     is_special = with_special.special_tokens_mask
     first = is_special.index(0) if 0 in is_special else len(is_special)
     last = len(is_special) - is_special[::-1].index(0) if 0 in is_special else len(is_special)
-    return tuple(with_special.tokens[:first]), tuple(with_special.tokens[last:])
+    prefix, suffix = list(with_special.tokens[:first]), list(with_special.tokens[last:])
+    for tokens, flag, field in (
+        (prefix, "add_bos_token", "bos_token"),
+        (suffix, "add_eos_token", "eos_token"),
+    ):
+        token = _content(settings.get(field))
+        if token is None or settings.get(flag) is None:
+            continue
+        if settings[flag] and token not in tokens:
+            tokens.append(token)
+        if not settings[flag] and token in tokens:
+            tokens.remove(token)
+    return tuple(prefix), tuple(suffix)
+
+
+def _content(token):
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _pad_id(tokenizer, settings, raw):
-    token = settings.get("pad_token")
-    token = token["content"] if isinstance(token, dict) else token
+    token = _content(settings.get("pad_token"))
     found = None if token is None else tokenizer.token_to_id(token)
     if found is None:
         found = raw.get("pad_token_id")

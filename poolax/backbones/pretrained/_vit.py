@@ -1,6 +1,5 @@
 """ViT checkpoints: Hugging Face layout and timm's state dicts."""
 
-import json
 import re
 
 from poolax.backbones._preprocess import ImagePreprocess
@@ -10,12 +9,20 @@ from poolax.backbones.pretrained._sources import (
     Source,
     check_fields,
     dense,
+    first,
     heads_in,
     heads_out,
     joint_heads,
     norm,
+    read_count,
     read_field,
+    read_json_object,
 )
+
+# What a name's model may be told otherwise, and shapes of tensors or heads show.
+_TIMM_ARGUMENTS = {
+    *("depth", "embed_dim", "img_size", "in_chans", "num_classes", "num_heads", "patch_size"),
+}
 
 # Published sizes of timm's models by width; their state dicts do not say how many heads there are.
 _TIMM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -27,11 +34,11 @@ def read_config(raw, shapes):
     return ViTConfig(
         image_size=square_side(raw, "image_size"),
         patch_size=square_side(raw, "patch_size"),
-        num_channels=read_field(raw, "num_channels"),
-        width=read_field(raw, "hidden_size"),
-        num_layers=read_field(raw, "num_hidden_layers"),
-        num_heads=read_field(raw, "num_attention_heads"),
-        mlp_dim=read_field(raw, "intermediate_size"),
+        num_channels=read_count(raw, "num_channels"),
+        width=read_count(raw, "hidden_size"),
+        num_layers=read_count(raw, "num_hidden_layers"),
+        num_heads=read_count(raw, "num_attention_heads"),
+        mlp_dim=read_count(raw, "intermediate_size"),
         norm_eps=read_field(raw, "layer_norm_eps"),
         use_qkv_bias=raw.get("qkv_bias", True),
         activation=read_field(raw, "hidden_act"),
@@ -41,10 +48,10 @@ def read_config(raw, shapes):
 def square_side(raw, field):
     """Height and width of what has to be square: one number, or two equal ones."""
     size = read_field(raw, field)
-    if isinstance(size, list):
+    if isinstance(size, list) and size:
         check_fields({field: size}, {field: ([size[0]] * 2,)})
-        return size[0]
-    return size
+        size = size[0]
+    return read_count({field: size}, field)
 
 
 def sources(config):
@@ -54,8 +61,8 @@ def sources(config):
             ("embeddings.patch_embeddings.projection.weight",), patch_kernel
         ),
         "embeddings/patch/bias": Source(("embeddings.patch_embeddings.projection.bias",)),
-        "embeddings/cls_token": Source(("embeddings.cls_token",), _drop_first_axis),
-        "embeddings/position": Source(("embeddings.position_embeddings",), _drop_first_axis),
+        "embeddings/cls_token": Source(("embeddings.cls_token",), first),
+        "embeddings/position": Source(("embeddings.position_embeddings",), first),
     }
     for index in range(config.num_layers):
         ours, disk, memory = f"encoder/block_{index}", f"encoder.layer.{index}", f"layers.{index}"
@@ -82,17 +89,12 @@ def patch_kernel(x):
     return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
 
 
-def _drop_first_axis(x):
-    return x.reshape(x.shape[1:])
-
-
 def read_preprocess(directory, raw, config):
     """From ``preprocessor_config.json``; pixel values to -1..1 if there is none."""
     del raw, config
-    path = directory / "preprocessor_config.json"
-    if not path.exists():
+    fields = read_json_object(directory / "preprocessor_config.json")
+    if not fields:
         return ImagePreprocess()
-    fields = json.loads(path.read_text())
     scale = fields.get("rescale_factor", 1 / 255) if fields.get("do_rescale", True) else 1.0
     if not fields.get("do_normalize", True):
         return ImagePreprocess(scale=scale, mean=0.0, std=1.0)
@@ -134,7 +136,14 @@ def read_timm_config(raw, shapes):
             f"pos_embed {shape('pos_embed')}"
         )
     blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
-    num_heads = raw.get("num_heads", _TIMM_HEADS.get(width))
+    overrides = raw.get("model_args") or {}
+    unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
+    if unknown:
+        raise ValueError(
+            f"config: expected model_args of {', '.join(sorted(_TIMM_ARGUMENTS))} alone, got "
+            f"{', '.join(unknown)}"
+        )
+    num_heads = overrides.get("num_heads", raw.get("num_heads", _TIMM_HEADS.get(width)))
     if num_heads is None:
         raise ValueError(
             f"config: expected num_heads, which is not known for a timm ViT of width {width}, got none"
@@ -161,8 +170,8 @@ def timm_sources(config):
     found = {
         "embeddings/patch/kernel": Source(("patch_embed.proj.weight",), patch_kernel),
         "embeddings/patch/bias": Source(("patch_embed.proj.bias",)),
-        "embeddings/cls_token": Source(("cls_token",), _drop_first_axis),
-        "embeddings/position": Source(("pos_embed",), _drop_first_axis),
+        "embeddings/cls_token": Source(("cls_token",), first),
+        "embeddings/position": Source(("pos_embed",), first),
     }
     for index in range(config.num_layers):
         ours, theirs = f"encoder/block_{index}", f"blocks.{index}"
@@ -180,7 +189,7 @@ def timm_sources(config):
 def read_timm_preprocess(directory, raw, config):
     """From the ``pretrained_cfg`` of a timm configuration; pixel values to -1..1 if there is none."""
     del directory, config
-    fields = raw.get("pretrained_cfg", {})
+    fields = raw.get("pretrained_cfg") or {}
     mean, std = fields.get("mean", [0.5] * 3), fields.get("std", [0.5] * 3)
     return ImagePreprocess(mean=tuple(mean), std=tuple(std))
 
@@ -199,7 +208,7 @@ TIMM_VIT = Architecture(
     read_config=read_timm_config,
     sources=timm_sources,
     prefixes=("model.",),
-    ignored=(r"head\..*", r"fc_norm\..*"),
+    ignored=(r"head\..*", r"fc_norm\..*", r"pre_logits\..*"),
     read_preprocess=read_timm_preprocess,
     recognizes=_is_timm_vit,
 )
