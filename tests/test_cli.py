@@ -91,7 +91,7 @@ README_LINES = re.compile(r"```python\n(# reload.*?)```", re.DOTALL)
 
 
 def test_the_readme_reloads_a_head_on_another_device_count(finished, pytestconfig):
-    """Both snippets of the README, as they stand there, on one device and on eight."""
+    """Both snippets of the README, with the folders of this run, on one device and on eight."""
     _, out = finished
     snippets = README_LINES.findall((pytestconfig.rootpath / "README.md").read_text())
     assert len(snippets) == 2
@@ -105,6 +105,7 @@ def test_the_readme_reloads_a_head_on_another_device_count(finished, pytestconfi
             assert len(lines) <= 3
             program, count_of_paths = re.subn(r'"[^"]*/heads/[^"]*"', repr(str(head)), snippet)
             assert count_of_paths == 1
+            program = program.replace('"poolax-quickstart/backbone"', repr(str(out / "backbone")))
             program = f"import jax\njax.config.update('jax_num_cpu_devices', {count})\n" + program
             done = subprocess.run(
                 [sys.executable, "-c", program + check.format(count=count, get=get)],

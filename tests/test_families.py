@@ -11,7 +11,7 @@ from families import FAMILIES, KEY, NUM_TOKENS, TEXT_FAMILIES, decoder, gpt2, in
 from helpers import assert_close
 
 from poolax import backbones, bounds
-from poolax.attention import L2
+from poolax.attention import L2, LinearScaling, Llama3Scaling
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -236,6 +236,10 @@ def test_bad_input_is_named(call, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: backbones.BertConfig(norm_eps=0.0), r"norm_eps: expected a finite number > 0, got 0"),
+        (lambda: LinearScaling(0.0), r"factor: expected a finite number > 0, got 0"),
+        (lambda: LinearScaling("4"), r"factor: expected a number"),
+        (lambda: Llama3Scaling(8.0, 4.0, 1.0, 8192), r"high_freq_factor: .*> 4, got 1"),
         (lambda: backbones.BertConfig(num_heads=7), r"num_heads: .*width = 768, got 7"),
         (
             lambda: backbones.BertConfig(activation="mish"),

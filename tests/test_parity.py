@@ -261,6 +261,12 @@ def test_timm_state_dicts_against_the_same_model_in_hugging_face_layout(tmp_path
         "pretrained_cfg": {"mean": [0.1] * 3, "std": [2.0] * 3},
     }
     (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    config["model_args"] = {"num_heads": 3, "act_layer": "quick_gelu"}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"model_args of .*num_heads, patch_size alone, got act_layer"):
+        backbones.load(tmp_path / "timm")
+    config["model_args"] = {"num_heads": 3}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
     from_config = backbones.load(tmp_path / "timm")
     assert from_config.preprocess.mean == (0.1, 0.1, 0.1)
     np.testing.assert_array_equal(from_config(image).states, backbone(image).states)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import FAMILIES, KEY, scrambled
+from families import ALL_FAMILIES, FAMILIES, KEY, STACKABLE, scrambled
 from helpers import assert_close
 from safetensors.numpy import save_file
 
 from poolax import backbones
+from poolax._checkpoint import save_checkpoint
 from poolax.backbones import ImagePreprocess, TextPreprocess, _layers
 
 CONFIG = {
@@ -147,10 +148,12 @@ def test_seven_billion_parameters_compile_without_weights(num_devices):
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 70e9 / num_devices
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("stacked", [False, True])
+SAVED = [(name, False) for name in ALL_FAMILIES] + [(name, True) for name in STACKABLE]
+
+
+@pytest.mark.parametrize(("name", "stacked"), SAVED)
 def test_save_and_load(name, stacked, tmp_path):
-    backbone = scrambled(FAMILIES[name]())
+    backbone = scrambled(ALL_FAMILIES[name]())
     if name == "vit":
         backbone = backbone.replace(preprocess=ImagePreprocess(mean=(0.1, 0.2, 0.3), std=0.7))
     backbone = backbone.stack_layers() if stacked else backbone
@@ -160,8 +163,15 @@ def test_save_and_load(name, stacked, tmp_path):
     assert again.preprocess == backbone.preprocess
     assert again.compute_dtype == jnp.bfloat16
     chex.assert_trees_all_equal(again.params, backbone.params)
-    half = backbones.load(tmp_path, dtype=jnp.float16, stacked=True)
+    half = backbones.load(tmp_path, dtype=jnp.float16, stacked=name in STACKABLE)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(jnp.float16)}
+    expected = backbone.stack_layers() if name in STACKABLE else backbone
+    chex.assert_trees_all_equal(
+        half.params, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), expected.params)
+    )
+    if name not in STACKABLE:
+        with pytest.raises(ValueError, match=r"stacked: expected False for .*whose blocks differ"):
+            backbones.load(tmp_path, stacked=True)
     with pytest.raises(ValueError, match=r"step: expected above 0"):
         backbones.save(backbone, tmp_path)
 
@@ -276,6 +286,34 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
             {"rope_scaling": {"type": "yarn", "factor": 2}},
             r"a field 'original_max_position_embeddings'",
         ),
+        (None, {"num_attention_heads": 0}, r"num_attention_heads to be a whole number >= 1, got 0"),
+        (
+            None,
+            {"num_attention_heads": "32"},
+            r"num_attention_heads to be a whole number >= 1, got '32'",
+        ),
+        (
+            None,
+            {"rope_scaling": "llama3"},
+            r"rope_parameters to be one object for all layers, got 'llama3'",
+        ),
+        (
+            None,
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            r"rope_parameters to be one object for all layers",
+        ),
+        (None, {"rope_scaling": {"type": "linear", "factor": "4"}}, r"factor: expected a number"),
+        (None, {"partial_rotary_factor": 0.5}, r"partial_rotary_factor to be one of 1, None, got 0.5"),
+        (
+            None,
+            {"quantization_config": {"bits": 4}},
+            r"config: expected weights that are not quantized",
+        ),
+        (
+            None,
+            {"model_type": "mistral", "sliding_window": 4, "is_causal": False},
+            r"config: expected no sliding window where is_causal is false",
+        ),
         (None, {"hidden_size": None}, r"config: expected a field 'hidden_size'"),
         (
             None,
@@ -329,6 +367,12 @@ def test_missing_files(tmp_path):
     (tmp_path / "c" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"expected JSON in .*config.json"):
         backbones.load(tmp_path / "c")
+    (tmp_path / "c" / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"expected a JSON object in .*config.json, got \[\]"):
+        backbones.load(tmp_path / "c")
+    (tmp_path / "a" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"expected a weight_map in .*index.json, got None"):
+        backbones.load(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["model.pth", "pytorch_model.bin"])
@@ -355,6 +399,52 @@ def test_the_command_that_converts(tmp_path):
     command = str(caught.value).split("convert it with: python")[1]
     subprocess.run(f"{sys.executable}{command}", shell=True, check=True, timeout=100)
     chex.assert_trees_all_equal(backbones.load(path).params, expected.params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": jnp.int8}, r"dtype: expected a floating dtype, got"),
+        ({"dtype": "nonsense"}, r"dtype: expected a floating dtype, got 'nonsense'"),
+        ({"dtype": jnp.float64}, r"dtype: expected one that JAX has enabled, got float64"),
+        ({"revision": "main"}, r"revision: expected None for local files, got 'main'"),
+    ],
+)
+def test_bad_options_are_named(arguments, message, tmp_path):
+    write(tmp_path / "hub")
+    backbones.save(FAMILIES["bert"](), tmp_path / "own")
+    for path in ("hub", "own"):
+        with pytest.raises(ValueError, match=message):
+            backbones.load(tmp_path / path, **arguments)
+
+
+@pytest.mark.parametrize("path", [None, "", 3])
+def test_no_path_at_all(path):
+    with pytest.raises(ValueError, match=r"path_or_hub_id: expected a path or a hub id, got"):
+        backbones.load(path)
+
+
+def test_blocks_that_differ_are_not_stacked(tmp_path):
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    tensors = llama_tensors()
+    for k in range(3):
+        for part, rows in (("q", 16), ("k", 8), ("v", 8)):
+            tensors[f"model.layers.{k}.self_attn.{part}_proj.bias"] = np.zeros(rows, np.float32)
+    path = write(tmp_path / "a", tensors, CONFIG | window | {"model_type": "qwen2"})
+    assert backbones.load(path).config.full_layers == (0,)
+    with pytest.raises(ValueError, match=r"layers: expected equal blocks to stack, got block 1"):
+        backbones.load(path, stacked=True)
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    bert = FAMILIES["bert"]()
+    fields = {"type": "BertConfig", "window": 3}
+    settings = {"family": "Bert", "config": fields, "preprocess": None, "compute_dtype": None}
+    save_checkpoint(tmp_path, 0, bert.params, metadata={"backbone": settings | {"remat": False}})
+    with pytest.raises(
+        ValueError, match=r"BertConfig: expected the fields of this version, got: .*window"
+    ):
+        backbones.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["no/such/place", "./nothing", "/nowhere/at-all", "a b"])
@@ -384,6 +474,33 @@ def test_a_hub_id_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     loaded = backbones.load("some/model")
     chex.assert_trees_all_equal(loaded.params, backbones.load(snapshot).params)
+
+
+def test_what_is_fetched_from_the_hub(monkeypatch, tmp_path):
+    """The files of one format, and a word about pickles where there is nothing else."""
+    asked = []
+
+    def fetch(hub_id, *, revision, allow_patterns, ignore_patterns):
+        asked.append((allow_patterns, ignore_patterns))
+        return str(tmp_path / hub_id)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr(
+        "huggingface_hub.list_repo_files",
+        lambda hub_id, *, revision: ["config.json", "pytorch_model.bin"],
+    )
+    write(tmp_path / "whole")
+    backbones.load("whole")
+    assert asked == [(["*.json"], ["*/*"]), (["model.safetensors"], ["*/*"])]
+    asked.clear()
+    shards = sorted(path.name for path in write(tmp_path / "shards", shards=2).glob("*.safetensors"))
+    backbones.load("shards")
+    assert asked[1] == (shards, ["*/*"])
+    (tmp_path / "pickled").mkdir()
+    with pytest.raises(
+        ValueError, match=r"got the pickled pytorch_model.bin, which is never opened here"
+    ):
+        backbones.load("pickled")
 
 
 def test_image_preprocessing_beside_the_weights(tmp_path):
@@ -449,8 +566,22 @@ def test_the_tokenizer_beside_the_weights(tmp_path):
     assert (prepare.max_tokens, prepare.padding_side, prepare.pad_id) == (5, "left", 0)
     ids, _ = prepare(["a", "a b a b a"])
     np.testing.assert_array_equal(ids, [[0, 0, 1, 4, 2], [1, 4, 5, 4, 2]])
+    (path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": "512"}))
+    with pytest.raises(ValueError, match=r"model_max_length: expected a number, got '512'"):
+        backbones.load(path)
+    settings |= {
+        "add_bos_token": False,
+        "bos_token": "[CLS]",
+        "add_eos_token": True,
+        "eos_token": "</s>",
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    prepare = backbones.load(path).preprocess
+    assert (prepare.prefix, prepare.suffix) == ((), ("[SEP]", "</s>"))
     (path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"path_or_hub_id: expected a tokenizer in .*tokenizer.json"):
+    with pytest.raises(
+        ValueError, match=r"path_or_hub_id: .*tokenizer.json: expected what tokenizer.json"
+    ):
         backbones.load(path)
 
 
@@ -458,6 +589,16 @@ def test_the_tokenizer_beside_the_weights(tmp_path):
     ("call", "message"),
     [
         (lambda t: TextPreprocess(t, 4)("a text"), r"texts: expected a sequence of texts, got str"),
+        (lambda t: TextPreprocess(t, 4)(["a", None]), r"texts: expected str or bytes, got None"),
+        (lambda t: TextPreprocess(t, 4)(["a", 3]), r"texts: expected str or bytes, got 3"),
+        (
+            lambda t: TextPreprocess(t, 4, suffix="</s>"),
+            r"suffix: expected a tuple of tokens, got '</s>'",
+        ),
+        (
+            lambda t: TextPreprocess("{}", 4)(["a"]),
+            r"tokenizer_json: expected what tokenizer.json holds",
+        ),
         (lambda t: TextPreprocess(t, 4, suffix=("<eos>",))(["a"]), r"suffix: .*tokenizer, got <eos>"),
         (lambda t: TextPreprocess(t, 1, suffix=("</s>",)), r"max_tokens: .* >= 2, got 1"),
         (
@@ -484,6 +625,7 @@ def test_a_tokenizer_is_saved_with_its_backbone(tmp_path):
 
 STREAM = """
 import sys
+import jax
 import jax.numpy as jnp
 from poolax import backbones
 
@@ -494,13 +636,13 @@ def status(field):
 before = status("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 backbone = backbones.load(sys.argv[1], dtype=jnp.dtype(sys.argv[2]), stacked=sys.argv[3] == "stacked")
-target = sum(leaf.nbytes for leaf in __import__("jax").tree.leaves(backbone.params))
+target = sum(leaf.nbytes for leaf in jax.tree.leaves(backbone.params))
 print((status("VmHWM") - before) / target, target)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stacked", ["stacked", "plain"])
+@pytest.mark.parametrize("stacked", ["stacked", "plain", "saved"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_memory_of_loading_two_gigabytes(dtype, stacked, tmp_path):
     width, hidden, layers = 2048, 8192, 8
@@ -527,6 +669,9 @@ def test_memory_of_loading_two_gigabytes(dtype, stacked, tmp_path):
         index |= dict.fromkeys(tensors, f"{shard}.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    if stacked == "saved":
+        backbones.save(backbones.load(tmp_path), tmp_path / "own")
+        tmp_path = tmp_path / "own"
     command = [sys.executable, "-c", STREAM, str(tmp_path), dtype, stacked]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500).stdout
     ratio, target = map(float, out.split())

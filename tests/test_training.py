@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -207,6 +208,9 @@ def test_features_and_records_of_series():
     options = {"poolers": ["avg"], "seeds": 1, "epochs": 1, "batch_size": 5}
     record = sweep(moment, data, Classification(3), **options)[0]
     assert record["preprocess"] == {"steps": 24, "resampled_to": 16}
+    channels = dataclasses.replace(data, inputs=np.stack([series, series], axis=1))
+    with pytest.raises(ValueError, match=r"states: expected .*channels are samples of their own"):
+        sweep(moment, channels, Classification(3), **options)
 
 
 def test_sweep(vit, tmp_path):

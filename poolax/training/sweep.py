@@ -358,6 +358,11 @@ def _check_splits(splits, num_examples):
 
 
 def _check_states(states, mask):
+    if np.ndim(states) != 3:
+        raise ValueError(
+            f"states: expected shape (N, n, d), got {np.shape(states)}; channels are samples of their "
+            "own, each with its target"
+        )
     finite = np.isfinite(states).all(axis=-1)
     if mask is not None:
         finite = finite | ~mask

@@ -22,12 +22,13 @@ def read_text_preprocess(directory, raw, config):
     prefix, suffix = _special_tokens(tokenizer, settings)
     limits = [settings.get("model_max_length")]
     limits += [raw.get(field) for field in ("max_position_embeddings", "n_positions")]
+    limits = [limit for limit in limits if limit is not None]
     for limit in limits:
-        check_number("model_max_length", 1 if limit is None else limit, at_least=1)
+        # As a float, for "no limit" stands in some files as a number with thirty digits.
+        check_number("model_max_length", float(limit) if isinstance(limit, int) else limit, above=0)
     return TextPreprocess(
         text,
-        # "No limit" stands in some files as a number with thirty digits.
-        max_tokens=int(min(limit for limit in (*limits, 1_000_000) if limit)),
+        max_tokens=int(min([*limits, 1_000_000])),
         prefix=prefix,
         suffix=suffix,
         padding_side=padding_side,
