@@ -8,7 +8,7 @@ import pytest
 from helpers import KINDS, exact_norm, random_tokens, random_variables
 
 from poolax import attention, blocks, bounds, empirical, pooling
-from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention
+from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention, Rotary
 
 CASES = json.loads((pathlib.Path(__file__).parent / "golden" / "theory_cases.json").read_text())
 every_case = pytest.mark.parametrize(
@@ -166,6 +166,78 @@ def test_sandwich(kind, masking, x64):
                     KINDS[kind], variables["params"], **sizes, method="published"
                 )
                 assert bound.sequence <= published.sequence
+
+
+ON_A_DOMAIN = {
+    "rotary": DotProduct(),
+    "l2-plain": L2(plain_values=True),
+    "cosine-plain": Cosine(tau=2.0, nu=1.5, eps=0.01, plain_values=True),
+}
+
+
+@pytest.mark.parametrize("kind", ON_A_DOMAIN)
+@pytest.mark.parametrize("causal", [False, True])
+def test_sandwich_of_what_was_not_published(kind, causal, x64):
+    """measured <= sharp with rotary positions and plain values, at random and adversarial inputs."""
+    num_tokens, dim, radius = 5, 4, 1.5
+    rotary = Rotary(2.0) if kind == "rotary" else None
+    layer = MultiHeadAttention(2, ON_A_DOMAIN[kind], causal=causal, rotary=rotary, use_bias=True)
+    mask = jnp.array([True, True, True, True, causal])
+    start = random_tokens(jax.random.key(0), num_tokens, dim, radius)
+
+    @jax.jit
+    def measure(variables):
+        def mapped(x):
+            return layer.apply(variables, x, mask)
+
+        project = empirical.project_to_ball(radius)
+        search = {"project": project, "key": jax.random.key(2), "num_restarts": 6, "num_steps": 40}
+        found = empirical.maximize_jacobian_norm(mapped, start, **search)
+        points = jnp.stack([start, -0.3 * start, found.x])
+        whole = jax.vmap(jax.jacrev(mapped))(points).reshape(3, num_tokens * dim, -1)
+        rows = whole.reshape(3, num_tokens, dim, -1)
+        return *(jnp.linalg.norm(j, 2, (-2, -1)).max() for j in (whole, rows)), found.value
+
+    for scale in (0.3, 1.0, 3.0):
+        variables = random_variables(
+            layer, jax.random.key(1), jnp.zeros((num_tokens, dim)), scale=scale
+        )
+        sizes = {"num_tokens": int(mask.sum()), "radius": radius, "rotary": rotary is not None}
+        params = dict(variables["params"])
+        if kind == "l2-plain":
+            params = {name: {"kernel": part["kernel"]} for name, part in params.items()}
+        bound = bounds.attention(ON_A_DOMAIN[kind], params, **sizes)
+        whole, row, found = measure(variables)
+        assert 0 < found <= whole * (1 + 1e-9)
+        assert whole <= bound.sequence
+        assert row <= bound.per_token <= bound.sequence
+        with pytest.raises(ValueError, match=r"method: expected 'sharp' for"):
+            bounds.attention(ON_A_DOMAIN[kind], params, **sizes, method="published")
+
+
+def test_forms_on_a_domain_by_hand(x64):
+    """One head of width one: rotary 1 + 2 aR rho, plain values by the formulas of the docstrings."""
+    eye = jnp.eye(1).reshape(1, 1, 1)
+    kernels = {"query": 2.0 * eye, "key": 3.0 * eye, "value": eye, "out": eye}
+    sizes = {"num_tokens": 4, "radius": 2.0, "spread": 0.5}
+    biases = {"query_bias": jnp.ones((1, 1)), "key_bias": 2.0 * jnp.ones((1, 1))}
+    rotary = bounds.dot_product_attention(**kernels, **biases, **sizes, rotary=True)
+    np.testing.assert_allclose(rotary, 2 * (1 + (4 + 1) * 3 * 0.5) + (6 + 2) * 2 * 0.5, rtol=1e-12)
+    l2 = {name: kernel for name, kernel in kernels.items() if name != "key"}
+    plain = bounds.l2_attention(**l2, **sizes, plain_values=True)
+    np.testing.assert_allclose(plain, 2 * (1 + 4 * 4 * 0.25) + 2 * 4 * 0.25, rtol=1e-12)
+    one = bounds.l2_attention(**l2, **sizes, plain_values=True, per_token=True)
+    np.testing.assert_allclose(one, 1 + 6 * 4 * 0.25, rtol=1e-12)
+    scales = {"tau": 3.0, "nu": 2.0, "eps": 0.25}
+    cosine = bounds.cosine_attention(**kernels, **sizes, **scales, plain_values=True)
+    np.testing.assert_allclose(cosine, 2 * (2 * (1 + 3 * 3) + 3 * 2), rtol=1e-12)
+    alone = {**sizes, "num_tokens": 1}
+    for value in (
+        bounds.dot_product_attention(**kernels, **alone, rotary=True),
+        bounds.l2_attention(**l2, **alone, plain_values=True),
+        bounds.cosine_attention(**kernels, **alone, **scales, plain_values=True) / 2,
+    ):
+        np.testing.assert_allclose(value, 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
@@ -327,7 +399,7 @@ KERNELS = {
         ({"num_tokens": 0}, r"num_tokens: expected a finite number >= 1, got 0"),
         ({"num_tokens": bounds.TokenRange(5, 2)}, r"num_tokens: expected low <= high, got 5 > 2"),
         ({"num_tokens": bounds.TokenRange(0, 2)}, r"num_tokens.low: .* >= 1, got 0"),
-        ({"rotary": True}, r"rotary: expected False"),
+        ({"rotary": True, "method": "published"}, r"method: expected 'sharp' for rotary positions"),
         ({"method": "exact"}, r"method: expected one of 'published', 'sharp', got 'exact'"),
         ({"query": np.zeros((4, 4))}, r"query: expected shape \(d, H, d_h\), got \(4, 4\)"),
         ({"key": np.zeros((4, 2, 3))}, r"key: expected shape \(4, 2, 2\), got \(4, 2, 3\)"),
@@ -350,10 +422,12 @@ def test_bad_input_is_named(changes, message):
 
 def test_combinations_without_a_bound_raise():
     l2 = {name: kernel for name, kernel in KERNELS.items() if name != "key"}
-    with pytest.raises(ValueError, match=r"plain_values: expected False"):
+    with pytest.raises(ValueError, match=r"radius: expected the largest token norm, got None"):
         bounds.l2_attention(**l2, num_tokens=4, plain_values=True)
+    with pytest.raises(ValueError, match=r"rotary: expected False, for no bound but"):
+        bounds.attention(L2(), l2, num_tokens=4, rotary=True)
     cosine = {"num_tokens": 4, "tau": 1.0, "nu": 1.0, "eps": 0.1}
-    with pytest.raises(ValueError, match=r"plain_values: expected False"):
+    with pytest.raises(ValueError, match=r"radius: expected the largest token norm, got None"):
         bounds.cosine_attention(**KERNELS, **cosine, plain_values=True)
     for name in ("tau", "nu", "eps"):
         with pytest.raises(ValueError, match=rf"{name}: expected a finite number > 0, got -1"):

@@ -69,6 +69,13 @@ def dot_product_attention(
     kills the cross term, bound it by ``sqrt(sum_k P_ik |dx_k|^2) sqrt(1 + |a_i|^2 u^T Cov_i u)``.
     Sum over ``i``; column sums of ``P`` are at most ``n``, and ``|Cov_i| <= rho^2``.
 
+    With rotary positions ``A_h`` depends on ``i - k``; with biases ``b_Q`` and ``b_K``, sharp is then
+
+        ``s_h = 1 + (|W_Q| R + |b_Q|) |W_K| rho / sqrt(d_h)``
+
+    and ``(|W_K| R + |b_K|) |W_Q| rho / sqrt(d_h)`` in place of ``|A_h| rho^2``: rotations keep norms,
+    and the covariance of tokens with turned keys is at most ``rho`` times the longest key.
+
     Published: ``sum_h |W_V^h W_O^h| sqrt(3) sqrt(|A_h|^2 R^4 (4 n + 1) + n)``.
 
     Args:
@@ -81,7 +88,7 @@ def dot_product_attention(
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
         query_bias: Shape ``(H, d_h)``, or ``None``.
         key_bias: Shape ``(H_kv, d_h)``, or ``None``.
-        rotary: Whether positions are rotary; no bound is known for them here.
+        rotary: Whether positions are rotary.
         method: ``"sharp"``, or ``"published"`` for the constant of the literature.
         per_token: Bound one output token instead of the whole sequence.
 
@@ -89,8 +96,8 @@ def dot_product_attention(
         The bound, a scalar.
 
     Raises:
-        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: rotary
-            positions, and ``"published"`` with biases or ``per_token``.
+        ValueError: for wrong shapes, numbers out of range, or a combination for which nothing was
+            published: biases, rotary positions or ``per_token`` with ``"published"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,10 +114,15 @@ def dot_product_attention(
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
     kernels |= {"query_bias": query_bias, "key_bias": key_bias}
-    if rotary:
-        raise ValueError("rotary: expected False, for no bound for rotary positions is known here")
-    domain = {"radius": radius, "spread": spread}
-    bound = attention(DotProduct(), kernels, num_tokens=num_tokens, method=method, **domain)
+    bound = attention(
+        DotProduct(),
+        kernels,
+        num_tokens=num_tokens,
+        radius=radius,
+        spread=spread,
+        rotary=rotary,
+        method=method,
+    )
     return _sequence_or_token(bound, per_token)
 
 
@@ -126,7 +138,7 @@ def l2_attention(
     method: str = "sharp",
     per_token: bool = False,
 ) -> Float[Array, ""]:
-    r"""Lipschitz bound of multi-head L2 attention with values through ``A_h``, on all of space.
+    r"""Lipschitz bound of multi-head L2 attention: on all of space, or on a domain for plain values.
 
     Sharp, with ``w = W_0((n - 1) / e)``, W_0 the Lambert W function:
 
@@ -141,6 +153,10 @@ def l2_attention(
     the softmax's denominator and ``max_t t (n - 1) e^{-t} / (1 + (n - 1) e^{-t}) = W_0((n - 1) / e)``.
     The rest is as for dot-product attention.
 
+    Plain values, ``x_j W_V^h`` without ``A_h``, have no global constant. On a domain of spread rho,
+    with ``m = |W_Q^h|^2 / sqrt(d_h)`` and under any mask or bias: ``L_h = sqrt(n) (1 + 4 m rho^2) + 2 m
+    rho^2``, for one token ``1 + 6 m rho^2``; heads combine as for dot-product attention.
+
     Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
     ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
     exact Jacobians exceed the formula.
@@ -150,9 +166,9 @@ def l2_attention(
         value: Kernel, shape ``(d, H, d_h)``.
         out: Kernel, shape ``(H, d_h, d)``.
         num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
-        plain_values: Whether values do not pass through ``A_h``; no bound is known for them here.
-        radius: Not needed.
-        spread: Not needed.
+        plain_values: Whether values do not pass through ``A_h``.
+        radius: Largest token norm; needed for plain values.
+        spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
         method: ``"sharp"``, or ``"published"`` for the constant of the literature.
         per_token: Bound one output token instead of the whole sequence.
 
@@ -160,8 +176,8 @@ def l2_attention(
         The bound, a scalar.
 
     Raises:
-        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: plain
-            values, and ``"published"`` with ``per_token``.
+        ValueError: for wrong shapes, numbers out of range, or a combination for which nothing was
+            published: plain values or ``per_token`` with ``"published"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,8 +191,7 @@ def l2_attention(
     """
     kernels = {"query": query, "value": value, "out": out}
     kind = L2(plain_values=plain_values)
-    domain = {"radius": radius, "spread": spread}
-    bound = attention(kind, kernels, num_tokens=num_tokens, method=method, **domain)
+    bound = attention(kind, kernels, num_tokens=num_tokens, radius=radius, spread=spread, method=method)
     return _sequence_or_token(bound, per_token)
 
 
@@ -196,7 +211,7 @@ def cosine_attention(
     method: str = "sharp",
     per_token: bool = False,
 ) -> Float[Array, ""]:
-    r"""Lipschitz bound of scaled cosine attention with normalised values, on all of space.
+    r"""Lipschitz bound of scaled cosine attention: on all of space, or on a domain for plain values.
 
     Sharp:
 
@@ -212,6 +227,10 @@ def cosine_attention(
     change of a key, averaged with attention weights, and of the query. Column sums of the attention
     are at most ``n``.
 
+    Values that are not normalised have no global constant. On a domain of spread rho, with ``r = tau
+    eps^{-1/2} rho``: ``L_h = nu (sqrt(n) (1 + r |W_K^h|) + r |W_Q^h|)``, for one token without
+    ``sqrt(n)``; heads combine as for dot-product attention.
+
     Published, which grows with ``n^2``: ``sqrt(H) |W_O| max_h (2 n (n - 1) nu tau eps^{-1/2} |W_K^h| +
     2 (n - 1) nu tau eps^{-1/2} |W_Q^h| + 2 n nu eps^{-1/2} |W_V^h|)``.
 
@@ -224,9 +243,9 @@ def cosine_attention(
         tau: Scale of the logits, positive.
         nu: Scale of the output, positive.
         eps: What is added to the squared norm of rows, positive.
-        plain_values: Whether values are not normalised; no bound is known for them here.
-        radius: Not needed.
-        spread: Not needed.
+        plain_values: Whether values are not normalised.
+        radius: Largest token norm; needed for plain values.
+        spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
         method: ``"sharp"``, or ``"published"`` for the constant of the literature.
         per_token: Bound one output token instead of the whole sequence.
 
@@ -234,8 +253,8 @@ def cosine_attention(
         The bound, a scalar.
 
     Raises:
-        ValueError: for wrong shapes, numbers out of range, or a combination without a bound: plain
-            values, and ``"published"`` with ``per_token``.
+        ValueError: for wrong shapes, numbers out of range, or a combination for which nothing was
+            published: plain values or ``per_token`` with ``"published"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -254,7 +273,7 @@ def cosine_attention(
     kernels = {"query": query, "key": key, "value": value, "out": out}
     # Not through the hash of the kind, so that its numbers may be tracers.
     kind = Cosine(tau, nu, eps, plain_values)  # pyright: ignore[reportArgumentType]
-    bound = _attention(kind, kernels, num_tokens, radius, spread, method)
+    bound = _attention(kind, kernels, num_tokens, radius, spread, method, rotary=False)
     return _sequence_or_token(bound, per_token)
 
 
@@ -265,6 +284,7 @@ def attention(
     num_tokens: _NumTokens,
     radius: _Number | None = None,
     spread: _Number | None = None,
+    rotary: bool = False,
     method: str = "sharp",
 ) -> AttentionBound:
     """All bounds of a multi-head attention layer: whole sequence, one token, and its two parts.
@@ -274,8 +294,9 @@ def attention(
         kernels: Kernels ``query``, ``key`` (not for L2), ``value`` and ``out``, and ``query_bias`` and
             ``key_bias`` if there are any; or the parameters of a ``MultiHeadAttention``.
         num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
-        radius: Largest token norm; needed for dot-product attention.
+        radius: Largest token norm; needed for dot-product attention and for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
+        rotary: Whether positions are rotary, in dot-product attention.
         method: ``"sharp"``, or ``"published"`` for the constant of the literature.
 
     Returns:
@@ -295,37 +316,44 @@ def attention(
         1.000 1.000
     """
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
-    return _attention(kind, kernels, num_tokens, radius, spread, method)
+    return _attention(kind, kernels, num_tokens, radius, spread, method, rotary=rotary)
 
 
 @at_highest_precision
-def _attention(kind, kernels, num_tokens, radius, spread, method):
+def _attention(kind, kernels, num_tokens, radius, spread, method, *, rotary):
     check_choice("method", method, METHODS)
-    check_domain(radius, spread, needed=isinstance(kind, DotProduct))
+    is_plain = isinstance(kind, DotProduct) or kind.plain_values
+    check_domain(radius, spread, needed=is_plain)
+    if rotary and not isinstance(kind, DotProduct):
+        raise ValueError("rotary: expected False, for no bound but that of dot products is known")
     kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
     most_tokens = jnp.asarray(token_range(num_tokens).high, kernels.query.dtype)
     if method == "published" and kernels.has_bias:
         raise ValueError(
             "method: expected 'sharp' for attention with biases, for which nothing was published"
         )
-    if not isinstance(kind, DotProduct) and kind.plain_values:
-        raise ValueError("plain_values: expected False, for no bound for plain values is known here")
-    if isinstance(kind, DotProduct):
-        return _dot_product(kernels, kind, most_tokens, radius, spread, method)
-    if isinstance(kind, L2):
-        return _l2(kernels, most_tokens, method)
-    return _cosine(kernels, most_tokens, kind, method)
-
-
-def _dot_product(kernels, kind, num_tokens, radius, spread, method):
+    if method == "published" and (rotary or (is_plain and not isinstance(kind, DotProduct))):
+        what = "rotary positions" if rotary else "plain values"
+        raise ValueError(f"method: expected 'sharp' for {what}, for which nothing was published")
+    if not is_plain:
+        compute = _l2 if isinstance(kind, L2) else _cosine
+        return compute(kernels, most_tokens, kind, method)
     # Whole numbers would overflow in their powers.
     radius = jnp.asarray(radius, kernels.query.dtype)
     spread = radius if spread is None else jnp.minimum(radius, jnp.asarray(spread, radius.dtype))
+    if not isinstance(kind, DotProduct):
+        return _plain_values(kernels, kind, most_tokens, spread)
+    if rotary:
+        return _rotary(kernels, kind, most_tokens, radius, spread)
+    return _dot_product(kernels, kind, most_tokens, radius, spread, method)
+
+
+def _dot_product(kernels, kind, num_tokens, radius, spread, method):
     scale = kind.logit_scale(kernels.query.shape[-1])
     logit_norm = product_norm(kernels.query, kernels.key) * scale
-    through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
     if method == "published":
         head = jnp.sqrt(jnp.square(logit_norm) * radius**4 * (4 * num_tokens + 1) + num_tokens)
+        through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
         source = "Castin, Ablin and Peyré 2024, Theorem 3.3, on a ball; heads added"
         return _published(jnp.sum(through_out * math.sqrt(3) * head), source)
     shift = jnp.zeros(())
@@ -334,6 +362,12 @@ def _dot_product(kernels, kind, num_tokens, radius, spread, method):
     many = num_tokens > 1
     mixing = jnp.sqrt(1 + jnp.where(many, jnp.square((logit_norm * radius + shift) * spread), 0))
     own = jnp.where(many, logit_norm * spread**2, 0)
+    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
+
+
+def _combine_plain(kernels):
+    """How heads combine whose values are linear in the tokens."""
+    through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
     value_norm = spectral_norm(kernels.value)
     out_norm = _joined_norm(kernels.out)
 
@@ -341,10 +375,39 @@ def _dot_product(kernels, kind, num_tokens, radius, spread, method):
         jointly = out_norm * safe_norm(value_norm * heads)
         return jnp.minimum(jointly, jnp.sum(through_out * heads))
 
-    return _sharp(mixing, own, num_tokens, combine)
+    return combine
 
 
-def _l2(kernels, num_tokens, method):
+def _rotary(kernels, kind, num_tokens, radius, spread):
+    """Dot products whose queries and keys turn with their positions, which keeps their norms."""
+    scale = kind.logit_scale(kernels.query.shape[-1])
+    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
+
+    def longest(norm, bias):
+        return norm * radius + (0 if bias is None else safe_norm(bias, axis=-1))
+
+    spread = jnp.where(num_tokens > 1, spread, 0)
+    mixing = 1 + scale * longest(query_norm, kernels.query_bias) * key_norm * spread
+    own = scale * longest(key_norm, kernels.key_bias) * query_norm * spread
+    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
+
+
+def _plain_values(kernels, kind, num_tokens, spread):
+    """L2 and cosine attention that average ``x_j W_V``."""
+    query_norm = spectral_norm(kernels.query)
+    spread = jnp.where(num_tokens > 1, spread, 0)
+    if isinstance(kind, L2):
+        moved = jnp.square(query_norm) / math.sqrt(kernels.query.shape[-1]) * jnp.square(spread)
+        mixing, own = 1 + 4 * moved, 2 * moved
+    else:
+        rate = kind.tau / jnp.sqrt(kind.eps) * spread
+        mixing = kind.nu * (1 + rate * spectral_norm(kernels.key))
+        own = kind.nu * rate * query_norm
+    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
+
+
+def _l2(kernels, num_tokens, kind, method):
+    del kind
     w = lambert_w((num_tokens - 1) / jnp.e)
     metric = jnp.square(spectral_norm(kernels.query)) / math.sqrt(kernels.query.shape[-1])
     value_norm = spectral_norm(kernels.value)

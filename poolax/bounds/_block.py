@@ -163,7 +163,7 @@ def tbm(
         model: The model.
         variables: What its ``init`` returned.
         num_tokens: Number of valid tokens, or a :class:`TokenRange` for a padded batch.
-        radius: Largest norm of an input token; needed for dot-product attention.
+        radius: Largest norm of an input token; needed for dot-product attention and plain values.
         spread: Half of the largest distance between two input tokens; ``None`` takes ``radius``.
         method: ``"sharp"`` or ``"published"``.
 

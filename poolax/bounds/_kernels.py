@@ -26,6 +26,7 @@ class Kernels:
     value: Float[Array, "H d d_h"]
     out: Float[Array, "H d_h d"]
     query_bias: Float[Array, "H d_h"] | None
+    key_bias: Float[Array, "H d_h"] | None
     has_bias: bool
 
 
@@ -65,7 +66,11 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
     for name in ("query", "key"):
         if biases.get(name) is not None:
             _check_bias(f"{name}_bias", biases[name], arrays[name].shape[1:])
-    query_bias = biases["query"] if has_key else None
+    group = num_heads // num_kv_heads
+
+    def bias_by_head(name, repeats):
+        bias = biases[name] if has_key else None
+        return None if bias is None else jnp.repeat(jnp.asarray(bias, dtype), repeats, axis=0)
 
     def by_head(kernel):
         kernel = jnp.repeat(kernel, num_heads // kernel.shape[1], axis=1)
@@ -76,7 +81,8 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
         key=by_head(arrays["key"]) if has_key else None,
         value=by_head(arrays["value"]),
         out=arrays["out"],
-        query_bias=None if query_bias is None else jnp.asarray(query_bias, dtype),
+        query_bias=bias_by_head("query", 1),
+        key_bias=bias_by_head("key", group),
         has_bias=any(bias is not None for bias in biases.values()),
     )
 
