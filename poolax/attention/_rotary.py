@@ -228,7 +228,6 @@ class Rotary:
 
     Example:
         >>> import jax.numpy as jnp
-    import numpy as np
         >>> Rotary(theta=100.0)(jnp.ones((2, 1, 2)))[:, 0]  # one token, then one that has turned
         Array([[ 1.        ,  1.        ],
                [-0.30116868,  1.3817732 ]], dtype=float32)
