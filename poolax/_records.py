@@ -65,8 +65,11 @@ class AttentionBound:
         mixing: The part that acts through the other tokens, ``S`` in ``|d out_i| <= S |dX| + B
             |dx_i|``; ``None`` where nothing was published.
         own: The part ``B`` that acts through the token itself; ``None`` likewise.
-        method: ``"published"`` or ``"sharp"``.
+        method: ``"published"``, ``"sharp"`` or ``"tight"``.
         source: Where the formula comes from.
+        mixing_largest: ``T`` in ``|d out_i| <= T max_k |dx_k| + B |dx_i|``; ``None`` where it is not
+            known.
+        pattern: What is known of which tokens see each other; see :func:`poolax.bounds.attention`.
     """
 
     sequence: Float[Array, ""]
@@ -75,6 +78,8 @@ class AttentionBound:
     own: Float[Array, ""] | None
     method: str = struct.field(pytree_node=False)
     source: str = struct.field(pytree_node=False)
+    mixing_largest: Float[Array, ""] | None = None
+    pattern: str = struct.field(pytree_node=False, default="any")
 
 
 @struct.dataclass
@@ -89,11 +94,16 @@ class PoolerBound:
         l1: How much of a change that is common to all rows arrives: if ``|dz_i| <= s`` for every row,
             then ``|d out| <= l1 s``.
         reads_one_token: Whether the output is one token as it is.
+        linf: Largest ``c_i`` where ``|d out| <= sum_i c_i |dz_i|`` with ``|c|_2 <= l2`` and ``|c|_1 <=
+            l1``; ``None`` where there are no such coefficients, as for max.
+        selects: Whether each entry of the output is that entry of a token, of ``l1^2`` tokens at most.
     """
 
     l2: Float[ArrayLike, ""]
     l1: Float[ArrayLike, ""]
     reads_one_token: bool = struct.field(pytree_node=False, default=False)
+    linf: Float[ArrayLike, ""] | None = None
+    selects: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -110,7 +120,7 @@ class Bound:
         c2: ``1 +`` Lipschitz bound of the feed-forward layer.
         norm_factor: Product of the norms' Lipschitz constants.
         pooling_factor: Factor of the pooler.
-        method: ``"published"`` or ``"sharp"``.
+        method: ``"published"``, ``"sharp"``, ``"tight"`` or ``"local"``.
         source: Where the formula comes from.
     """
 

@@ -10,7 +10,7 @@ from helpers import BOUNDED, KINDS, POOLERS, PUBLISHED, exact_norm, pad, random_
 
 from poolax import blocks, bounds, empirical, pooling
 from poolax._activations import gelu, gelu_tanh, quick_gelu
-from poolax.bounds._block import activation_lipschitz
+from poolax.bounds._activations import activation_lipschitz
 
 DIM = 4
 

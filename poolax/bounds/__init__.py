@@ -19,6 +19,6 @@ from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
+from poolax.bounds._pooler_rules import register_pooler as register_pooler
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor
-from poolax.bounds._pooling import register_pooler as register_pooler

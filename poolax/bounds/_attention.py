@@ -1,25 +1,25 @@
-"""Lipschitz bounds of dot-product, L2 and scaled cosine attention.
-
-Per head, a bound splits into what acts through the other tokens (``mixing``) and through the
-query's own token (``own``): ``mixing sqrt(n) + own`` bounds the whole sequence, ``mixing + own`` one
-row. How heads combine differs by kind.
-"""
+"""Lipschitz bounds of dot-product, L2 and scaled cosine attention."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from poolax._checks import (
-    check_choice,
-    check_instance,
-)
-from poolax._numerics import safe_norm
+from poolax._checks import check_choice, check_instance
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
+from poolax.bounds._combine import assemble, combination
 from poolax.bounds._domain import check_domain, token_range
+from poolax.bounds._heads import (
+    PATTERNS,
+    Setting,
+    cosine_heads,
+    dot_product_heads,
+    l2_heads,
+    rotary_heads,
+)
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import (
     at_highest_precision,
@@ -29,7 +29,7 @@ from poolax.bounds._linalg import (
     spectral_norm,
 )
 
-METHODS = ("published", "sharp")
+METHODS = ("published", "sharp", "tight")
 
 _Number = Float[ArrayLike, ""]
 _NumTokens = float | Array | TokenRange
@@ -48,6 +48,7 @@ def dot_product_attention(
     key_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
     rotary: bool = False,
     method: str = "sharp",
+    pattern: str = "any",
     per_token: bool = False,
 ) -> Float[Array, ""]:
     r"""Lipschitz bound of multi-head dot-product attention on a domain.
@@ -89,7 +90,8 @@ def dot_product_attention(
         query_bias: Shape ``(H, d_h)``, or ``None``.
         key_bias: Shape ``(H_kv, d_h)``, or ``None``.
         rotary: Whether positions are rotary.
-        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
+        pattern: Which tokens see each other; as for :func:`attention`, for the tight bound alone.
         per_token: Bound one output token instead of the whole sequence.
 
     Returns:
@@ -122,6 +124,7 @@ def dot_product_attention(
         spread=spread,
         rotary=rotary,
         method=method,
+        pattern=pattern,
     )
     return _sequence_or_token(bound, per_token)
 
@@ -136,6 +139,7 @@ def l2_attention(
     radius: _Number | None = None,
     spread: _Number | None = None,
     method: str = "sharp",
+    pattern: str = "any",
     per_token: bool = False,
 ) -> Float[Array, ""]:
     r"""Lipschitz bound of multi-head L2 attention: on all of space, or on a domain for plain values.
@@ -169,7 +173,8 @@ def l2_attention(
         plain_values: Whether values do not pass through ``A_h``.
         radius: Largest token norm; needed for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
-        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
+        pattern: Which tokens see each other; as for :func:`attention`, for the tight bound alone.
         per_token: Bound one output token instead of the whole sequence.
 
     Returns:
@@ -191,7 +196,8 @@ def l2_attention(
     """
     kernels = {"query": query, "value": value, "out": out}
     kind = L2(plain_values=plain_values)
-    bound = attention(kind, kernels, num_tokens=num_tokens, radius=radius, spread=spread, method=method)
+    sizes = {"num_tokens": num_tokens, "radius": radius, "spread": spread}
+    bound = attention(kind, kernels, **sizes, method=method, pattern=pattern)
     return _sequence_or_token(bound, per_token)
 
 
@@ -209,6 +215,7 @@ def cosine_attention(
     radius: _Number | None = None,
     spread: _Number | None = None,
     method: str = "sharp",
+    pattern: str = "any",
     per_token: bool = False,
 ) -> Float[Array, ""]:
     r"""Lipschitz bound of scaled cosine attention: on all of space, or on a domain for plain values.
@@ -246,7 +253,8 @@ def cosine_attention(
         plain_values: Whether values are not normalised.
         radius: Largest token norm; needed for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
-        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
+        pattern: Which tokens see each other; as for :func:`attention`, for the tight bound alone.
         per_token: Bound one output token instead of the whole sequence.
 
     Returns:
@@ -273,7 +281,7 @@ def cosine_attention(
     kernels = {"query": query, "key": key, "value": value, "out": out}
     # Not through the hash of the kind, so that its numbers may be tracers.
     kind = Cosine(tau, nu, eps, plain_values)  # pyright: ignore[reportArgumentType]
-    bound = _attention(kind, kernels, num_tokens, radius, spread, method, rotary=False)
+    bound = _attention(kind, kernels, num_tokens, radius, spread, method, pattern, rotary=False)
     return _sequence_or_token(bound, per_token)
 
 
@@ -286,6 +294,7 @@ def attention(
     spread: _Number | None = None,
     rotary: bool = False,
     method: str = "sharp",
+    pattern: str = "any",
 ) -> AttentionBound:
     """All bounds of a multi-head attention layer: whole sequence, one token, and its two parts.
 
@@ -297,7 +306,12 @@ def attention(
         radius: Largest token norm; needed for dot-product attention and for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
         rotary: Whether positions are rotary, in dot-product attention.
-        method: ``"sharp"``, or ``"published"`` for the constant of the literature.
+        method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
+        pattern: What is known of which tokens see each other, for the tight bound alone: ``"any"``
+            nothing but that no token is seen by more than ``num_tokens`` (sliding windows included);
+            ``"sequence"`` that there are no more than ``num_tokens`` tokens (causal, padded,
+            windows that partition the tokens); ``"full"`` that besides every token sees all
+            ``num_tokens`` tokens and nothing is added to the logits.
 
     Returns:
         The bounds; see :func:`dot_product_attention`, :func:`l2_attention` and
@@ -316,134 +330,75 @@ def attention(
         1.000 1.000
     """
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
-    return _attention(kind, kernels, num_tokens, radius, spread, method, rotary=rotary)
+    return _attention(kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary)
 
 
 @at_highest_precision
-def _attention(kind, kernels, num_tokens, radius, spread, method, *, rotary):
+def _attention(kind, kernels, num_tokens, radius, spread, method, pattern, *, rotary):
     check_choice("method", method, METHODS)
+    check_choice("pattern", pattern, PATTERNS)
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
     check_domain(radius, spread, needed=is_plain)
     if rotary and not isinstance(kind, DotProduct):
         raise ValueError("rotary: expected False, for no bound but that of dot products is known")
     kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
-    most_tokens = jnp.asarray(token_range(num_tokens).high, kernels.query.dtype)
-    if method == "published" and kernels.has_bias:
-        raise ValueError(
-            "method: expected 'sharp' for attention with biases, for which nothing was published"
-        )
-    if method == "published" and (rotary or (is_plain and not isinstance(kind, DotProduct))):
-        what = "rotary positions" if rotary else "plain values"
-        raise ValueError(f"method: expected 'sharp' for {what}, for which nothing was published")
-    if not is_plain:
-        compute = _l2 if isinstance(kind, L2) else _cosine
-        return compute(kernels, most_tokens, kind, method)
+    tokens = token_range(num_tokens)
     # Whole numbers would overflow in their powers.
-    radius = jnp.asarray(radius, kernels.query.dtype)
-    spread = radius if spread is None else jnp.minimum(radius, jnp.asarray(spread, radius.dtype))
-    if not isinstance(kind, DotProduct):
-        return _plain_values(kernels, kind, most_tokens, spread)
-    if rotary:
-        return _rotary(kernels, kind, most_tokens, radius, spread)
-    return _dot_product(kernels, kind, most_tokens, radius, spread, method)
-
-
-def _dot_product(kernels, kind, num_tokens, radius, spread, method):
-    scale = kind.logit_scale(kernels.query.shape[-1])
-    logit_norm = product_norm(kernels.query, kernels.key) * scale
+    dtype = kernels.query.dtype
+    fewest, most = jnp.asarray(tokens.low, dtype), jnp.asarray(tokens.high, dtype)
+    radius = None if radius is None else jnp.asarray(radius, dtype)
+    if spread is not None:
+        spread = jnp.asarray(spread, dtype)
+    if radius is not None:
+        spread = radius if spread is None else jnp.minimum(radius, spread)
     if method == "published":
+        _check_published(kind, kernels, rotary)
+        return _published(kind, kernels, most, radius)
+    setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
+    compute = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
+    heads = (rotary_heads if rotary else compute)(kernels, kind, setting)
+    return assemble(heads, combination(kernels, kind, tight=setting.tight), setting)
+
+
+def _check_published(kind, kernels, rotary):
+    what = None
+    if kernels.has_bias:
+        what = "attention with biases"
+    elif rotary:
+        what = "rotary positions"
+    elif not isinstance(kind, DotProduct) and kind.plain_values:
+        what = "plain values"
+    if what is not None:
+        raise ValueError(
+            f"method: expected 'sharp' or 'tight' for {what}, for which nothing was published"
+        )
+
+
+def _published(kind, kernels, num_tokens, radius):
+    if isinstance(kind, DotProduct):
+        logit_norm = product_norm(kernels.query, kernels.key) * kind.logit_scale(
+            kernels.query.shape[-1]
+        )
         head = jnp.sqrt(jnp.square(logit_norm) * radius**4 * (4 * num_tokens + 1) + num_tokens)
         through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
+        sequence = jnp.sum(through_out * math.sqrt(3) * head)
         source = "Castin, Ablin and Peyré 2024, Theorem 3.3, on a ball; heads added"
-        return _published(jnp.sum(through_out * math.sqrt(3) * head), source)
-    shift = jnp.zeros(())
-    if kernels.query_bias is not None:
-        shift = safe_norm(jnp.einsum("hdk,hk->hd", kernels.key, kernels.query_bias), axis=-1) * scale
-    many = num_tokens > 1
-    mixing = jnp.sqrt(1 + jnp.where(many, jnp.square((logit_norm * radius + shift) * spread), 0))
-    own = jnp.where(many, logit_norm * spread**2, 0)
-    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
-
-
-def _combine_plain(kernels):
-    """How heads combine whose values are linear in the tokens."""
-    through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
-    value_norm = spectral_norm(kernels.value)
-    out_norm = _joined_norm(kernels.out)
-
-    def combine(heads):
-        jointly = out_norm * safe_norm(value_norm * heads)
-        return jnp.minimum(jointly, jnp.sum(through_out * heads))
-
-    return combine
-
-
-def _rotary(kernels, kind, num_tokens, radius, spread):
-    """Dot products whose queries and keys turn with their positions, which keeps their norms."""
-    scale = kind.logit_scale(kernels.query.shape[-1])
-    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
-
-    def longest(norm, bias):
-        return norm * radius + (0 if bias is None else safe_norm(bias, axis=-1))
-
-    spread = jnp.where(num_tokens > 1, spread, 0)
-    mixing = 1 + scale * longest(query_norm, kernels.query_bias) * key_norm * spread
-    own = scale * longest(key_norm, kernels.key_bias) * query_norm * spread
-    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
-
-
-def _plain_values(kernels, kind, num_tokens, spread):
-    """L2 and cosine attention that average ``x_j W_V``."""
-    query_norm = spectral_norm(kernels.query)
-    spread = jnp.where(num_tokens > 1, spread, 0)
-    if isinstance(kind, L2):
-        moved = jnp.square(query_norm) / math.sqrt(kernels.query.shape[-1]) * jnp.square(spread)
-        mixing, own = 1 + 4 * moved, 2 * moved
-    else:
-        rate = kind.tau / jnp.sqrt(kind.eps) * spread
-        mixing = kind.nu * (1 + rate * spectral_norm(kernels.key))
-        own = kind.nu * rate * query_norm
-    return _sharp(mixing, own, num_tokens, _combine_plain(kernels))
-
-
-def _l2(kernels, num_tokens, kind, method):
-    del kind
-    w = lambert_w((num_tokens - 1) / jnp.e)
-    metric = jnp.square(spectral_norm(kernels.query)) / math.sqrt(kernels.query.shape[-1])
-    value_norm = spectral_norm(kernels.value)
-    out_norm = _joined_norm(kernels.out)
-
-    def combine(heads):
-        return out_norm * safe_norm(value_norm * heads)
-
-    if method == "published":
+    elif isinstance(kind, L2):
+        w = lambert_w((num_tokens - 1) / jnp.e)
+        metric = jnp.square(spectral_norm(kernels.query)) / math.sqrt(kernels.query.shape[-1])
+        combined = combination(kernels, kind, tight=False)(metric * spectral_norm(kernels.value))
+        sequence = jnp.sqrt(num_tokens) * (4 * w + 1) * combined
         source = "Kim, Papamakarios and Mnih 2021, Theorem 3.2"
-        return _published(jnp.sqrt(num_tokens) * (4 * w + 1) * combine(metric), source)
-    return _sharp(metric * (1 + 2 * w), metric * 2 * w, num_tokens, combine)
-
-
-def _cosine(kernels, num_tokens, kind, method):
-    query_norm, key_norm, value_norm = (
-        spectral_norm(kernel) for kernel in (kernels.query, kernels.key, kernels.value)
-    )
-    scale = kind.nu / jnp.sqrt(kind.eps)
-    out_norm = _joined_norm(kernels.out)
-    if method == "published":
+    else:
+        query_norm, key_norm, value_norm = (
+            spectral_norm(kernel) for kernel in (kernels.query, kernels.key, kernels.value)
+        )
         n = num_tokens
         head = (n - 1) * kind.tau * (n * key_norm + query_norm) + n * value_norm
-        heads = math.sqrt(kernels.out.shape[0]) * out_norm * jnp.max(2 * scale * head)
-        return _published(heads, "Qi et al. 2023 (LipsFormer), scaled cosine similarity attention")
-    tau = jnp.where(num_tokens > 1, kind.tau, 0)
-    out_norms = spectral_norm(kernels.out)
-
-    def combine(heads):
-        return jnp.minimum(out_norm * safe_norm(heads), jnp.sum(out_norms * heads))
-
-    mixing = scale * (value_norm + tau * key_norm)
-    return _sharp(mixing, scale * tau * query_norm, num_tokens, combine)
-
-
-def _published(sequence, source):
+        largest = jnp.max(2 * kind.nu / jnp.sqrt(kind.eps) * head)
+        out_norm = spectral_norm(kernels.out.reshape(-1, kernels.out.shape[-1]))
+        sequence = math.sqrt(kernels.out.shape[0]) * out_norm * largest
+        source = "Qi et al. 2023 (LipsFormer), scaled cosine similarity attention"
     return AttentionBound(
         sequence=round_up(sequence),
         per_token=None,
@@ -452,22 +407,6 @@ def _published(sequence, source):
         method="published",
         source=source,
     )
-
-
-def _sharp(mixing, own, num_tokens, combine: Callable):
-    parts = {
-        "sequence": jnp.sqrt(num_tokens) * mixing + own,
-        "per_token": mixing + own,
-        "mixing": mixing,
-        "own": own,
-    }
-    bounds = {name: round_up(combine(heads)) for name, heads in parts.items()}
-    return AttentionBound(**bounds, method="sharp", source="poolax, sharp attention bound")
-
-
-def _joined_norm(out):
-    """``|W_O|`` of all heads together, from kernels (H, d_h, d)."""
-    return spectral_norm(out.reshape(-1, out.shape[-1]))
 
 
 def _sequence_or_token(bound, per_token):

@@ -4,12 +4,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from poolax import _activations
 from poolax._checks import (
     check_center_norm_width,
     check_choice,
@@ -18,26 +15,22 @@ from poolax._checks import (
     check_instance,
     check_values,
 )
-from poolax._records import AttentionBound, Bound, PoolerBound, TokenRange
+from poolax._numerics import safe_norm, safe_sqrt
+from poolax._records import AttentionBound, Bound, Domain, NormSpec, PoolerBound, TokenRange
 from poolax.blocks import TBM
+from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import METHODS
 from poolax.bounds._attention import attention as attention_bound
+from poolax.bounds._combine import whole_sequence
+from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
+from poolax.bounds._norms import normalised_domain
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
+from poolax.bounds._propagation import attention_domain, residual
 from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
 
 _Number = Float[ArrayLike, ""]
-
-# Largest slopes, rounded up: at sqrt(2) for exact GELU, near 1.42 and 2.40 for the next two.
-_ACTIVATIONS = {
-    "relu": 1.0,
-    "tanh": 1.0,
-    "gelu (exact)": 1.1289042,
-    "gelu (tanh)": 1.1289931,
-    "silu": 1.0998394,
-    "quick gelu": 1.0998394,  # silu with the argument and the value on another scale
-}
 
 
 def pooled_block(
@@ -68,6 +61,21 @@ def pooled_block(
     S |dX| + B |dx_i|``; what follows acts on each position alone, with Jacobians of norm at most
     ``c^2 (1 + F)``; and ``sum_i |w_i| |dx_i| <= |w|_2 |dX|``. The sharp bound is the smaller of both.
 
+    The tight bound takes the parts of a tight attention bound and knows more of what is pooled.
+    With ``|d MHA_i| <= T max_k |dx_k| + B |dx_i|`` and coefficients ``w`` of the pooler,
+
+        ``c^2 (1 + F) sqrt(l1^2 T^2 + 2 l1 linf T (1 + B) + l2^2 (1 + B)^2)``;
+
+    for max, which selects entries of ``m = min(n, d)`` rows, and for ``m = n`` rows of any pooler on a
+    sequence of ``n`` tokens (times ``l2``),
+
+        ``c^2 (1 + F) (sqrt(m) T + sqrt(m T^2 + 4 (1 + B) (1 + B + T))) / 2``.
+
+    *Proof sketch:* let ``m_x = max_k |dx_k|``, attained at one token; ``sum_i |w_i| ((1 + B) |dx_i| + T
+    m_x)`` is linear in the ``|dx_i|``, with the Euclidean norm above, and the sum of the squares of
+    ``m`` rows is a quadratic form whose top eigenvalue is the square of the second. The smallest of
+    all forms counts.
+
     Published: ``pooling_factor c^2 (1 + L) (1 + F)`` with the bound of the whole sequence for every
     pooler and ``sqrt(min(n, d))`` for max.
 
@@ -81,7 +89,7 @@ def pooled_block(
         dim: Width ``d``, at least 2.
         num_tokens: Number of pooled tokens ``n``, or a :class:`TokenRange`.
         norm_scale: Largest ``|scale|`` of the two norms: one number, or one for each.
-        method: ``"sharp"`` or ``"published"``.
+        method: ``"sharp"``, ``"tight"`` or ``"published"``.
         weights: Weights of a weighted average, shape ``(n,)``.
 
     Returns:
@@ -124,27 +132,45 @@ def pooled_block(
         sequence = _sequence(attention)
         source = f"structure of 'Pool Me Wisely', Theorem 4.2, with {source}"
         return _bound(factor, sequence, c2, norm_factor, method, source)
-    reads = resolve_pooler(pooler, num_tokens=num_tokens, dim=dim, weights=weights)
-    source = "poolax, separate form"
+    reads = resolve_pooler(pooler, num_tokens=num_tokens, dim=dim, weights=weights, method=method)
     if not isinstance(attention, AttentionBound):
         sequence = _sequence(attention)
         if reads.reads_one_token and attention_per_token is not None:
             sequence = jnp.asarray(attention_per_token)
-        return _bound(reads.l2, sequence, c2, norm_factor, method, source)
+        return _bound(reads.l2, sequence, c2, norm_factor, method, "poolax, separate form")
     if attention_per_token is not None:
         raise ValueError("attention_per_token: expected None beside an AttentionBound, got a number")
-    if attention.mixing is None or attention.own is None or attention.per_token is None:
+    if attention.method != method:
         raise ValueError(
-            f"attention: expected a sharp bound for method 'sharp', got one of method "
+            f"attention: expected a {method} bound for method {method!r}, got one of method "
             f"{attention.method!r}"
         )
-    separate = attention.per_token if reads.reads_one_token else attention.sequence
-    # l1 / l2 has no value for a pooler that reads nothing; neither has it any effect.
+    seen = _as_pooled(attention, reads, token_range(num_tokens).high)
+    return _bound(reads.l2, seen, c2, norm_factor, method, f"poolax, smallest {method} form")
+
+
+def _as_pooled(attention: AttentionBound, reads: PoolerBound, num_tokens) -> Float[Array, ""]:
+    """The attention's bound ``L`` for which a form is ``l2 (1 + L)``; the smallest of all forms."""
     l2, l1 = jnp.asarray(reads.l2), jnp.asarray(reads.l1)
-    ratio = jnp.where(l2 > 0, l1 / jnp.where(l2 > 0, l2, 1), 0)
-    joint = attention.own + ratio * attention.mixing
-    source = "poolax, smaller of separate and joint form"
-    return _bound(reads.l2, jnp.minimum(separate, joint), c2, norm_factor, method, source)
+    # l1 / l2 has no value for a pooler that reads nothing; neither has it any effect.
+    reads_any = l2 > 0
+    safe_l2 = jnp.where(reads_any, l2, 1)
+    ratio = jnp.where(reads_any, l1 / safe_l2, 0)
+    own: Any = attention.own
+    mixing: Any = attention.mixing
+    largest: Any = attention.mixing_largest
+    separate = attention.per_token if reads.reads_one_token else attention.sequence
+    forms = [separate, own + ratio * mixing]
+    if attention.method == "tight":
+        if attention.pattern != "any":
+            forms.append(whole_sequence(jnp.asarray(num_tokens), largest, 1 + own) - 1)
+        if reads.selects:
+            forms.append(whole_sequence(jnp.square(ratio), largest, 1 + own) - 1)
+        if reads.linf is not None:
+            peak = jnp.where(reads_any, reads.linf / safe_l2, 0)
+            mixed, kept = ratio * largest, 1 + own
+            forms.append(safe_sqrt(jnp.square(mixed) + 2 * peak * mixed * kept + jnp.square(kept)) - 1)
+    return functools.reduce(jnp.minimum, [jnp.asarray(form) for form in forms])
 
 
 @at_highest_precision
@@ -159,13 +185,19 @@ def tbm(
 ) -> Bound:
     """Lipschitz bound of a :class:`poolax.blocks.TBM` at given variables.
 
+    The tight bound knows besides that every valid token sees all of them, and folds what stands
+    around the attention and the feed-forward layer into their matrices: with ``C = I - 1 1^T / d``,
+    which the norms begin with, ``|W_O C|`` and ``|C diag(scale_1) W| / max|scale_1|`` for ``|W_O|``
+    and ``|W|``.
+
     Args:
         model: The model.
         variables: What its ``init`` returned.
         num_tokens: Number of valid tokens, or a :class:`TokenRange` for a padded batch.
-        radius: Largest norm of an input token; needed for dot-product attention and plain values.
+        radius: Largest norm of an input token; needed for dot-product attention, plain values and query
+            attention pooling.
         spread: Half of the largest distance between two input tokens; ``None`` takes ``radius``.
-        method: ``"sharp"`` or ``"published"``.
+        method: ``"sharp"``, ``"tight"`` or ``"published"``.
 
     Returns:
         The bound with its factors; see :func:`pooled_block`.
@@ -201,22 +233,30 @@ def tbm(
     scales = [params[norm]["scale"] for norm in ("norm1", "norm2")]
     for scale in scales:
         check_finite("scale", scale)
+    num_tokens = token_range(num_tokens)
+    attention_params, tight = params["attention"], method == "tight"
+    c2_kernel = jnp.asarray(kernel)
+    if tight:
+        attention_params = _centre_output(attention_params)
+        c2_kernel = _fold_norm(scales[0], c2_kernel)
+    sizes = {"num_tokens": num_tokens, "radius": radius, "spread": spread}
     bound = attention_bound(
-        model.attention,
-        params["attention"],
-        num_tokens=num_tokens,
-        radius=radius,
-        spread=spread,
-        method=method,
+        model.attention, attention_params, **sizes, method=method, pattern="full" if tight else "any"
     )
     pooler = model.pooler
-    if method == "sharp":
-        pooler_variables = {"params": params.get("pooler", {})}
-        pooler = pooler_bound(pooler, pooler_variables, num_tokens=num_tokens, dim=kernel.shape[0])
+    if method != "published":
+        pooler = pooler_bound(
+            pooler,
+            {"params": params.get("pooler", {})},
+            num_tokens=num_tokens,
+            dim=kernel.shape[0],
+            spread=_pooled_spread(model, params, radius, spread, slope, tight),
+            method=method,
+        )
     return pooled_block(
         pooler,
         attention=bound,
-        ffn=slope * spectral_norm(kernel),
+        ffn=slope * spectral_norm(c2_kernel),
         dim=kernel.shape[0],
         num_tokens=num_tokens,
         norm_scale=jnp.stack([jnp.max(jnp.abs(scale)) for scale in scales]),
@@ -224,38 +264,40 @@ def tbm(
     )
 
 
+def _centre_output(params):
+    """Attention parameters whose outputs have mean zero: all that the norm behind them sees."""
+    out = params["out"]["kernel"]
+    return {**params, "out": {**params["out"], "kernel": out - jnp.mean(out, axis=-1, keepdims=True)}}
+
+
+def _fold_norm(scale, kernel):
+    """``C diag(scale) W / max|scale|``: what a kernel sees of normalised tokens."""
+    largest = jnp.max(jnp.abs(scale))
+    scaled = (scale / jnp.where(largest > 0, largest, 1))[:, None] * kernel
+    return scaled - jnp.mean(scaled, axis=0, keepdims=True)
+
+
+def _pooled_spread(model, params, radius, spread, slope, tight):
+    """Spread of the block's output, where a domain of its input is known."""
+    if radius is None:
+        return None
+    domain = Domain(jnp.asarray(radius), jnp.asarray(radius if spread is None else spread))
+    kernel, bias = jnp.asarray(params["ffn"]["kernel"]), params["ffn"].get("bias")
+    reach = attention_domain(model.attention, params["attention"], domain, tight=tight)
+    norms = [
+        NormSpec("center", params[name]["scale"], params[name]["bias"]) for name in ("norm1", "norm2")
+    ]
+    domain = normalised_domain(norms[0], residual(domain, reach))
+    factor = slope * spectral_norm(kernel)
+    moved = Domain(
+        radius=factor * domain.radius + (0.0 if bias is None else slope * safe_norm(bias)),
+        spread=factor * domain.spread,
+    )
+    return normalised_domain(norms[1], residual(domain, moved)).spread
+
+
 def _keys(variables):
     return f"keys {list(variables)}" if isinstance(variables, Mapping) else repr(variables)
-
-
-def activation_lipschitz(activation) -> float:
-    """Lipschitz constant of an activation with ``act(0) = 0``; unknown ones raise."""
-    name = _activation_name(activation)
-    if name not in _ACTIVATIONS:
-        raise ValueError(
-            f"activation: expected one whose Lipschitz constant is known "
-            f"({', '.join(_ACTIVATIONS)}), got {activation!r}"
-        )
-    return _ACTIVATIONS[name]
-
-
-def _activation_name(activation):
-    options = {}
-    if isinstance(activation, functools.partial) and not activation.args:
-        activation, options = activation.func, activation.keywords
-    if activation in (nn.gelu, jax.nn.gelu) and set(options) <= {"approximate"}:
-        return "gelu (tanh)" if options.get("approximate", True) else "gelu (exact)"
-    if options:
-        return None
-    known = {
-        "gelu (exact)": (_activations.gelu,),
-        "gelu (tanh)": (_activations.gelu_tanh,),
-        "quick gelu": (_activations.quick_gelu,),
-        "relu": (nn.relu, jax.nn.relu),
-        "tanh": (nn.tanh, jnp.tanh),
-        "silu": (nn.silu, nn.swish, jax.nn.silu, jax.nn.swish),
-    }
-    return next((name for name, functions in known.items() if activation in functions), None)
 
 
 def _norm_factor(norm_scale, dim):

@@ -23,9 +23,38 @@ def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
     return bound * (1 + 64 * depth * jnp.finfo(bound.dtype).eps)
 
 
+@jax.custom_jvp
 def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
-    """Largest singular value."""
-    return jnp.linalg.svd(matrix, compute_uv=False)[..., 0]
+    """Largest singular value: the root of the largest eigenvalue of the smaller Gram matrix.
+
+    The derivative is that of ``u^T matrix v`` at the top singular vectors, which is finite everywhere.
+    """
+    scale, gram, _ = _scaled_gram(matrix)
+    return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[..., -1], 0))
+
+
+@spectral_norm.defjvp
+def _spectral_norm_jvp(primals, tangents):
+    (matrix,), (matrix_dot,) = primals, tangents
+    scale, gram, wide = _scaled_gram(matrix)
+    values, vectors = jnp.linalg.eigh(gram)
+    norm = scale * jnp.sqrt(jnp.maximum(values[..., -1], 0))
+    one = vectors[..., -1]
+    equation = "...m,...mk->...k" if wide else "...k,...mk->...m"
+    other = jnp.einsum(equation, one, matrix)
+    other = other / jnp.where(norm > 0, norm, 1)[..., None]
+    left, right = (one, other) if wide else (other, one)
+    return norm, jnp.einsum("...m,...mk,...k->...", left, matrix_dot, right)
+
+
+def _scaled_gram(matrix):
+    """The smaller Gram matrix of a matrix divided by its largest entry, whose squares stay in range."""
+    scale = jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0)
+    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    scaled = matrix / scale[..., None, None]
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    turned = jnp.swapaxes(scaled, -1, -2)
+    return scale, scaled @ turned if wide else turned @ scaled, wide
 
 
 @jax.custom_jvp

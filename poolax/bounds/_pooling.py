@@ -1,10 +1,9 @@
 """How much each pooler lets its output move: ``l2`` and ``l1`` of the rows it reads."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -22,67 +21,10 @@ from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._records import PoolerBound, TokenRange
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import at_highest_precision, round_up
-from poolax.pooling import (
-    AveragePool,
-    FirstPool,
-    HybridPool,
-    LastPool,
-    MaxPool,
-    Pooler,
-    SumPool,
-    WeightedAveragePool,
-    from_name,
-)
+from poolax.bounds._pooler_rules import rule_of
+from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
 
-Rule = Callable[..., PoolerBound]
-
-
-_RULES: dict[type[Pooler], Rule] = {}
-
-
-def _rule_of(pooler):
-    # Of the class itself: what a subclass changes may change the bound.
-    if type(pooler) not in _RULES:
-        known = sorted(cls.__name__ for cls in _RULES)
-        raise ValueError(
-            f"pooler: expected one whose bound is known ({', '.join(known)}), got "
-            f"{type(pooler).__name__}; register a bound with bounds.register_pooler"
-        )
-    return _RULES[type(pooler)]
-
-
-def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
-    """Register the bound of a pooler of your own; a decorator.
-
-    The decorated function is called with ``(pooler, variables, *, num_tokens, dim, spread)``, where
-    ``num_tokens`` is always a :class:`TokenRange`, and returns a :class:`PoolerBound` that holds
-    for every number of real tokens in it and for every mask. The rule is the class's own: subclasses
-    do not inherit it.
-
-    Args:
-        cls: The pooler's class.
-
-    Returns:
-        The decorator, which gives the function back.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from poolax.pooling import Pooler, sum_pool
-        >>> class HalfSumPool(Pooler):
-        ...     def __call__(self, z, mask=None):
-        ...         return 0.5 * sum_pool(z, mask)
-        >>> @register_pooler(HalfSumPool)
-        ... def _(pooler, variables, *, num_tokens, dim, spread):
-        ...     return PoolerBound(l2=0.5 * jnp.sqrt(num_tokens.high), l1=0.5 * num_tokens.high)
-        >>> print(f"{pooler(HalfSumPool(), num_tokens=16, dim=8).l2:.2f}")
-        2.00
-    """
-
-    def register(rule: Rule) -> Rule:
-        _RULES[cls] = rule
-        return rule
-
-    return register
+METHODS = ("sharp", "tight")
 
 
 @at_highest_precision
@@ -93,6 +35,7 @@ def pooler(
     num_tokens: float | Array | TokenRange,
     dim: int,
     spread: Float[ArrayLike, ""] | None = None,
+    method: str = "sharp",
 ) -> PoolerBound:
     r"""How much a pooler lets its output move, whatever stands before it.
 
@@ -105,9 +48,19 @@ def pooler(
     max                           1                        ``sqrt(min(n, d))``
     weights ``w``                 ``|w|_2``                ``|w|_1``
     mixture ``sum_j a_j g_j``     ``sum_j a_j l2_j``       ``sum_j a_j l1_j``
+    latent attention              ``T / sqrt(n)``          ``T``
+    query attention               ``c``                    ``c``
     ============================  =======================  ======================
 
-    All of ``l2`` are attained, except a mixture's; :class:`PoolerBound` says what both mean. For max,
+    Latent attention maps each token alone and averages: ``T = (1 + |W_O| / 2 sqrt(sum_h (|V_h| |K_h|
+    |W_Q^h| / sqrt(d_h))^2)) (1 + L_MLP)``, since softmax is ``1/2``-Lipschitz, each factor with
+    that of a LayerNorm before it where there is one. Query attention with ``g = W_K q / sqrt(d_h)``
+    has, for each slice of its output, ``|W_V| sqrt(1 + |g|^2 spread^2)``, and ``c`` is the root of
+    the sum of their squares. Tight: half diameters of the dictionary's values and logits instead of
+    ``|V| |K| / 2``, and for ``l2`` of query attention what the largest attention weight leaves of
+    it.
+
+    ``l2`` of the first six rows is attained; :class:`PoolerBound` says what both mean. For max,
     ``|max_i z_ij - max_i z'_ij| <= max_i
     |z_ij - z'_ij|``; square and sum over ``j``. Its gradient reads at most ``min(n, d)`` rows.
 
@@ -122,8 +75,8 @@ def pooler(
         variables: What its ``init`` returned; ``None`` if it has no parameters.
         num_tokens: Number of real tokens ``n``, or a :class:`TokenRange`.
         dim: Width ``d``.
-        spread: Half of the largest distance between pooled tokens, for poolers whose bound needs
-            it.
+        spread: Half of the largest distance between pooled tokens, which query attention needs.
+        method: ``"sharp"``, or ``"tight"``, which differs for poolers with attention.
 
     Returns:
         The bound.
@@ -140,97 +93,19 @@ def pooler(
         NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all of l1.
     """
     pooler = from_name(pooler)
+    check_choice("method", method, METHODS)
     check_count("dim", dim)
     if spread is not None:
         check_number("spread", spread, at_least=0.0)
     sizes = {"num_tokens": token_range(num_tokens), "dim": dim, "spread": spread}
-    bound = _rule_of(pooler)(pooler, variables or {}, **sizes)
+    bound = rule_of(pooler, method)(pooler, variables or {}, **sizes)
     dtype = accumulation_dtype(bound.l2, bound.l1)
-    l2, l1 = (round_up(jnp.asarray(number, dtype)) for number in (bound.l2, bound.l1))
-    return dataclasses.replace(bound, l2=l2, l1=l1)
 
+    def rounded(number):
+        return None if number is None else round_up(jnp.asarray(number, dtype))
 
-@register_pooler(FirstPool)
-@register_pooler(LastPool)
-def _one_token(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=1.0, l1=1.0, reads_one_token=True)
-
-
-@register_pooler(AveragePool)
-def _average(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=1 / jnp.sqrt(num_tokens.low), l1=1.0)
-
-
-@register_pooler(SumPool)
-def _sum(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=jnp.sqrt(num_tokens.high), l1=num_tokens.high)
-
-
-@register_pooler(MaxPool)
-def _max(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=1.0, l1=jnp.sqrt(jnp.minimum(num_tokens.high, dim)))
-
-
-@register_pooler(WeightedAveragePool)
-def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
-    weights = _parameters(pooler, variables)["weights"]
-    check_rank("weights", weights, 1, "(max_tokens,)")
-    check_finite("weights", weights)
-    size = weights.shape[0]
-    if is_concrete(num_tokens.high) and float(num_tokens.high) > size:
-        raise ValueError(
-            f"num_tokens: expected at most max_tokens = {size}, got {int(num_tokens.high)}"
-        )
-    weights = weights.astype(accumulation_dtype(weights))
-    if pooler.normalize == "softmax":
-        return PoolerBound(l2=_largest_share_norm(weights, num_tokens.low), l1=1.0)
-    by_size = jnp.sort(jnp.abs(weights), descending=True)
-    used = jnp.where(jnp.arange(size) < num_tokens.high, by_size, 0)
-    return PoolerBound(l2=safe_norm(used), l1=jnp.sum(used))
-
-
-@register_pooler(HybridPool)
-def _hybrid(pooler, variables, *, num_tokens, dim, spread):
-    parameters = _parameters(pooler, variables)
-    check_finite("mixture", parameters["mixture"])
-    shares = jax.nn.softmax(parameters["mixture"])
-    bounds = [
-        _rule_of(part)(
-            part,
-            {"params": parameters.get(f"poolers_{index}", {})},
-            num_tokens=num_tokens,
-            dim=dim,
-            spread=spread,
-        )
-        for index, part in enumerate(pooler.poolers)
-    ]
-    l2 = jnp.stack([jnp.asarray(bound.l2, shares.dtype) for bound in bounds])
-    l1 = jnp.stack([jnp.asarray(bound.l1, shares.dtype) for bound in bounds])
-    return PoolerBound(l2=jnp.sum(shares * l2), l1=jnp.sum(shares * l1))
-
-
-def _largest_share_norm(logits, num_tokens):
-    """Largest ``|softmax(logits_S)|_2`` over sets S of num_tokens positions."""
-    top_first = jnp.sort(logits, descending=True)
-    shares = jnp.exp(top_first - jax.lax.stop_gradient(top_first[0]))
-    count = jnp.arange(1, logits.shape[0] + 1)
-    rest = jnp.clip(num_tokens - count, 0, logits.shape[0]).astype(int)
-
-    def best_of(values):  # the `count` first of them and the `rest` last ones
-        from_end = jnp.concatenate([jnp.zeros(1, values.dtype), jnp.cumsum(values[::-1])])
-        return jnp.cumsum(values) + from_end[rest]
-
-    # The largest weight is in the worst set, so that no sum vanishes.
-    norms = jnp.sqrt(best_of(jnp.square(shares))) / best_of(shares)
-    return jnp.max(jnp.where(count <= num_tokens, norms, 0))
-
-
-def _parameters(pooler, variables):
-    if not variables.get("params"):
-        raise ValueError(
-            f"variables: expected what {type(pooler).__name__}.init returned, got {variables!r}"
-        )
-    return variables["params"]
+    numbers = {name: rounded(getattr(bound, name)) for name in ("l2", "l1", "linf")}
+    return dataclasses.replace(bound, **numbers)
 
 
 def _given_weights(weights, num_tokens):
@@ -245,7 +120,9 @@ def _given_weights(weights, num_tokens):
             f"num_tokens = {low} to {high}; for other lengths pass bounds.pooler(...) as the pooler"
         )
     weights = jnp.asarray(weights, accumulation_dtype(weights))
-    return PoolerBound(l2=round_up(safe_norm(weights)), l1=round_up(jnp.sum(jnp.abs(weights))))
+    size = jnp.abs(weights)
+    l2, l1, linf = (round_up(number) for number in (safe_norm(weights), jnp.sum(size), jnp.max(size)))
+    return PoolerBound(l2=l2, l1=l1, linf=linf)
 
 
 def pooling_factor(
@@ -297,6 +174,7 @@ def resolve_pooler(
     num_tokens: float | Array | TokenRange,
     dim: int,
     weights: Float[ArrayLike, " n"] | None = None,
+    method: str = "sharp",
 ) -> PoolerBound:
     """The bound of a name, a fixed pooler, given weights, or a bound that is known already."""
     if isinstance(pooler_or_name, PoolerBound):
@@ -314,4 +192,4 @@ def resolve_pooler(
         raise ValueError(
             f"weights: expected None for {type(instance).__name__}, which has none, got an array"
         )
-    return pooler(instance, num_tokens=num_tokens, dim=dim)
+    return pooler(instance, num_tokens=num_tokens, dim=dim, method=method)

@@ -1,0 +1,216 @@
+"""What single attention heads are bounded by, for each kind of attention.
+
+The Jacobian of head ``h`` at token ``i`` splits into what acts through the tokens that are averaged and
+through the query's own token. With ``P_i`` its attention,
+
+    ``|d h_i| <= mixing sqrt(sum_k P_ik |dx_k|^2) + own |dx_i|``,
+    ``|d h_i| <= mixing_total |dX| + own |dx_i|``  and  ``|d h_i| <= per_token |dX|``.
+
+Values are not part of it, except where the kind normalises them or sends them through its metric.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poolax._numerics import safe_norm, safe_sqrt
+from poolax.attention import L2, Cosine, DotProduct
+from poolax.bounds._kernels import Kernels
+from poolax.bounds._linalg import lambert_w, product_norm, spectral_norm
+
+PATTERNS = ("any", "sequence", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a bound holds for.
+
+    Attributes:
+        fewest: Fewest tokens.
+        most: Most tokens.
+        radius: Largest token norm, or ``None`` for all of space.
+        spread: Half of the largest distance between two tokens, or ``None``.
+        pattern: Which tokens see each other; see :func:`poolax.bounds.attention`.
+        tight: Whether to use what is proved beyond the sharp forms.
+    """
+
+    fewest: Float[Array, ""]
+    most: Float[Array, ""]
+    radius: Any
+    spread: Any
+    pattern: str
+    tight: bool
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the tight form knows that every query sees every token."""
+        return self.tight and self.pattern == "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Constants of all heads; the module says what they mean.
+
+    Attributes:
+        mixing: Against the attention-weighted change of the tokens, so against the largest as well.
+        own: Against the change of the query's own token.
+        mixing_total: As ``mixing``, against the change of all tokens.
+        per_token: Of one row of the output.
+        column_sum: Largest sum of the attention that one token receives.
+    """
+
+    mixing: Float[Array, " H"]
+    own: Float[Array, " H"]
+    mixing_total: Float[Array, " H"]
+    per_token: Float[Array, " H"]
+    column_sum: Float[Array, "*H"]
+
+
+def _heads(
+    setting, mixing, own, *, share: Any = 1.0, mixing_total=None, per_token=None, column_sum=None
+):
+    if mixing_total is None:
+        mixing_total = jnp.sqrt(share) * mixing
+    known = mixing_total + own
+    return Heads(
+        mixing=mixing,
+        own=own,
+        mixing_total=mixing_total,
+        per_token=known if per_token is None else jnp.minimum(known, per_token),
+        column_sum=setting.most if column_sum is None else column_sum,
+    )
+
+
+def _shares(setting: Setting, logit_range):
+    """Largest attention of one key, and largest sum of the attention that one key receives.
+
+    Where all ``n`` keys are seen and logits differ by at most ``r``, ``P_ik <= 1 / (1 + (n - 1)
+    e^{-r})``; column sums are ``n`` of these, which grows with ``n``.
+    """
+    if not setting.is_full:
+        return jnp.ones(()), setting.most
+    rest = jnp.exp(-logit_range)
+    share = 1 / (1 + (setting.fewest - 1) * rest)
+    return share, setting.most / (1 + (setting.most - 1) * rest)
+
+
+def kappa(t: Float[Array, "*batch"], share: Float[Array, "*batch"] | float = 1.0):
+    """Largest ``sqrt(p (1 + v t^2))``, ``v`` a variance on ``[-1, 1]`` with an atom ``p <= share``.
+
+    An atom of ``p >= 1/2`` leaves ``v <= 4 p (1 - p)``; the maximum is then at ``p = (1 + sqrt(1 + 3 /
+    (4 t^2))) / 3``, or at 1 for ``t <= 1/2``.
+    """
+    large = t > 0.5
+    inner = jnp.where(large, t, 1)
+    best = jnp.where(large, (1 + jnp.sqrt(1 + 0.75 / jnp.square(inner))) / 3, 1)
+    p = jnp.minimum(best, share)
+    variance = jnp.where(p > 0.5, 4 * p * (1 - p), 1)
+    return jnp.sqrt(p * (1 + variance * jnp.square(t)))
+
+
+def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
+    """Heads of dot-product attention."""
+    scale = kind.logit_scale(kernels.query.shape[-1])
+    logit_norm = product_norm(kernels.query, kernels.key) * scale
+    shift = jnp.zeros(())
+    if kernels.query_bias is not None:
+        shift = safe_norm(jnp.einsum("hdk,hk->hd", kernels.key, kernels.query_bias), axis=-1) * scale
+    spread = jnp.where(setting.most > 1, setting.spread, 0)
+    slope = (logit_norm * setting.radius + shift) * spread
+    own = logit_norm * jnp.square(spread)
+    mixing = jnp.sqrt(1 + jnp.square(slope))
+    if not setting.tight:
+        return _heads(setting, mixing, own)
+    share, column_sum = _shares(setting, 2 * slope)
+    return _heads(setting, mixing, own, mixing_total=kappa(slope, share), column_sum=column_sum)
+
+
+def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
+    """Heads of dot-product attention whose queries and keys turn, which keeps their norms."""
+    scale = kind.logit_scale(kernels.query.shape[-1])
+    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
+
+    def longest(norm, bias):
+        return norm * setting.radius + (0 if bias is None else safe_norm(bias, axis=-1))
+
+    longest_query = longest(query_norm, kernels.query_bias)
+    longest_key = longest(key_norm, kernels.key_bias)
+    spread = jnp.where(setting.most > 1, setting.spread, 0)
+    mixing = 1 + scale * longest_query * key_norm * spread
+    own = scale * longest_key * query_norm * spread
+    share, column_sum = _shares(setting, 2 * scale * longest_query * longest_key)
+    return _heads(setting, mixing, own, share=share, column_sum=column_sum)
+
+
+def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
+    """Heads of L2 attention, value matrices left out where values are plain."""
+    root = math.sqrt(kernels.query.shape[-1])
+    query_norm = spectral_norm(kernels.query)
+    metric = jnp.square(query_norm) / root
+    w = lambert_w((setting.most - 1) / jnp.e)
+    if kind.plain_values:
+        spread = jnp.where(setting.most > 1, setting.spread, 0)
+        moved = metric * jnp.square(spread)
+        if not setting.tight:
+            return _heads(setting, 1 + 4 * moved, 2 * moved)
+        step = 2 * safe_sqrt(moved)
+        mixing = 1 + step * jnp.minimum(safe_sqrt(w), step)
+        own = step * jnp.minimum(safe_sqrt(w), step / 2)
+        share, column_sum = _shares(setting, 4 * moved)
+        row = jnp.sqrt(jnp.square(mixing) + jnp.square(own))
+        return _heads(setting, mixing, own, share=share, per_token=row, column_sum=column_sum)
+    if not setting.tight:
+        factor = metric * spectral_norm(kernels.value)
+        return _heads(setting, factor * (1 + 2 * w), factor * 2 * w)
+    through_value = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
+    factor = query_norm * spectral_norm(through_value) / root
+    share, column_sum = jnp.ones(()), setting.most
+    if setting.spread is not None:
+        share, column_sum = _shares(setting, 4 * metric * jnp.square(setting.spread))
+    row = factor * jnp.sqrt(jnp.square(1 + 2 * w) + 4 * jnp.square(w))
+    return _heads(
+        setting,
+        factor * (1 + 2 * w),
+        factor * 2 * w,
+        share=share,
+        per_token=row,
+        column_sum=column_sum,
+    )
+
+
+def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
+    """Heads of scaled cosine attention, value matrices left out where values are plain."""
+    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
+    rate = jnp.where(setting.most > 1, kind.tau, 0) / jnp.sqrt(kind.eps)
+    share, column_sum = _shares(setting, 2 * jnp.asarray(kind.tau))
+    if kind.plain_values:
+        rate = kind.nu * rate * setting.spread
+        row = kind.nu + rate * jnp.maximum(key_norm, query_norm) if setting.tight else None
+        return _heads(
+            setting,
+            kind.nu + rate * key_norm,
+            rate * query_norm,
+            share=share,
+            per_token=row,
+            column_sum=column_sum,
+        )
+    rate = kind.nu * rate
+    value_part = kind.nu / jnp.sqrt(kind.eps) * spectral_norm(kernels.value)
+    own = rate * query_norm
+    if not setting.tight:
+        return _heads(setting, value_part + rate * key_norm, own)
+
+    def joined(norm):
+        return safe_sqrt(jnp.square(value_part) + jnp.square(rate * norm))
+
+    return _heads(
+        setting,
+        joined(key_norm),
+        own,
+        share=share,
+        per_token=joined(jnp.maximum(key_norm, query_norm)),
+        column_sum=column_sum,
+    )

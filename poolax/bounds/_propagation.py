@@ -1,0 +1,74 @@
+"""How far tokens reach behind attention and feed-forward layers: domains of what comes out."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poolax._numerics import safe_norm
+from poolax._records import Domain
+from poolax.attention import L2, Cosine, DotProduct, Kind
+from poolax.bounds._combine import combination
+from poolax.bounds._kernels import Kernels, read_kernels
+from poolax.bounds._linalg import product_norm
+
+
+def attention_domain(
+    kind: Kind,
+    params: Mapping[str, Any],
+    domain: Domain | None,
+    *,
+    tight: bool,
+    kernels: Kernels | None = None,
+) -> Domain:
+    r"""The domain of what an attention layer gives for tokens in ``domain``.
+
+    With ``V`` the norm of the map from averages of tokens, one for each head, to the output: radius
+    ``V R + |b_V W_O + b_O|`` and spread ``V spread``, since averages of tokens lie in their hull
+    and biases cancel. Through normalised values ``nu sqrt(H) |W_O| + |b_O|`` and ``nu sqrt(H)
+    |W_O|`` at most, whatever comes in: ``domain`` may then be ``None``.
+    """
+    if kernels is None:
+        kernels = read_kernels(params, has_key=not isinstance(kind, L2))
+    num_heads = kernels.out.shape[0]
+    constant = jnp.ones(num_heads, kernels.out.dtype)
+    normalised = isinstance(kind, Cosine) and not kind.plain_values
+    if isinstance(kind, Cosine):
+        constant = kind.nu * constant
+    if isinstance(kind, L2) and not kind.plain_values:
+        inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
+        constant = product_norm(kernels.query, inner) / math.sqrt(kernels.query.shape[-1])
+    factor = combination(kernels, kind, tight=tight)(constant)
+    shift = _shift(params, kernels, kind, normalised)
+    if normalised:
+        return Domain(radius=factor + shift, spread=factor)
+    if domain is None:
+        raise ValueError("radius: expected the largest token norm, got None")
+    return Domain(radius=factor * domain.radius + shift, spread=factor * domain.spread)
+
+
+def _shift(params, kernels: Kernels, kind: Kind, normalised: bool) -> Float[Array, ""]:
+    """Length of what the biases of values and output add."""
+
+    def bias(name):
+        part = params.get(name)
+        return part.get("bias") if isinstance(part, Mapping) else None
+
+    shift = jnp.zeros(kernels.out.shape[-1], kernels.out.dtype)
+    value_bias, out_bias = bias("value"), bias("out")
+    if value_bias is not None and not normalised:
+        group = kernels.out.shape[0] // value_bias.shape[0]
+        by_head = jnp.repeat(jnp.asarray(value_bias, kernels.out.dtype), group, axis=0)
+        scale = 1.0 if isinstance(kind, DotProduct | L2) else kind.nu
+        shift = shift + scale * jnp.einsum("hk,hke->e", by_head, kernels.out)
+    if out_bias is not None:
+        shift = shift + jnp.asarray(out_bias, shift.dtype)
+    return safe_norm(shift)
+
+
+def residual(domain: Domain, branch: Domain) -> Domain:
+    """The domain of ``x + branch(x)``."""
+    radius = domain.radius + branch.radius
+    return Domain(radius=radius, spread=jnp.minimum(domain.spread + branch.spread, radius))
