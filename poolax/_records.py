@@ -375,7 +375,7 @@ class LedgerRow:
     Attributes:
         name: Where the layer stands.
         log_branch: Logarithm of the Lipschitz constant of the attention, feed-forward or other layer
-            between its norms; minus infinity where there is none.
+            between its norms; 0 where there is none.
         log_norm: Logarithm of the Lipschitz constant of its norms.
         log_factor: Logarithm of the Lipschitz constant of the whole layer, residual included.
         radius_in: Largest norm of a token that comes in.

@@ -375,8 +375,9 @@ def attention_of_kernels(
         _check_published(kind, kernels, rotary)
         return _published(kind, kernels, most, radius)
     setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
-    compute = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
-    heads = (rotary_heads if rotary else compute)(kernels, kind, setting)
+    compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
+    compute = rotary_heads if rotary else compute
+    heads = compute(kernels, kind, setting)
     return assemble(heads, combination(kernels, kind, tight=setting.tight), setting)
 
 

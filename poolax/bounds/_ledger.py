@@ -95,11 +95,11 @@ def ledger(
     check_choice("method", method, METHODS)
     check_domain(radius, spread, needed=True)
     tokens = token_range(num_tokens)
+    dtype = jnp.result_type(float)
     domain = Domain(
-        radius=jnp.asarray(radius, jnp.result_type(float)),
-        spread=jnp.asarray(radius if spread is None else spread, jnp.result_type(float)),
+        radius=jnp.asarray(radius, dtype),
+        spread=jnp.asarray(jnp.minimum(radius, radius if spread is None else spread), dtype),
     )
-    domain = domain.replace(spread=jnp.minimum(domain.spread, domain.radius))
     state = _State(domain=domain, tokens=tokens, scale=None, bias=None)
     rows, tight = [], method == "tight"
     for spec in layers:
@@ -162,7 +162,7 @@ def _add_layer(spec: LayerSpec, state: _State, tight: bool):
             outer = state.largest_scale
         inner, entering = _normalise(before, entering, tight)
         inner = outer * inner
-    lipschitz, branch_domain = jnp.zeros(()), Domain(radius=jnp.zeros(()), spread=jnp.zeros(()))
+    lipschitz, branch_domain = jnp.ones(()), Domain(radius=jnp.zeros(()), spread=jnp.zeros(()))
     tokens = state.tokens
     if spec.branch is not None:
         lipschitz, branch_domain = _branch(spec.branch, entering, tight, has_norm=before is not None)

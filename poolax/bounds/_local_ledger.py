@@ -158,36 +158,23 @@ def _at_point(spec: LayerSpec, x, attention, real):
     inner, before = _norm_at(spec.norm_before, x)
     inner = zero_masked(inner, real)
     scale = 1.0 if spec.residual_scale is None else jnp.asarray(spec.residual_scale, x.dtype)
-    kept = jnp.eye(x.shape[-1], dtype=x.dtype) if spec.residual else 0.0
-    blocks_of, jacobian = None, None
+    kept = jnp.zeros((), x.dtype)
+    if spec.residual and spec.branch is not None:
+        kept = jnp.eye(x.shape[-1], dtype=x.dtype)
     if isinstance(spec.branch, AttentionSpec):
         out, blocks_of = _attention_at(spec, x, inner, attention, real, scale)
     else:
-        out, jacobian = _token_layer(spec.branch, inner)
-        out = scale * out
+        out, blocks_of = _token_layer(spec.branch, inner, real, scale)
     summed = x + out if spec.residual and spec.branch is not None else out
     result, after = _norm_at(spec.norm_after, summed)
 
     def whole(index, block):
         return (kept + before.matrix(index) @ block) @ after.matrix(index)
 
-    if jacobian is None:
-        matrix = blocks_of(whole)
-        steepest = before.slopes * after.slopes[:, None]
-        diagonal = jnp.eye(x.shape[0], dtype=bool)
-        matrix = jnp.where(diagonal, matrix, steepest * matrix)
-        branch = spectral_norm(blocks_of(None) * (real[:, None] & real))
-    else:
-        if spec.branch is None:
-            kept = 0.0
-        tokens = jnp.arange(x.shape[0])
-
-        def block(index):
-            return jacobian(index) * scale
-
-        matrix = jnp.diag(jax.lax.map(lambda i: spectral_norm(whole(i, block(i))), tokens))
-        alone = jax.lax.map(lambda i: spectral_norm(block(i)), tokens)
-        branch = jnp.max(jnp.where(real, alone, 0)) if spec.branch is not None else jnp.zeros(())
+    steepest = before.slopes * after.slopes[:, None]
+    matrix = blocks_of(whole)
+    matrix = jnp.where(jnp.eye(x.shape[0], dtype=bool), matrix, steepest * matrix)
+    branch = spectral_norm(blocks_of(None) * (real[:, None] & real))
     norm = jnp.max(jnp.where(real, before.slopes * after.slopes, 0))
     return result, matrix, jnp.log(branch), jnp.log(norm)
 
@@ -268,7 +255,21 @@ def _attention_at(spec, x, inner, attention, real, scale):
     return zero_masked(out * scale, real), blocks_of
 
 
-def _token_layer(branch, x):
+def _token_layer(branch, x, real, scale):
+    """Output of a layer that maps each token alone, and a function that gives its block norms."""
+    out, jacobian = _tokens_at(branch, x)
+
+    def blocks_of(after):
+        def norm(index):
+            block = jacobian(index) * scale
+            return spectral_norm(block if after is None else after(index, block))
+
+        return jnp.diag(jax.lax.map(norm, jnp.arange(x.shape[0])))
+
+    return zero_masked(scale * out, real), blocks_of
+
+
+def _tokens_at(branch, x):
     """Output of a layer that maps each token alone, and its Jacobian at a token, acting on rows."""
     if branch is None:
         identity = jnp.eye(x.shape[-1], dtype=x.dtype)
