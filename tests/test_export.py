@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from families import ALL_FAMILIES, STACKABLE, TEXT_FAMILIES, inputs
-from helpers import BOUNDED, KINDS, POOLERS
+from helpers import KINDS, POOLERS
 
 from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
@@ -39,6 +39,16 @@ def bound_call(kind, pooler, method):
         return found.lipschitz, found.gamma(0.1, 1.0).upper
 
     return jax.value_and_grad(lambda *a: bound(*a)[0]), (variables, jnp.array(6), jnp.array(1.0))
+
+
+def local_call(kind):
+    model = blocks.TBM(2, POOLERS["map"], kind)
+    variables = model.init(KEY, X[0])
+
+    def bound(variables, x, mask):
+        return bounds.local_tbm(model, variables, x, mask).lipschitz
+
+    return bound, (variables, X[0], MASK[0])
 
 
 def estimator_call(name):
@@ -104,8 +114,12 @@ CALLS = {
     **{
         f"bound-{kind}-{name}": lambda k=KINDS[kind], n=name: bound_call(k, POOLERS[n], "sharp")
         for kind in KINDS
-        for name in BOUNDED
+        for name in POOLERS
     },
+    **{
+        f"tight-{name}": lambda p=p: bound_call(KINDS["dot"], p, "tight") for name, p in POOLERS.items()
+    },
+    **{f"local-{name}": lambda k=k: local_call(k) for name, k in KINDS.items()},
     **{
         f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
         for kind in KINDS
