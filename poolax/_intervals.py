@@ -50,10 +50,11 @@ def log_chi2_tail(
         ``P(chi2_k > t) <= P(N(0, 1) > eta sqrt(k / 2))``,
 
     the leading term of the uniform expansion of the incomplete gamma function, which lies above it.
-    *Proof.* Both sides are 1 at ``t = 0`` and vanish at infinity. The derivative of their difference is
-    a positive function times ``c_k - d / eta``, with a constant ``c_k``; and ``d / eta`` increases with
-    ``d``, as ``2 d - 2 log(1 + d) - d^2 / (1 + d)``, whose derivative is ``d^2 / (1 + d)^2``, has the sign
-    of ``d``. So the difference rises, then falls, and is nowhere negative.
+    *Proof.* Both sides are 1 at ``t = 0`` and vanish at infinity. The derivative of their difference
+    is a positive function times ``c_k - d / eta``, with a constant ``c_k``. The root ``d / eta``
+    increases with ``d``: the derivative of its square has the sign of ``d (2 d - 2 log(1 + d) - d^2 /
+    (1 + d))``, and that bracket, whose derivative is ``d^2 / (1 + d)^2``, has the sign of ``d``. So
+    the difference rises, then falls, and is nowhere negative.
 
     Args:
         threshold: ``t``, at least 0; infinite gives ``-inf``.

@@ -201,8 +201,8 @@ class Bound:
         Gaussian noise leaves every bounded domain. **With the default margin the bound is valid only
         if L holds for all inputs**, as it does for L2 and normalised cosine attention. A bound taken on
         a domain (dot-product attention, plain values) holds with the ``margin`` by which that domain
-        was made larger than the one that ``X`` is known to lie in: taken on ``(radius + margin, spread +
-        margin / sqrt(2))``, it holds on the whole ball of radius ``margin`` around ``X``.
+        was made larger than the one that ``X`` is known to lie in: taken on ``(radius + margin,
+        spread + margin / sqrt(2))``, it holds on the whole ball of radius ``margin`` around ``X``.
 
         Args:
             scale: Standard deviation of each entry of the noise, at least 0.
@@ -310,9 +310,9 @@ class ExpressivityEstimate:
 class ExpressivityBoundEstimate:
     """Share of inputs that a bound does not certify, with a confidence interval.
 
-    With ``L_X`` a Lipschitz constant on the ball of radius ``epsilon`` around ``X``, the expressivity of
-    every neighbourhood inside that ball is at most ``P(L_X epsilon > sigma)``; an input with ``L_X
-    epsilon <= sigma`` is not moved by more than ``sigma`` at all.
+    With ``L_X`` a Lipschitz constant on the ball of radius ``epsilon`` around ``X``, the expressivity
+    of every neighbourhood inside that ball is at most ``P(L_X epsilon > sigma)``; the output of an
+    input with ``L_X epsilon <= sigma`` does not move by more than ``sigma`` at all.
 
     Attributes:
         probability: The estimate of ``P(L_X epsilon > sigma)``.

@@ -9,6 +9,7 @@ from poolax._records import AttentionBound as AttentionBound
 from poolax._records import Bound as Bound
 from poolax._records import Domain as Domain
 from poolax._records import ExpressivityBound as ExpressivityBound
+from poolax._records import ExpressivityBoundEstimate as ExpressivityBoundEstimate
 from poolax._records import PoolerBound as PoolerBound
 from poolax._records import TokenRange as TokenRange
 from poolax.bounds._attention import attention as attention
@@ -17,8 +18,10 @@ from poolax.bounds._attention import dot_product_attention as dot_product_attent
 from poolax.bounds._attention import l2_attention as l2_attention
 from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
+from poolax.bounds._certified import certified_radius as certified_radius
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
+from poolax.bounds._expressivity import expressivity as expressivity
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor
 from poolax.bounds._pooling import register_pooler as register_pooler
