@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -237,7 +238,7 @@ class Bound:
         check_count("dim", dim)
         num_noisy = num_tokens.high if isinstance(num_tokens, TokenRange) else num_tokens
         check_number("num_tokens", num_noisy, at_least=1)
-        if is_concrete(margin) and not jnp.all(jnp.asarray(margin) >= 0):
+        if is_concrete(margin) and not np.all(np.asarray(margin) >= 0):
             raise ValueError(f"margin: expected numbers >= 0, got {margin}")
         dtype = self.lipschitz.dtype
         scale = jnp.asarray(scale, dtype)
