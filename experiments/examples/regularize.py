@@ -55,7 +55,7 @@ class Options:
     Attributes:
         poolers: Names of the poolers; a fixed one has a bound.
         attention: Kind of attention.
-        strength: Weight of log L in the loss, beside 0.
+        strength: Weight of log L in the loss, beside 0; compare strengths by validation accuracy.
         seeds: Models of each strength.
         epochs: Passes over the training images.
         learning_rate: Of Adam.
@@ -144,8 +144,9 @@ def train(module: HeadModule, tokens, labels, strengths: tuple[float, ...], opti
     return take(state[0])
 
 
-def measure(module: HeadModule, images, labels, options: Options) -> Callable:
+def measure(module: HeadModule, validation, test, options: Options) -> Callable:
     """A function of one model's parameters and seed: accuracy, constants, and certified radii."""
+    images, labels = test
 
     def of_model(params, seed):
         def logits(image):
@@ -167,6 +168,9 @@ def measure(module: HeadModule, images, labels, options: Options) -> Callable:
         radii = GREY_LEVELS * bounds.certified_radius(outputs, labels, constant)
         return {
             "accuracy": jnp.mean(jnp.argmax(outputs, axis=-1) == labels),
+            "validation_accuracy": jnp.mean(
+                jnp.argmax(logits(validation[0]), axis=-1) == validation[1]
+            ),
             "measured_real": jnp.max(local),
             "measured_adversarial": found.value,
             "sharp": constant,
@@ -185,9 +189,9 @@ def run(options: Options) -> list[dict[str, object]]:
     check_number("strength", options.strength, above=0.0)
     dataset = digits()
     images = jnp.asarray(dataset.inputs[..., 0] / GREY_LEVELS)
-    parts = {name: (images[part], dataset.targets[part]) for name, part in dataset.splits.items()}
+    labels = jnp.asarray(dataset.targets)
+    parts = {name: (images[part], labels[part]) for name, part in dataset.splits.items()}
     train_images, train_labels = parts["train"]
-    test_images, test_labels = parts["test"]
     tokens = np.asarray(to_tokens(train_images, options.width))
     strengths = (0.0, options.strength)
     records = []
@@ -196,7 +200,7 @@ def run(options: Options) -> list[dict[str, object]]:
         block = blocks.TBM(options.num_heads, pooling.from_name(name), KINDS[options.attention])
         module = HeadModule(block, dataset.num_classes)
         params = train(module, tokens, train_labels, strengths, options)
-        of_seeds = jax.vmap(measure(module, test_images, jnp.asarray(test_labels), options))
+        of_seeds = jax.vmap(measure(module, parts["validation"], parts["test"], options))
         measured = jax.jit(jax.vmap(of_seeds, in_axes=(0, None)))(params, jnp.arange(options.seeds))
         values = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), measured)
         for index, strength in enumerate(strengths):
@@ -218,6 +222,7 @@ def run(options: Options) -> list[dict[str, object]]:
 def show(records: list[dict[str, object]]) -> None:
     """Print records as a table: mean and standard deviation over seeds."""
     rows = {
+        "validation_accuracy": ("validation accuracy", "{:.3f} ± {:.3f}"),
         "accuracy": ("test accuracy", "{:.3f} ± {:.3f}"),
         "measured_real": ("constant measured at test images", "{:.3g} ± {:.2g}"),
         "measured_adversarial": ("constant found by search", "{:.3g} ± {:.2g}"),
