@@ -9,7 +9,7 @@ from helpers import KINDS, POOLERS
 
 from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
-from poolax.empirical._expressivity import _map_distances
+from poolax.empirical._neighbourhood import map_distances
 from poolax.training import Classification, HeadModule
 from poolax.training.heads import _loss_fn
 
@@ -75,14 +75,15 @@ def distances_call(neighbourhood):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X[0])
 
-    def fn(x):
-        return model.apply(variables, x)
+    def fn(x, mask):
+        return model.apply(variables, x, mask)
 
-    def call(inputs, epsilons):
+    def call(inputs, masks, epsilons):
         keys = jax.random.split(KEY, len(inputs))
-        return _map_distances(inputs, epsilons, keys, fn, 4, neighbourhood, 8)
+        project = empirical.project_to_cube(1.0)
+        return map_distances(inputs, masks, epsilons, keys, fn, project, 4, neighbourhood, 8)
 
-    return call, (X, jnp.array([0.1, 1.0]))
+    return call, (X, MASK, jnp.array([0.1, 1.0]))
 
 
 def head_call(pooler):
