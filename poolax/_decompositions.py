@@ -28,7 +28,7 @@ def for_each_matrix(fn, *matrices):
 
 def eigenvalues(gram: Float[Array, "*batch k k"]) -> Float[Array, "*batch k"]:
     """Eigenvalues of symmetric matrices, smallest first."""
-    return for_each_matrix(jnp.linalg.eigvalsh, gram)
+    return for_each_matrix(lambda matrix: jnp.linalg.eigvalsh(matrix), gram)
 
 
 def eigenvectors(gram: Float[Array, "*batch k k"]):
