@@ -107,6 +107,15 @@ def maximize_jacobian_norm(
     def mapped(variables, x):
         return fn(x) if fixed else fn(variables, x)
 
+    if bound is not None:
+        limit = jax.eval_shape(bound, given)
+        shape, dtype = getattr(limit, "shape", None), getattr(limit, "dtype", type(limit))
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"bound: expected a function that returns one floating number, got shape {shape} "
+                f"and dtype {dtype}"
+            )
+
     def log_bound(variables):
         return jnp.zeros((), x0.dtype) if bound is None else jnp.log(bound(variables))
 
@@ -205,7 +214,7 @@ def _make_ascent(fn, log_bound, project, num_steps):
         direction, input_state = of_input.update(gradient, states[1])
         rows = safe_norm(gradient, axis=-1)[..., None]
         even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
-        x, u, lengths = move(variables, x, v, jnp.stack([even, direction]), lengths)
+        x, u, lengths = move(variables, x, v, jnp.stack([even, jnp.asarray(direction)]), lengths)
         return (variables, x, v, u, lengths, (variables_state, input_state), best), None
 
     def ascend(x, v, variables):
