@@ -83,15 +83,13 @@ def test_what_is_steepest_near_zero_is_found():
 
 
 def row_bound(a):
-    """The best bound that is known of one row of one head on the unit ball."""
-    if a <= 0.5:
-        return 1 + a
+    """The best bound that is known of one row of one head on the unit ball, for ``a >= 1/2``."""
     p = min(1.0, (1 + np.sqrt(1 + 3 / (4 * a**2))) / 3)
     return np.sqrt(p * (1 + 4 * p * (1 - p) * a**2)) + a
 
 
 def test_rows_of_attention_come_near_their_bound():
-    """All A of one norm: the search reaches 76 % of the best known bound at least, and never all."""
+    """All A of one norm; near A = 0 attention is uniform, and its rows of norm ``n^(-1/2)``."""
 
     @jax.jit
     def search(a):
@@ -109,9 +107,9 @@ def test_rows_of_attention_come_near_their_bound():
             variables=jax.random.normal(KEY, (4, 4)),
         )
 
-    for a in (0.2, 0.5, 1.0, 2.0, 5.0, 10.0):
+    for a, share in ((1.0, 0.94), (2.0, 0.87), (5.0, 0.86), (10.0, 0.86)):
         found = search(a)
-        assert 0.76 <= found.value / row_bound(a) <= 1, a
+        assert share <= found.value / row_bound(a) <= 1, a
         assert found.variables.shape == (4, 4)
         assert found.ratio is None
 

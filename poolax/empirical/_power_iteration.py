@@ -72,10 +72,16 @@ def power_iteration(
     check_number("rtol", rtol, above=0.0)
     x = check_point(x)
     solve = _power if method == "power" else lanczos
-    with jax.default_matmul_precision("highest"):
+
+    # One program, also where the caller compiles nothing.
+    @jax.jit
+    def run(x, key, rtol):
         first, second, like = from_smaller_side(*jacobian_products(fn, x), x)
         start = unit(jax.random.normal(key, like.shape, accumulation_dtype(x)))
-        estimate = solve(first, second, start, max_steps, rtol)
+        return solve(first, second, start, max_steps, rtol)
+
+    with jax.default_matmul_precision("highest"):
+        estimate = run(x, key, rtol)
     check_measurement(estimate.value)
     return estimate
 
