@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_finite, check_floating, is_concrete
-from poolax._numerics import accumulation_dtype, safe_sqrt
+from poolax._decompositions import spectral_norm
+from poolax._numerics import accumulation_dtype
 
 
 def jacobian_norm(
@@ -49,17 +50,13 @@ def jacobian_norm(
     out = output_shape(fn, x)
     num_in, num_out = x.size, math.prod(out.shape)
     with jax.default_matmul_precision("highest"):
-        if mode == "forward" or (mode == "auto" and num_in < num_out):
-            rows = _rows(lambda tangent: jax.jvp(fn, (x,), (tangent,))[1], x, batch_size)
+        # Of equally many products, those with tangents keep less.
+        if mode == "forward" or (mode == "auto" and num_in <= num_out):
+            rows = _rows(jax.linearize(fn, x)[1], x, batch_size)
         else:
             pull_back = jax.vjp(fn, x)[1]
             rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
-        # The Gram matrix squares the rows, which may take them out of the range of numbers.
-        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows)))
-        scale = jnp.where(largest > 0, largest, 1)
-        rows = rows / scale
-        gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-        norm = scale * safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
+        norm = spectral_norm(rows)
     return check_measurement(norm)
 
 
