@@ -81,6 +81,13 @@ def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = 
         raise ValueError(f"{name}: expected finite values{where}, got {count} that are not")
 
 
+def check_all_finite(name: str, tree: Any) -> None:
+    """Refuse a tree with non-finite values, where they can be seen."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        check_finite(f"{name}/{where}", leaf)
+
+
 def check_values(
     name: str,
     values: ArrayLike,

@@ -1,23 +1,26 @@
 """Decompositions of matrices over leading axes, on every device."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def for_each_matrix(fn, *matrices):
-    """Apply ``fn`` of single matrices over leading axes.
+@functools.partial(jax.jit, static_argnums=0)
+def for_each_matrix(fn: Callable[..., Any], *matrices: Float[Array, "*batch m k"]) -> Any:
+    """Apply ``fn`` of single matrices over leading axes; compiled once for each ``fn`` and shape.
 
     On a CPU one after the other: there a batched decomposition waits for threads of the pool that it
     runs on itself, so that as many at once as there are threads never end.
     """
     batch = matrices[0].shape[:-2]
-    if not batch:
-        return jax.lax.platform_dependent(
-            *matrices, cpu=jax.custom_batching.sequential_vmap(fn), default=fn
-        )
-    flat = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in matrices]
     one = jax.custom_batching.sequential_vmap(fn)
+    if not batch:
+        return jax.lax.platform_dependent(*matrices, cpu=one, default=fn)
+    flat = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in matrices]
     out = jax.lax.platform_dependent(
         *flat,
         cpu=lambda *rows: jax.lax.map(lambda row: one(*row), rows),
@@ -26,14 +29,22 @@ def for_each_matrix(fn, *matrices):
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), out)
 
 
+def _eigenvalues_of_one(gram):
+    return jnp.linalg.eigvalsh(gram)
+
+
+def _eigenvectors_of_one(gram):
+    return tuple(jnp.linalg.eigh(gram))
+
+
 def eigenvalues(gram: Float[Array, "*batch k k"]) -> Float[Array, "*batch k"]:
     """Eigenvalues of symmetric matrices, smallest first."""
-    return for_each_matrix(lambda matrix: jnp.linalg.eigvalsh(matrix), gram)
+    return for_each_matrix(_eigenvalues_of_one, gram)
 
 
 def eigenvectors(gram: Float[Array, "*batch k k"]):
     """Eigenvalues of symmetric matrices, smallest first, and their vectors."""
-    return for_each_matrix(lambda matrix: tuple(jnp.linalg.eigh(matrix)), gram)
+    return for_each_matrix(_eigenvectors_of_one, gram)
 
 
 @jax.custom_jvp

@@ -196,6 +196,30 @@ def test_jit_vmap_grad(kind, name):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.03, 1.0, 5.0])
+def test_single_precision_is_within_a_ten_thousandth_of_double(kind, scale):
+    model = blocks.TBM(2, POOLERS["hybrid"], KINDS[kind], use_bias=True)
+    variables = random_variables(model, jax.random.key(0), jnp.zeros((6, 8)), scale=scale)
+    x = random_tokens(jax.random.key(1), 6, 8, 1.0)
+
+    def every_bound(variables, x):
+        sizes = {"num_tokens": 6, "radius": 1.0, "spread": 0.7}
+        found = [bounds.local_tbm(model, variables, x)]
+        found += [bounds.tbm(model, variables, **sizes, method=method) for method in ("sharp", "tight")]
+        parts = variables["params"]["attention"]
+        bare = {name: {"kernel": part["kernel"]} for name, part in parts.items()}
+        published = bounds.attention(KINDS[kind], bare, **sizes, method="published")
+        return [*(bound.lipschitz for bound in found), published.sequence]
+
+    single = every_bound(variables, x)
+    with jax.enable_x64(True):
+        double = every_bound(
+            *jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, float)), (variables, x))
+        )
+    np.testing.assert_allclose(single, double, rtol=1e-4)
+
+
 def test_activations():
     def steepest(fn):
         slope = jax.grad(fn)

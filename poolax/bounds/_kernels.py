@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
 from poolax._checks import (
@@ -17,7 +18,7 @@ from poolax._checks import (
 from poolax._numerics import accumulation_dtype
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Kernels:
     """Checked kernels with heads in front, keys and values repeated for the heads that share."""
 
@@ -27,7 +28,7 @@ class Kernels:
     out: Float[Array, "H d_h d"]
     query_bias: Float[Array, "H d_h"] | None
     key_bias: Float[Array, "H d_h"] | None
-    has_bias: bool
+    has_bias: bool = struct.field(pytree_node=False)
 
     @property
     def key_or_query(self) -> Float[Array, "H d d_h"]:

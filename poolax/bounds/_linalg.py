@@ -38,6 +38,7 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
 
 
 @jax.custom_jvp
+@jax.jit
 def _certified_norm(matrix):
     scale, gram = scaled_gram(matrix)
     return scale * jnp.sqrt(_largest_eigenvalue(gram)[0])
@@ -116,16 +117,17 @@ def _product_norm_jvp(primals, tangents):
     return norm, jnp.sum(u_dot * v_right + u_left * v_dot, axis=-1)
 
 
-def _top_triplet(left, right):
-    def of_pair(left, right):
-        q_left, r_left = jnp.linalg.qr(left)
-        q_right, r_right = jnp.linalg.qr(right)
-        u, s, vt = jnp.linalg.svd(r_left @ r_right.T, full_matrices=False)
-        return q_left @ u[:, 0], s[0], q_right @ vt[0]
+def _top_triplet_of_one(left, right):
+    q_left, r_left = jnp.linalg.qr(left)
+    q_right, r_right = jnp.linalg.qr(right)
+    u, s, vt = jnp.linalg.svd(r_left @ r_right.T, full_matrices=False)
+    return q_left @ u[:, 0], s[0], q_right @ vt[0]
 
+
+def _top_triplet(left, right):
     batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left, right = (jnp.broadcast_to(side, (*batch, *side.shape[-2:])) for side in (left, right))
-    return for_each_matrix(of_pair, left, right)
+    return for_each_matrix(_top_triplet_of_one, left, right)
 
 
 @jax.custom_jvp

@@ -1,5 +1,6 @@
 """Local bounds: of the Jacobian at a given input, from what the attention does there."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
+from poolax._checks import (
+    broadcast_mask,
+    check_all_finite,
+    check_finite,
+    check_instance,
+    check_tokens,
+)
 from poolax._numerics import accumulation_dtype, zero_masked
 from poolax._records import Bound
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary
@@ -120,22 +127,33 @@ def local_attention(
     )
     weights = applied[1]
 
-    def at(x, weights):
-        blocks = attention_blocks(
-            kind, kernels, x, weights, value_bias=_by_head(kernels, value_bias), turn=rotary
-        )
+    flat = jnp.broadcast_to(weights, (*x.shape[:-2], *weights.shape[-3:]))
+    norms = _norms_at(
+        kind,
+        rotary,
+        kernels,
+        x.reshape(-1, *x.shape[-2:]),
+        flat.reshape(-1, *flat.shape[-3:]),
+        _by_head(kernels, value_bias),
+    )
+    return round_up(norms).reshape(x.shape[:-2])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _norms_at(kind, rotary, kernels, x, weights, value_bias):
+    """The smallest form at each of several inputs."""
+
+    def at(pair):
+        x, weights = pair
+        blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=rotary)
         norm = spectral_norm(blocks)
         if isinstance(kind, DotProduct) and rotary is None:
             norm = jnp.minimum(norm, row_form(kind, kernels, x, weights))
-            norm = jnp.minimum(norm, centred_form(kind, kernels, x, weights, weights.sum(-1)[0] > 0))
+            seen = jnp.sum(weights[0], axis=-1) > 0
+            norm = jnp.minimum(norm, centred_form(kind, kernels, x, weights, seen))
         return norm
 
-    flat = jnp.broadcast_to(weights, (*x.shape[:-2], *weights.shape[-3:]))
-    norms = jax.lax.map(
-        lambda pair: at(*pair),
-        (x.reshape(-1, *x.shape[-2:]), flat.reshape(-1, *flat.shape[-3:])),
-    )
-    return round_up(norms).reshape(x.shape[:-2])
+    return jax.lax.map(at, (x, weights))
 
 
 def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
@@ -230,6 +248,12 @@ def local_tbm(
         raise ValueError(f"x: expected shape (n, d), got {x.shape}")
     mask = broadcast_mask(mask, x.shape[:-1])
     check_finite("x", x, mask)
+    check_all_finite("variables", params)
+    return _local_tbm(model, dict(params), x, mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _local_tbm(model, params, x, mask):
     kernel = jnp.asarray(params["ffn"]["kernel"])
     x = zero_masked(x, mask).astype(accumulation_dtype(x, kernel))
     real = jnp.ones(x.shape[0], bool) if mask is None else mask

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
+from poolax._checks import (
+    broadcast_mask,
+    check_all_finite,
+    check_finite,
+    check_instance,
+    check_tokens,
+)
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from poolax._numerics import accumulation_dtype, zero_masked
 from poolax._records import Ledger, LedgerRow
@@ -92,7 +98,10 @@ def local_ledger(
         before = domain_of(x, real)
         is_attention = isinstance(spec.branch, AttentionSpec)
         attention = _next_map(maps, spec, num_tokens) if is_attention else None
-        x, matrix, log_branch, log_norm = _at_point(spec, x, attention, real)
+        check_all_finite(spec.name, spec)
+        # Without its name, so that layers of one shape share one program.
+        layer = dataclasses.replace(spec, name="")
+        x, matrix, log_branch, log_norm = _at_point(layer, x, attention, real)
         matrix = jnp.where(real[:, None] & real, matrix, 0)
         x = zero_masked(x, real)
         blocks = matrix @ blocks
@@ -154,6 +163,7 @@ def _next_map(maps, spec, num_tokens):
     return jnp.asarray(attention)
 
 
+@jax.jit
 def _at_point(spec: LayerSpec, x, attention, real):
     """The layer's output at ``x``, its block norms, and logarithms of its parts' own constants."""
     inner, before = _norm_at(spec.norm_before, x)
