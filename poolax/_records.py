@@ -192,14 +192,19 @@ class SearchResult:
     """Largest local Jacobian norm that a search found; a lower bound of the Lipschitz constant.
 
     Attributes:
-        value: The largest norm.
+        value: The largest norm; with a bound, the norm where the ratio is largest.
         x: The input where it was found.
-        per_restart: The largest norm that each restart found, shape ``(num_restarts,)``.
+        per_restart: The largest norm, or with a bound the largest ratio, that each restart found, shape
+            ``(num_restarts,)``.
+        variables: The variables where it was found; ``None`` if there are none to search over.
+        ratio: ``value / bound(variables)``; ``None`` without a bound.
     """
 
     value: Float[Array, ""]
     x: Float[Array, "..."]
     per_restart: Float[Array, " restarts"]
+    variables: Any = None
+    ratio: Float[Array, ""] | None = None
 
 
 @struct.dataclass

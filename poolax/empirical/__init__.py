@@ -8,6 +8,7 @@ from poolax.empirical._expressivity import expressivity as expressivity
 from poolax.empirical._expressivity import noise_curve as noise_curve
 from poolax.empirical._jacobian import jacobian_norm as jacobian_norm
 from poolax.empirical._power_iteration import power_iteration as power_iteration
+from poolax.empirical._projections import project_to_ball as project_to_ball
+from poolax.empirical._projections import project_to_cube as project_to_cube
+from poolax.empirical._projections import project_to_domain as project_to_domain
 from poolax.empirical._search import maximize_jacobian_norm as maximize_jacobian_norm
-from poolax.empirical._search import project_to_ball as project_to_ball
-from poolax.empirical._search import project_to_cube as project_to_cube

@@ -49,8 +49,9 @@ def jacobian_norm(
     out = output_shape(fn, x)
     num_in, num_out = x.size, math.prod(out.shape)
     with jax.default_matmul_precision("highest"):
-        if mode == "forward" or (mode == "auto" and num_in < num_out):
-            rows = _rows(lambda tangent: jax.jvp(fn, (x,), (tangent,))[1], x, batch_size)
+        # Of equally many products, those with tangents keep less.
+        if mode == "forward" or (mode == "auto" and num_in <= num_out):
+            rows = _rows(jax.linearize(fn, x)[1], x, batch_size)
         else:
             pull_back = jax.vjp(fn, x)[1]
             rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)

@@ -1,108 +1,90 @@
-"""Search for inputs with a large local Lipschitz constant."""
+"""Search for inputs, and for weights, with a large local Lipschitz constant."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from poolax._checks import check_count, check_number
+from poolax._checks import check_count, check_finite, check_floating
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._records import SearchResult
 from poolax.empirical._jacobian import check_measurement, check_point
-from poolax.empirical._power_iteration import unit
+from poolax.empirical._lanczos import lanczos, unit
+from poolax.empirical._power_iteration import from_smaller_side, jacobian_products
+from poolax.empirical._projections import Projection
+from poolax.empirical._starts import draw_starts, root_mean_square
 
-_REFINING_STEPS = 10
-
-Projection = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-
-
-def project_to_ball(radius: float) -> Projection:
-    """Projection of each token, a row of the last axis, to the ball of the given radius.
-
-    Args:
-        radius: At least 0.
-
-    Returns:
-        The projection, for :func:`maximize_jacobian_norm`.
-
-    Raises:
-        ValueError: if ``radius`` is negative or not finite.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> project_to_ball(1.0)(jnp.array([[3.0, 4.0], [0.0, 0.5]]))
-        Array([[0.6, 0.8],
-               [0. , 0.5]], dtype=float32)
-    """
-    check_number("radius", radius, at_least=0.0)
-
-    def project(x):
-        norm = safe_norm(x, axis=-1)[..., None]
-        return x * jnp.minimum(1, radius / jnp.where(norm > 0, norm, 1))
-
-    return project
-
-
-def project_to_cube(high: float) -> Projection:
-    """Projection of each entry to the interval from 0 to ``high``.
-
-    Args:
-        high: At least 0.
-
-    Returns:
-        The projection, for :func:`maximize_jacobian_norm`.
-
-    Raises:
-        ValueError: if ``high`` is negative or not finite.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> project_to_cube(1.0)(jnp.array([-1.0, 0.5, 2.0]))
-        Array([0. , 0.5, 1. ], dtype=float32)
-    """
-    check_number("high", high, at_least=0.0)
-    return lambda x: jnp.clip(x, 0, high)
+# Lengths of the steps that are tried, in lengths of the last that led upwards.
+_FACTORS = (0.0, 0.25, 1.0, 4.0)
+_FIRST_STEP, _SHORTEST_STEP, _LONGEST_STEP = 0.3, 1e-6, 10.0
+# Orders of magnitude over which the sizes of shrunk variables are spread at the start.
+_DECADES = 2
+# Decay of the squared gradients that Adam's steps are divided by; searches are short.
+_DECAY = 0.9
+# Learning rate of the variables, in sizes of each leaf, at the start and at the end.
+_FIRST_RATE, _LAST_RATE = 0.15, 0.001
+# Steps and tolerance of the norm at the best point of each restart.
+_REFINING_STEPS, _REFINING_RTOL = 20, 1e-4
 
 
 def maximize_jacobian_norm(
-    fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+    fn: Callable[..., Float[Array, "..."]],
     x0: Float[Array, "..."],
     *,
     project: Projection,
     key: jax.Array,
     num_restarts: int = 16,
     num_steps: int = 50,
+    variables: Any = None,
+    bound: Callable[[Any], Float[Array, ""]] | None = None,
 ) -> SearchResult:
     r"""Largest Jacobian norm found by projected gradient ascent: a lower bound of ``Lip(fn)``.
 
-    Maximises ``u^T J(x) v`` over ``x``, with the singular vectors ``u`` and ``v`` carried from step to
-    step and improved by one power iteration each, so that a step costs a few evaluations of ``fn``
-    and never a Jacobian. All restarts run at once. The first starts at ``x0``, the others at ``x0``
-    plus Gaussian noise, and all are projected. Noise and steps are as large as the domain, whose size
-    is felt by projecting a point far outside; where that is not projected they are as large as ``x0``.
+    Maximises ``|J(x) v|`` over ``x``, with the singular vector ``v`` carried from step to step and
+    improved by one power iteration each, so that a step costs a few evaluations of ``fn`` and never a
+    Jacobian. A step follows the gradient, each token's (row of the last axis) made as long as the
+    others', and takes the best of three lengths after projection, or stays and shortens them; long
+    steps find corners and edges of the domain at once. All restarts run at once, the first from ``x0``,
+    the others from four kinds of points: around ``x0``, on the boundary of the domain, in two clusters
+    of tokens, and near zero.
+
+    With ``variables``, ``fn(variables, x)`` is searched over both, each restart from variables of its
+    own: the given ones in the first, and in the others these plus noise of the size of each leaf.
+    With ``bound``, a positive and differentiable function of the variables, ``|J| / bound(variables)``
+    is maximised, in logarithms: how much of a bound is attained by some weights and input. Variables
+    move by Adam at a rate relative to the size of each leaf, for bounds have ridges, and weights may
+    have to vanish.
+
+    Masks and fixed weights are for ``fn`` to close over. Wrap the call in ``jax.jit`` to compile once
+    for many inputs and keys.
 
     Args:
-        fn: Takes one array and returns one array.
-        x0: Input, any shape.
-        project: Maps an array of the shape of ``x0`` to the nearest one in the domain; see
-            :func:`project_to_ball` and :func:`project_to_cube`.
+        fn: Takes one array, or variables and one array, and returns one array.
+        x0: Input, any shape; tokens ``(n, d)``.
+        project: Maps an array of the shape of ``x0`` into the domain and leaves what lies in it as it
+            is; see :func:`project_to_ball`, :func:`project_to_cube` and :func:`project_to_domain`. The
+            identity searches all of space, from ``x0`` and points of its size.
         key: Random key.
         num_restarts: Number of starts.
         num_steps: Number of ascent steps of each.
+        variables: Pytree of floating arrays to search over as well; ``None`` if ``fn`` has none.
+        bound: Maps variables to a positive number; ``None`` for the norm itself.
 
     Returns:
-        The largest ``|J(x) v|`` over unit ``v`` that was seen, so never above ``Lip(fn)`` on the
-        domain but for rounding; where; and the largest of each restart.
+        The largest norm that was seen, so never above ``Lip(fn)`` on the domain but for rounding;
+        where; and the largest of each restart. With ``bound`` it is the ratio that is largest.
 
     Raises:
-        ValueError: for numbers out of range, an input that is not floating or not finite, or a
-            Jacobian that is not finite.
+        ValueError: for numbers out of range, an input or variables that are not floating or not
+            finite, a ``bound`` without ``variables``, or a Jacobian or bound that is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
+        >>> from poolax.empirical import project_to_cube
         >>> found = maximize_jacobian_norm(
         ...     jnp.square, jnp.array([0.5, 0.1]), project=project_to_cube(1.0),
         ...     key=jax.random.key(0), num_restarts=4, num_steps=50,
@@ -113,58 +95,144 @@ def maximize_jacobian_norm(
     check_count("num_restarts", num_restarts)
     check_count("num_steps", num_steps)
     x0 = check_point(x0)
-    dtype = accumulation_dtype(x0)
-    x0 = x0.astype(dtype)
-    start_key, direction_key = jax.random.split(key)
-    noise = jax.random.normal(start_key, (num_restarts, *x0.shape), dtype)
-    scale = _extent(project, x0, noise[0])
-    noise = scale * noise
-    starts = jax.vmap(project)(x0 + noise.at[0].set(0))
-    directions = jax.random.normal(direction_key, (num_restarts, *x0.shape), dtype)
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.2, num_steps, alpha=0.02))
+    x0 = x0.astype(accumulation_dtype(x0))
+    for leaf in jax.tree.leaves(variables):
+        check_floating("variables", leaf)
+        check_finite("variables", leaf)
+    if bound is not None and variables is None:
+        raise ValueError("variables: expected what bound is a function of, got None")
+    fixed = variables is None
+    given = () if fixed else jax.tree.map(jnp.asarray, variables)
 
-    def stretch(x, v, u):
-        return jnp.vdot(u, jax.jvp(fn, (x,), (v,))[1].astype(dtype))
+    def mapped(variables, x):
+        return fn(x) if fixed else fn(variables, x)
 
-    def step(carry, index):
-        x, v, state, best = carry
-        u = jax.jvp(fn, (x,), (v,))[1].astype(dtype)
-        norm = safe_norm(u)
-        best = _larger((norm, x), best)
-        # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
-        gradient, turned = jax.grad(stretch, argnums=(0, 1))(x, v, unit(u))
-        v = jnp.where(jnp.any(turned != 0), unit(turned), v)
-        update, state = optimizer.update(-gradient, state)
-        moved = project(x + scale * jnp.asarray(update))
-        return (jnp.where(index < num_steps, moved, best[1]), v, state, best), None
+    def log_bound(variables):
+        return jnp.zeros((), x0.dtype) if bound is None else jnp.log(bound(variables))
 
-    def ascend(x, direction):
-        carry = (x, unit(direction), optimizer.init(x), (jnp.zeros((), dtype), x))
-        # What was seen on the way is a lower estimate; the last steps stay and refine it.
-        steps = jnp.arange(1, num_steps + 1 + _REFINING_STEPS)
-        return jax.lax.scan(step, carry, steps)[0][3]
-
+    start_key, direction_key, variables_key = jax.random.split(key, 3)
+    starts = draw_starts(x0, project, start_key, num_restarts)
+    directions = jax.random.normal(direction_key, starts.shape, x0.dtype)
+    many_variables = _draw_variables(given, variables_key, num_restarts)
     with jax.default_matmul_precision("highest"):
-        values, points = jax.vmap(ascend)(starts, directions)
-    top = jnp.argmax(values)
+        ascend = _make_ascent(mapped, log_bound, project, num_steps)
+        values, points, many_variables = jax.vmap(ascend)(starts, directions, many_variables)
+        limits = jnp.exp(jax.vmap(log_bound)(many_variables)) if bound is not None else 1
+    ratios = values / limits
+    top = jnp.argmax(ratios)
     check_measurement(values[top])
-    return SearchResult(value=values[top], x=points[top], per_restart=values)
+    check_finite("bound of variables", ratios[top])
+    return SearchResult(
+        value=values[top],
+        x=points[top],
+        per_restart=ratios,
+        variables=None if fixed else jax.tree.map(lambda leaf: leaf[top], many_variables),
+        ratio=None if bound is None else ratios[top],
+    )
 
 
-def _extent(project, x0, direction):
-    """Root mean square of the entries at the edge of the domain, or of ``x0`` if there is no edge."""
+def _draw_variables(variables, key, num_restarts):
+    """Variables for each restart: as given, then with noise, every other time smaller leaf by leaf.
 
-    def root_mean_square(x):
-        return safe_norm(x) / math.sqrt(x.size)
+    Bounds are often attained only as some of the weights vanish.
+    """
+    leaves, tree = jax.tree.flatten(variables)
+    sizes = [root_mean_square(leaf) for leaf in leaves]
+    common = jnp.sqrt(sum(jnp.square(size) for size in sizes) / max(1, len(sizes)))
+    common = jnp.where(common > 0, common, 1)
+    shrinks = jnp.arange(num_restarts) % 2 == 1
 
-    size = root_mean_square(x0)
-    size = jnp.where(size > 0, size, 1)
-    far = 1000 * size
-    edge = root_mean_square(project(x0 + far * direction))
-    return jnp.where((edge > 0) & (edge < far / 10), edge, size)
+    def draw(leaf, size, key):
+        noise_key, size_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (num_restarts, *leaf.shape), leaf.dtype)
+        # A leaf of zeros, as biases start, has no size of its own.
+        noise = noise * jnp.where(size > 0, size, common).astype(leaf.dtype)
+        smaller = 10 ** (-_DECADES * jax.random.uniform(size_key, (num_restarts,), leaf.dtype))
+        factor = jnp.where(shrinks, smaller, 1).reshape(-1, *(1 for _ in leaf.shape))
+        return factor * (leaf + noise.at[0].set(0))
+
+    keys = jax.random.split(key, max(1, len(leaves)))
+    return jax.tree.unflatten(tree, map(draw, leaves, sizes, keys))
+
+
+def _make_ascent(fn, log_bound, project, num_steps):
+    """The ascent of one restart, from a point, a direction and variables."""
+    rate = optax.cosine_decay_schedule(_FIRST_RATE, num_steps, alpha=_LAST_RATE / _FIRST_RATE)
+    of_variables = optax.chain(
+        optax.scale_by_adam(b2=_DECAY), optax.scale_by_param_block_rms(), optax.scale_by_schedule(rate)
+    )
+    of_input = optax.scale_by_adam(b2=_DECAY)
+
+    def push(variables, x, v):
+        return jax.jvp(lambda x: fn(variables, x), (x,), (v,))[1].astype(x.dtype)
+
+    def stretch(variables, x, v, u):
+        return jnp.vdot(u, push(variables, x, v))
+
+    def move(variables, x, v, directions, lengths):
+        """The longest image of ``v`` among several steps, to stay being one of them."""
+        size = root_mean_square(x)
+
+        def attempt(step):
+            direction, length = step
+            moved = project(x + length * size * directions[direction])
+            out = push(variables, moved, v)
+            return moved, out, safe_norm(out)
+
+        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)
+        which = jnp.repeat(jnp.arange(len(directions)), len(_FACTORS))
+        points, outs, norms = jax.lax.map(attempt, (which, tried.reshape(-1)))
+        # Rounding must not lead along flat directions.
+        norms = norms * jnp.where(tried.reshape(-1) > 0, 1, 1 + 8 * jnp.finfo(x.dtype).eps)
+        top = jnp.argmax(norms)
+        norms = norms.reshape(tried.shape)
+        chosen = jnp.take_along_axis(tried, jnp.argmax(norms, axis=1)[:, None], axis=1)[:, 0]
+        lengths = jnp.where(chosen > 0, chosen, lengths / 8)
+        return points[top], outs[top], jnp.clip(lengths, _SHORTEST_STEP, _LONGEST_STEP)
+
+    def step(carry, _):
+        variables, x, v, u, lengths, states, best = carry
+        norm, u = safe_norm(u), unit(u)
+        limit, limit_gradient = jax.value_and_grad(log_bound)(variables)
+        best = _larger((norm / jnp.exp(limit), norm, variables, x, v), best)
+        # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
+        gradients = jax.grad(stretch, argnums=(0, 1, 2))(variables, x, v, u)
+        scaled, gradient, turned = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1), gradients)
+        v = jnp.where(jnp.any(turned != 0), unit(turned), v)
+        ascent = jax.tree.map(jnp.subtract, scaled, limit_gradient)
+        update, variables_state = of_variables.update(ascent, states[0], variables)
+        variables = optax.apply_updates(variables, update)
+        direction, input_state = of_input.update(gradient, states[1])
+        rows = safe_norm(gradient, axis=-1)[..., None]
+        even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
+        x, u, lengths = move(variables, x, v, jnp.stack([even, direction]), lengths)
+        return (variables, x, v, u, lengths, (variables_state, input_state), best), None
+
+    def ascend(x, v, variables):
+        v = unit(v)
+        u = push(variables, x, v)
+        states = of_variables.init(variables), of_input.init(x)
+        nothing = jnp.zeros((), x.dtype)
+        lengths = jnp.full((2,), _FIRST_STEP, x.dtype)
+        carry = (variables, x, v, u, lengths, states, (nothing, nothing, variables, x, v))
+        carry = jax.lax.scan(step, carry, length=num_steps)[0]
+        # Not to lose the point that the last step led to
+        best = step(carry, None)[0][-1]
+        _, norm, variables, x, v = best
+        return refine(variables, x, v, norm), x, variables
+
+    def refine(variables, x, v, norm):
+        """The norm at the best point; one power iteration a step has left it too low."""
+        products = jacobian_products(lambda x: fn(variables, x), x)
+        first, second, like = from_smaller_side(*products, x)
+        start = v if like is x else unit(products[0](v))
+        estimate = lanczos(first, second, start, _REFINING_STEPS, _REFINING_RTOL)
+        return _larger((estimate.value,), (norm,))[0]
+
+    return ascend
 
 
 def _larger(first, second):
-    """Of two pairs (norm, point), the one with the larger norm; NaN counts as larger and stays."""
+    """Of two tuples, the one whose first number is larger; NaN counts as larger and stays."""
     stays = (second[0] >= first[0]) | jnp.isnan(second[0])
     return jax.tree.map(lambda a, b: jnp.where(stays, b, a), first, second)
