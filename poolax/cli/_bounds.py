@@ -1,0 +1,147 @@
+"""``poolax bounds``."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import tyro
+
+from poolax import bounds
+from poolax._checks import check_number
+from poolax.bounds import Domain, TokenRange
+from poolax.cli._console import COMPLETE, progress_bars, show, stderr
+from poolax.cli._models import Blocks, load_model
+from poolax.cli._norms import POOLERS, Sizes, extremal_block, pooler_of
+from poolax.cli._rows import (
+    block_bounds,
+    bounds_table,
+    describe_block,
+    describe_domain,
+    expressivity,
+    head_bounds,
+)
+from poolax.pooling import to_config
+from poolax.training import Head
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Closed-form Lipschitz bounds of pooled Transformers: how far can the pooled vector move?
+
+    Prints one table, for every pooler behind a block with every kind of attention: the best published
+    constant, the sharp and the tight bound of this library. Start with
+
+        poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2
+
+    for sequences of 16 to 64 tokens that are at most 2 long. With --epsilon and --sigma it also says
+    whether no change of the input of size epsilon (Frobenius norm) moves the pooled vector by more
+    than sigma: "certified", or "vacuous" where the bound cannot tell.
+
+    From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
+    scaled partial isometries that line up. Learnable poolers (wavg, attn, map, hybrid) are taken as
+    they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
+    quickstart" left behind, or the directory or hub id of a backbone, whose layers are listed.
+
+    Attributes:
+        checkpoint: Blocks ("poolax-quickstart"), a head, or a backbone; without it, sizes count.
+        sizes: Sizes and spectral norms of a block; not beside a checkpoint.
+        num_tokens: Number of tokens n, or the lowest and the highest of a padded batch. By default
+            64, or what the checkpoint knows.
+        radius: Largest norm of a token. By default 1, or what the checkpoint knows; for a backbone
+            the largest at inputs that come with it.
+        cube: Side of the cube [0, side]^d that tokens lie in, in place of a radius.
+        spread: Half of the largest distance between two tokens of a sequence; by default the radius.
+        poolers: Poolers to bound.
+        epsilon: Size of a change of the input.
+        sigma: Distance of pooled vectors that counts as a move.
+        as_json: Print JSON lines, a record for each row, instead of the table.
+        debug: Show where an error comes from.
+    """
+
+    checkpoint: tyro.conf.Positional[str | None] = None
+    sizes: tyro.conf.OmitArgPrefixes[Sizes] = dataclasses.field(default_factory=Sizes)
+    num_tokens: tuple[int, ...] | None = None
+    radius: float | None = None
+    cube: float | None = None
+    spread: float | None = None
+    poolers: tuple[str, ...] = POOLERS
+    epsilon: float | None = None
+    sigma: float | None = None
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        self._check()
+        if self.checkpoint is None:
+            return self._show(self._of_sizes(), 3 * len(self.poolers), "Bounds from sizes and norms")
+        if self.sizes != Sizes():
+            raise ValueError("checkpoint: expected no sizes and norms beside it, which has its own")
+        if self.poolers != POOLERS:
+            raise ValueError("poolers: expected none beside a checkpoint, which has its own")
+        model = load_model(self.checkpoint)
+        if isinstance(model, dict):
+            return self._show(self._of_blocks(model), len(model), f"Bounds of {self.checkpoint}")
+        if isinstance(model, Head):
+            return self._show([self._of_head(model)], 1, f"Bounds of {self.checkpoint}")
+        raise NotImplementedError
+
+    def _check(self):
+        self.sizes.check()
+        if self.num_tokens is not None and len(self.num_tokens) not in (1, 2):
+            raise ValueError(
+                f"num_tokens: expected a number, or the lowest and highest, got {len(self.num_tokens)}"
+            )
+        if self.cube is not None and (self.radius is not None or self.spread is not None):
+            raise ValueError("cube: expected no radius or spread beside it, which it gives")
+        if (self.epsilon is None) != (self.sigma is None):
+            raise ValueError("epsilon, sigma: expected both or none, got one")
+        if self.epsilon is not None:
+            check_number("epsilon", self.epsilon, at_least=0.0)
+            check_number("sigma", self.sigma or 0.0, above=0.0)
+
+    def _tokens(self, known: int) -> TokenRange:
+        numbers = (known,) if self.num_tokens is None else self.num_tokens
+        return TokenRange(numbers[0], numbers[-1])
+
+    def _domain(self, known: float, dim: int) -> Domain:
+        if self.cube is not None:
+            return bounds.cube(self.cube, dim)
+        radius = known if self.radius is None else self.radius
+        return Domain(radius, radius if self.spread is None else min(self.spread, radius))
+
+    def _of_sizes(self) -> Iterator[dict[str, Any]]:
+        num_tokens, domain = self._tokens(64), self._domain(1.0, self.sizes.dim)
+        sizes = dataclasses.asdict(self.sizes)
+        for label, kind in self.sizes.kinds().items():
+            for name in self.poolers:
+                pooler = pooler_of(name, int(num_tokens.high), self.sizes.dim)
+                model, variables = extremal_block(self.sizes, kind, pooler, int(num_tokens.high))
+                found = block_bounds(model, variables, num_tokens, domain)
+                row = {"attention": label, "pooler": name, **sizes}
+                yield row | describe_domain(num_tokens, domain) | found
+
+    def _of_blocks(self, blocks: Blocks) -> Iterator[dict[str, Any]]:
+        for name, block in blocks.items():
+            row = {"checkpoint": name, **describe_block(block.model, block.variables)}
+            num_tokens = self._tokens(block.config.get("num_tokens", 64))
+            domain = self._domain(block.config.get("radius", 1.0), row["dim"])
+            found = block_bounds(block.model, block.variables, num_tokens, domain)
+            yield row | describe_domain(num_tokens, domain) | found
+
+    def _of_head(self, head: Head) -> dict[str, Any]:
+        dim = head.variables["params"]["output"]["kernel"].shape[0]
+        num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
+        row = {"attention": "none", "pooler": to_config(head.pooler)["name"], "dim": dim}
+        return row | describe_domain(num_tokens, domain) | head_bounds(head, num_tokens, domain)
+
+    def _show(self, rows: Iterable[dict[str, Any]], total: int, title: str) -> int:
+        records = []
+        with progress_bars(stderr()) as progress:
+            for row in rows:
+                if self.epsilon is not None:
+                    row |= expressivity(row, self.epsilon, self.sigma)
+                records.append({"kind": "bounds", **row})
+                progress("bounds", len(records), total)
+        show(bounds_table(records, title), records, as_json=self.as_json)
+        return COMPLETE

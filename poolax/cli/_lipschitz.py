@@ -1,0 +1,6 @@
+"""``poolax lipschitz``."""
+import dataclasses
+@dataclasses.dataclass(frozen=True)
+class Lipschitz:
+    """x."""
+    debug: bool = False

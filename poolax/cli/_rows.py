@@ -1,0 +1,139 @@
+"""Rows of bounds: one record a model, and the tables that are made of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from poolax import bounds
+from poolax.attention import Kind
+from poolax.blocks import TBM
+from poolax.bounds import Domain, TokenRange
+from poolax.cli._console import number
+from poolax.pooling import to_config
+from poolax.reporting import Cell, Table
+from poolax.training import Head
+
+METHODS = ("published", "sharp", "tight")
+_ATTENTION = {"DotProduct": "dot product", "L2": "L2", "Cosine": "cosine"}
+
+
+def attention_label(kind: Kind) -> str:
+    """What tables call a kind of attention."""
+    return _ATTENTION[type(kind).__name__]
+
+
+def describe_block(model: TBM, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of a one-block model."""
+    return {
+        "attention": attention_label(model.attention),
+        "pooler": to_config(model.pooler)["name"],
+        "dim": variables["params"]["ffn"]["kernel"].shape[0],
+        "num_heads": model.num_heads,
+    }
+
+
+def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
+    """What a record says of the inputs that a bound holds for."""
+    return {
+        "num_tokens": [int(num_tokens.low), int(num_tokens.high)],
+        "radius": float(domain.radius),
+        "spread": float(domain.spread),
+    }
+
+
+def block_bounds(
+    model: TBM, variables: Mapping[str, Any], num_tokens: TokenRange, domain: Domain
+) -> dict[str, Any]:
+    """Bounds of a one-block model by all methods, as a record holds them."""
+    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
+    row = {}
+    for method in ("sharp", "tight", "published"):
+        try:
+            bound = bounds.tbm(model, variables, **sizes, method=method)
+        except ValueError:
+            # The same arguments gave a sharp bound: nothing was published for this combination.
+            if method != "published":
+                raise
+            row |= constant(method)
+        else:
+            row |= constant(method, bound.log_lipschitz, bound.lipschitz)
+    return row
+
+
+def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
+    """Bounds from token states to the outputs of a head, as a record holds them."""
+    kernel = head.variables["params"]["output"]["kernel"]
+    out = jnp.linalg.norm(kernel, ord=2)
+    sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
+    variables = {"params": head.variables["params"].get("pooler", {})}
+    row = constant("published")
+    for method in ("sharp", "tight"):
+        lipschitz = out * bounds.pooler(head.pooler, variables, **sizes, method=method).l2
+        row |= constant(method, jnp.log(lipschitz), lipschitz)
+    return row
+
+
+def constant(name: str, log: Any = None, value: Any = None) -> dict[str, float | None]:
+    """A constant and its decimal logarithm from its natural one, for a record.
+
+    Null where there is none; the constant itself also where it overflows.
+    """
+    if log is None:
+        return {name: None, f"log10_{name}": None}
+    value = math.exp(min(float(log), 700.0)) if value is None else float(value)
+    log10 = float(log) / math.log(10) if value > 0 else None
+    return {name: value if math.isfinite(value) and float(log) < 700 else None, f"log10_{name}": log10}
+
+
+def constant_text(row: Mapping[str, Any], name: str) -> str:
+    """What a table says of a constant."""
+    return number(row[name], row[f"log10_{name}"])
+
+
+def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
+    """What the smallest bound of a row says of changes of size ``epsilon``."""
+    logs = [row[f"log10_{name}"] for name in METHODS if row[name] is None or row[name] > 0]
+    logs = [log for log in logs if log is not None]
+    moves = epsilon > 0 and bool(logs)
+    log10 = min(logs) + math.log10(epsilon) - math.log10(sigma) if moves else None
+    return {
+        "epsilon": epsilon,
+        "sigma": sigma,
+        "gamma": 0.0 if log10 is None else 10**log10 if log10 < 300 else None,
+        "log10_gamma": log10,
+        "certified_zero": log10 is None or log10 <= 0,
+    }
+
+
+def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The table of ``poolax bounds``."""
+    first = records[0]
+    with_gamma = "gamma" in first
+    columns = ["attention", "pooler", *METHODS, *(["gamma", "moves"] if with_gamma else [])]
+    rows = []
+    for row in records:
+        cells = [Cell(row["attention"]), Cell(row["pooler"])]
+        best = min(METHODS[1:], key=lambda name, row=row: row[f"log10_{name}"] or -math.inf)
+        cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
+        if with_gamma:
+            verdict = "never" if row["certified_zero"] else "perhaps"
+            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+        rows.append(cells)
+    return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
+
+
+def _notes(row):
+    low, high = row["num_tokens"]
+    n = f"n = {low}" if low == high else f"n = {low} to {high}"
+    notes = [
+        f"Lipschitz constants for {n} tokens of width {row['dim']}, norms up to {row['radius']:.4g} and "
+        f"distances up to {2 * row['spread']:.4g}; a dash: nothing was published."
+    ]
+    if "gamma" in row:
+        notes.append(
+            f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. never: "
+            "certified, no such change moves the pooled vector by more than sigma; perhaps: vacuous."
+        )
+    return notes
