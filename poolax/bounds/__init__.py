@@ -19,6 +19,8 @@ from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
+from poolax.bounds._local import local_attention as local_attention
+from poolax.bounds._local import local_tbm as local_tbm
 from poolax.bounds._pooler_rules import register_pooler as register_pooler
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor

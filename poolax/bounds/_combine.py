@@ -62,18 +62,12 @@ def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
 def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionBound:
     """All bounds of a layer from the constants of its heads."""
     own, mixing = combine(heads.own), combine(heads.mixing)
-    sequence = combine(jnp.sqrt(heads.column_sum) * heads.mixing + heads.own)
-    per_token, mixing_total = mixing + own, mixing
-    if not setting.tight:
-        per_token = combine(heads.mixing + heads.own)
-    else:
-        mixing_total = combine(heads.mixing_total)
-        per_token = combine(heads.per_token)
-        by_row = combine(jnp.sqrt(setting.most) * heads.mixing_total + heads.own)
-        sequence = jnp.minimum(sequence, by_row)
-        if setting.pattern != "any":
-            together = whole_sequence(setting.most, heads.mixing, heads.own)
-            sequence = jnp.minimum(sequence, combine(together))
+    sequence = combine(heads.sequence)
+    per_token, mixing_total = combine(heads.per_token), mixing
+    if setting.tight:
+        mixing_total = jnp.minimum(mixing, combine(heads.mixing_total))
+        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
+        per_token = jnp.minimum(per_token, mixing_total + own)
     method = "tight" if setting.tight else "sharp"
     return AttentionBound(
         sequence=round_up(sequence),
@@ -85,17 +79,6 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
         source=f"poolax, {method} attention bound",
         pattern=setting.pattern,
     )
-
-
-def whole_sequence(num_rows, mixing, own):
-    r"""Norm of ``num_rows`` rows of which each is at most ``mixing max_k |dx_k| + own |dx_i|``.
-
-    ``(sqrt(n) B + sqrt(n B^2 + 4 D (B + D))) / 2``: the largest of ``sum_i (B m + D |dx_i|)^2``
-    with ``m = max_k |dx_k|`` and ``|dX| = 1`` is the top eigenvalue of a form in ``m`` and the
-    other ``|dx_i|``.
-    """
-    root = jnp.sqrt(num_rows) * mixing
-    return (root + safe_sqrt(jnp.square(root) + 4 * own * (mixing + own))) / 2
 
 
 def _joined_norm(out):

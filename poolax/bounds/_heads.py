@@ -1,9 +1,9 @@
 """What single attention heads are bounded by, for each kind of attention.
 
 The Jacobian of head ``h`` at token ``i`` splits into what acts through the tokens that are averaged and
-through the query's own token. With ``P_i`` its attention,
+through the query's own token:
 
-    ``|d h_i| <= mixing sqrt(sum_k P_ik |dx_k|^2) + own |dx_i|``,
+    ``|d h_i| <= mixing max_k |dx_k| + own |dx_i|``,
     ``|d h_i| <= mixing_total |dX| + own |dx_i|``  and  ``|d h_i| <= per_token |dX|``.
 
 Values are not part of it, except where the kind normalises them or sends them through its metric.
@@ -55,33 +55,60 @@ class Heads:
     """Constants of all heads; the module says what they mean.
 
     Attributes:
-        mixing: Against the attention-weighted change of the tokens, so against the largest as well.
+        mixing: Against the largest change of a token.
         own: Against the change of the query's own token.
         mixing_total: As ``mixing``, against the change of all tokens.
         per_token: Of one row of the output.
-        column_sum: Largest sum of the attention that one token receives.
+        sequence: Of the whole output.
     """
 
     mixing: Float[Array, " H"]
     own: Float[Array, " H"]
     mixing_total: Float[Array, " H"]
     per_token: Float[Array, " H"]
-    column_sum: Float[Array, "*H"]
+    sequence: Float[Array, " H"]
 
 
 def _heads(
-    setting, mixing, own, *, share: Any = 1.0, mixing_total=None, per_token=None, column_sum=None
-):
+    setting,
+    mixing,
+    own,
+    *,
+    share: Any = 1.0,
+    column_sum: Any = None,
+    mixing_total: Any = None,
+    per_token: Any = None,
+    sequence: Any = None,
+) -> Heads:
+    """Constants of heads whose ``mixing`` is against the attention-weighted change.
+
+    Then ``sqrt(share) mixing`` is against the change of all tokens, since ``sum_k (P_ik c_k)^2 <= share
+    sum_k P_ik c_k^2``, and the columns' sum bounds the rows together. What is known better is given.
+    """
     if mixing_total is None:
         mixing_total = jnp.sqrt(share) * mixing
     known = mixing_total + own
-    return Heads(
-        mixing=mixing,
-        own=own,
-        mixing_total=mixing_total,
-        per_token=known if per_token is None else jnp.minimum(known, per_token),
-        column_sum=setting.most if column_sum is None else column_sum,
-    )
+    per_token = known if per_token is None else jnp.minimum(known, per_token)
+    if sequence is None:
+        sequence = jnp.sqrt(setting.most if column_sum is None else column_sum) * mixing + own
+    if setting.tight:
+        # A token, which sees itself, is among the tokens that at most so many rows depend on.
+        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * per_token)
+        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
+        if setting.pattern != "any":
+            sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
+    return Heads(mixing, own, mixing_total, per_token, sequence)
+
+
+def whole_sequence(num_rows, mixing, own):
+    r"""Norm of ``num_rows`` rows of which each is at most ``mixing max_k |dx_k| + own |dx_i|``.
+
+    ``(sqrt(n) B + sqrt(n B^2 + 4 D (B + D))) / 2``: the largest of ``sum_i (B m + D |dx_i|)^2`` with
+    ``m = max_k |dx_k|`` and ``|dX| = 1`` is the top eigenvalue of a form in ``m`` and the other
+    ``|dx_i|``.
+    """
+    root = jnp.sqrt(num_rows) * mixing
+    return (root + safe_sqrt(jnp.square(root) + 4 * own * (mixing + own))) / 2
 
 
 def _shares(setting: Setting, logit_range):
@@ -151,33 +178,40 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
     query_norm = spectral_norm(kernels.query)
     metric = jnp.square(query_norm) / root
     w = lambert_w((setting.most - 1) / jnp.e)
-    if kind.plain_values:
-        spread = jnp.where(setting.most > 1, setting.spread, 0)
-        moved = metric * jnp.square(spread)
-        if not setting.tight:
-            return _heads(setting, 1 + 4 * moved, 2 * moved)
-        step = 2 * safe_sqrt(moved)
-        mixing = 1 + step * jnp.minimum(safe_sqrt(w), step)
-        own = step * jnp.minimum(safe_sqrt(w), step / 2)
-        share, column_sum = _shares(setting, 4 * moved)
-        row = jnp.sqrt(jnp.square(mixing) + jnp.square(own))
-        return _heads(setting, mixing, own, share=share, per_token=row, column_sum=column_sum)
     if not setting.tight:
+        if kind.plain_values:
+            moved = metric * jnp.square(jnp.where(setting.most > 1, setting.spread, 0))
+            return _heads(setting, 1 + 4 * moved, 2 * moved)
         factor = metric * spectral_norm(kernels.value)
         return _heads(setting, factor * (1 + 2 * w), factor * 2 * w)
-    through_value = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
-    factor = query_norm * spectral_norm(through_value) / root
-    share, column_sum = jnp.ones(()), setting.most
-    if setting.spread is not None:
-        share, column_sum = _shares(setting, 4 * metric * jnp.square(setting.spread))
-    row = factor * jnp.sqrt(jnp.square(1 + 2 * w) + 4 * jnp.square(w))
+    factor = jnp.ones(())
+    if not kind.plain_values:
+        through_value = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
+        factor = query_norm * spectral_norm(through_value) / root
+    if setting.spread is None:
+        mixing, own = 1 + 2 * w, 2 * w
+        total, sequence = mixing, jnp.sqrt(setting.most) * mixing + own
+    else:
+        moved = metric * jnp.square(jnp.where(setting.most > 1, setting.spread, 0))
+        step = 2 * safe_sqrt(moved)
+        if kind.plain_values:
+            mixing = 1 + step * jnp.minimum(safe_sqrt(w), step)
+            own = step * jnp.minimum(safe_sqrt(w), step / 2)
+        else:
+            mixing, own = 1 + jnp.minimum(2 * w, 4 * moved), jnp.minimum(2 * w, 2 * moved)
+        # What the self-attention leaves is against the largest change alone, this one against the
+        # attention-weighted change.
+        on_domain = 1 + 4 * moved
+        share, column_sum = _shares(setting, 4 * moved)
+        total = jnp.minimum(mixing, jnp.sqrt(share) * on_domain)
+        sequence = jnp.minimum(jnp.sqrt(setting.most) * mixing, jnp.sqrt(column_sum) * on_domain) + own
     return _heads(
         setting,
-        factor * (1 + 2 * w),
-        factor * 2 * w,
-        share=share,
-        per_token=row,
-        column_sum=column_sum,
+        factor * mixing,
+        factor * own,
+        mixing_total=factor * total,
+        per_token=factor * jnp.sqrt(jnp.square(mixing) + jnp.square(own)),
+        sequence=factor * sequence,
     )
 
 
@@ -206,11 +240,8 @@ def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
     def joined(norm):
         return safe_sqrt(jnp.square(value_part) + jnp.square(rate * norm))
 
-    return _heads(
-        setting,
-        joined(key_norm),
-        own,
-        share=share,
-        per_token=joined(jnp.maximum(key_norm, query_norm)),
-        column_sum=column_sum,
-    )
+    row = joined(jnp.maximum(key_norm, query_norm))
+    heads = _heads(setting, joined(key_norm), own, share=share, per_token=row, column_sum=column_sum)
+    # A row is bounded against the weighted change of what it sees, its own token included.
+    by_row = jnp.sqrt(setting.most) * row
+    return dataclasses.replace(heads, sequence=jnp.minimum(heads.sequence, by_row))

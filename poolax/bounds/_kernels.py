@@ -29,6 +29,10 @@ class Kernels:
     key_bias: Float[Array, "H d_h"] | None
     has_bias: bool
 
+    def replace_out(self, out: Float[Array, "H d_h d"]) -> "Kernels":
+        """The same with another output kernel."""
+        return dataclasses.replace(self, out=out)
+
 
 def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
     """Check kernels, given by name or as the parameters of a ``MultiHeadAttention``."""

@@ -1,0 +1,319 @@
+"""Local bounds: of the Jacobian at a given input, from what the attention does there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
+from poolax._numerics import accumulation_dtype, safe_norm, zero_masked
+from poolax._records import Bound
+from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary
+from poolax.blocks import TBM
+from poolax.bounds._kernels import Kernels, read_kernels
+from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
+from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_rows import centred_form, row_form
+
+
+@at_highest_precision
+def local_attention(
+    x: Float[ArrayLike, "*batch n d"],
+    query: Float[ArrayLike, "d H d_h"],
+    key: Float[ArrayLike, "d H_kv d_h"] | None,
+    value: Float[ArrayLike, "d H_kv d_h"],
+    out: Float[ArrayLike, "H d_h d"],
+    *,
+    kind: Kind = DotProduct(),
+    query_bias: Float[ArrayLike, "H d_h"] | None = None,
+    key_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
+    value_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
+    mask: Bool[ArrayLike, "*#batch n"] | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    rotary: Rotary | None = None,
+    bias: Float[ArrayLike, "*#batch H n n"] | None = None,
+) -> Float[Array, "*batch"]:
+    r"""Bound of the Jacobian's norm of multi-head attention at ``x``, of every kind.
+
+    It holds at ``x`` alone. The Jacobian is made of blocks ``J_ik``, output token ``i`` against input
+    token ``k``; with ``N_ik >= |J_ik|``,
+
+        ``|J| <= |N|``,
+
+    the spectral norm of an ``n`` by ``n`` matrix, since ``|sum_k J_ik dx_k| <= sum_k N_ik |dx_k|``.
+    Blocks off the diagonal are bounded from the attention map and the heads' matrices, those on the
+    diagonal are exact. For dot-product attention without rotary positions the smallest of this and
+    two other forms
+    counts: with ``a_i = A^T x_i + c`` and ``Cov_i`` the covariance of the tokens under ``P_i``, for
+    each head
+
+        ``sqrt(max_k sum_i P_ik (1 + |a_i|^2 |Cov_i|)) + max_i |Cov_i A^T|``,
+
+    and, with ``X_c`` the tokens minus their mean and ``g(p) = p_(1) (1 - p_(1) + p_(2))``,
+
+        ``|P| + |X_c| (|A X_c^T| + |X A + 1 c^T|) max_i g(P_i)``;
+
+    heads combine as for the tight bound.
+
+    Args:
+        x: Tokens, shape ``(*batch, n, d)``.
+        query: Kernel, shape ``(d, H, d_h)``.
+        key: Kernel, shape ``(d, H_kv, d_h)``; ``None`` for L2 attention.
+        value: Kernel, shape ``(d, H_kv, d_h)``.
+        out: Kernel, shape ``(H, d_h, d)``.
+        kind: :class:`poolax.attention.DotProduct`, ``L2`` or ``Cosine``.
+        query_bias: Shape ``(H, d_h)``, or ``None``; for L2 attention it cancels.
+        key_bias: Shape ``(H_kv, d_h)``, or ``None``.
+        value_bias: Shape ``(H_kv, d_h)``, or ``None``; it counts where values are normalised.
+        mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+        causal: Whether a token sees only itself and what stands before it.
+        window: Number of keys that a query sees; ``None`` if it sees all.
+        rotary: Rotary positions, or ``None``.
+        bias: Added to the logits, broadcastable to ``(*batch, H, n, n)``.
+
+    Returns:
+        The bound at each sequence, shape ``(*batch,)``.
+
+    Raises:
+        ValueError: for wrong shapes, dtypes or masks, ``n = 0``, or values that are not finite.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> kernel = jnp.eye(4).reshape(4, 2, 2)
+        >>> x = 0.1 * jax.random.normal(jax.random.key(0), (16, 4))
+        >>> print(f"{local_attention(x, kernel, kernel, kernel, kernel.reshape(2, 2, 4)):.1f}")
+        1.0
+
+    Reference:
+        Theory, sections 5.1 to 5.3. The centred form after Yudin et al. (2025), whose printed form does
+        not hold with a query bias; the others are this library's own.
+    """
+    check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
+    check_tokens("x", x)
+    x = jnp.asarray(x)
+    mask = broadcast_mask(mask, x.shape[:-1])
+    check_finite("x", x, mask)
+    params = {
+        "query": {"kernel": query, "bias": query_bias},
+        "key": {"kernel": key, "bias": key_bias},
+        "value": {"kernel": value, "bias": value_bias},
+        "out": {"kernel": out},
+    }
+    if isinstance(kind, L2):
+        if key is not None or key_bias is not None:
+            raise ValueError("key: expected None for L2 attention, whose keys are its queries")
+        del params["key"]
+    params = {
+        name: {leaf: array for leaf, array in part.items() if array is not None}
+        for name, part in params.items()
+    }
+    layer = attention_layer(kind, params, causal=causal, window=window, rotary=rotary)
+    kernels = read_kernels(params, has_key=not isinstance(kind, L2))
+    dtype = accumulation_dtype(x, kernels.query)
+    x = zero_masked(x, mask).astype(dtype)
+    applied: Any = layer.apply(
+        {"params": _with_biases(params)}, x, mask, bias=bias, return_weights=True
+    )
+    weights = applied[1]
+
+    def at(x, weights):
+        blocks = attention_blocks(
+            kind, kernels, x, weights, value_bias=_by_head(kernels, value_bias), turn=rotary
+        )
+        norm = spectral_norm(blocks)
+        if isinstance(kind, DotProduct) and rotary is None:
+            norm = jnp.minimum(norm, row_form(kind, kernels, x, weights))
+            norm = jnp.minimum(norm, centred_form(kind, kernels, x, weights, weights.sum(-1)[0] > 0))
+        return norm
+
+    flat = jnp.broadcast_to(weights, (*x.shape[:-2], *weights.shape[-3:]))
+    norms = jax.lax.map(
+        lambda pair: at(*pair),
+        (x.reshape(-1, *x.shape[-2:]), flat.reshape(-1, *flat.shape[-3:])),
+    )
+    return round_up(norms).reshape(x.shape[:-2])
+
+
+def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
+    """The layer that has these parameters."""
+    query, value = params["query"]["kernel"], params["value"]["kernel"]
+    return MultiHeadAttention(
+        num_heads=jnp.shape(query)[1],
+        kind=kind,
+        num_kv_heads=jnp.shape(value)[1],
+        head_dim=jnp.shape(query)[2],
+        use_bias=True,
+        use_out_bias=False,
+        parent=None,
+        **options,
+    )
+
+
+def _with_biases(params):
+    """Parameters with zeros for the biases that are missing."""
+
+    def filled(name, part):
+        kernel = jnp.asarray(part["kernel"])
+        bias = part.get("bias")
+        zeros = jnp.zeros(kernel.shape[1:], kernel.dtype)
+        return {"kernel": kernel} | ({} if name == "out" else {"bias": zeros if bias is None else bias})
+
+    return {name: filled(name, part) for name, part in params.items()}
+
+
+def _by_head(kernels: Kernels, bias):
+    """A bias of key and value heads, repeated for the heads that share them."""
+    if bias is None:
+        return None
+    bias = jnp.asarray(bias, kernels.query.dtype)
+    return jnp.repeat(bias, kernels.out.shape[0] // bias.shape[0], axis=0)
+
+
+@at_highest_precision
+def local_tbm(
+    model: TBM,
+    variables: Mapping[str, Any],
+    x: Float[ArrayLike, "n d"],
+    mask: Bool[ArrayLike, " n"] | None = None,
+) -> Bound:
+    r"""Bound of the Jacobian's norm of a :class:`poolax.blocks.TBM` at ``x``, for every pooler.
+
+    It holds at ``x`` alone. With ``N`` the block norms of :func:`local_attention`, of ``x +
+    MHA(x)`` and the norm behind it, ``g_i`` the exact norms of what the rest of the block does to
+    token ``i``, and ``c_i`` the norms of the pooler's derivative with respect to its tokens,
+
+        ``min(|c^T diag(g) N|,  |pooler| |diag(g) N|)``,
+
+    the second over the tokens that the pooler reads.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        x: Tokens of one sequence, shape ``(n, d)``; ``vmap`` for more.
+        mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
+
+    Returns:
+        The bound. ``attention``, ``c2`` and ``norm_factor`` are those parts' own local constants, and
+        ``pooling_factor`` is what the pooler leaves of their product, so that ``lipschitz`` is the
+        product of the factors as in other bounds.
+
+    Raises:
+        ValueError: for missing variables, wrong shapes, dtypes or masks, or values that are not finite.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from poolax.pooling import AveragePool
+        >>> model = TBM(num_heads=2, pooler=AveragePool())
+        >>> x = 0.1 * jax.random.normal(jax.random.key(0), (16, 8))
+        >>> variables = model.init(jax.random.key(1), x)
+        >>> bound = local_tbm(model, variables, x)
+        >>> measured = jnp.linalg.norm(
+        ...     jax.jacrev(lambda x: model.apply(variables, x))(x).reshape(8, -1), ord=2
+        ... )
+        >>> bool(measured <= bound.lipschitz <= 3 * measured)
+        True
+
+    Reference:
+        Theory, sections 5.3 and 5.4; this library's own.
+    """
+    check_instance("model", model, TBM, "a TBM")
+    params = variables.get("params", {}) if isinstance(variables, Mapping) else {}
+    if not {"attention", "ffn", "norm1", "norm2"} <= set(params):
+        raise ValueError("variables: expected what TBM.init returned")
+    check_tokens("x", x)
+    x = jnp.asarray(x)
+    if x.ndim != 2:
+        raise ValueError(f"x: expected shape (n, d), got {x.shape}")
+    mask = broadcast_mask(mask, x.shape[:-1])
+    check_finite("x", x, mask)
+    kernel = jnp.asarray(params["ffn"]["kernel"])
+    x = zero_masked(x, mask).astype(accumulation_dtype(x, kernel))
+    real = jnp.ones(x.shape[0], bool) if mask is None else mask
+    layer = attention_layer(model.attention, params["attention"])
+    attention_params = _with_biases(params["attention"])
+    applied: Any = layer.apply({"params": attention_params}, x, mask, return_weights=True)
+    mixed, weights = applied
+    out_bias = params["attention"]["out"].get("bias")
+    mixed = mixed if out_bias is None else mixed + out_bias
+
+    first, second = (_center_norm(params[name]["scale"]) for name in ("norm1", "norm2"))
+    hidden = (x + mixed) @ first + params["norm1"]["bias"]
+    kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
+    value_bias = _by_head(kernels, params["attention"]["value"].get("bias"))
+    blocks = attention_blocks(
+        model.attention,
+        _centred(kernels),
+        x,
+        weights,
+        value_bias=value_bias,
+        residual=True,
+        after=lambda _, block: block @ first,
+    )
+    first_norm = spectral_norm(first)
+    blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)
+    pre = hidden @ kernel + params["ffn"].get("bias", 0.0)
+    slopes = jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
+    identity = jnp.eye(x.shape[-1], dtype=x.dtype)
+    token_norms = jax.lax.map(lambda slope: spectral_norm((identity + kernel * slope) @ second), slopes)
+    states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"]
+    matrix = jnp.where(real[:, None] & real, token_norms[:, None] * blocks, 0)
+    pooler_variables = {"params": params.get("pooler", {})}
+    lipschitz = pooled_norm(
+        matrix, lambda z: model.pooler.apply(pooler_variables, z, mask), zero_masked(states, mask)
+    )
+    alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
+    attention = spectral_norm(alone * (real[:, None] & real))
+    second_norm = spectral_norm(second)
+    norm_factor = first_norm * second_norm
+    safe = jnp.where(second_norm > 0, second_norm, 1)
+    c1, c2 = 1 + attention, jnp.max(jnp.where(real, token_norms, 0)) / safe
+    product = norm_factor * c1 * c2
+    lipschitz = round_up(lipschitz)
+    return Bound(
+        lipschitz=lipschitz,
+        log_lipschitz=jnp.where(
+            lipschitz > 0, jnp.log(jnp.where(lipschitz > 0, lipschitz, 1)), -jnp.inf
+        ),
+        attention=attention,
+        c1=c1,
+        c2=c2,
+        norm_factor=norm_factor,
+        pooling_factor=lipschitz / jnp.where(product > 0, product, 1),
+        method="local",
+        source="poolax, local block form",
+    )
+
+
+def _center_norm(scale):
+    """CenterNorm without its bias as a matrix that acts on rows."""
+    width = scale.shape[-1]
+    return (jnp.eye(width, dtype=scale.dtype) - 1 / width) * scale * (width / (width - 1))
+
+
+def _centred(kernels: Kernels) -> Kernels:
+    """Kernels whose outputs have mean zero, which is all that a norm behind them sees."""
+    out = kernels.out - jnp.mean(kernels.out, axis=-1, keepdims=True)
+    return kernels.replace_out(out)
+
+
+def pooled_norm(matrix: Float[Array, "n n"], pool, states: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Bound of a pooled Jacobian from block norms and the pooler's own derivative at the states.
+
+    Args:
+        matrix: Bounds of the norms of the blocks of the Jacobian of the states.
+        pool: The pooler.
+        states: What it pools.
+
+    Returns:
+        ``min(|c^T matrix|, |pooler| |matrix|)``, ``c_i`` the norm of the pooler's derivative with
+        respect to token ``i``, and in the second the rows with ``c_i > 0`` alone.
+    """
+    derivative = jax.jacrev(pool)(states)  # (d, n, d)
+    by_token = jnp.moveaxis(derivative, 1, 0)
+    read = jax.lax.map(spectral_norm, by_token)
+    whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))
+    rows = jnp.where(read[:, None] > 0, matrix, 0)
+    return jnp.minimum(safe_norm(read @ matrix), whole * spectral_norm(rows))

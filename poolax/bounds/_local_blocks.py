@@ -1,0 +1,220 @@
+"""Bounds of the blocks of an attention layer's Jacobian at a given input.
+
+Block ``J_ik`` is the derivative of output token ``i`` with respect to input token ``k``. In the
+convention that changes are rows, with attention ``P``, values ``v``, their averages ``m_i = sum_k P_ik
+v_k`` and logits ``l``,
+
+    ``J_ik = sum_h P_ik [dv_k/dx_k + dl_ik/dx_k (v_k - m_i)^T] W_O  +  [i = k] C_i``,
+    ``C_i = sum_h sum_k P_ik dl_ik/dx_i (v_k - m_i)^T W_O``.
+
+Values are linear in the tokens but for their normalisation, so that the first term is a combination of
+the fixed matrices ``M_h = W_V^h W_O^h``; the second has rank ``H``. Nothing here depends on the number
+of tokens times the width: no Jacobian is formed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poolax._numerics import safe_sqrt
+from poolax.attention import L2, Cosine, Kind
+from poolax.bounds._kernels import Kernels
+from poolax.bounds._linalg import spectral_norm
+
+Turn = Callable[[Float[Array, "n H d_h"]], Float[Array, "n H d_h"]]
+
+
+def attention_blocks(
+    kind: Kind,
+    kernels: Kernels,
+    x: Float[Array, "n d"],
+    weights: Float[Array, "H n n"],
+    *,
+    value_bias: Float[Array, "H d_v"] | None = None,
+    turn: Turn | None = None,
+    after: Callable[[Array, Float[Array, "d d"]], Float[Array, "d d"]] | None = None,
+    residual: bool = False,
+) -> Float[Array, "n n"]:
+    r"""Norms, or bounds of the norms, of the blocks of the Jacobian of ``x + attention(x)``.
+
+    Blocks on the diagonal are formed and their norms exact. Off the diagonal ``|J_ik|`` is at most the
+    norm of its combination of the ``M_h``, see :func:`_combination_norms`, and that of its part of rank
+    ``H``, which is exact from two Gram matrices ``H`` by ``H``.
+
+    Args:
+        kind: Kind of attention.
+        kernels: Checked kernels.
+        x: Tokens, shape ``(n, d)``.
+        weights: Attention at ``x``, shape ``(H, n, n)``.
+        value_bias: Bias of the values of each head, which normalised values see.
+        turn: Rotation of queries and keys by position, linear; ``None`` for none.
+        after: Maps a token's index and its block on the diagonal to what a layer behind makes of it.
+        residual: Whether the identity is added to the blocks on the diagonal.
+
+    Returns:
+        Shape ``(n, n)``, output token first; never below the blocks' norms but for rounding.
+    """
+    turn = (lambda rows: rows) if turn is None else turn
+    parts = _parts(kind, kernels, x, value_bias, turn)
+    out = kernels.out
+    maps = parts.value_kernel @ out
+    rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)
+    linear = _combination_norms(maps, rates)
+    identity = jnp.eye(x.shape[-1], dtype=x.dtype) if residual else 0
+
+    def row(index):
+        attention = weights[:, index]  # (H, n)
+        centre = jnp.einsum("hk,khv->hv", attention, parts.value)
+        moved = parts.value - centre  # (n, H, d_v)
+        left = parts.key_gradient(index)  # (n, H, d)
+        right = jnp.einsum("khv,hvd->khd", moved, out)
+        coefficients = attention.T  # (n, H)
+        if parts.normalised is not None:
+            # What normalising takes away of a value's own direction.
+            along, lost = parts.normalised
+            left = jnp.concatenate([left, -along], axis=1)
+            right = jnp.concatenate([right, jnp.einsum("khv,hvd->khd", lost, out)], axis=1)
+            coefficients = jnp.concatenate([coefficients, rates[index]], axis=1)
+        norms = linear[index] + _rank_norms(coefficients, left, right)
+        own = parts.own_block(index, attention, moved, out)
+        mine = jnp.einsum("h,hde->de", rates[index, index], maps)
+        mine = mine + jnp.einsum("h,hd,he->de", coefficients[index], left[index], right[index])
+        block = identity + own + mine
+        block = block if after is None else after(index, block)
+        return norms, spectral_norm(block)
+
+    norms, diagonal = jax.lax.map(row, jnp.arange(x.shape[0]))
+    return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    value: Float[Array, "n H d_v"]
+    value_kernel: Float[Array, "H d d_v"]
+    rate: Float[Array, "n H"]
+    key_gradient: Callable[[Any], Float[Array, "n H d"]]
+    own_block: Callable[..., Float[Array, "d d"]]
+    normalised: tuple[Float[Array, "n H d"], Float[Array, "n H d_v"]] | None = None
+
+
+def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
+    """The derivatives of logits and values of a kind of attention at ``x``."""
+
+    def project(kernel, bias):
+        rows = jnp.einsum("nd,hdk->nhk", x, kernel)
+        return rows if bias is None else rows + bias
+
+    def turn_back(rows):
+        return jax.linear_transpose(turn, rows)(rows)[0]
+
+    head_dim = kernels.query.shape[-1]
+    is_l2 = isinstance(kind, L2)
+    key_kernel = kernels.query if kernels.key is None else kernels.key
+    query = project(kernels.query, kernels.query_bias)
+    key = query if is_l2 else project(key_kernel, kernels.key_bias)
+    value_kernel = kernels.value
+    if isinstance(kind, L2) and not kind.plain_values:
+        inner = jnp.einsum("hdk,hdv->hkv", kernels.query, kernels.value)
+        value_kernel = kernels.query @ inner / math.sqrt(head_dim)
+    value = project(value_kernel, None)
+    rate = jnp.ones(value.shape[:2], x.dtype)
+    normalised = None
+    query_unit = key_unit = query_length = key_length = jnp.ones(())
+    if isinstance(kind, Cosine):
+        query_unit, query_length = _normalise(query, kind.eps)
+        key_unit, key_length = _normalise(key, kind.eps)
+        scale, query_seen, key_seen = kind.tau, turn(query_unit), turn(key_unit)
+        value, rate = kind.nu * value, kind.nu * rate
+        if not kind.plain_values:
+            unit, length = _normalise(project(value_kernel, value_bias), kind.eps)
+            value, rate = kind.nu * unit, kind.nu / length
+            normalised = jnp.einsum("hdv,nhv->nhd", value_kernel, unit), unit
+    else:
+        scale = 2 / math.sqrt(head_dim) if isinstance(kind, L2) else kind.logit_scale(head_dim)
+        query_seen, key_seen = turn(query), turn(key)
+
+    def key_gradient(index):
+        """Derivative of the logits of one query with respect to each token as a key."""
+        rows = jnp.broadcast_to(query_seen[index], query_seen.shape)
+        rows = rows - key_seen if is_l2 else turn_back(rows)
+        if isinstance(kind, Cosine):
+            along = jnp.sum(rows * key_unit, axis=-1, keepdims=True)
+            rows = (rows - along * key_unit) / key_length[..., None]
+        return scale * jnp.einsum("nhk,hdk->nhd", rows, key_kernel)
+
+    def own_block(index, attention, moved, out):
+        """``C_i``: what the query's own token does through its logits."""
+        centre = jnp.einsum("hk,khq->hq", attention, key_seen)
+        inner = jnp.einsum("hk,khq,khv->hqv", attention, key_seen - centre, moved)
+
+        def to_query(column):  # (H, d_h), the derivative with respect to the query as it is seen
+            rows = jnp.zeros_like(query_seen).at[index].set(column)
+            return turn_back(rows)[index]
+
+        inner = jax.vmap(to_query, in_axes=-1, out_axes=-1)(inner)
+        if isinstance(kind, Cosine):
+            unit = query_unit[index]
+            along = jnp.einsum("hq,hqv->hv", unit, inner)
+            inner = inner - unit[..., None] * along[:, None]
+            inner = inner / query_length[index][:, None, None]
+        return scale * jnp.einsum("hdq,hqv,hve->de", kernels.query, inner, out)
+
+    return _Parts(value, value_kernel, rate, key_gradient, own_block, normalised)
+
+
+def _normalise(rows, eps):
+    length = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1) + eps)
+    return rows / length[..., None], length
+
+
+def _rank_norms(coefficients, left, right):
+    """Norms of ``sum_h c_h left_h right_h^T``, from the Gram matrices of both sides."""
+    left_gram = jnp.einsum("nhd,ngd->nhg", left, left)
+    right_gram = jnp.einsum("nhd,ngd->nhg", right, right)
+    left_gram = left_gram * coefficients[:, :, None] * coefficients[:, None, :]
+    if left.shape[1] == 1:
+        return jnp.sqrt(left_gram * right_gram)[:, 0, 0]
+    scale = jnp.maximum(jnp.max(jnp.abs(left_gram), axis=(1, 2)), jnp.finfo(left.dtype).tiny)
+    values, vectors = jnp.linalg.eigh(left_gram / scale[:, None, None])
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
+    inner = jnp.swapaxes(root, 1, 2) @ right_gram @ root
+    return jnp.sqrt(scale) * safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(inner)[:, -1], 0))
+
+
+def _combination_norms(maps, rates):
+    r"""Bounds of ``|sum_h c_h M_h|`` for all coefficients ``rates (n, n, H)``, at least 0.
+
+    The smallest of: ``sum_h c_h |M_h|``; ``sqrt(lambda sum_h c_h^2 |M_h|)`` with ``lambda`` the top
+    eigenvalue of ``sum_h M_h^T M_h / |M_h|``, or of ``sum_h M_h M_h^T / |M_h|`` (Cauchy-Schwarz over
+    heads, by columns or rows); and, with an anchor ``q`` and ``c = t q + r``, ``t |sum_h q_h M_h|``
+    plus any of these for ``|r|``. The anchors are the mean coefficients of each query and of each
+    key.
+    """
+    size = spectral_norm(maps)
+    inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    by_column = spectral_norm(jnp.einsum("h,hde,hdf->ef", inverse, maps, maps))
+    by_row = spectral_norm(jnp.einsum("h,hde,hfe->df", inverse, maps, maps))
+    stacked = jnp.minimum(by_column, by_row)
+
+    def plain(coefficients):
+        apart = coefficients @ size
+        joined = safe_sqrt(stacked * (jnp.square(coefficients) @ size))
+        return jnp.minimum(apart, joined)
+
+    def anchored(anchors, axis):
+        norms = jax.lax.map(
+            lambda anchor: spectral_norm(jnp.einsum("h,hde->de", anchor, maps)), anchors
+        )
+        anchors, norms = jnp.expand_dims(anchors, axis), jnp.expand_dims(norms, axis)
+        square = jnp.sum(jnp.square(anchors), axis=-1)
+        share = jnp.sum(anchors * rates, axis=-1) / jnp.where(square > 0, square, 1)
+        return share * norms + plain(jnp.abs(rates - share[..., None] * anchors))
+
+    by_query = anchored(jnp.mean(rates, axis=1), 1)
+    by_key = anchored(jnp.mean(rates, axis=0), 0)
+    return jnp.minimum(plain(rates), jnp.minimum(by_query, by_key))
