@@ -8,20 +8,32 @@ import tyro
 
 from poolax import bounds
 from poolax._checks import check_number
+from poolax.backbones import Backbone
 from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
+from poolax.cli._inputs import read_inputs
+from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
 from poolax.cli._models import Blocks, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, pooler_of
 from poolax.cli._rows import (
-    block_bounds,
     bounds_table,
     describe_block,
     describe_domain,
     expressivity,
     head_bounds,
 )
-from poolax.pooling import to_config
+from poolax.pooling import from_name, to_config
+from poolax.sensitivity import (
+    FIXED_POOLERS,
+    backbone_ledgers,
+    block_bounds,
+    embeddings_domain,
+    pooled_ledgers,
+    pooled_tokens,
+)
 from poolax.training import Head
+
+_NUM_INPUTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +96,7 @@ class Bounds:
             return self._show(self._of_blocks(model), len(model), f"Bounds of {self.checkpoint}")
         if isinstance(model, Head):
             return self._show([self._of_head(model)], 1, f"Bounds of {self.checkpoint}")
-        raise NotImplementedError
+        return self._of_backbone(model)
 
     def _check(self):
         self.sizes.check()
@@ -135,13 +147,50 @@ class Bounds:
         row = {"attention": "none", "pooler": to_config(head.pooler)["name"], "dim": dim}
         return row | describe_domain(num_tokens, domain) | head_bounds(head, num_tokens, domain)
 
+    def _of_backbone(self, backbone: Backbone) -> int:
+        with progress_bars(stderr()) as progress:
+            inputs = read_inputs(backbone, (), None, _NUM_INPUTS)
+            embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(inputs.raw))
+            num_tokens, domain = embeddings_domain(embeddings, mask)
+            shape = embeddings.shape[1:]
+            if self.num_tokens is not None:
+                num_tokens = self._tokens(0)
+            if self.radius is not None or self.cube is not None:
+                domain = self._domain(0.0, shape[-1])
+            elif self.spread is not None:
+                domain = Domain(domain.radius, min(self.spread, float(domain.radius)))
+            progress("ledger", 0, 1)
+            ledgers = backbone_ledgers(backbone, num_tokens, domain)
+            progress("ledger", 1, 1)
+        layers = ledger_records(ledgers)
+        num_pooled = pooled_tokens(backbone, shape, num_tokens)
+        pooled = []
+        for name in FIXED_POOLERS:
+            row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
+            row |= describe_domain(num_tokens, domain)
+            pooled.append(self._with_gamma(row | pooled_ledgers(ledgers, from_name(name), num_pooled)))
+        given = self.num_tokens is not None or self.radius is not None or self.cube is not None
+        source = "as given" if given else f"as of {len(inputs.raw)} inputs: {inputs.source}"
+        show(
+            [
+                ledger_table(layers, f"Layers of {self.checkpoint}"),
+                pooled_table(pooled, "Bounds of the whole by pooler", source),
+            ],
+            [*layers, *pooled],
+            as_json=self.as_json,
+        )
+        return COMPLETE
+
+    def _with_gamma(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.epsilon is None or self.sigma is None:
+            return row
+        return row | expressivity(row, self.epsilon, self.sigma)
+
     def _show(self, rows: Iterable[dict[str, Any]], total: int, title: str) -> int:
         records = []
         with progress_bars(stderr()) as progress:
             for row in rows:
-                if self.epsilon is not None:
-                    row |= expressivity(row, self.epsilon, self.sigma)
-                records.append({"kind": "bounds", **row})
+                records.append(self._with_gamma({"kind": "bounds", **row}))
                 progress("bounds", len(records), total)
-        show(bounds_table(records, title), records, as_json=self.as_json)
+        show([bounds_table(records, title)], records, as_json=self.as_json)
         return COMPLETE

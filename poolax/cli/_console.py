@@ -29,12 +29,13 @@ def number(value: float | None, log10: float | None = None) -> str:
     return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
 
 
-def show(table: Table | None, records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Print a table, or the records behind it as JSON lines."""
+def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print tables, or the records behind them as JSON lines."""
     if as_json:
         for record in records:
             print(json.dumps(plain_json(record), allow_nan=False))
-    elif table is not None:
+        return
+    for table in tables:
         rich.console.Console().print(table.rich())
 
 

@@ -13,9 +13,9 @@ from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import number
 from poolax.pooling import to_config
 from poolax.reporting import Cell, Table
+from poolax.sensitivity import METHODS, constant
 from poolax.training import Head
 
-METHODS = ("published", "sharp", "tight")
 _ATTENTION = {"DotProduct": "dot product", "L2": "L2", "Cosine": "cosine"}
 
 
@@ -43,25 +43,6 @@ def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
     }
 
 
-def block_bounds(
-    model: TBM, variables: Mapping[str, Any], num_tokens: TokenRange, domain: Domain
-) -> dict[str, Any]:
-    """Bounds of a one-block model by all methods, as a record holds them."""
-    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
-    row = {}
-    for method in ("sharp", "tight", "published"):
-        try:
-            bound = bounds.tbm(model, variables, **sizes, method=method)
-        except ValueError:
-            # The same arguments gave a sharp bound: nothing was published for this combination.
-            if method != "published":
-                raise
-            row |= constant(method)
-        else:
-            row |= constant(method, bound.log_lipschitz, bound.lipschitz)
-    return row
-
-
 def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
     """Bounds from token states to the outputs of a head, as a record holds them."""
     kernel = head.variables["params"]["output"]["kernel"]
@@ -73,18 +54,6 @@ def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str,
         lipschitz = out * bounds.pooler(head.pooler, variables, **sizes, method=method).l2
         row |= constant(method, jnp.log(lipschitz), lipschitz)
     return row
-
-
-def constant(name: str, log: Any = None, value: Any = None) -> dict[str, float | None]:
-    """A constant and its decimal logarithm from its natural one, for a record.
-
-    Null where there is none; the constant itself also where it overflows.
-    """
-    if log is None:
-        return {name: None, f"log10_{name}": None}
-    value = math.exp(min(float(log), 700.0)) if value is None else float(value)
-    log10 = float(log) / math.log(10) if value > 0 else None
-    return {name: value if math.isfinite(value) and float(log) < 700 else None, f"log10_{name}": log10}
 
 
 def constant_text(row: Mapping[str, Any], name: str) -> str:
@@ -124,11 +93,15 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
 
 
-def _notes(row):
+def tokens_text(row: Mapping[str, Any]) -> str:
+    """How many tokens a record is about, in words."""
     low, high = row["num_tokens"]
-    n = f"n = {low}" if low == high else f"n = {low} to {high}"
+    return f"{low} tokens" if low == high else f"{low} to {high} tokens"
+
+
+def _notes(row):
     notes = [
-        f"Lipschitz constants for {n} tokens of width {row['dim']}, norms up to {row['radius']:.4g} and "
+        f"Lipschitz constants for {tokens_text(row)} of width {row['dim']}, norms up to {row['radius']:.4g} and "
         f"distances up to {2 * row['spread']:.4g}; a dash: nothing was published."
     ]
     if "gamma" in row:
