@@ -173,6 +173,7 @@ def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) ->
         params=params,
         rotary=rotary is not None,
         rotary_scale=1.0 if rotary is None else rotary.feature_scale,
+        positions=rotary,
         causal=attention.causal,
         window=attention.window,
         **options,

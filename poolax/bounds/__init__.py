@@ -9,6 +9,8 @@ from poolax._records import AttentionBound as AttentionBound
 from poolax._records import Bound as Bound
 from poolax._records import Domain as Domain
 from poolax._records import ExpressivityBound as ExpressivityBound
+from poolax._records import Ledger as Ledger
+from poolax._records import LedgerRow as LedgerRow
 from poolax._records import PoolerBound as PoolerBound
 from poolax._records import TokenRange as TokenRange
 from poolax.bounds._attention import attention as attention
@@ -19,8 +21,10 @@ from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
+from poolax.bounds._ledger import ledger as ledger
 from poolax.bounds._local import local_attention as local_attention
 from poolax.bounds._local import local_tbm as local_tbm
+from poolax.bounds._local_ledger import local_ledger as local_ledger
 from poolax.bounds._pooler_rules import register_pooler as register_pooler
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor

@@ -20,7 +20,7 @@ from poolax.bounds._heads import (
     l2_heads,
     rotary_heads,
 )
-from poolax.bounds._kernels import read_kernels
+from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import (
     at_highest_precision,
     lambert_w,
@@ -336,12 +336,32 @@ def attention(
 @at_highest_precision
 def _attention(kind, kernels, num_tokens, radius, spread, method, pattern, *, rotary):
     check_choice("method", method, METHODS)
+    kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
+    return attention_of_kernels(
+        kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary
+    )
+
+
+def attention_of_kernels(
+    kind: Kind,
+    kernels: Kernels,
+    num_tokens: _NumTokens,
+    radius: _Number | None,
+    spread: _Number | None,
+    method: str,
+    pattern: str,
+    *,
+    rotary: bool,
+) -> AttentionBound:
+    """As :func:`attention`, from kernels that are checked."""
     check_choice("pattern", pattern, PATTERNS)
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
     check_domain(radius, spread, needed=is_plain)
     if rotary and not isinstance(kind, DotProduct):
-        raise ValueError("rotary: expected False, for no bound but that of dot products is known")
-    kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
+        raise ValueError(
+            f"rotary: expected False for {type(kind).__name__}, whose bound with rotary positions is "
+            "not known, got True"
+        )
     tokens = token_range(num_tokens)
     # Whole numbers would overflow in their powers.
     dtype = kernels.query.dtype
@@ -355,8 +375,9 @@ def _attention(kind, kernels, num_tokens, radius, spread, method, pattern, *, ro
         _check_published(kind, kernels, rotary)
         return _published(kind, kernels, most, radius)
     setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
-    compute = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
-    heads = (rotary_heads if rotary else compute)(kernels, kind, setting)
+    compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
+    compute = rotary_heads if rotary else compute
+    heads = compute(kernels, kind, setting)
     return assemble(heads, combination(kernels, kind, tight=setting.tight), setting)
 
 

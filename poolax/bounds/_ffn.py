@@ -1,7 +1,7 @@
 """Lipschitz constants of feed-forward layers."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from poolax._numerics import safe_norm
 from poolax.bounds._linalg import spectral_norm
@@ -35,7 +35,7 @@ def gated_lipschitz(
     hidden: Float[Array, "d m"],
     out: Float[Array, "m e"],
     slope: float,
-    radius: Float[Array, ""],
+    radius: Float[ArrayLike, ""],
     gate_bias: Float[Array, " m"] | float = 0.0,
     hidden_bias: Float[Array, " m"] | float = 0.0,
 ) -> Float[Array, ""]:

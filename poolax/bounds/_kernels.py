@@ -29,6 +29,33 @@ class Kernels:
     key_bias: Float[Array, "H d_h"] | None
     has_bias: bool
 
+    def scaled_logits(self, scale: float) -> "Kernels":
+        """The same with queries and keys multiplied by ``scale``."""
+        names = ("query", "key", "query_bias", "key_bias")
+        arrays = {name: getattr(self, name) for name in names}
+        return dataclasses.replace(
+            self, **{name: scale * array for name, array in arrays.items() if array is not None}
+        )
+
+    def folded(self, scale: Float[Array, " d"], bias: Float[Array, " d"] | None) -> "Kernels":
+        """What acts on ``y`` where tokens are ``y * scale + bias``; the values' constant is dropped."""
+
+        def shifted(kernel, own):
+            if bias is None:
+                return own
+            shift = jnp.einsum("d,hdk->hk", bias, kernel)
+            return shift if own is None else own + shift
+
+        row = scale[:, None]
+        return dataclasses.replace(
+            self,
+            query=row * self.query,
+            key=None if self.key is None else row * self.key,
+            value=row * self.value,
+            query_bias=shifted(self.query, self.query_bias),
+            key_bias=None if self.key is None else shifted(self.key, self.key_bias),
+        )
+
     def replace_out(self, out: Float[Array, "H d_h d"]) -> "Kernels":
         """The same with another output kernel."""
         return dataclasses.replace(self, out=out)

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# Above this size a certificate of the largest eigenvalue is cheaper than all eigenvalues.
+_MOST_FOR_EIGENVALUES = 1024
+_LANCZOS_STEPS = 60
+
 
 def at_highest_precision(fn):
     """Evaluate ``fn`` with full matrix products: TPU and TF32 defaults would come out too low."""
@@ -30,6 +34,8 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     The derivative is that of ``u^T matrix v`` at the top singular vectors, which is finite everywhere.
     """
     scale, gram, _ = _scaled_gram(matrix)
+    if matrix.ndim == 2 and gram.shape[0] > _MOST_FOR_EIGENVALUES:
+        return scale * jnp.sqrt(_largest_eigenvalue(gram)[0])
     return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[..., -1], 0))
 
 
@@ -37,9 +43,12 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
 def _spectral_norm_jvp(primals, tangents):
     (matrix,), (matrix_dot,) = primals, tangents
     scale, gram, wide = _scaled_gram(matrix)
-    values, vectors = jnp.linalg.eigh(gram)
-    norm = scale * jnp.sqrt(jnp.maximum(values[..., -1], 0))
-    one = vectors[..., -1]
+    if matrix.ndim == 2 and gram.shape[0] > _MOST_FOR_EIGENVALUES:
+        value, one = _largest_eigenvalue(gram)
+    else:
+        values, vectors = jnp.linalg.eigh(gram)
+        value, one = jnp.maximum(values[..., -1], 0), vectors[..., -1]
+    norm = scale * jnp.sqrt(value)
     equation = "...m,...mk->...k" if wide else "...k,...mk->...m"
     other = jnp.einsum(equation, one, matrix)
     other = other / jnp.where(norm > 0, norm, 1)[..., None]
@@ -55,6 +64,48 @@ def _scaled_gram(matrix):
     wide = matrix.shape[-2] <= matrix.shape[-1]
     turned = jnp.swapaxes(scaled, -1, -2)
     return scale, scaled @ turned if wide else turned @ scaled, wide
+
+
+def _largest_eigenvalue(gram):
+    """Largest eigenvalue of a large positive matrix, certified from above, and a vector close to its own.
+
+    Lanczos' method, with full re-orthogonalisation, estimates it from below; the estimate is raised
+    until ``value I - gram`` has a Cholesky factor, which only a value above all eigenvalues gives.
+    That costs a fraction of an eigendecomposition.
+    """
+    size, dtype = gram.shape[0], gram.dtype
+
+    def step(index, carry):
+        basis, tridiagonal, v = carry
+        basis = basis.at[index].set(v)
+        w = gram @ v
+        tridiagonal = tridiagonal.at[index, index].set(v @ w)
+        for _ in range(2):
+            w = w - (basis @ w) @ basis
+        length = jnp.linalg.norm(w)
+        above = jnp.where(index + 1 < _LANCZOS_STEPS, length, 0)
+        after = jnp.minimum(index + 1, _LANCZOS_STEPS - 1)
+        tridiagonal = tridiagonal.at[index, after].add(above).at[after, index].add(above)
+        return basis, tridiagonal, w / jnp.where(length > 0, length, 1)
+
+    start = jax.random.normal(jax.random.key(0), (size,), dtype)
+    carry = (
+        jnp.zeros((_LANCZOS_STEPS, size), dtype),
+        jnp.zeros((_LANCZOS_STEPS, _LANCZOS_STEPS), dtype),
+        start / jnp.linalg.norm(start),
+    )
+    basis, tridiagonal, _ = jax.lax.fori_loop(0, _LANCZOS_STEPS, step, carry)
+    values, vectors = jnp.linalg.eigh(tridiagonal)
+    estimate = jnp.maximum(values[-1], jnp.finfo(dtype).tiny)
+
+    def is_below(margin):
+        factor = jnp.linalg.cholesky(estimate * (1 + margin) * jnp.eye(size, dtype=dtype) - gram)
+        # Entries that are not numbers mean that there is none; nothing raises such a matrix.
+        return ~jnp.all(jnp.isfinite(factor)) & jnp.all(jnp.isfinite(gram))
+
+    first = jnp.asarray(4e-5, dtype)
+    margin = jax.lax.while_loop(is_below, lambda margin: 2 * margin, first)
+    return estimate * (1 + margin), vectors[:, -1] @ basis
 
 
 @jax.custom_jvp

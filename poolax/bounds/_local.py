@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
-from poolax._numerics import accumulation_dtype, safe_norm, zero_masked
+from poolax._numerics import accumulation_dtype, zero_masked
 from poolax._records import Bound
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary
 from poolax.blocks import TBM
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 
 
@@ -243,26 +244,27 @@ def local_tbm(
     hidden = (x + mixed) @ first + params["norm1"]["bias"]
     kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
     value_bias = _by_head(kernels, params["attention"]["value"].get("bias"))
+    identity = jnp.eye(x.shape[-1], dtype=x.dtype)
     blocks = attention_blocks(
         model.attention,
         _centred(kernels),
         x,
         weights,
         value_bias=value_bias,
-        residual=True,
-        after=lambda _, block: block @ first,
+        after=lambda _, block: (identity + block) @ first,
     )
     first_norm = spectral_norm(first)
     blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)
     pre = hidden @ kernel + params["ffn"].get("bias", 0.0)
     slopes = jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
-    identity = jnp.eye(x.shape[-1], dtype=x.dtype)
     token_norms = jax.lax.map(lambda slope: spectral_norm((identity + kernel * slope) @ second), slopes)
     states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"]
     matrix = jnp.where(real[:, None] & real, token_norms[:, None] * blocks, 0)
     pooler_variables = {"params": params.get("pooler", {})}
     lipschitz = pooled_norm(
-        matrix, lambda z: model.pooler.apply(pooler_variables, z, mask), zero_masked(states, mask)
+        matrix,
+        lambda z: jnp.asarray(model.pooler.apply(pooler_variables, z, mask)),
+        zero_masked(states, mask),
     )
     alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
     attention = spectral_norm(alone * (real[:, None] & real))
@@ -297,23 +299,3 @@ def _centred(kernels: Kernels) -> Kernels:
     """Kernels whose outputs have mean zero, which is all that a norm behind them sees."""
     out = kernels.out - jnp.mean(kernels.out, axis=-1, keepdims=True)
     return kernels.replace_out(out)
-
-
-def pooled_norm(matrix: Float[Array, "n n"], pool, states: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Bound of a pooled Jacobian from block norms and the pooler's own derivative at the states.
-
-    Args:
-        matrix: Bounds of the norms of the blocks of the Jacobian of the states.
-        pool: The pooler.
-        states: What it pools.
-
-    Returns:
-        ``min(|c^T matrix|, |pooler| |matrix|)``, ``c_i`` the norm of the pooler's derivative with
-        respect to token ``i``, and in the second the rows with ``c_i > 0`` alone.
-    """
-    derivative = jax.jacrev(pool)(states)  # (d, n, d)
-    by_token = jnp.moveaxis(derivative, 1, 0)
-    read = jax.lax.map(spectral_norm, by_token)
-    whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))
-    rows = jnp.where(read[:, None] > 0, matrix, 0)
-    return jnp.minimum(safe_norm(read @ matrix), whole * spectral_norm(rows))

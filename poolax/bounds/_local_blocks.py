@@ -38,9 +38,8 @@ def attention_blocks(
     value_bias: Float[Array, "H d_v"] | None = None,
     turn: Turn | None = None,
     after: Callable[[Array, Float[Array, "d d"]], Float[Array, "d d"]] | None = None,
-    residual: bool = False,
 ) -> Float[Array, "n n"]:
-    r"""Norms, or bounds of the norms, of the blocks of the Jacobian of ``x + attention(x)``.
+    r"""Norms, or bounds of the norms, of the blocks of the Jacobian of ``attention(x)``.
 
     Blocks on the diagonal are formed and their norms exact. Off the diagonal ``|J_ik|`` is at most the
     norm of its combination of the ``M_h``, see :func:`_combination_norms`, and that of its part of rank
@@ -53,8 +52,8 @@ def attention_blocks(
         weights: Attention at ``x``, shape ``(H, n, n)``.
         value_bias: Bias of the values of each head, which normalised values see.
         turn: Rotation of queries and keys by position, linear; ``None`` for none.
-        after: Maps a token's index and its block on the diagonal to what a layer behind makes of it.
-        residual: Whether the identity is added to the blocks on the diagonal.
+        after: Maps a token's index and its block on the diagonal to what residual connection and norms
+            make of it.
 
     Returns:
         Shape ``(n, n)``, output token first; never below the blocks' norms but for rounding.
@@ -65,7 +64,6 @@ def attention_blocks(
     maps = parts.value_kernel @ out
     rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)
     linear = _combination_norms(maps, rates)
-    identity = jnp.eye(x.shape[-1], dtype=x.dtype) if residual else 0
 
     def row(index):
         attention = weights[:, index]  # (H, n)
@@ -84,12 +82,26 @@ def attention_blocks(
         own = parts.own_block(index, attention, moved, out)
         mine = jnp.einsum("h,hde->de", rates[index, index], maps)
         mine = mine + jnp.einsum("h,hd,he->de", coefficients[index], left[index], right[index])
-        block = identity + own + mine
+        block = own + mine
         block = block if after is None else after(index, block)
         return norms, spectral_norm(block)
 
     norms, diagonal = jax.lax.map(row, jnp.arange(x.shape[0]))
     return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
+
+
+def attention_values(
+    kind: Kind,
+    kernels: Kernels,
+    x: Float[Array, "n d"],
+    value_bias: Float[Array, "H d_v"] | None = None,
+) -> Float[Array, "n H d_v"]:
+    """What the heads average, biases included."""
+    normalised = isinstance(kind, Cosine) and not kind.plain_values
+    value = _parts(kind, kernels, x, value_bias, lambda rows: rows).value
+    if value_bias is None or normalised:
+        return value
+    return value + (kind.nu if isinstance(kind, Cosine) else 1.0) * value_bias
 
 
 @dataclasses.dataclass(frozen=True)

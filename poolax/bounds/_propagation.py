@@ -22,13 +22,15 @@ def attention_domain(
     *,
     tight: bool,
     kernels: Kernels | None = None,
+    token_bias: Float[Array, " d"] | None = None,
 ) -> Domain:
     r"""The domain of what an attention layer gives for tokens in ``domain``.
 
     With ``V`` the norm of the map from averages of tokens, one for each head, to the output: radius
     ``V R + |b_V W_O + b_O|`` and spread ``V spread``, since averages of tokens lie in their hull
     and biases cancel. Through normalised values ``nu sqrt(H) |W_O| + |b_O|`` and ``nu sqrt(H)
-    |W_O|`` at most, whatever comes in: ``domain`` may then be ``None``.
+    |W_O|`` at most, whatever comes in: ``domain`` may then be ``None``. With ``kernels`` that a
+    scale and bias of the tokens are folded into, ``token_bias`` is that bias.
     """
     if kernels is None:
         kernels = read_kernels(params, has_key=not isinstance(kind, L2))
@@ -41,7 +43,7 @@ def attention_domain(
         inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
         constant = product_norm(kernels.query, inner) / math.sqrt(kernels.query.shape[-1])
     factor = combination(kernels, kind, tight=tight)(constant)
-    shift = _shift(params, kernels, kind, normalised)
+    shift = _shift(params, kernels, kind, normalised, token_bias)
     if normalised:
         return Domain(radius=factor + shift, spread=factor)
     if domain is None:
@@ -49,7 +51,7 @@ def attention_domain(
     return Domain(radius=factor * domain.radius + shift, spread=factor * domain.spread)
 
 
-def _shift(params, kernels: Kernels, kind: Kind, normalised: bool) -> Float[Array, ""]:
+def _shift(params, kernels: Kernels, kind: Kind, normalised: bool, token_bias) -> Float[Array, ""]:
     """Length of what the biases of values and output add."""
 
     def bias(name):
@@ -58,6 +60,9 @@ def _shift(params, kernels: Kernels, kind: Kind, normalised: bool) -> Float[Arra
 
     shift = jnp.zeros(kernels.out.shape[-1], kernels.out.dtype)
     value_bias, out_bias = bias("value"), bias("out")
+    if token_bias is not None:
+        carried = jnp.einsum("d,dhk->hk", token_bias, params["value"]["kernel"])
+        value_bias = carried if value_bias is None else value_bias + carried
     if value_bias is not None and not normalised:
         group = kernels.out.shape[0] // value_bias.shape[0]
         by_head = jnp.repeat(jnp.asarray(value_bias, kernels.out.dtype), group, axis=0)

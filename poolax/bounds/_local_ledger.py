@@ -1,0 +1,299 @@
+"""Local bounds of whole backbones: at given inputs, from their attention maps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
+from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._records import AttentionSpec, FeedForwardSpec, LayerSpec, Ledger, LedgerRow, NormSpec
+from poolax.attention import L2
+from poolax.bounds._domain import domain_of
+from poolax.bounds._kernels import read_kernels
+from poolax.bounds._linalg import at_highest_precision, spectral_norm
+from poolax.bounds._local_blocks import attention_blocks, attention_values
+from poolax.bounds._local_pooled import pooled_norm
+from poolax.pooling import Pooler
+
+
+@at_highest_precision
+def local_ledger(
+    layers: Iterable[LayerSpec],
+    embeddings: Float[ArrayLike, "n d"],
+    weights: Sequence[Float[ArrayLike, "H n n"]],
+    mask: Bool[ArrayLike, " n"] | None = None,
+    *,
+    pooler: Pooler | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> Ledger:
+    r"""Bound of the Jacobian's norm of a backbone at a given input, layer by layer.
+
+    It holds at this input alone. Layer ``l`` has block norms ``N^l_ik``, output token ``i`` against
+    input token ``k``: those of :func:`local_attention` for attention, exact norms on the diagonal for
+    feed-forward layers, both with the residual connection and with the norms at their values here.
+    Blocks of the whole are at most those of the product of these matrices, so that
+
+        ``|J| <= |N^L ... N^1|``,
+
+    never above the product of the layers' own ``|N^l|``, which are the rows' factors. With a pooler the
+    last row is what it makes of the product, from its exact derivative at the token states.
+
+    Args:
+        layers: Descriptions of the layers, as ``backbone.layer_specs(params)`` gives them.
+        embeddings: What ``backbone.embed`` gives for one input, shape ``(n, d)``.
+        weights: Attention of every layer there, ``backbone.encode(..., return_weights=True).weights``.
+        mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
+        pooler: A pooler on the token states, or ``None`` for the states themselves.
+        variables: The pooler's variables, if it has any.
+
+    Returns:
+        The ledger, with the token states.
+
+    Raises:
+        ValueError: for wrong shapes, dtypes or masks, values that are not finite, attention maps that
+            do not fit the layers, or layers that cut or merge tokens, for which nothing is known here.
+
+    Example:
+        >>> import jax
+        >>> from poolax import backbones, pooling
+        >>> config = backbones.ViTConfig(8, 4, 3, width=16, num_layers=2, num_heads=2, mlp_dim=24)
+        >>> vit = backbones.ViT.init(config, jax.random.key(0))
+        >>> embeddings, _ = vit.embed(vit.params, jax.random.normal(jax.random.key(1), (1, 8, 8, 3)))
+        >>> out = vit.encode(vit.params, embeddings, return_weights=True)
+        >>> table = local_ledger(
+        ...     vit.layer_specs(vit.params), embeddings[0], [maps[0] for maps in out.weights],
+        ...     pooler=pooling.AveragePool(),
+        ... )
+        >>> bool(jnp.allclose(table.states, out.states[0], atol=1e-5))
+        True
+
+    Reference:
+        Theory, sections 5.3 and 5.4; this library's own.
+    """
+    check_tokens("embeddings", embeddings)
+    x = jnp.asarray(embeddings)
+    if x.ndim != 2:
+        raise ValueError(f"embeddings: expected shape (n, d), got {x.shape}")
+    mask = broadcast_mask(mask, x.shape[:-1])
+    check_finite("embeddings", x, mask)
+    x = zero_masked(x, mask).astype(accumulation_dtype(x))
+    num_tokens = x.shape[0]
+    real = jnp.ones(num_tokens, bool) if mask is None else mask
+    maps = iter(weights)
+    blocks, log_scale, rows = jnp.eye(num_tokens, dtype=x.dtype), jnp.zeros((), x.dtype), []
+    for spec in layers:
+        check_instance("layers", spec, LayerSpec, "LayerSpec records")
+        before = domain_of(x, real)
+        is_attention = isinstance(spec.branch, AttentionSpec)
+        attention = _next_map(maps, spec, num_tokens) if is_attention else None
+        x, matrix, log_branch, log_norm = _at_point(spec, x, attention, real)
+        matrix = jnp.where(real[:, None] & real, matrix, 0)
+        x = zero_masked(x, real)
+        blocks = matrix @ blocks
+        largest = jnp.max(blocks)
+        blocks, log_scale = blocks / largest, log_scale + jnp.log(largest)
+        after = domain_of(x, real)
+        rows.append(
+            LedgerRow(
+                name=spec.name,
+                log_branch=log_branch,
+                log_norm=log_norm,
+                log_factor=jnp.log(spectral_norm(matrix)),
+                radius_in=before.radius,
+                spread_in=before.spread,
+                radius_out=after.radius,
+                spread_out=after.spread,
+                num_tokens=jnp.sum(real),
+            )
+        )
+    if not rows:
+        raise ValueError("layers: expected at least one layer, got none")
+    if next(maps, None) is not None:
+        raise ValueError(f"weights: expected one map for each attention layer, got {len(weights)}")
+    total = log_scale + jnp.log(spectral_norm(blocks))
+    domain = domain_of(x, real)
+    if pooler is not None:
+        check_instance("pooler", pooler, Pooler, "a Pooler")
+        pooled = log_scale + jnp.log(
+            pooled_norm(blocks, lambda z: jnp.asarray(pooler.apply(variables or {}, z, mask)), x)
+        )
+        nothing = jnp.zeros(())
+        row = LedgerRow("pooler", pooled - total, nothing, pooled - total, *(nothing,) * 5)
+        rows.append(
+            dataclasses.replace(
+                row,
+                radius_in=domain.radius,
+                spread_in=domain.spread,
+                radius_out=jnp.linalg.norm(jnp.asarray(pooler.apply(variables or {}, x, mask))),
+                num_tokens=jnp.sum(real),
+            )
+        )
+        total = pooled
+    rounding = 64 * len(rows) * jnp.finfo(x.dtype).eps
+    return Ledger(tuple(rows), total + rounding, domain, "local", states=x)
+
+
+def _next_map(maps, spec, num_tokens):
+    branch = spec.branch
+    if branch.partition is not None:
+        raise ValueError(
+            f"layers: expected layers that attend over the whole sequence, got {spec.name!r}, which "
+            "cuts it into windows"
+        )
+    attention = next(maps, None)
+    shape = (branch.params["query"]["kernel"].shape[1], num_tokens, num_tokens)
+    if attention is None or jnp.shape(attention) != shape:
+        came = "none" if attention is None else f"shape {jnp.shape(attention)}"
+        raise ValueError(f"weights: expected a map of shape {shape} for {spec.name!r}, got {came}")
+    return jnp.asarray(attention)
+
+
+def _at_point(spec: LayerSpec, x, attention, real):
+    """The layer's output at ``x``, its block norms, and logarithms of its parts' own constants."""
+    inner, before = _norm_at(spec.norm_before, x)
+    inner = zero_masked(inner, real)
+    scale = 1.0 if spec.residual_scale is None else jnp.asarray(spec.residual_scale, x.dtype)
+    kept = jnp.zeros((), x.dtype)
+    if spec.residual and spec.branch is not None:
+        kept = jnp.eye(x.shape[-1], dtype=x.dtype)
+    if isinstance(spec.branch, AttentionSpec):
+        out, blocks_of = _attention_at(spec, x, inner, attention, real, scale)
+    else:
+        out, blocks_of = _token_layer(spec.branch, inner, real, scale)
+    summed = x + out if spec.residual and spec.branch is not None else out
+    result, after = _norm_at(spec.norm_after, summed)
+
+    def whole(index, block):
+        return (kept + before.matrix(index) @ block) @ after.matrix(index)
+
+    steepest = before.slopes * after.slopes[:, None]
+    matrix = blocks_of(whole)
+    matrix = jnp.where(jnp.eye(x.shape[0], dtype=bool), matrix, steepest * matrix)
+    branch = spectral_norm(blocks_of(None) * (real[:, None] & real))
+    norm = jnp.max(jnp.where(real, before.slopes * after.slopes, 0))
+    return result, matrix, jnp.log(branch), jnp.log(norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NormAt:
+    """The derivative of a norm at given tokens.
+
+    Attributes:
+        slopes: Upper bounds of the derivatives' norms, shape ``(n,)``.
+        matrix: The derivative at a token, ``(d, d)``, acting on rows; a number for no norm.
+    """
+
+    slopes: Float[Array, " n"]
+    matrix: Callable[[Any], Any]
+
+
+def _norm_at(norm: NormSpec | None, x) -> tuple[Float[Array, "n d"], _NormAt]:
+    """Normalised tokens, and the derivative there."""
+    width = x.shape[-1]
+    identity = jnp.eye(width, dtype=x.dtype)
+    if norm is None:
+        return x, _NormAt(jnp.ones(x.shape[0], x.dtype), lambda index: identity)
+    scale = jnp.asarray(norm.scale, x.dtype)
+    shift = 0.0 if norm.bias is None else jnp.asarray(norm.bias, x.dtype)
+    centred = x if norm.kind == "rms" else x - jnp.mean(x, axis=-1, keepdims=True)
+    centring = identity if norm.kind == "rms" else identity - 1 / width
+    if norm.kind == "center":
+        factor = width / (width - 1)
+        slopes = jnp.full(x.shape[0], factor * jnp.max(jnp.abs(scale)))
+        return factor * centred * scale + shift, _NormAt(
+            slopes, lambda index: factor * centring * scale
+        )
+    size = jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1) + norm.eps)
+    unit = centred / size[:, None]
+
+    def matrix(index):
+        along = jnp.outer(unit[index], unit[index]) / width
+        return (centring - along) * scale / size[index]
+
+    return unit * scale + shift, _NormAt(jnp.max(jnp.abs(scale)) / size, matrix)
+
+
+def _attention_at(spec, x, inner, attention, real, scale):
+    """Output of an attention layer, and a function that gives its block norms."""
+    branch = spec.branch
+    kind, params = branch.kind, branch.params
+    kernels = read_kernels(params, has_key=not isinstance(kind, L2))
+    value_bias = params["value"].get("bias")
+    if value_bias is not None:
+        value_bias = jnp.repeat(value_bias, kernels.out.shape[0] // value_bias.shape[0], axis=0)
+    values = attention_values(kind, kernels, inner, value_bias)
+    heads = jnp.einsum("hik,khv->ihv", attention, values)
+    out = jnp.einsum("ihv,hvd->id", heads, kernels.out)
+    if params["out"].get("bias") is not None:
+        out = out + params["out"]["bias"]
+    scaled = kernels.out * scale
+    if spec.norm_after is not None and spec.norm_after.kind != "rms":
+        # The norm behind sees nothing of the mean of what comes out.
+        scaled = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
+    turn = None
+    if branch.positions is not None:
+        count = jnp.sum(real)
+        turn = functools.partial(branch.positions, lengths=count)
+
+    def blocks_of(after):
+        out_kernel = kernels.out * scale if after is None else scaled
+        return attention_blocks(
+            kind,
+            kernels.replace_out(out_kernel),
+            inner,
+            attention,
+            value_bias=value_bias,
+            turn=turn,
+            after=after,
+        )
+
+    return zero_masked(out * scale, real), blocks_of
+
+
+def _token_layer(branch, x, real, scale):
+    """Output of a layer that maps each token alone, and a function that gives its block norms."""
+    out, jacobian = _tokens_at(branch, x)
+
+    def blocks_of(after):
+        def norm(index):
+            block = jacobian(index) * scale
+            return spectral_norm(block if after is None else after(index, block))
+
+        return jnp.diag(jax.lax.map(norm, jnp.arange(x.shape[0])))
+
+    return zero_masked(scale * out, real), blocks_of
+
+
+def _tokens_at(branch, x):
+    """Output of a layer that maps each token alone, and its Jacobian at a token, acting on rows."""
+    if branch is None:
+        identity = jnp.eye(x.shape[-1], dtype=x.dtype)
+        return x, lambda index: identity
+    check_instance("layers", branch, FeedForwardSpec, "attention or feed-forward layers")
+    params = branch.params
+
+    def dense(name, rows):
+        bias = params[name].get("bias")
+        rows = rows @ params[name]["kernel"]
+        return rows if bias is None else rows + bias
+
+    hidden = dense("hidden", x)
+    first = "gate" if "gate" in params else "hidden"
+    pre = dense(first, x)
+    active, slopes = jax.jvp(branch.activation, (pre,), (jnp.ones_like(pre),))
+    if first == "hidden":
+        return dense(
+            "out", active
+        ), lambda index: (params["hidden"]["kernel"] * slopes[index]) @ params["out"]["kernel"]
+
+    def jacobian(index):
+        through_gate = params["gate"]["kernel"] * (slopes * hidden)[index]
+        through_hidden = params["hidden"]["kernel"] * active[index]
+        return (through_gate + through_hidden) @ params["out"]["kernel"]
+
+    return dense("out", active * hidden), jacobian

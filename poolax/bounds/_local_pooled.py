@@ -1,0 +1,34 @@
+"""What a pooler leaves of a Jacobian whose blocks are bounded."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poolax._numerics import safe_norm
+from poolax.bounds._linalg import spectral_norm
+
+
+def pooled_norm(
+    matrix: Float[Array, "n n"],
+    pool: Callable[[Array], Array],
+    states: Float[Array, "n d"],
+) -> Float[Array, ""]:
+    """Bound of a pooled Jacobian from block norms and the pooler's own derivative at the states.
+
+    Args:
+        matrix: Bounds of the norms of the blocks of the Jacobian of the states.
+        pool: The pooler.
+        states: What it pools.
+
+    Returns:
+        ``min(|c^T matrix|, |pooler| |matrix|)``, ``c_i`` the norm of the pooler's derivative with
+        respect to token ``i``, and in the second the rows with ``c_i > 0`` alone.
+    """
+    derivative = jax.jacrev(pool)(states)  # (d, n, d)
+    by_token = jnp.moveaxis(derivative, 1, 0)
+    read = jax.lax.map(spectral_norm, by_token)
+    whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))
+    rows = jnp.where(read[:, None] > 0, matrix, 0)
+    return jnp.minimum(safe_norm(read @ matrix), whole * spectral_norm(rows))
