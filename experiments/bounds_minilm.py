@@ -127,7 +127,10 @@ def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str,
     what["inputs"] = "test part of STS-B" if options.data_dir else "sentences of Python's documentation"
     what["num_sentences"] = options.num_sentences
     for index in range(len(subject.attention_specs)):
-        yield {"kind": "bounds_layer", **what, "layer": index}, functools.partial(_layer, subject, index)
+        yield (
+            {"kind": "bounds_layer", **what, "layer": index},
+            functools.partial(_layer, subject, index),
+        )
     for index, pooler in enumerate(FIXED_POOLERS):
         row = {"kind": "bounds_backbone", **what, "pooler": pooler}
         yield row, lambda index=index: subject.whole()[index]
@@ -138,7 +141,9 @@ def _layer(subject, index):
     for name in ("local", "tight", "sharp"):
         over = np.asarray(row["measured"]) / np.asarray(row[name])
         if not np.isfinite(over).all() or over.max() > 1 + 1e-4:
-            raise RuntimeError(f"layer {index}: a measured norm is above its {name} bound: {over.max()}")
+            raise RuntimeError(
+                f"layer {index}: a measured norm is above its {name} bound: {over.max()}"
+            )
     return {
         "medians": {name: float(np.median(values)) for name, values in row.items()},
         "sharp_over_local": float(np.median(np.divide(row["sharp"], row["local"]))),

@@ -135,9 +135,18 @@ def _backbone(records):
         measured = float(np.median(row["measured"]))
         local = float(np.median(row["log10_local"]))
         gap = float(np.median(np.asarray(row["log10_local"]) - np.log10(row["measured"])))
-        logs = {"log10_local": local, "log10_tight": row["log10_tight"], "log10_sharp": row["log10_sharp"]}
+        logs = {
+            "log10_local": local,
+            "log10_tight": row["log10_tight"],
+            "log10_sharp": row["log10_sharp"],
+        }
         rows.append(
-            [row["pooler"], text(measured), *(text(None, log) for log in logs.values()), text(None, gap)]
+            [
+                row["pooler"],
+                text(measured),
+                *(text(None, log) for log in logs.values()),
+                text(None, gap),
+            ]
         )
         tidy.append(
             {"pooler": row["pooler"], "measured": measured, **logs, "log10_local_over_measured": gap}

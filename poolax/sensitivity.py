@@ -199,9 +199,7 @@ def embeddings_domain(
     return TokenRange(int(lengths.min()), int(lengths.max())), bounds.domain_of(embeddings, mask)
 
 
-def backbone_ledgers(
-    backbone: Backbone, num_tokens: TokenRange, domain: Domain
-) -> dict[str, Ledger]:
+def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain) -> dict[str, Ledger]:
     """Sharp and tight ledger of a backbone.
 
     Args:

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from poolax import bounds
-from poolax._checks import check_number
+from poolax._checks import check_count, check_number
 from poolax.backbones import Backbone
 from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
@@ -70,6 +70,8 @@ class Bounds:
         debug: Show where an error comes from.
     """
 
+    resumable: ClassVar[bool] = False
+
     checkpoint: tyro.conf.Positional[str | None] = None
     sizes: tyro.conf.OmitArgPrefixes[Sizes] = dataclasses.field(default_factory=Sizes)
     num_tokens: tuple[int, ...] | None = None
@@ -104,6 +106,8 @@ class Bounds:
             raise ValueError(
                 f"num_tokens: expected a number, or the lowest and highest, got {len(self.num_tokens)}"
             )
+        for value in self.num_tokens or ():
+            check_count("num_tokens", value)
         if self.cube is not None and (self.radius is not None or self.spread is not None):
             raise ValueError("cube: expected no radius or spread beside it, which it gives")
         if (self.epsilon is None) != (self.sigma is None):

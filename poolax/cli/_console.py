@@ -1,6 +1,7 @@
 """What the commands share: exit codes, numbers for people, progress, records on standard output."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ def number(value: float | None, log10: float | None = None) -> str:
         return f"10^{log10:.1f}"
     if value is None:
         return "–"
-    if 1000 <= value:
+    if value >= 1000:
         return f"{value:.0f}"
     return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
 
@@ -35,8 +36,12 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
         for record in records:
             print(json.dumps(plain_json(record), allow_nan=False))
         return
+    console = rich.console.Console()
     for table in tables:
-        rich.console.Console().print(table.rich())
+        # Notes as wide as the terminal rather than as the table.
+        console.print(dataclasses.replace(table, notes=()).rich())
+        for note in table.notes:
+            console.print(note, highlight=False)
 
 
 @contextlib.contextmanager

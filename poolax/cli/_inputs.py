@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poolax import data
-from poolax.backbones import Backbone, Bert, Decoder, GPT2, Moment
+from poolax.backbones import GPT2, Backbone, Bert, Decoder, Moment
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 
@@ -27,9 +27,7 @@ class Inputs:
     source: str
 
 
-def read_inputs(
-    backbone: Backbone, texts: Sequence[str], path: str | None, num_inputs: int
-) -> Inputs:
+def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_inputs: int) -> Inputs:
     """The first inputs that were given, or else ones that need no file.
 
     Args:
@@ -149,7 +147,9 @@ def _default_images(backbone, num_inputs):
     size, channels = backbone.config.image_size, backbone.config.num_channels
     if (size, channels) == (8, 1):
         digits = data.digits()
-        return Inputs(digits.inputs[digits.splits["test"][:num_inputs]], "scikit-learn's digits, test part")
+        return Inputs(
+            digits.inputs[digits.splits["test"][:num_inputs]], "scikit-learn's digits, test part"
+        )
     if channels != 3:
         raise ValueError(f"inputs: expected a file of images with {channels} channels, got none")
     from sklearn.datasets import load_sample_images

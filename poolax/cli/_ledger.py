@@ -37,15 +37,15 @@ def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     for row in shown:
         logs = [row["log10_branch"], row["log10_norm"], row["log10_factor"], sharp[row["layer"]]]
         cells = [Cell(row["layer"]), *(Cell(_from_log(log)) for log in logs)]
-        rows.append([*cells, Cell(number(row["radius_in"])), Cell(number(row["radius_out"]))])
+        rows.append([*cells, Cell(number(row["radius_in"]))])
     return Table(
         title=title,
-        columns=["layer", "branch", "norms", "layer, tight", "sharp", "radius in", "out"],
+        columns=["layer", "branch", "norms", "tight", "sharp", "radius"],
         rows=rows,
         notes=[
-            "Lipschitz constants of the branch alone, of the norms around it, and of the layer with its "
-            "residual connection; the bound of the backbone is the product of the layers'. radius: "
-            "largest norm of a token."
+            "Lipschitz constants of the branch alone and of the norms around it (tight), and of the layer "
+            "with its residual connection; the bound of the backbone is the product of the layers'. "
+            "radius: largest norm of a token that comes in."
         ],
         tidy=list(records),
     )

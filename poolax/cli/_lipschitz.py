@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
@@ -51,6 +51,8 @@ class Lipschitz:
         as_json: Print JSON lines, a record for each pooler, instead of the table.
         debug: Show where an error comes from.
     """
+
+    resumable: ClassVar[bool] = False
 
     model: tyro.conf.Positional[str]
     text: tuple[str, ...] = ()
@@ -115,7 +117,7 @@ class Lipschitz:
     def _token_states(self) -> Inputs:
         path = self.inputs or inputs_beside(self.model, INPUTS)
         if path is None:
-            raise ValueError(f"inputs: expected a .npy or .npz file of token states, got none")
+            raise ValueError("inputs: expected a .npy or .npz file of token states, got none")
         states = read_array(path)[: self.num_inputs]
         if states.ndim != 3 or len(states) == 0:
             raise ValueError(f"inputs: expected shape (N, n, d), got {states.shape}")
@@ -146,7 +148,9 @@ def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Tab
         notes.append("Some Lanczos iterations did not converge: these norms are lower estimates.")
     columns = ["attention"] if of_blocks else []
     columns += ["pooler", "median", "largest", *bounds_]
-    return Table(title=f"Lipschitz constants of {title}", columns=columns, rows=rows, notes=notes, tidy=[])
+    return Table(
+        title=f"Lipschitz constants of {title}", columns=columns, rows=rows, notes=notes, tidy=[]
+    )
 
 
 def _local_text(row):

@@ -45,7 +45,8 @@ def _execute(command):
     try:
         return command.run()
     except KeyboardInterrupt:
-        print("poolax: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        goes_on = "; the same command goes on from what is finished" if command.resumable else ""
+        print(f"poolax: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if command.debug:

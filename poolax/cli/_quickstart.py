@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import rich.console
@@ -36,6 +36,8 @@ class Quickstart:
         as_json: Print a JSON summary on standard output instead of tables.
         debug: Show where an error comes from.
     """
+
+    resumable: ClassVar[bool] = True
 
     settings: tyro.conf.OmitArgPrefixes[quickstart.Settings] = dataclasses.field(
         default_factory=quickstart.Settings

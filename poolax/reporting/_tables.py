@@ -85,7 +85,7 @@ class Table:
     def rich(self) -> rich.table.Table:
         """The table for the terminal."""
         table = rich.table.Table(
-            title=self.title, caption="\n".join(self.notes), caption_justify="left"
+            title=self.title, caption="\n".join(self.notes) or None, caption_justify="left"
         )
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
