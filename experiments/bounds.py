@@ -3,10 +3,11 @@
     python experiments/bounds.py --out results
 
 Suite "random": attention layers and one-block models with random weights, on the unit ball. A search
-over inputs gives what these weights attain; a search over inputs and weights of given norms, how much of
-a bound that holds for all weights with these norms some of them attain. Suite "minilm": every attention layer of all-MiniLM-L6-v2 at real sentences,
-and the whole backbone with a pooler behind it. Records are appended to OUT/bounds.jsonl and the tables
-are made from that file; what is recorded already is not measured again.
+over inputs gives what these weights attain; a search over inputs and weights of given norms, how much
+some of them attain of a bound that holds for all weights with these norms. Suite "minilm": every
+attention layer of all-MiniLM-L6-v2 at real sentences, and the whole backbone with a pooler behind it.
+Records are added to OUT/bounds.jsonl and the tables are made from records alone; what is recorded
+already is not measured again.
 """
 
 import dataclasses

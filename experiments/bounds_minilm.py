@@ -30,7 +30,7 @@ def minilm_directory() -> str:
 
 
 def read_sentences(data_dir: str | None, num_sentences: int) -> tuple[list[str], str]:
-    """Sentences spread over the test part of STS-B, or those that come with Python, and their source."""
+    """Sentences spread over the test part of STS-B, or that come with Python, and their source."""
     if data_dir is None:
         return data.sentences(num_sentences), "sentences of Python's documentation"
     with (pathlib.Path(data_dir) / "stsb" / "sts-test.csv").open(newline="") as file:

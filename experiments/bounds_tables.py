@@ -65,9 +65,9 @@ def _inputs(records):
         ["attention", "target", "n, d, H", "scale", *names, "tight / found", "local / found"],
         rows,
         [
-            "found: exact Jacobian norm at the worst input of a search; local: bound at that input. scale: "
-            "factor of freshly initialised weights. target: the whole attention layer, one of its output "
-            "tokens, or a one-block model with that pooler."
+            "found: exact Jacobian norm at the worst input of a search; local: bound at that input. "
+            "scale: factor of freshly initialised weights. target: the whole attention layer, one of "
+            "its output tokens, or a one-block model with that pooler."
         ],
         tidy,
     )
@@ -93,8 +93,8 @@ def _weights(records):
         rows,
         [
             "norm: spectral norm of W_Q, W_K, W_V of each head, of W_O and of W_FFN. sharp, tight: the "
-            "largest of these bounds over all weights with these norms. found: exact Jacobian norm at the "
-            "worst weights and input of a search; at these weights: their own tight bound over it."
+            "largest of these bounds over all weights with these norms. found: exact Jacobian norm at "
+            "the worst weights and input of a search; at these weights: their own tight bound over it."
         ],
         tidy,
     )
@@ -111,14 +111,16 @@ def _layers(records):
     first = records[0]
     return _table(
         f"Attention layers of {first['backbone']} at sentences",
-        ["layer", "measured", "local", "tight", "sharp", "published*"]
-        + ["local / measured", "sharp / local", "tight / local", "smallest sharp / local"],
+        [
+            *("layer", "measured", "local", "tight", "sharp", "published*", "local / measured"),
+            *("sharp / local", "tight / local", "smallest sharp / local"),
+        ],
         rows,
         [
             f"Medians over {first['num_sentences']} sentences ({first['inputs']}), ratios sentence by "
-            "sentence. measured: Jacobian norm by Lanczos iteration; tight and sharp on the smallest domain "
-            "that holds the sentence's tokens. *Nothing is published for layers with biases: this is the "
-            "published constant of the same layer without them."
+            "sentence. measured: Jacobian norm by Lanczos iteration; tight and sharp on the smallest "
+            "domain that holds the sentence's tokens. *Nothing is published for layers with biases: "
+            "this is the published constant of the same layer without them."
         ],
         [
             {"layer": row["layer"]}
@@ -157,8 +159,9 @@ def _backbone(records):
         ["pooler", "measured", "local", "tight", "sharp", "local / measured"],
         rows,
         [
-            f"Medians over {first['num_sentences']} sentences ({first['inputs']}); tight and sharp: products "
-            "over the layers, on the smallest domain that holds all embeddings, times the pooler's factor."
+            f"Medians over {first['num_sentences']} sentences ({first['inputs']}); tight and sharp: "
+            "products over the layers, on the smallest domain that holds all embeddings, times the "
+            "pooler's factor."
         ],
         tidy,
     )

@@ -109,7 +109,7 @@ def measure_block(
     @jax.jit
     def at_inputs(variables, inputs):
         def at(x):
-            exact = empirical.jacobian_norm(lambda x: model.apply(variables, x), x)
+            exact = empirical.jacobian_norm(lambda x: jnp.asarray(model.apply(variables, x)), x)
             return exact, bounds.local_tbm(model, variables, x).lipschitz
 
         return jax.lax.map(at, inputs)
@@ -218,7 +218,7 @@ def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain)
     return {method: bounds.ledger(specs, **sizes, method=method) for method in METHODS[1:]}
 
 
-def pooled_tokens(backbone: Backbone, shape: tuple[int, int], num_tokens: TokenRange) -> TokenRange:
+def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange) -> TokenRange:
     """Numbers of tokens that a pooler sees: those that came in, but for backbones that merge tokens.
 
     Args:

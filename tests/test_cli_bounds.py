@@ -1,5 +1,6 @@
 """``poolax bounds`` and ``poolax lipschitz`` on small models, in process."""
 
+import functools
 import json
 import re
 
@@ -203,7 +204,8 @@ def test_lipschitz_of_blocks(capsys, blocks):
     inputs = np.load(blocks / "inputs.npy")[:2]
     for row in rows:
         trained = training.load_tbm(blocks / row["checkpoint"])
-        expected = [exact_norm(lambda x: trained.model.apply(trained.variables, x), x) for x in inputs]
+        apply = functools.partial(trained.model.apply, trained.variables)
+        expected = [exact_norm(apply, x) for x in inputs]
         np.testing.assert_allclose(row["measured"], expected, rtol=1e-4)
         assert np.all(np.asarray(row["measured"]) <= np.asarray(row["local"]) * (1 + 1e-5))
         assert max(row["measured"]) <= row["tight"] <= row["sharp"]

@@ -129,10 +129,11 @@ class Bounds:
     def _of_sizes(self) -> Iterator[dict[str, Any]]:
         num_tokens, domain = self._tokens(64), self._domain(1.0, self.sizes.dim)
         sizes = dataclasses.asdict(self.sizes)
+        longest: Any = num_tokens.high
         for label, kind in self.sizes.kinds().items():
             for name in self.poolers:
-                pooler = pooler_of(name, int(num_tokens.high), self.sizes.dim)
-                model, variables = extremal_block(self.sizes, kind, pooler, int(num_tokens.high))
+                pooler = pooler_of(name, longest, self.sizes.dim)
+                model, variables = extremal_block(self.sizes, kind, pooler, longest)
                 found = block_bounds(model, variables, num_tokens, domain)
                 row = {"attention": label, "pooler": name, **sizes}
                 yield row | describe_domain(num_tokens, domain) | found
@@ -148,7 +149,8 @@ class Bounds:
     def _of_head(self, head: Head) -> dict[str, Any]:
         dim = head.variables["params"]["output"]["kernel"].shape[0]
         num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
-        row = {"attention": "none", "pooler": to_config(head.pooler)["name"], "dim": dim}
+        pooler: Any = head.pooler
+        row = {"attention": "none", "pooler": to_config(pooler)["name"], "dim": dim}
         return row | describe_domain(num_tokens, domain) | head_bounds(head, num_tokens, domain)
 
     def _of_backbone(self, backbone: Backbone) -> int:

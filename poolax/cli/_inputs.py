@@ -63,7 +63,7 @@ def _modality(backbone):
     return "series" if isinstance(backbone, Moment) else "images"
 
 
-def read_array(path: pathlib.Path) -> np.ndarray:
+def read_array(path: pathlib.Path | str) -> np.ndarray:
     """The array in a .npy file, or the first of a .npz file; nothing pickled."""
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -127,7 +127,7 @@ def _rows_behind_a_label(rows):
 
 
 def _columns_of_numbers(rows):
-    """One series a column below a line of names; columns that are not numbers, such as dates, are not."""
+    """One series a column, below a line of names; columns of anything but numbers are left out."""
     columns = []
     for column in zip(*rows[1:], strict=True):
         try:

@@ -43,9 +43,9 @@ def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
         columns=["layer", "branch", "norms", "tight", "sharp", "radius"],
         rows=rows,
         notes=[
-            "Lipschitz constants of the branch alone and of the norms around it (tight), and of the layer "
-            "with its residual connection; the bound of the backbone is the product of the layers'. "
-            "radius: largest norm of a token that comes in."
+            "Lipschitz constants of the branch alone and of the norms around it (tight), and of the "
+            "layer with its residual connection; the bound of the backbone is the product of the "
+            "layers'. radius: largest norm of a token that comes in."
         ],
         tidy=list(records),
     )

@@ -23,7 +23,7 @@ from poolax.training import Head
 
 @dataclasses.dataclass(frozen=True)
 class Lipschitz:
-    """Measured Lipschitz constants of a model at inputs, beside local, tight, sharp and published bounds.
+    """Measured Lipschitz constants of a model at inputs, beside all bounds.
 
     For a backbone, how far the pooled vector moves for a small change of the embeddings (Jacobian
     norms by Lanczos iteration), for every pooler without parameters:
@@ -115,7 +115,7 @@ class Lipschitz:
         return records, given.source
 
     def _token_states(self) -> Inputs:
-        path = self.inputs or inputs_beside(self.model, INPUTS)
+        path: Any = self.inputs or inputs_beside(self.model, INPUTS)
         if path is None:
             raise ValueError("inputs: expected a .npy or .npz file of token states, got none")
         states = read_array(path)[: self.num_inputs]
@@ -140,9 +140,10 @@ def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Tab
     n = f"{low}" if low == high else f"{low} to {high}"
     kind = "Exact Jacobian norms" if of_blocks else "Jacobian norms, from embeddings to pooled vectors,"
     notes = [
-        f"{kind} at {first['num_inputs']} inputs of {n} tokens ({source}): median and largest. local: "
-        "largest of the bounds at these inputs. tight, sharp, published: for all tokens with norms up to "
-        f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}; a dash: no such bound."
+        f"{kind} at {first['num_inputs']} inputs of {n} tokens ({source}): median and largest. "
+        "local: largest of the bounds at these inputs. tight, sharp, published: for all tokens with "
+        f"norms up to {first['radius']:.4g} and distances up to {2 * first['spread']:.4g}; a dash: no "
+        "such bound."
     ]
     if not all(row.get("converged", True) for row in records):
         notes.append("Some Lanczos iterations did not converge: these norms are lower estimates.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from poolax import bounds
 from poolax.attention import Kind
@@ -37,7 +38,7 @@ def describe_block(model: TBM, variables: Mapping[str, Any]) -> dict[str, Any]:
 def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
     """What a record says of the inputs that a bound holds for."""
     return {
-        "num_tokens": [int(num_tokens.low), int(num_tokens.high)],
+        "num_tokens": np.asarray([num_tokens.low, num_tokens.high]).tolist(),
         "radius": float(domain.radius),
         "spread": float(domain.spread),
     }
@@ -49,9 +50,10 @@ def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str,
     out = jnp.linalg.norm(kernel, ord=2)
     sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
     variables = {"params": head.variables["params"].get("pooler", {})}
+    pooler: Any = head.pooler
     row = constant("published")
     for method in ("sharp", "tight"):
-        lipschitz = out * bounds.pooler(head.pooler, variables, **sizes, method=method).l2
+        lipschitz = out * bounds.pooler(pooler, variables, **sizes, method=method).l2
         row |= constant(method, jnp.log(lipschitz), lipschitz)
     return row
 
@@ -101,12 +103,14 @@ def tokens_text(row: Mapping[str, Any]) -> str:
 
 def _notes(row):
     notes = [
-        f"Lipschitz constants for {tokens_text(row)} of width {row['dim']}, norms up to {row['radius']:.4g} and "
-        f"distances up to {2 * row['spread']:.4g}; a dash: nothing was published."
+        f"Lipschitz constants for {tokens_text(row)} of width {row['dim']}, norms up to "
+        f"{row['radius']:.4g} and distances up to {2 * row['spread']:.4g}; a dash: nothing was "
+        "published."
     ]
     if "gamma" in row:
         notes.append(
-            f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. never: "
-            "certified, no such change moves the pooled vector by more than sigma; perhaps: vacuous."
+            f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. "
+            "never: certified, no such change moves the pooled vector by more than sigma; perhaps: the "
+            "bound is vacuous."
         )
     return notes
