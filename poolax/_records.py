@@ -1,13 +1,14 @@
 """Records of results: frozen pytrees whose numbers are leaves and whose names are static."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from poolax._checks import check_values
+from poolax._checks import check_count, check_number, check_values, is_concrete
+from poolax._intervals import log_chi2_tail
 
 
 @struct.dataclass
@@ -45,14 +46,27 @@ class ExpressivityBound:
     """Bound of the probability that an output moves by more than ``sigma``.
 
     Attributes:
-        gamma: ``L epsilon / sigma`` (Markov), which may exceed 1 and is then vacuous.
+        gamma: The bound; Markov's, ``L epsilon / sigma``, may exceed 1.
         upper: ``min(1, gamma)``.
-        certified_zero: Whether ``L epsilon <= sigma``, in which case the probability is exactly 0.
+        certified_zero: Whether the probability is exactly 0, as it is where ``L epsilon <= sigma``.
+        log_gamma: Natural logarithm of ``gamma``, which neither over- nor underflows.
     """
 
     gamma: Float[Array, "*batch"]
     upper: Float[Array, "*batch"]
     certified_zero: Bool[Array, "*batch"]
+    log_gamma: Float[Array, "*batch"]
+
+    @property
+    def vacuous(self) -> Bool[Array, "*batch"]:
+        """Whether ``gamma >= 1``, which says nothing of a probability.
+
+        For changes of at most ``epsilon``, one global constant gives a bound that is either vacuous
+        or exact: ``gamma < 1`` is ``L epsilon < sigma``, where the probability is 0. What lies in
+        between takes the constants of the inputs (:func:`poolax.bounds.expressivity`) or the
+        distribution of the noise (:meth:`Bound.gamma_gaussian`).
+        """
+        return self.gamma >= 1
 
 
 @struct.dataclass
@@ -142,7 +156,7 @@ class Bound:
         ``E = P(|f(X) - f(X')| > sigma)`` for a neighbour with ``|X - X'| <= epsilon`` (Frobenius
         norm) satisfies ``E <= L epsilon / sigma`` by Markov's inequality, and ``E = 0`` where
         ``L epsilon <= sigma``. So a value below one always comes with certainty: a bound from one
-        global constant is either vacuous or exact.
+        global constant is either vacuous (``.vacuous``) or exact.
 
         Both ``X`` and ``X'`` have to lie in the domain that the bound was taken on. If only ``X`` is
         known to lie in ``(radius, spread)``, take the bound on ``(radius + epsilon, spread + epsilon /
@@ -153,7 +167,7 @@ class Bound:
             sigma: Distance of the outputs that counts as a move, above 0.
 
         Returns:
-            ``gamma``, ``upper`` and ``certified_zero``.
+            ``gamma`` and what it says.
 
         Raises:
             ValueError: if a concrete ``epsilon`` is negative or not finite, or a concrete ``sigma``
@@ -167,7 +181,87 @@ class Bound:
         # An infinite constant times no change is no move.
         moved = jnp.where(jnp.asarray(epsilon) == 0, 0, self.lipschitz * epsilon)
         gamma = moved / sigma
-        return ExpressivityBound(gamma, jnp.minimum(gamma, 1.0), moved <= sigma)
+        still = jnp.asarray(epsilon) == 0
+        log_ratio = jnp.log(jnp.where(still, 1, epsilon) / sigma)
+        log_gamma = jnp.where(still, -jnp.inf, self.log_lipschitz + log_ratio)
+        return ExpressivityBound(gamma, jnp.minimum(gamma, 1.0), moved <= sigma, log_gamma)
+
+    def gamma_gaussian(
+        self,
+        scale: Float[ArrayLike, "*batch"],
+        sigma: Float[ArrayLike, "*batch"],
+        *,
+        num_tokens: float | Array | TokenRange,
+        dim: int,
+        margin: Float[ArrayLike, "*batch"] = math.inf,
+    ) -> ExpressivityBound:
+        r"""Bound how often Gaussian noise moves the output far: informative where Markov is not.
+
+        The noise ``N`` has independent entries of standard deviation ``scale`` on the ``n`` real tokens
+        of width ``d``; its root mean square norm is ``scale sqrt(n d)``. With ``L`` valid as far as ``r
+        = margin`` from ``X``,
+
+            ``P(|f(X + N) - f(X)| > sigma) <= P(|N| > min(r, sigma / L)) = P(chi2_{nd} > t)``,
+
+        ``t = (min(r, sigma / L) / scale)^2``: noise that is no longer than both stays where ``L`` holds
+        and moves the output by at most ``sigma``. The probability is bounded from above in logarithms,
+        by a normal tail that is equal to it in the limit of many entries.
+
+        Gaussian noise leaves every bounded domain. **With the default margin the bound is valid only
+        if L holds for all inputs**, as it does for L2 and normalised cosine attention. A bound taken on
+        a domain (dot-product attention, plain values) holds with the ``margin`` by which that domain
+        was made larger than the one that ``X`` is known to lie in: taken on ``(radius + margin,
+        spread + margin / sqrt(2))``, it holds on the whole ball of radius ``margin`` around ``X``.
+
+        Args:
+            scale: Standard deviation of each entry of the noise, at least 0.
+            sigma: Distance of the outputs that counts as a move, above 0.
+            num_tokens: Number of tokens that carry noise; of a :class:`TokenRange` the most.
+            dim: Width ``d``.
+            margin: How far from ``X`` (Frobenius norm) the bound holds; infinite for a global one.
+
+        Returns:
+            ``gamma``, never below the probability, and what it says; ``log_gamma`` goes on where
+            ``gamma`` is the smallest number there is. Zero is certified without noise, or for ``L =
+            0`` with an infinite margin.
+
+        Raises:
+            ValueError: if a concrete argument is out of range.
+
+        Example:
+            >>> from poolax import bounds
+            >>> bound = bounds.pooled_block("avg", attention=3.0, ffn=1.0, dim=384, num_tokens=196)
+            >>> scale = 0.01
+            >>> size = scale * (196 * 384) ** 0.5  # root mean square norm of the noise
+            >>> sigma = 1.05 * bound.lipschitz * size
+            >>> noisy = bound.gamma_gaussian(scale, sigma, num_tokens=196, dim=384)
+            >>> print(f"{bound.gamma(size, sigma).gamma:.2f} 1e{noisy.log_gamma / jnp.log(10):.0f}")
+            0.95 1e-82
+
+        Reference:
+            This library's own.
+        """
+        check_values("scale", scale, at_least=0.0)
+        check_values("sigma", sigma, above=0.0)
+        check_count("dim", dim)
+        num_noisy = num_tokens.high if isinstance(num_tokens, TokenRange) else num_tokens
+        check_number("num_tokens", num_noisy, at_least=1)
+        if is_concrete(margin) and not np.all(np.asarray(margin) >= 0):
+            raise ValueError(f"margin: expected numbers >= 0, got {margin}")
+        dtype = self.lipschitz.dtype
+        scale = jnp.asarray(scale, dtype)
+        moves = self.lipschitz > 0
+        reach = jnp.where(moves, sigma / jnp.where(moves, self.lipschitz, 1), jnp.inf)
+        reach = jnp.minimum(reach, margin)
+        silent = (scale == 0) | jnp.isposinf(reach)
+        # A quotient beyond all numbers is still no certainty.
+        quotient = jnp.where(silent, 0, reach) / jnp.where(scale > 0, scale, 1)
+        quotient = jnp.minimum(quotient, math.sqrt(float(jnp.finfo(dtype).max)) / 2)
+        log_gamma = log_chi2_tail(jnp.where(silent, jnp.inf, quotient**2), num_noisy * dim)
+        limits = jnp.finfo(dtype)
+        gamma = jnp.minimum(jnp.exp(log_gamma) * (1 + 64 * limits.eps), 1)
+        gamma = jnp.where(silent, 0, jnp.maximum(gamma, limits.tiny))
+        return ExpressivityBound(gamma, gamma, silent, log_gamma)
 
 
 @struct.dataclass
@@ -227,11 +321,34 @@ class ExpressivityEstimate:
 
 
 @struct.dataclass
-class NoiseCurve:
-    """Mean distance of outputs against the size of Gaussian noise on the input.
+class ExpressivityBoundEstimate:
+    """Share of inputs that a bound does not certify, with a confidence interval.
+
+    With ``L_X`` a Lipschitz constant on the ball of radius ``epsilon`` around ``X``, the expressivity
+    of every neighbourhood inside that ball is at most ``P(L_X epsilon > sigma)``; the output of an
+    input with ``L_X epsilon <= sigma`` does not move by more than ``sigma`` at all.
 
     Attributes:
-        epsilon: Root mean square norm of the noise, shape ``(k,)``.
+        probability: The estimate of ``P(L_X epsilon > sigma)``.
+        low: Lower end of the interval, which bounds nothing else.
+        high: Upper end of the interval, which bounds the expressivity with the same confidence.
+        lipschitz: ``L_X`` of each input, shape ``(N,)``.
+        num_inputs: Number of inputs, which are the sampling unit of the interval.
+    """
+
+    probability: float
+    low: float
+    high: float
+    lipschitz: Float[Array, " N"]
+    num_inputs: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class NoiseCurve:
+    """Mean distance of outputs against the size of a change of the input.
+
+    Attributes:
+        epsilon: Size of the change (Gaussian: root mean square norm of the noise), shape ``(k,)``.
         mean: Mean of ``|f(X) - f(X')|`` over inputs and perturbations, shape ``(k,)``.
         low: Lower end of the mean's confidence interval over inputs, shape ``(k,)``.
         high: Upper end, shape ``(k,)``.
@@ -259,118 +376,6 @@ class TokenStates:
     mask: Bool[Array, "*batch n"] | None
     num_prefix: int = struct.field(pytree_node=False)
     weights: tuple[Float[Array, "*batch H n n"], ...] | None = None
-
-
-@struct.dataclass
-class NormSpec:
-    """A norm of the token width.
-
-    Attributes:
-        kind: ``"layer"``, ``"rms"`` or ``"center"``.
-        scale: Scale, shape ``(d,)``.
-        bias: Shift, shape ``(d,)``, or ``None``.
-        eps: What is added to the variance, or to the mean square; 0 for CenterNorm.
-    """
-
-    kind: str = struct.field(pytree_node=False)
-    scale: Float[Array, " d"]
-    bias: Float[Array, " d"] | None = None
-    eps: float = struct.field(pytree_node=False, default=0.0)
-
-
-@struct.dataclass
-class AttentionSpec:
-    """An attention layer.
-
-    Attributes:
-        kind: ``attention.DotProduct``, ``L2`` or ``Cosine``.
-        params: Parameters as :class:`poolax.attention.MultiHeadAttention` holds them.
-        rotary: Whether positions are rotary.
-        rotary_scale: Factor of turned queries and of turned keys.
-        positions: Turns the heads' features ``(n, H, d_h)`` by their positions; ``None`` unless rotary.
-        causal: Whether a token sees only what stands before it.
-        window: Number of keys that a query sees in a sliding window; ``None`` if it sees all.
-        partition: Number of tokens of the windows into which the tokens are cut; ``None`` if they
-            are not.
-        padded: Whether zero tokens, which lie outside the hull of the others, are seen as well.
-    """
-
-    kind: Any = struct.field(pytree_node=False)
-    params: Mapping[str, Any]
-    rotary: bool = struct.field(pytree_node=False, default=False)
-    rotary_scale: float = struct.field(pytree_node=False, default=1.0)
-    positions: Any = struct.field(pytree_node=False, default=None)
-    causal: bool = struct.field(pytree_node=False, default=False)
-    window: int | None = struct.field(pytree_node=False, default=None)
-    partition: int | None = struct.field(pytree_node=False, default=None)
-    padded: bool = struct.field(pytree_node=False, default=False)
-
-
-@struct.dataclass
-class FeedForwardSpec:
-    """A feed-forward layer with a hidden layer.
-
-    Attributes:
-        params: Parameters as :class:`poolax.blocks.FeedForward` holds them, or
-            :class:`poolax.blocks.GatedFeedForward` where there is a ``gate``.
-        activation: The activation.
-    """
-
-    params: Mapping[str, Any]
-    activation: Callable[[Array], Array] = struct.field(pytree_node=False)
-
-
-@struct.dataclass
-class ConvolutionSpec:
-    """A depth-wise convolution with an activation and, in some, a linear map with another.
-
-    Attributes:
-        params: ``depthwise`` with a ``kernel (k, k, d)`` and ``bias``; ``pointwise`` with a ``kernel
-            (d, d)`` and ``bias`` or absent.
-        activation: The activation.
-    """
-
-    params: Mapping[str, Any]
-    activation: Callable[[Array], Array] = struct.field(pytree_node=False)
-
-
-@struct.dataclass
-class MergeSpec:
-    """Neighbouring tokens side by side, and their linear map to one token.
-
-    Attributes:
-        params: ``kernel (k d, d')``; the norm before it acts on the width ``k d``.
-        num_merged: Number ``k`` of tokens that become one.
-        padded: Whether zero tokens are among them.
-    """
-
-    params: Mapping[str, Any]
-    num_merged: int = struct.field(pytree_node=False)
-    padded: bool = struct.field(pytree_node=False, default=False)
-
-
-@struct.dataclass
-class LayerSpec:
-    """One layer of a backbone, as the bounds read it, in the order in which the layers act.
-
-    ``x`` becomes ``norm_after(x + residual_scale * branch(norm_before(x)))``, without the ``x +`` where
-    there is no residual connection, and without what is ``None``.
-
-    Attributes:
-        name: Where the layer stands, such as ``"block_0/attention"``.
-        branch: What the layer does between its norms; ``None`` for a norm alone.
-        norm_before: Norm of what enters the branch.
-        norm_after: Norm of the sum.
-        residual: Whether there is a residual connection.
-        residual_scale: What the branch is multiplied with, shape ``(d,)``; ``None`` for one.
-    """
-
-    name: str = struct.field(pytree_node=False)
-    branch: AttentionSpec | FeedForwardSpec | ConvolutionSpec | MergeSpec | None = None
-    norm_before: NormSpec | None = None
-    norm_after: NormSpec | None = None
-    residual: bool = struct.field(pytree_node=False, default=True)
-    residual_scale: Float[Array, " d"] | None = None
 
 
 @struct.dataclass

@@ -19,7 +19,6 @@ POOLERS = {
     "map": pooling.QueryAttentionPool(num_queries=2, num_heads=2),
     "hybrid": pooling.HybridPool(),
 }
-BOUNDED = ("first", "last", "avg", "sum", "max", "wavg", "wavg-raw", "hybrid")
 PUBLISHED = ("first", "last", "avg", "sum", "max")
 KINDS = {
     "dot": attention.DotProduct(),

@@ -112,107 +112,108 @@ def test_functions_of_one_kind_agree_with_the_dispatching_one(kind, x64):
     assert function(**kernels, **sizes, **extra, per_token=True) == bound.per_token
     with pytest.raises(ValueError, match=r"per_token: expected False for method 'published'"):
         function(**kernels, **sizes, **extra, per_token=True, method="published")
-    with pytest.raises(ValueError, match=r"method: expected one of 'published', 'sharp', got 'tight'"):
-        function(**kernels, **sizes, **extra, method="tight")
+    with pytest.raises(
+        ValueError, match=r"method: expected one of 'published', 'sharp', 'tight', got 'best'"
+    ):
+        function(**kernels, **sizes, **extra, method="best")
 
 
 MASKINGS = ("full", "padded", "causal", "window", "grouped")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("masking", MASKINGS)
-def test_sandwich(kind, masking, x64):
-    """measured <= sharp <= published, at random and at adversarial inputs, for rows as well."""
-    num_tokens, dim, radius, window = 6, 4, 1.5, 3
-    options = {"causal": masking == "causal", "window": window if masking == "window" else None}
-    if masking == "grouped" and kind != "l2":
-        options["num_kv_heads"] = 1
-    mask = jnp.arange(num_tokens) < 4 if masking == "padded" else jnp.ones(num_tokens, bool)
-    counted = window if masking == "window" else int(mask.sum())
-    start = random_tokens(jax.random.key(0), num_tokens, dim, radius)
-    for use_bias in (False, True):
-        layer = MultiHeadAttention(2, KINDS[kind], use_bias=use_bias, **options)
-
-        @jax.jit
-        def measure(variables, layer=layer):
-            def mapped(x):
-                return layer.apply(variables, x, mask)
-
-            found = empirical.maximize_jacobian_norm(
-                mapped,
-                start,
-                project=empirical.project_to_ball(radius),
-                key=jax.random.key(2),
-                num_restarts=6,
-                num_steps=40,
-            )
-            points = jnp.stack([start, -0.3 * start, found.x])
-            jacobians = jax.vmap(jax.jacrev(mapped))(points)
-            whole = jacobians.reshape(3, num_tokens * dim, -1)
-            rows = jacobians.reshape(3, num_tokens, dim, -1)
-            return *(jnp.linalg.norm(j, 2, (-2, -1)).max() for j in (whole, rows)), found.value
-
-        for scale in (0.3, 1.0, 3.0):
-            key = jax.random.key(1)
-            variables = random_variables(layer, key, jnp.zeros((num_tokens, dim)), scale=scale)
-            sizes = {"num_tokens": counted, "radius": radius}
-            bound = bounds.attention(KINDS[kind], variables["params"], **sizes)
-            whole, row, found = measure(variables)
-            assert 0 < found <= whole * (1 + 1e-9)
-            assert whole <= bound.sequence
-            assert row <= bound.per_token <= bound.sequence
-            if not use_bias:
-                published = bounds.attention(
-                    KINDS[kind], variables["params"], **sizes, method="published"
-                )
-                assert bound.sequence <= published.sequence
-
-
-ON_A_DOMAIN = {
+ALL_KINDS = {
+    **KINDS,
     "rotary": DotProduct(),
     "l2-plain": L2(plain_values=True),
     "cosine-plain": Cosine(tau=2.0, nu=1.5, eps=0.01, plain_values=True),
 }
+PATTERNS = {"full": "full", "grouped": "full", "padded": "full", "causal": "sequence", "window": "any"}
 
 
-@pytest.mark.parametrize("kind", ON_A_DOMAIN)
-@pytest.mark.parametrize("causal", [False, True])
-def test_sandwich_of_what_was_not_published(kind, causal, x64):
-    """measured <= sharp with rotary positions and plain values, at random and adversarial inputs."""
-    num_tokens, dim, radius = 5, 4, 1.5
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_sandwich(kind, masking, x64):
+    """measured <= local, measured <= tight <= sharp <= published: random and adversarial, rows too."""
+    num_tokens, dim, radius, window = 6, 4, 1.5, 3
+    options = {"causal": masking == "causal", "window": window if masking == "window" else None}
+    if masking == "grouped" and not kind.startswith("l2"):
+        options["num_kv_heads"] = 1
     rotary = Rotary(2.0) if kind == "rotary" else None
-    layer = MultiHeadAttention(2, ON_A_DOMAIN[kind], causal=causal, rotary=rotary, use_bias=True)
-    mask = jnp.array([True, True, True, True, causal])
+    mask = jnp.arange(num_tokens) < 4 if masking == "padded" else jnp.ones(num_tokens, bool)
+    counted = window if masking == "window" else int(mask.sum())
     start = random_tokens(jax.random.key(0), num_tokens, dim, radius)
+    sizes = {"num_tokens": counted, "radius": radius}
+    config = ALL_KINDS[kind]
+    layer = MultiHeadAttention(2, config, use_bias=True, rotary=rotary, **options)
+
+    def local(params, x):
+        biases = {
+            f"{name}_bias": params[name]["bias"] for name in ("query", "key", "value") if name in params
+        }
+        if isinstance(config, L2):
+            biases.pop("query_bias")
+        kernels = [
+            params[name]["kernel"] if name in params else None for name in ("query", "key", "value")
+        ]
+        masks = {
+            "mask": mask,
+            "causal": options["causal"],
+            "window": options["window"],
+            "rotary": rotary,
+        }
+        return bounds.local_attention(
+            x, *kernels, params["out"]["kernel"], kind=config, **biases, **masks
+        )
 
     @jax.jit
-    def measure(variables):
+    @jax.vmap
+    def measure(params):
         def mapped(x):
-            return layer.apply(variables, x, mask)
+            return layer.apply({"params": params}, x, mask)
 
-        project = empirical.project_to_ball(radius)
-        search = {"project": project, "key": jax.random.key(2), "num_restarts": 6, "num_steps": 40}
-        found = empirical.maximize_jacobian_norm(mapped, start, **search)
+        search = {"project": empirical.project_to_ball(radius), "key": jax.random.key(2)}
+        found = empirical.maximize_jacobian_norm(mapped, start, **search, num_restarts=6, num_steps=30)
         points = jnp.stack([start, -0.3 * start, found.x])
-        whole = jax.vmap(jax.jacrev(mapped))(points).reshape(3, num_tokens * dim, -1)
-        rows = whole.reshape(3, num_tokens, dim, -1)
-        return *(jnp.linalg.norm(j, 2, (-2, -1)).max() for j in (whole, rows)), found.value
+        jacobians = jax.vmap(jax.jacrev(mapped))(points)
+        whole = jacobians.reshape(3, num_tokens * dim, -1)
+        rows = jacobians.reshape(3, num_tokens, dim, -1)
+        here, row = (jnp.linalg.norm(j, 2, (-2, -1)) for j in (whole, rows))
+        return here, row.max(), found.value, jax.vmap(lambda x: local(params, x))(points)
 
-    for scale in (0.3, 1.0, 3.0):
-        variables = random_variables(
-            layer, jax.random.key(1), jnp.zeros((num_tokens, dim)), scale=scale
-        )
-        sizes = {"num_tokens": int(mask.sum()), "radius": radius, "rotary": rotary is not None}
-        params = dict(variables["params"])
-        if kind == "l2-plain":
-            params = {name: {"kernel": part["kernel"]} for name, part in params.items()}
-        bound = bounds.attention(ON_A_DOMAIN[kind], params, **sizes)
-        whole, row, found = measure(variables)
-        assert 0 < found <= whole * (1 + 1e-9)
-        assert whole <= bound.sequence
-        assert row <= bound.per_token <= bound.sequence
-        with pytest.raises(ValueError, match=r"method: expected 'sharp' for"):
-            bounds.attention(ON_A_DOMAIN[kind], params, **sizes, method="published")
+    @jax.jit
+    @jax.vmap
+    def bound(params):
+        each = {"rotary": rotary is not None, **sizes}
+        sharp = bounds.attention(config, params, **each)
+        tight = bounds.attention(config, params, **each, method="tight")
+        known = bounds.attention(config, params, **each, method="tight", pattern=PATTERNS[masking])
+        return sharp, tight, known
+
+    keys = jax.random.split(jax.random.key(1), 4)
+    scales = (0.1, 0.5, 1.0, 3.0)
+    variables = [
+        random_variables(layer, key, jnp.zeros((num_tokens, dim)), scale=scale)["params"]
+        for key, scale in zip(keys, scales, strict=True)
+    ]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+    here, row, found, local_bounds = measure(params)
+    sharp, tight, known = bound(params)
+    exact = 1 + 1e-9
+    assert (found > 0).all()
+    assert (here <= local_bounds * exact).all()
+    whole = here.max(axis=1)
+    assert (found <= whole * exact).all()
+    assert (whole <= known.sequence).all()
+    assert (row <= known.per_token).all()
+    for smaller, larger in ((known, tight), (tight, sharp)):
+        for part in ("sequence", "per_token", "mixing", "own"):
+            assert (getattr(smaller, part) <= getattr(larger, part) * exact).all(), part
+    bare = {name: {"kernel": part["kernel"]} for name, part in variables[2].items()}
+    each = {"rotary": rotary is not None, **sizes}
+    if kind in KINDS:
+        published = bounds.attention(config, bare, **each, method="published")
+        assert bounds.attention(config, bare, **each).sequence <= published.sequence
+    else:
+        with pytest.raises(ValueError, match=r"for which nothing was published"):
+            bounds.attention(config, bare, **each, method="published")
 
 
 def test_forms_on_a_domain_by_hand(x64):
@@ -399,7 +400,10 @@ KERNELS = {
         ({"num_tokens": 0}, r"num_tokens: expected a finite number >= 1, got 0"),
         ({"num_tokens": bounds.TokenRange(5, 2)}, r"num_tokens: expected low <= high, got 5 > 2"),
         ({"num_tokens": bounds.TokenRange(0, 2)}, r"num_tokens.low: .* >= 1, got 0"),
-        ({"rotary": True, "method": "published"}, r"method: expected 'sharp' for rotary positions"),
+        (
+            {"rotary": True, "method": "published"},
+            r"method: expected 'sharp' or 'tight' for rotary positions",
+        ),
         ({"method": "exact"}, r"method: expected one of 'published', 'sharp', got 'exact'"),
         ({"query": np.zeros((4, 4))}, r"query: expected shape \(d, H, d_h\), got \(4, 4\)"),
         ({"key": np.zeros((4, 2, 3))}, r"key: expected shape \(4, 2, 2\), got \(4, 2, 3\)"),

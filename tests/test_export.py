@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 from families import ALL_FAMILIES, STACKABLE, TEXT_FAMILIES, inputs
-from helpers import BOUNDED, KINDS, POOLERS
+from helpers import KINDS, POOLERS
 
 from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
-from poolax.empirical._expressivity import _map_distances
+from poolax.empirical._neighbourhood import map_distances
 from poolax.training import Classification, HeadModule
 from poolax.training.heads import _loss_fn
 
@@ -41,6 +41,16 @@ def bound_call(kind, pooler, method):
     return jax.value_and_grad(lambda *a: bound(*a)[0]), (variables, jnp.array(6), jnp.array(1.0))
 
 
+def local_call(kind):
+    model = blocks.TBM(2, POOLERS["map"], kind)
+    variables = model.init(KEY, X[0])
+
+    def bound(variables, x, mask):
+        return bounds.local_tbm(model, variables, x, mask).lipschitz
+
+    return bound, (variables, X[0], MASK[0])
+
+
 def estimator_call(name):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X[0])
@@ -65,14 +75,15 @@ def distances_call(neighbourhood):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X[0])
 
-    def fn(x):
-        return model.apply(variables, x)
+    def fn(x, mask):
+        return model.apply(variables, x, mask)
 
-    def call(inputs, epsilons):
+    def call(inputs, masks, epsilons):
         keys = jax.random.split(KEY, len(inputs))
-        return _map_distances(inputs, epsilons, keys, fn, 4, neighbourhood, 8)
+        project = empirical.project_to_cube(1.0)
+        return map_distances(inputs, masks, epsilons, keys, fn, project, 4, neighbourhood, 8)
 
-    return call, (X, jnp.array([0.1, 1.0]))
+    return call, (X, MASK, jnp.array([0.1, 1.0]))
 
 
 def head_call(pooler):
@@ -104,8 +115,12 @@ CALLS = {
     **{
         f"bound-{kind}-{name}": lambda k=KINDS[kind], n=name: bound_call(k, POOLERS[n], "sharp")
         for kind in KINDS
-        for name in BOUNDED
+        for name in POOLERS
     },
+    **{
+        f"tight-{name}": lambda p=p: bound_call(KINDS["dot"], p, "tight") for name, p in POOLERS.items()
+    },
+    **{f"local-{name}": lambda k=k: local_call(k) for name, k in KINDS.items()},
     **{
         f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
         for kind in KINDS

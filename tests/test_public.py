@@ -48,7 +48,7 @@ CONTRACT = {
     "pooling": "first_pool last_pool average_pool sum_pool max_pool weighted_average_pool Pooler FirstPool LastPool AveragePool SumPool MaxPool WeightedAveragePool LatentAttentionPool QueryAttentionPool HybridPool from_name",
     "attention": "DotProduct L2 Cosine MultiHeadAttention",
     "blocks": "TBM",
-    "bounds": "cube domain_of dot_product_attention l2_attention cosine_attention attention pooler register_pooler pooling_factor pooled_block tbm TokenRange PoolerBound",
+    "bounds": "cube domain_of dot_product_attention l2_attention cosine_attention attention pooler register_pooler pooling_factor pooled_block tbm TokenRange PoolerBound expressivity certified_radius",
     "empirical": "jacobian_norm power_iteration maximize_jacobian_norm expressivity noise_curve",
     "backbones": "load save Backbone",
     "training": "sweep sweep_states save_checkpoint restore_checkpoint load_head",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, PyTree
 
-from poolax._records import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 
 STACKED = "blocks"
 

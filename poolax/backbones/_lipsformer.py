@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from poolax._activations import gelu
 from poolax._checks import check_instance
-from poolax._records import ConvolutionSpec, FeedForwardSpec, LayerSpec
+from poolax._layer_specs import ConvolutionSpec, FeedForwardSpec, LayerSpec
 from poolax.attention import Cosine, MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._windows import (

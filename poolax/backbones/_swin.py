@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from poolax._activations import activation_from_name
 from poolax._checks import check_number
-from poolax._records import FeedForwardSpec, LayerSpec
+from poolax._layer_specs import FeedForwardSpec, LayerSpec
 from poolax.attention import MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._windows import (

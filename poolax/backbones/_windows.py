@@ -19,7 +19,7 @@ from poolax._checks import (
     check_instance,
     check_number,
 )
-from poolax._records import AttentionSpec, LayerSpec, MergeSpec
+from poolax._layer_specs import AttentionSpec, LayerSpec, MergeSpec
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
 from poolax.backbones._vit import check_images, patchify

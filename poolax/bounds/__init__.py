@@ -9,6 +9,7 @@ from poolax._records import AttentionBound as AttentionBound
 from poolax._records import Bound as Bound
 from poolax._records import Domain as Domain
 from poolax._records import ExpressivityBound as ExpressivityBound
+from poolax._records import ExpressivityBoundEstimate as ExpressivityBoundEstimate
 from poolax._records import Ledger as Ledger
 from poolax._records import LedgerRow as LedgerRow
 from poolax._records import PoolerBound as PoolerBound
@@ -19,8 +20,10 @@ from poolax.bounds._attention import dot_product_attention as dot_product_attent
 from poolax.bounds._attention import l2_attention as l2_attention
 from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
+from poolax.bounds._certified import certified_radius as certified_radius
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
+from poolax.bounds._expressivity import expressivity as expressivity
 from poolax.bounds._ledger import ledger as ledger
 from poolax.bounds._local import local_attention as local_attention
 from poolax.bounds._local import local_tbm as local_tbm

@@ -15,8 +15,9 @@ from poolax._checks import (
     check_instance,
     check_values,
 )
+from poolax._layer_specs import NormSpec
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax._records import AttentionBound, Bound, Domain, NormSpec, PoolerBound, TokenRange
+from poolax._records import AttentionBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import METHODS

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._decompositions import eigenvectors
 from poolax._numerics import safe_norm, safe_sqrt
 from poolax._records import AttentionBound
 from poolax.attention import L2, DotProduct, Kind
@@ -101,7 +102,7 @@ def _stacked_norm(values, out, weights):
         inner = inner @ (jnp.swapaxes(values, -1, -2) @ values)
     gram = jax.lax.stop_gradient(jnp.einsum("h,hdk,hke->de", weights, inner, out))
     scale = jnp.max(jnp.abs(gram))
-    vector = jnp.linalg.eigh(gram / jnp.where(scale > 0, scale, 1))[1][:, -1]
+    vector = eigenvectors(gram / jnp.where(scale > 0, scale, 1))[1][:, -1]
     rows = jnp.einsum("hke,e->hk", out, vector)
     if values is not None:
         rows = jnp.einsum("hdk,hk->hd", values, rows)

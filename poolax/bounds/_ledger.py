@@ -10,19 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice, check_finite, check_instance
-from poolax._numerics import accumulation_dtype, safe_norm
-from poolax._records import (
+from poolax._layer_specs import (
     AttentionSpec,
     ConvolutionSpec,
-    Domain,
     FeedForwardSpec,
     LayerSpec,
-    Ledger,
-    LedgerRow,
     MergeSpec,
     NormSpec,
-    TokenRange,
 )
+from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._records import Domain, Ledger, LedgerRow, TokenRange
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention_of_kernels

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._decompositions import eigenvalues, eigenvectors, for_each_matrix
+
 # Above this size a certificate of the largest eigenvalue is cheaper than all eigenvalues.
 _MOST_FOR_EIGENVALUES = 1024
 _LANCZOS_STEPS = 60
@@ -36,7 +38,7 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     scale, gram, _ = _scaled_gram(matrix)
     if matrix.ndim == 2 and gram.shape[0] > _MOST_FOR_EIGENVALUES:
         return scale * jnp.sqrt(_largest_eigenvalue(gram)[0])
-    return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[..., -1], 0))
+    return scale * jnp.sqrt(jnp.maximum(eigenvalues(gram)[..., -1], 0))
 
 
 @spectral_norm.defjvp
@@ -46,7 +48,7 @@ def _spectral_norm_jvp(primals, tangents):
     if matrix.ndim == 2 and gram.shape[0] > _MOST_FOR_EIGENVALUES:
         value, one = _largest_eigenvalue(gram)
     else:
-        values, vectors = jnp.linalg.eigh(gram)
+        values, vectors = eigenvectors(gram)
         value, one = jnp.maximum(values[..., -1], 0), vectors[..., -1]
     norm = scale * jnp.sqrt(value)
     equation = "...m,...mk->...k" if wide else "...k,...mk->...m"
@@ -67,7 +69,7 @@ def _scaled_gram(matrix):
 
 
 def _largest_eigenvalue(gram):
-    """Largest eigenvalue of a large positive matrix, certified from above, and a vector close to its own.
+    """Largest eigenvalue of a large positive matrix, certified from above, and about its vector.
 
     Lanczos' method, with full re-orthogonalisation, estimates it from below; the estimate is raised
     until ``value I - gram`` has a Cholesky factor, which only a value above all eigenvalues gives.
@@ -131,12 +133,15 @@ def _product_norm_jvp(primals, tangents):
 
 
 def _top_triplet(left, right):
-    q_left, r_left = jnp.linalg.qr(left)
-    q_right, r_right = jnp.linalg.qr(right)
-    u, s, vt = jnp.linalg.svd(r_left @ jnp.swapaxes(r_right, -1, -2), full_matrices=False)
-    u = jnp.einsum("...mk,...k->...m", q_left, u[..., :, 0])
-    v = jnp.einsum("...mk,...k->...m", q_right, vt[..., 0, :])
-    return u, s[..., 0], v
+    def of_pair(left, right):
+        q_left, r_left = jnp.linalg.qr(left)
+        q_right, r_right = jnp.linalg.qr(right)
+        u, s, vt = jnp.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        return q_left @ u[:, 0], s[0], q_right @ vt[0]
+
+    batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    left, right = (jnp.broadcast_to(side, (*batch, *side.shape[-2:])) for side in (left, right))
+    return for_each_matrix(of_pair, left, right)
 
 
 @jax.custom_jvp

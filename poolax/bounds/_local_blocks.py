@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._decompositions import eigenvalues, eigenvectors
 from poolax._numerics import safe_sqrt
 from poolax.attention import L2, Cosine, Kind
 from poolax.bounds._kernels import Kernels
@@ -192,10 +193,10 @@ def _rank_norms(coefficients, left, right):
     if left.shape[1] == 1:
         return jnp.sqrt(left_gram * right_gram)[:, 0, 0]
     scale = jnp.maximum(jnp.max(jnp.abs(left_gram), axis=(1, 2)), jnp.finfo(left.dtype).tiny)
-    values, vectors = jnp.linalg.eigh(left_gram / scale[:, None, None])
+    values, vectors = eigenvectors(left_gram / scale[:, None, None])
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
     inner = jnp.swapaxes(root, 1, 2) @ right_gram @ root
-    return jnp.sqrt(scale) * safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(inner)[:, -1], 0))
+    return jnp.sqrt(scale) * safe_sqrt(jnp.maximum(eigenvalues(inner)[:, -1], 0))
 
 
 def _combination_norms(maps, rates):

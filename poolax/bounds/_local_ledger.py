@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from poolax._checks import broadcast_mask, check_finite, check_instance, check_tokens
+from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from poolax._numerics import accumulation_dtype, zero_masked
-from poolax._records import AttentionSpec, FeedForwardSpec, LayerSpec, Ledger, LedgerRow, NormSpec
+from poolax._records import Ledger, LedgerRow
 from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels

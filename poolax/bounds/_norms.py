@@ -5,8 +5,9 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._layer_specs import NormSpec
 from poolax._numerics import safe_norm
-from poolax._records import Domain, NormSpec
+from poolax._records import Domain
 
 
 def norm_lipschitz(kind: str, scale: Float[Array, " d"], eps: float) -> Float[Array, ""]:

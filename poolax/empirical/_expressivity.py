@@ -1,39 +1,32 @@
 """Expressivity and noise curves by Monte Carlo, with confidence intervals over inputs."""
 
-import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 import scipy.stats
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from poolax._checks import (
-    check_choice,
-    check_count,
-    check_finite,
-    check_floating,
-    check_number,
-    check_values,
-)
-from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._checks import check_number, check_values
+from poolax._intervals import chernoff_interval, clopper_pearson
 from poolax._records import ExpressivityEstimate, NoiseCurve
-
-_ASCENT_STEPS = 20
+from poolax.empirical._neighbourhood import output_distances
 
 
 def expressivity(
-    fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+    fn: Callable[..., Float[Array, "..."]],
     inputs: Float[Array, "N ..."],
+    masks: Bool[Array, "N ..."] | None = None,
     *,
     epsilon: float,
     sigma: float,
     key: jax.Array,
     num_perturbations: int = 16,
     neighbourhood: str = "ball",
+    project: Callable[[Array], Array] | None = None,
     batch_size: int | None = None,
     confidence: float = 0.95,
 ) -> ExpressivityEstimate:
@@ -47,18 +40,28 @@ def expressivity(
     - ``"adversarial"``: the farthest output that projected gradient ascent from
       ``num_perturbations`` points of the ball finds, a lower estimate of "there is one".
 
+    Changes, their norm and the adversary act on what ``masks`` marks as real; what else stands in an
+    input, NaN included, is given to ``fn`` as it is.
+
     The interval is over inputs, which are the independent samples: Clopper-Pearson where an input
     contributes 0 or 1 (adversarial, or one perturbation), Chernoff's bound in its relative entropy
     form, which holds for means of values between 0 and 1, where it contributes a fraction.
 
     Args:
-        fn: Takes one input and returns one array; it is vectorised over inputs.
-        inputs: Inputs, shape ``(N, ...)``.
+        fn: Takes one input, and its mask if there are ``masks``; returns one array. It is vectorised
+            over inputs.
+        inputs: Tokens ``(N, n, d)``, images ``(N, height, width, channels)``, series ``(N, time)``, or
+            any other shape ``(N, ...)``.
+        masks: True at what is real, such as tokens ``(N, n)`` or steps ``(N, time)``: broadcastable to
+            as many leading axes of ``inputs`` as it has; ``None`` if all is real.
         epsilon: Size of the change (Frobenius norm), at least 0.
         sigma: Distance of the outputs (Euclidean norm) that counts as a move, above 0.
         key: Random key.
         num_perturbations: Perturbations of each input.
         neighbourhood: ``"ball"``, ``"gaussian"`` or ``"adversarial"``.
+        project: Maps a changed input to the nearest one that is allowed, such as ``lambda x:
+            jnp.clip(x, 0, 1)`` for pixels; onto a convex set that holds the inputs it makes no change
+            larger. What is not real is zero when it sees it.
         batch_size: Evaluations of ``fn`` at a time, which bounds the memory; ``None`` takes 256.
         confidence: Confidence of the interval.
 
@@ -68,7 +71,8 @@ def expressivity(
 
     Raises:
         ValueError: for an unknown neighbourhood, numbers out of range, inputs that are not floating
-            or not finite, no input, or outputs that are not finite.
+            or not finite, no input, an input of which nothing is real, a projection that moves the
+            inputs, or outputs that are not one finite array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -81,26 +85,32 @@ def expressivity(
     Reference:
         "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1.
     """
-    check_choice("neighbourhood", neighbourhood, ("ball", "gaussian", "adversarial"))
     check_number("epsilon", epsilon, at_least=0.0)
     check_number("sigma", sigma, above=0.0)
     check_number("confidence", confidence, above=0.0, below=1.0)
-    distances = _distances(
-        fn, inputs, jnp.asarray([epsilon]), key, num_perturbations, neighbourhood, batch_size
-    )[:, 0]
+    distances: Any = output_distances(
+        fn,
+        inputs,
+        masks,
+        jnp.asarray([epsilon]),
+        key=key,
+        num_perturbations=num_perturbations,
+        neighbourhood=neighbourhood,
+        project=project,
+        batch_size=batch_size,
+    )
+    if not isinstance(distances, np.ndarray):
+        raise ValueError(f"fn: expected to return one array, got {type(distances).__name__}")
+    distances = distances[:, 0]
     moved = distances > sigma
     num_inputs = distances.shape[0]
     if neighbourhood == "adversarial":
-        contributions, distances = moved.any(axis=1).astype(float), distances.max(axis=1)
+        moved, distances = moved.any(axis=1, keepdims=True), distances.max(axis=1)
+    mean = float(moved.mean())
+    if moved.shape[1] == 1:
+        low, high = clopper_pearson(int(moved.sum()), num_inputs, confidence)
     else:
-        contributions = moved.mean(axis=1)
-    mean = float(contributions.mean())
-    if neighbourhood == "adversarial" or num_perturbations == 1:
-        test = scipy.stats.binomtest(int(contributions.sum()), num_inputs)
-        interval = test.proportion_ci(confidence, method="exact")
-        low, high = float(interval.low), float(interval.high)
-    else:
-        low, high = _chernoff_interval(mean, num_inputs, confidence)
+        low, high = chernoff_interval(mean, num_inputs, confidence)
     return ExpressivityEstimate(
         probability=mean,
         low=low,
@@ -111,43 +121,60 @@ def expressivity(
 
 
 def noise_curve(
-    fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+    fn: Callable[..., PyTree[Float[Array, "..."]]],
     inputs: Float[Array, "N ..."],
     epsilons: Float[Array, " k"],
+    masks: Bool[Array, "N ..."] | None = None,
     *,
     key: jax.Array,
     num_perturbations: int = 8,
+    neighbourhood: str = "gaussian",
+    project: Callable[[Array], Array] | None = None,
     batch_size: int | None = None,
     confidence: float = 0.95,
-) -> NoiseCurve:
-    r"""Mean distance of outputs against the size of Gaussian noise on the input.
+) -> Any:
+    r"""Mean distance of outputs against the size of noise on the input, for one or many outputs.
 
-    Noise of size ``epsilon`` has independent Gaussian entries and root mean square norm
-    ``epsilon``. All sizes use the same directions, so that the curve is smooth.
+    By default noise of size ``epsilon`` has independent Gaussian entries and root mean square norm
+    ``epsilon``; the other neighbourhoods are those of :func:`expressivity`. All sizes use the same
+    directions, so that the curve is smooth.
+
+    A function that returns a dictionary, such as one output for each pooler on the same token states,
+    gives a dictionary of curves: a backbone runs once for all of them, and all see the same noise.
+    Only adversaries differ by output.
 
     Args:
-        fn: Takes one input and returns one array; it is vectorised over inputs.
+        fn: Takes one input, and its mask if there are ``masks``; returns one array or a tree of them.
+            It is vectorised over inputs.
         inputs: Inputs, shape ``(N, ...)``, at least two.
         epsilons: Sizes of the noise, shape ``(k,)``, at least 0.
+        masks: As in :func:`expressivity`.
         key: Random key.
         num_perturbations: Perturbations of each input.
+        neighbourhood: ``"gaussian"``, ``"ball"`` or ``"adversarial"``.
+        project: As in :func:`expressivity`.
         batch_size: Evaluations of ``fn`` at a time, which bounds the memory; ``None`` takes 256.
         confidence: Confidence of the interval of the mean.
 
     Returns:
-        The curve; its interval is Student's, over inputs.
+        A :class:`NoiseCurve`, or a tree of them; the interval is Student's, over inputs, which each
+        contribute the mean (``"adversarial"``: the largest) of their distances.
 
     Raises:
-        ValueError: for numbers out of range, inputs that are not floating or not finite, fewer than
-            two inputs, or outputs that are not finite.
+        ValueError: as :func:`expressivity` does, for ``epsilons`` of another shape, or for fewer than
+            two inputs.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> curve = noise_curve(
-        ...     lambda x: x.sum(), jnp.zeros((20, 4)), jnp.array([0.0, 1.0]), key=jax.random.key(0)
+        >>> curves = noise_curve(
+        ...     lambda x: {"sum": x.sum(), "avg": x.mean()},
+        ...     jnp.zeros((20, 4)), jnp.array([0.0, 1.0]), key=jax.random.key(0),
         ... )
+        >>> curve = curves["sum"]
         >>> float(curve.mean[0]), bool(curve.low[1] < curve.mean[1] < curve.high[1])
         (0.0, True)
+        >>> print(f"{curve.mean[1] / curves['avg'].mean[1]:.3f}")
+        4.000
 
     Reference:
         "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Figure 2, left.
@@ -159,118 +186,29 @@ def noise_curve(
     if len(inputs) < 2:
         raise ValueError(f"inputs: expected at least two inputs, got {len(inputs)}")
     epsilons = jnp.asarray(epsilons)
-    distances = _distances(fn, inputs, epsilons, key, num_perturbations, "gaussian", batch_size).mean(
-        axis=2
-    )
-    num_inputs = distances.shape[0]
-    mean = distances.mean(axis=0)
-    error = distances.std(axis=0, ddof=1) / math.sqrt(num_inputs)
-    margin = error * scipy.stats.t.ppf((1 + confidence) / 2, num_inputs - 1)
-    return NoiseCurve(
-        epsilon=epsilons,
-        mean=jnp.asarray(mean),
-        low=jnp.asarray(np.maximum(mean - margin, 0)),
-        high=jnp.asarray(mean + margin),
+    distances = output_distances(
+        fn,
+        inputs,
+        masks,
+        epsilons,
+        key=key,
+        num_perturbations=num_perturbations,
+        neighbourhood=neighbourhood,
+        project=project,
+        batch_size=batch_size,
     )
 
-
-def _distances(fn, inputs, epsilons, key, num_perturbations, neighbourhood, batch_size):
-    """Distances of outputs, shape (num_inputs, num_epsilons, num_perturbations), in NumPy."""
-    check_count("num_perturbations", num_perturbations)
-    batch_size = 256 if batch_size is None else batch_size
-    check_count("batch_size", batch_size)
-    check_floating("inputs", inputs)
-    inputs = jnp.asarray(inputs)
-    if inputs.ndim < 1 or inputs.shape[0] == 0:
-        raise ValueError(f"inputs: expected shape (N, ...) with N >= 1, got {inputs.shape}")
-    check_finite("inputs", inputs)
-    keys = jax.random.split(key, inputs.shape[0])
-    with jax.default_matmul_precision("highest"):
-        distances = _map_distances(
-            inputs, epsilons, keys, fn, num_perturbations, neighbourhood, batch_size
+    def curve(distances):
+        adversarial = neighbourhood == "adversarial"
+        by_input = distances.max(axis=2) if adversarial else distances.mean(axis=2)
+        mean = by_input.mean(axis=0)
+        error = by_input.std(axis=0, ddof=1) / math.sqrt(len(by_input))
+        margin = error * scipy.stats.t.ppf((1 + confidence) / 2, len(by_input) - 1)
+        return NoiseCurve(
+            epsilon=epsilons,
+            mean=jnp.asarray(mean),
+            low=jnp.asarray(np.maximum(mean - margin, 0)),
+            high=jnp.asarray(mean + margin),
         )
-    check_finite("outputs of fn", distances)
-    return np.asarray(distances, np.float64)
 
-
-@functools.partial(jax.jit, static_argnames=("fn", "num_perturbations", "neighbourhood", "batch_size"))
-def _map_distances(inputs, epsilons, keys, fn, num_perturbations, neighbourhood, batch_size):
-    perturbations_at_once = min(num_perturbations, batch_size)
-    inputs_at_once = max(1, batch_size // perturbations_at_once)
-
-    def of_input(pair):
-        x, key = pair
-        clean = fn(x)
-
-        def distance(key, epsilon):
-            noise = _perturbation(key, x, epsilon, neighbourhood)
-            if neighbourhood == "adversarial":
-                noise = _ascend(fn, x, clean, noise, epsilon)
-            return safe_norm(_difference(fn, x, noise, clean))
-
-        keys = jax.random.split(key, num_perturbations)
-
-        def of_epsilon(epsilon):
-            return jax.lax.map(
-                lambda key: distance(key, epsilon), keys, batch_size=perturbations_at_once
-            )
-
-        return jax.lax.map(of_epsilon, epsilons)
-
-    return jax.lax.map(of_input, (inputs, keys), batch_size=inputs_at_once)
-
-
-def _difference(fn, x, noise, clean):
-    moved = fn(x + noise.astype(x.dtype))
-    return (moved - clean).astype(accumulation_dtype(clean))
-
-
-def _perturbation(key, x, epsilon, neighbourhood):
-    dtype = accumulation_dtype(x)
-    direction_key, length_key = jax.random.split(key)
-    noise = jax.random.normal(direction_key, x.shape, dtype)
-    if neighbourhood == "gaussian":
-        return noise * epsilon / math.sqrt(x.size)
-    length = jax.random.uniform(length_key, (), dtype) ** (1 / x.size)
-    return noise * (epsilon * length / safe_norm(noise))
-
-
-def _ascend(fn, x, clean, noise, epsilon):
-    """Gradient ascent of the distance, on the ball; steps shrink from epsilon to nothing."""
-
-    def step(carry, progress):
-        noise, best = carry
-        distance, gradient = jax.value_and_grad(
-            lambda noise: safe_norm(_difference(fn, x, noise, clean))
-        )(noise)
-        best = jax.tree.map(
-            lambda new, old: jnp.where(distance > best[0], new, old), (distance, noise), best
-        )
-        norm = safe_norm(gradient)
-        noise = noise + epsilon * (1 - progress) * gradient / jnp.where(norm > 0, norm, 1)
-        norm = safe_norm(noise)
-        noise = noise * jnp.minimum(1, epsilon / jnp.where(norm > 0, norm, 1))
-        return (noise, best), None
-
-    progress = jnp.arange(_ASCENT_STEPS) / _ASCENT_STEPS
-    start = (noise, (jnp.zeros((), noise.dtype), noise))
-    (noise, best), _ = jax.lax.scan(step, start, progress)
-    last = safe_norm(_difference(fn, x, noise, clean))
-    return jnp.where(last > best[0], noise, best[1])
-
-
-def _chernoff_interval(mean, count, confidence):
-    """All means that ``count KL(mean | m) <= log(2 / (1 - confidence))`` does not exclude."""
-    limit = math.log(2 / (1 - confidence)) / count
-
-    def excess(m):
-        pairs = ((mean, m), (1 - mean, 1 - m))
-        return sum(p * math.log(p / q) for p, q in pairs if p > 0) - limit
-
-    def crossing(outer, none):
-        # An end so close to 0 or 1 that numbers do not reach it is taken to be 0 or 1.
-        if mean == none or excess(outer) <= 0:
-            return float(none)
-        return float(scipy.optimize.root_scalar(excess, bracket=sorted((outer, mean))).root)
-
-    return crossing(1e-300, 0), crossing(1 - 1e-15, 1)
+    return jax.tree.map(curve, distances)
