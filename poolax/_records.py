@@ -1,6 +1,7 @@
 """Records of results: frozen pytrees whose numbers are leaves and whose names are static."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np

@@ -21,7 +21,7 @@ def test_kappa_is_the_largest_of_its_expression(x64):
     p = np.linspace(1e-6, 1, 100_001)
     for t in (0.0, 0.3, 0.5, 0.51, 1.0, 7.0, 300.0):
         for share in (1.0, 0.8, 0.5, 0.2, 0.01):
-            allowed = p[p <= share]
+            allowed = np.append(p[p <= share], share)
             variance = np.where(allowed > 0.5, 4 * allowed * (1 - allowed), 1)
             best = np.sqrt(np.max(allowed * (1 + variance * t**2)))
             found = kappa(jnp.asarray(t), share)

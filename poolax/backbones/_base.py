@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -75,6 +76,17 @@ class Backbone(abc.ABC):
         Returns:
             One :class:`LayerSpec` for each attention, feed-forward or other layer.
         """
+
+    def iter_layer_specs(self, params: PyTree) -> Iterator[LayerSpec]:
+        """Describe one layer after the other, so that those of large models need not be held at once.
+
+        Args:
+            params: Parameters.
+
+        Returns:
+            What :meth:`layer_specs` lists.
+        """
+        return iter(self.layer_specs(params))
 
     def encode(
         self,
@@ -292,18 +304,18 @@ class BlockBackbone(Backbone):
 
     def layer_specs(self, params) -> list[LayerSpec]:
         """See :meth:`Backbone.layer_specs`."""
+        return list(self.iter_layer_specs(params))
+
+    def iter_layer_specs(self, params) -> Iterator[LayerSpec]:
+        """See :meth:`Backbone.iter_layer_specs`."""
         encoder = params["encoder"]
-        specs = [
-            spec
-            for index in range(self.num_layers)
-            for spec in _layers.block_specs(
+        for index in range(self.num_layers):
+            yield from _layers.block_specs(
                 _layers.block_name(index),
                 self.block(index),
                 _layers.block_params(encoder, index),
                 norm_first=self.norm_first,
             )
-        ]
         if self.final_norm is not None:
             norm = _layers.norm_spec(self.final_norm, encoder["norm"])
-            specs.append(LayerSpec(name="norm", norm_after=norm, residual=False))
-        return specs
+            yield LayerSpec(name="norm", norm_after=norm, residual=False)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_finite, check_floating, is_concrete
-from poolax._numerics import accumulation_dtype, safe_sqrt
+from poolax._decompositions import spectral_norm
+from poolax._numerics import accumulation_dtype
 
 
 def jacobian_norm(
@@ -55,12 +56,7 @@ def jacobian_norm(
         else:
             pull_back = jax.vjp(fn, x)[1]
             rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
-        # The Gram matrix squares the rows, which may take them out of the range of numbers.
-        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows)))
-        scale = jnp.where(largest > 0, largest, 1)
-        rows = rows / scale
-        gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-        norm = scale * safe_sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
+        norm = spectral_norm(rows)
     return check_measurement(norm)
 
 

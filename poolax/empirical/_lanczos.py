@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._decompositions import eigenvectors
 from poolax._numerics import safe_norm
 from poolax._records import NormEstimate
 
@@ -61,7 +62,7 @@ def lanczos(first, second, start: Float[Array, "..."], max_steps: int, rtol: flo
         rest = jnp.where(rest > 10 * eps * length, rest, 0)
         basis = basis.at[size + 1].set(jnp.where(rest > 0, unit(w), 0))
         projected = projected.at[size].set(column).at[:, size].set(column)
-        values, vectors = jnp.linalg.eigh(projected)
+        values, vectors = eigenvectors(projected)
         top = jnp.maximum(values[-1], 0)
         residual = rest * jnp.abs(vectors[size, -1]) / jnp.where(top > 0, top, 1)
         # |J^T u| at u = J v / |J v| for the Ritz vector v is this much more than |J v|.
@@ -72,7 +73,7 @@ def lanczos(first, second, start: Float[Array, "..."], max_steps: int, rtol: flo
         return basis, projected, size + 1, scale, value, steps + 1, calm, residual
 
     def restart(basis, projected, size):
-        values, vectors = jnp.linalg.eigh(projected)
+        values, vectors = eigenvectors(projected)
         best = vectors[:, -kept:].T @ basis[:most]
         basis = jnp.zeros_like(basis).at[:kept].set(best).at[kept].set(basis[size])
         projected = jnp.zeros_like(projected).at[:kept, :kept].set(jnp.diag(values[-kept:]))

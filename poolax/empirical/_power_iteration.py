@@ -28,10 +28,10 @@ def power_iteration(
     Each step takes one product with the Jacobian ``J`` and one with its transpose, so that ``k``
     steps are ``2 k`` products. With ``C`` the smaller of ``J^T J`` and ``J J^T``, ``"power"`` iterates
     ``v <- C v / |C v|`` and keeps two vectors. ``"lanczos"`` takes the best vector of the space that
-    the steps have spanned and converges in far fewer of them; it keeps at most 21 vectors of the smaller
-    of input and output, re-orthogonalises each against all, and restarts from the best eight when these
-    are full. Both stop once ``|C v - value^2 v| <= rtol value^2``, Lanczos once three steps have passed
-    this.
+    the steps have spanned and converges in far fewer of them; it keeps at most 21 vectors of the
+    smaller of input and output, re-orthogonalises each against all, and restarts from the best eight
+    when these are full. Both stop once ``|C v - value^2 v| <= rtol value^2``, Lanczos once three steps
+    have passed this.
 
     The value is a lower bound of ``|J|`` up to rounding: ``value^2`` is within ``rtol value^2`` of a
     squared singular value. From a random start that is the largest but for rare exceptions, which
@@ -72,10 +72,16 @@ def power_iteration(
     check_number("rtol", rtol, above=0.0)
     x = check_point(x)
     solve = _power if method == "power" else lanczos
-    with jax.default_matmul_precision("highest"):
+
+    # One program, also where the caller compiles nothing.
+    @jax.jit
+    def run(x, key, rtol):
         first, second, like = from_smaller_side(*jacobian_products(fn, x), x)
         start = unit(jax.random.normal(key, like.shape, accumulation_dtype(x)))
-        estimate = solve(first, second, start, max_steps, rtol)
+        return solve(first, second, start, max_steps, rtol)
+
+    with jax.default_matmul_precision("highest"):
+        estimate = run(x, key, rtol)
     check_measurement(estimate.value)
     return estimate
 

@@ -107,28 +107,47 @@ def maximize_jacobian_norm(
     def mapped(variables, x):
         return fn(x) if fixed else fn(variables, x)
 
+    if bound is not None:
+        _check_bound(bound, given)
+
     def log_bound(variables):
         return jnp.zeros((), x0.dtype) if bound is None else jnp.log(bound(variables))
 
-    start_key, direction_key, variables_key = jax.random.split(key, 3)
-    starts = draw_starts(x0, project, start_key, num_restarts)
-    directions = jax.random.normal(direction_key, starts.shape, x0.dtype)
-    many_variables = _draw_variables(given, variables_key, num_restarts)
-    with jax.default_matmul_precision("highest"):
+    # One program, also where the caller compiles nothing.
+    @jax.jit
+    def search(x0, key, given):
+        start_key, direction_key, variables_key = jax.random.split(key, 3)
+        starts = draw_starts(x0, project, start_key, num_restarts)
+        directions = jax.random.normal(direction_key, starts.shape, x0.dtype)
+        drawn = _draw_variables(given, variables_key, num_restarts)
         ascend = _make_ascent(mapped, log_bound, project, num_steps)
-        values, points, many_variables = jax.vmap(ascend)(starts, directions, many_variables)
-        limits = jnp.exp(jax.vmap(log_bound)(many_variables)) if bound is not None else 1
-    ratios = values / limits
-    top = jnp.argmax(ratios)
-    check_measurement(values[top])
+        values, points, found = jax.vmap(ascend)(starts, directions, drawn)
+        ratios = values if bound is None else values / jnp.exp(jax.vmap(log_bound)(found))
+        top = jnp.argmax(ratios)
+        return top, ratios, *jax.tree.map(lambda leaf: leaf[top], (values, points, found))
+
+    with jax.default_matmul_precision("highest"):
+        top, ratios, value, x, found = search(x0, key, given)
+    check_measurement(value)
     check_finite("bound of variables", ratios[top])
     return SearchResult(
-        value=values[top],
-        x=points[top],
+        value=value,
+        x=x,
         per_restart=ratios,
-        variables=None if fixed else jax.tree.map(lambda leaf: leaf[top], many_variables),
+        variables=None if fixed else found,
         ratio=None if bound is None else ratios[top],
     )
+
+
+def _check_bound(bound, variables):
+    """Refuse a bound that is not one number."""
+    limit = jax.eval_shape(bound, variables)
+    shape, dtype = getattr(limit, "shape", None), getattr(limit, "dtype", type(limit))
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"bound: expected a function that returns one floating number, got shape {shape} "
+            f"and dtype {dtype}"
+        )
 
 
 def _draw_variables(variables, key, num_restarts):
@@ -205,7 +224,7 @@ def _make_ascent(fn, log_bound, project, num_steps):
         direction, input_state = of_input.update(gradient, states[1])
         rows = safe_norm(gradient, axis=-1)[..., None]
         even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
-        x, u, lengths = move(variables, x, v, jnp.stack([even, direction]), lengths)
+        x, u, lengths = move(variables, x, v, jnp.stack([even, jnp.asarray(direction)]), lengths)
         return (variables, x, v, u, lengths, (variables_state, input_state), best), None
 
     def ascend(x, v, variables):
