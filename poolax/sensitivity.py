@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from poolax import bounds, empirical
 from poolax._checks import check_tokens
-from poolax._records import AttentionSpec, ConvolutionSpec, MergeSpec
+from poolax._layer_specs import AttentionSpec, ConvolutionSpec, MergeSpec
 from poolax.backbones import Backbone
 from poolax.blocks import TBM
 from poolax.bounds import Domain, Ledger, TokenRange
