@@ -15,7 +15,7 @@ SMALL = [
 ]  # fmt: skip
 FILES = {
     "records.jsonl", "scores.md", "scores.csv", "scores.png", "sensitivity.md", "sensitivity.csv",
-    "sensitivity.png", "noise_curves.png", "backbone", "pretraining", "heads",
+    "sensitivity.png", "noise_curves.png", "backbone", "pretraining", "heads", "blocks",
 }  # fmt: skip
 
 
