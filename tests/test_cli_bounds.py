@@ -82,7 +82,7 @@ def test_bounds_from_norms_hold_for_all_weights_with_these_norms(capsys):
             "--poolers", "avg",
         )  # fmt: skip
         row = next(row for row in rows if row["attention"] == label)
-        for _ in range(5):
+        for _ in range(3):
             kernels = {
                 "query": scaled((8, 2, 4), (1.2, 0.7), 1),
                 "key": scaled((8, 2, 4), (1.5, 1.5), 1),
@@ -100,12 +100,13 @@ def test_bounds_from_norms_hold_for_all_weights_with_these_norms(capsys):
 
 
 def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
-    rows = records_of(capsys, "bounds", *SMALL, "--epsilon", 0.01, "--sigma", 0.5)
-    assert len(rows) == 27
+    chosen = ("first", "avg", "max", "wavg", "attn")
+    rows = records_of(capsys, "bounds", *SMALL, "--epsilon", 0.01, "--sigma", 0.5, "--poolers", *chosen)
+    assert len(rows) == 15
     assert {row["attention"] for row in rows} == {"dot product", "L2", "cosine"}
     for row in rows:
         assert row["tight"] <= row["sharp"]
-        published = row["pooler"] in ("first", "last", "avg", "sum", "max")
+        published = row["pooler"] in ("first", "avg", "max")
         assert (row["published"] is not None) == published
         assert row["published"] is None or row["sharp"] <= row["published"]
         assert row["gamma"] == pytest.approx(row["tight"] * 0.01 / 0.5, rel=1e-4)
@@ -141,7 +142,7 @@ def test_a_range_of_lengths_a_cube_and_per_head_norms(capsys):
 def test_tables_fit_terminals(columns, capsys, monkeypatch, blocks, vit):
     monkeypatch.setenv("COLUMNS", str(columns))
     for arguments in (
-        ["bounds", *SMALL, "--tau", 1e4, "--epsilon", 0.01, "--sigma", 0.5],
+        ["bounds", *SMALL, "--tau", 1e4, "--epsilon", 0.01, "--sigma", 0.5, "--poolers", "sum"],
         ["bounds", blocks, "--epsilon", 0.01, "--sigma", 0.5],
         ["bounds", vit[0]],
     ):

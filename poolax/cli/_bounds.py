@@ -43,7 +43,7 @@ class Bounds:
     Prints one table, for every pooler behind a block with every kind of attention: the best published
     constant, the sharp and the tight bound of this library. Start with
 
-        poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2
+    poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2
 
     for sequences of 16 to 64 tokens that are at most 2 long. With --epsilon and --sigma it also says
     whether no change of the input of size epsilon (Frobenius norm) moves the pooled vector by more
@@ -72,9 +72,9 @@ class Bounds:
 
     resumable: ClassVar[bool] = False
 
-    checkpoint: tyro.conf.Positional[str | None] = None
+    checkpoint: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="CHECKPOINT")] = None
     sizes: tyro.conf.OmitArgPrefixes[Sizes] = dataclasses.field(default_factory=Sizes)
-    num_tokens: tuple[int, ...] | None = None
+    num_tokens: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="LOW [HIGH]")] = None
     radius: float | None = None
     cube: float | None = None
     spread: float | None = None

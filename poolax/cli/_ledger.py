@@ -60,12 +60,12 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str) 
     for row in records:
         cells = [Cell(row["pooler"]), *(Cell(constant_text(row, name)) for name in names)]
         if with_gamma:
-            verdict = "never" if row["certified_zero"] else "perhaps"
+            verdict = "certified" if row["certified_zero"] else "vacuous"
             cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
         rows.append(cells)
     return Table(
         title=title,
-        columns=["pooler", *names, *(["gamma", "moves"] if with_gamma else [])],
+        columns=["pooler", *names, *(["gamma", "verdict"] if with_gamma else [])],
         rows=rows,
         notes=[
             f"From embeddings to the pooled vector, for {tokens_text(first)} with norms up to "

@@ -54,7 +54,7 @@ class Lipschitz:
 
     resumable: ClassVar[bool] = False
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     text: tuple[str, ...] = ()
     inputs: str | None = None
     num_inputs: int = 8

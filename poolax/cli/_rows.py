@@ -82,14 +82,14 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The table of ``poolax bounds``."""
     first = records[0]
     with_gamma = "gamma" in first
-    columns = ["attention", "pooler", *METHODS, *(["gamma", "moves"] if with_gamma else [])]
+    columns = ["attention", "pooler", *METHODS, *(["gamma", "verdict"] if with_gamma else [])]
     rows = []
     for row in records:
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
         best = min(METHODS[1:], key=lambda name, row=row: row[f"log10_{name}"] or -math.inf)
         cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
         if with_gamma:
-            verdict = "never" if row["certified_zero"] else "perhaps"
+            verdict = "certified" if row["certified_zero"] else "vacuous"
             cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
         rows.append(cells)
     return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
@@ -110,7 +110,7 @@ def _notes(row):
     if "gamma" in row:
         notes.append(
             f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. "
-            "never: certified, no such change moves the pooled vector by more than sigma; perhaps: the "
-            "bound is vacuous."
+            "certified: no such change moves the pooled vector by more than sigma; vacuous: the bound "
+            "cannot tell."
         )
     return notes
