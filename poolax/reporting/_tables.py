@@ -272,7 +272,7 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
             f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
             f"Jacobian norm at {first['num_inputs']} test images; search: largest found by adversarial "
             "search in the ball; ratio: sharp over the larger of both.",
-            "A dash: no closed-form bound is known for this pooler, or none was published.",
+            "A dash: no such bound was published for this pooler.",
         ],
         tidy=tidy,
     )
