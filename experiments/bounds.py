@@ -189,6 +189,7 @@ def constants(case: Case, variables: Any, x: jax.Array) -> dict[str, float | Non
     local = case.local(variables, x)
     row["local"] = None if local is None else float(local)
     row["found"] = float(empirical.jacobian_norm(functools.partial(case.apply, variables), x))
+    check_order(row)
     return row
 
 
@@ -325,7 +326,6 @@ def measure_all(options: Options, path: pathlib.Path | None) -> Records:
         if key not in finished:
             started = time.perf_counter()
             row = {"id": key, **what, **measure()}
-            check_order(row)
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
             finished[key] = row
             if path is not None:
