@@ -77,6 +77,10 @@ def dot_product_attention(
     and ``(|W_K| R + |b_K|) |W_Q| rho / sqrt(d_h)`` in place of ``|A_h| rho^2``: rotations keep norms,
     and the covariance of tokens with turned keys is at most ``rho`` times the longest key.
 
+    Tight: the rows' attention weights limit ``s_h`` where it counts against all tokens, heads combine
+    by the norm of their matrices one below the other, and where every token is seen by every query a
+    bounded range of logits keeps attention from being peaked; proofs in the theory.
+
     Published: ``sum_h |W_V^h W_O^h| sqrt(3) sqrt(|A_h|^2 R^4 (4 n + 1) + n)``.
 
     Args:
@@ -112,7 +116,8 @@ def dot_product_attention(
 
     Reference:
         Published: Castin, Ablin and Peyré, "How Smooth Is Attention?" (ICML 2024), Theorem 3.3, per
-        head; heads added. Sharp: this library's own, at least 1.62 times below it.
+        head; heads added. Sharp and tight: this library's own, at least 1.62 times below it; Theory,
+        sections 4.1 to 4.3, 8.1, 8.3, 8.7 and 8.15.
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
     kernels |= {"query_bias": query_bias, "key_bias": key_bias}
@@ -161,6 +166,10 @@ def l2_attention(
     with ``m = |W_Q^h|^2 / sqrt(d_h)`` and under any mask or bias: ``L_h = sqrt(n) (1 + 4 m rho^2) + 2 m
     rho^2``, for one token ``1 + 6 m rho^2``; heads combine as for dot-product attention.
 
+    Tight: ``|W_Q^h| |W_Q^{hT} W_V^h|`` for ``|W_Q^h|^2 |W_V^h|``, rows as roots of sums of squares,
+    plain values with the root of ``m`` instead of ``m``, and on a domain the smaller of both kinds
+    of constants.
+
     Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
     ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
     exact Jacobians exceed the formula.
@@ -192,7 +201,8 @@ def l2_attention(
 
     Reference:
         Published: Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML
-        2021), Theorem 3.2. Sharp: this library's own.
+        2021), Theorem 3.2. Sharp and tight: this library's own; Theory, sections 4.4, 8.3 to 8.5, 8.7,
+        8.15 and 8.16.
     """
     kernels = {"query": query, "value": value, "out": out}
     kind = L2(plain_values=plain_values)
@@ -238,6 +248,9 @@ def cosine_attention(
     eps^{-1/2} rho``: ``L_h = nu (sqrt(n) (1 + r |W_K^h|) + r |W_Q^h|)``, for one token without
     ``sqrt(n)``; heads combine as for dot-product attention.
 
+    Tight: one row ``nu eps^{-1/2} sqrt(|W_V^h|^2 + tau^2 max(|W_K^h|, |W_Q^h|)^2)``, since a normaliser
+    that gives a long row moves little there, and ``sqrt(n)`` times it for the whole sequence.
+
     Published, which grows with ``n^2``: ``sqrt(H) |W_O| max_h (2 n (n - 1) nu tau eps^{-1/2} |W_K^h| +
     2 (n - 1) nu tau eps^{-1/2} |W_Q^h| + 2 n nu eps^{-1/2} |W_V^h|)``.
 
@@ -276,7 +289,8 @@ def cosine_attention(
 
     Reference:
         Published: Qi et al., "LipsFormer" (ICLR 2023), theorem on scaled cosine similarity
-        attention. Sharp: this library's own.
+        attention. Sharp and tight: this library's own; Theory, sections 4.5, 8.3, 8.6, 8.7, 8.13
+        and 8.15.
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
     # Not through the hash of the kind, so that its numbers may be tracers.
@@ -328,6 +342,9 @@ def attention(
         >>> bound = attention(L2(), kernels, num_tokens=1)
         >>> print(f"{bound.sequence:.3f} {bound.per_token:.3f}")
         1.000 1.000
+
+    Reference:
+        Theory, sections 3 (published), 4 (sharp) and 8 (tight).
     """
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
     return _attention(kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary)

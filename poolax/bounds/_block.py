@@ -107,8 +107,8 @@ def pooled_block(
 
     Reference:
         Published: the structure of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Theorem 4.2 and
-        Lemmas 4.3 and 4.4, with the best attention constant published for the same setting. Sharp:
-        this library's own.
+        Lemmas 4.3 and 4.4, with the best attention constant published for the same setting. Sharp and
+        tight: this library's own; Theory, sections 4.6, 8.2, 8.8 and 8.14.
     """
     check_choice("method", method, METHODS)
     check_count("dim", dim)
@@ -221,7 +221,7 @@ def tbm(
         True
 
     Reference:
-        As :func:`pooled_block`.
+        As :func:`pooled_block`, and Theory, section 8.17.
     """
     check_instance("model", model, TBM, "a TBM")
     check_choice("method", method, METHODS)

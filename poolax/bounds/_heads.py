@@ -158,7 +158,7 @@ def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> H
 def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
     """Heads of dot-product attention whose queries and keys turn, which keeps their norms."""
     scale = kind.logit_scale(kernels.query.shape[-1])
-    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
+    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
 
     def longest(norm, bias):
         return norm * setting.radius + (0 if bias is None else safe_norm(bias, axis=-1))
@@ -217,7 +217,7 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
 
 def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
     """Heads of scaled cosine attention, value matrices left out where values are plain."""
-    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key)
+    query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
     rate = jnp.where(setting.most > 1, kind.tau, 0) / jnp.sqrt(kind.eps)
     share, column_sum = _shares(setting, 2 * jnp.asarray(kind.tau))
     if kind.plain_values:

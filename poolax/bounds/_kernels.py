@@ -29,6 +29,11 @@ class Kernels:
     key_bias: Float[Array, "H d_h"] | None
     has_bias: bool
 
+    @property
+    def key_or_query(self) -> Float[Array, "H d d_h"]:
+        """Kernel of the keys, which for L2 attention is that of the queries."""
+        return self.query if self.key is None else self.key
+
     def scaled_logits(self, scale: float) -> "Kernels":
         """The same with queries and keys multiplied by ``scale``."""
         names = ("query", "key", "query_bias", "key_bias")

@@ -127,7 +127,7 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
 
     head_dim = kernels.query.shape[-1]
     is_l2 = isinstance(kind, L2)
-    key_kernel = kernels.query if kernels.key is None else kernels.key
+    key_kernel = kernels.key_or_query
     query = project(kernels.query, kernels.query_bias)
     key = query if is_l2 else project(key_kernel, kernels.key_bias)
     value_kernel = kernels.value

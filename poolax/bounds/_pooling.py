@@ -90,7 +90,8 @@ def pooler(
 
     Reference:
         The l2 factors of average, sum and last are those of "Pool Me Wisely" (Ennadir et al.,
-        NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all of l1.
+        NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all others. Theory,
+        section 6.
     """
     pooler = from_name(pooler)
     check_choice("method", method, METHODS)
@@ -159,7 +160,8 @@ def pooling_factor(
         4.0
 
     Reference:
-        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Theorem 4.2 and Lemmas 4.3 and 4.4.
+        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Theorem 4.2 and Lemmas 4.3 and 4.4; Theory,
+        section 3.2.
     """
     check_choice("norm", norm, ("frobenius", "operator"))
     bound = resolve_pooler(pooler_or_name, num_tokens=num_tokens, dim=dim, weights=weights)
