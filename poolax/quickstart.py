@@ -41,6 +41,7 @@ from poolax.training import (
     head_directory,
     load_head,
     pretrain_masked_patches,
+    save_tbm,
     sweep,
     train_heads,
 )
@@ -49,14 +50,16 @@ from poolax.training.step import Progress, no_progress
 
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
 RECORDS = "records.jsonl"
+# Inputs of the trained blocks, beside their checkpoints.
+INPUTS = "inputs.npy"
 
 _KINDS = {
     "dot product": attention.DotProduct(),
     "L2": attention.L2(),
     "scaled cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
 }
-# Poolers without a closed-form bound of that method; bounds.tbm refuses them.
-_UNBOUNDED = {"sharp": {"attn"}, "published": {"attn", "wavg"}}
+# Poolers for which nothing was published; bounds.tbm refuses them.
+_UNBOUNDED = {"sharp": set(), "published": {"attn", "wavg"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,7 @@ def run(
         raise FloatingPointError("all heads diverged")
     store = _Store(out / RECORDS, {"backbone": heads[0]["backbone_fingerprint"], **_sizes(settings)})
     curves = _noise_curves(vit, data, out, best, settings, store, progress)
-    constants = _lipschitz(vit, data, settings, store, progress)
+    constants = _lipschitz(vit, data, out / "blocks", settings, store, progress)
     records = Records([*heads, *curves, *constants])
 
     scores = score_table(heads, title="Poolers on a frozen backbone")
@@ -269,19 +272,23 @@ def _noise_curves(vit: ViT, data: Dataset, out, best, settings, store, progress)
     return Records(rows)
 
 
-def _lipschitz(vit: ViT, data: Dataset, settings, store, progress):
+def _lipschitz(vit: ViT, data: Dataset, out, settings, store, progress):
     embeddings, _ = vit.embed(vit.params, vit.preprocess(data.inputs))
     patches = jnp.asarray(embeddings)[:, 1:]
     radius = float(bounds.domain_of(patches).radius)
     tokens = np.asarray(patches)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / INPUTS).open("wb") as file:
+        np.save(file, tokens[data.splits["test"][: settings.num_inputs]])
     rows = []
     total = len(_KINDS) * len(POOLERS)
     for label, kind in _KINDS.items():
         for name in POOLERS:
             model = TBM(num_heads=4, pooler=from_name(name), attention=kind)
 
-            def measure(model=model, name=name):
-                return _measure_tbm(model, name, tokens, data, radius, settings)
+            def measure(model=model, name=name, label=label):
+                folder = out / f"{label}-{name}".replace(" ", "-")
+                return _measure_tbm(model, name, tokens, data, radius, settings, folder)
 
             what = {"kind": "lipschitz", "attention": label, "configuration": repr(kind)}
             rows.append(store.get(measure, pooler=name, **what))
@@ -289,8 +296,8 @@ def _lipschitz(vit: ViT, data: Dataset, settings, store, progress):
     return Records(rows)
 
 
-def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
-    """Train a TBM on patch tokens; measure its Lipschitz constant and bound it."""
+def _measure_tbm(model, name, tokens, data, radius, settings, folder) -> dict[str, Any]:
+    """Train a TBM on patch tokens and save it; measure its Lipschitz constant and bound it."""
     trained = train_heads(
         HeadModule(model, 10),
         tokens[None],
@@ -304,6 +311,7 @@ def _measure_tbm(model, name, tokens, data, radius, settings) -> dict[str, Any]:
     )
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), trained.variables["params"])
     variables = {"params": params["pooler"]}
+    save_tbm(folder, model, variables, metadata={"num_tokens": tokens.shape[1], "radius": radius})
     inputs = jnp.asarray(tokens[data.splits["test"][: settings.num_inputs]])
 
     def model_at(x):

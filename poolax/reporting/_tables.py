@@ -85,7 +85,7 @@ class Table:
     def rich(self) -> rich.table.Table:
         """The table for the terminal."""
         table = rich.table.Table(
-            title=self.title, caption="\n".join(self.notes), caption_justify="left"
+            title=self.title, caption="\n".join(self.notes) or None, caption_justify="left"
         )
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
@@ -272,7 +272,7 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
             f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
             f"Jacobian norm at {first['num_inputs']} test images; search: largest found by adversarial "
             "search in the ball; ratio: sharp over the larger of both.",
-            "A dash: no closed-form bound is known for this pooler, or none was published.",
+            "A dash: no such bound was published for this pooler.",
         ],
         tidy=tidy,
     )

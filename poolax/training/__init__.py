@@ -16,3 +16,6 @@ from poolax.training.sweep import sweep as sweep
 from poolax.training.sweep import sweep_states as sweep_states
 from poolax.training.tasks import Classification as Classification
 from poolax.training.tasks import Task as Task
+from poolax.training.tbm import TrainedTBM as TrainedTBM
+from poolax.training.tbm import load_tbm as load_tbm
+from poolax.training.tbm import save_tbm as save_tbm

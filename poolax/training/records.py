@@ -87,15 +87,16 @@ class Records(Sequence):
             return
         new = {row["id"] for row in self if "id" in row}
         rows = [row for row in Records.read(path) if row.get("id") not in new]
-        lines = [json.dumps(_plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
+        lines = [json.dumps(plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
         write_atomically(path, "".join(lines))
 
 
-def _plain_json(value):
+def plain_json(value: Any) -> Any:
+    """Plain JSON of nested values: tuples as lists, numbers that are not finite as null."""
     if isinstance(value, Mapping):
-        return {key: _plain_json(part) for key, part in value.items()}
+        return {key: plain_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain_json(part) for part in value]
+        return [plain_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,26 +1,21 @@
-"""The command line: ``poolax …``."""
+"""``poolax quickstart``."""
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
 import jax
 import rich.console
-import rich.progress
 import tyro
 
-import poolax
 from poolax import quickstart
 from poolax._checks import check_count
-
-COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
+from poolax.cli._console import COMPLETE, DIVERGED, progress_bars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +37,8 @@ class Quickstart:
         debug: Show where an error comes from.
     """
 
+    resumable: ClassVar[bool] = True
+
     settings: tyro.conf.OmitArgPrefixes[quickstart.Settings] = dataclasses.field(
         default_factory=quickstart.Settings
     )
@@ -57,7 +54,7 @@ class Quickstart:
         _configure(self.devices, self.compilation_cache)
         console = rich.console.Console(stderr=self.as_json)
         started = time.perf_counter()
-        with _profile(self.profile), _progress(console) as progress:
+        with _profile(self.profile), progress_bars(console) as progress:
             report = quickstart.run(self.out, self.settings, progress=progress)
         if self.as_json:
             json.dump(_summary(report, self.out), sys.stdout, indent=2)
@@ -111,72 +108,3 @@ def _profile(folder: str | None) -> Iterator[None]:
         return
     with jax.profiler.trace(folder):
         yield
-
-
-@contextlib.contextmanager
-def _progress(console):
-    columns = (
-        rich.progress.TextColumn("{task.description:>22.22}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-    )
-    with rich.progress.Progress(*columns, console=console) as bars:
-        tasks = {}
-
-        def report(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(description, total=total)
-            bars.update(tasks[description], completed=done, total=total)
-
-        yield report
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the result is the process's exit code.
-
-    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable.
-    """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments == ["--version"]:
-        print(f"poolax {poolax.__version__}")
-        return COMPLETE
-    app = tyro.extras.SubcommandApp()
-    app.command(name="quickstart")(Quickstart)
-    problems = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(problems):
-            command = app.cli(prog="poolax", description=poolax.__doc__, args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            return COMPLETE
-        print(f"poolax: {_first_sentence(problems.getvalue())}", file=sys.stderr)
-        return USAGE
-    return _execute(command)
-
-
-def _execute(command):
-    try:
-        return command.run()
-    except KeyboardInterrupt:
-        print("poolax: interrupted; the same command goes on from what is finished", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if command.debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"poolax: {message}", file=sys.stderr)
-        return USAGE if isinstance(error, ValueError) else FAILURE
-
-
-def _first_sentence(box: str) -> str:
-    """What a boxed message of the parser says before its first rule, on one line."""
-    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()[1:]]
-    said = []
-    for line in lines:
-        if set(line) <= {"─", "-"}:
-            if said:
-                break
-            continue
-        said.append(line)
-    return " ".join(" ".join(said).split()) or " ".join(box.split())

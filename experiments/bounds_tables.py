@@ -1,0 +1,167 @@
+"""Tables of bounds.py, made from its records alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poolax.reporting import Cell, Table
+from poolax.training import Records
+
+Row = Mapping[str, Any]
+
+
+def tables(records: Records) -> dict[str, Table]:
+    """All tables for which there are records."""
+    makers: dict[str, tuple[str, Callable[[Sequence[Row]], Table]]] = {
+        "inputs": ("bounds_inputs", _inputs),
+        "weights": ("bounds_weights", _weights),
+        "layers": ("bounds_layer", _layers),
+        "backbone": ("bounds_backbone", _backbone),
+    }
+    found = {name: (maker, records.where(kind=kind)) for name, (kind, maker) in makers.items()}
+    return {name: maker(rows) for name, (maker, rows) in found.items() if len(rows)}
+
+
+def text(value: float | None, log10: float | None = None) -> str:
+    """A number in three digits; beyond a million as a power of ten."""
+    if value is None and log10 is None:
+        return "–"
+    log10 = np.log10(value) if log10 is None else log10
+    if log10 >= 6:
+        return f"10^{log10:.1f}"
+    value = 10**log10 if value is None else value
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ratio(row, above, below):
+    return None if row[above] is None or row[below] is None else row[above] / row[below]
+
+
+def _case(row):
+    sizes = f"{row['num_tokens']}, {row['dim']}, {row['num_heads']}"
+    return [row["attention"], row["target"], sizes]
+
+
+def _table(title, columns, rows, notes, tidy):
+    cells = [[Cell(entry) for entry in row] for row in rows]
+    return Table(title=title, columns=columns, rows=cells, notes=notes, tidy=tidy)
+
+
+def _inputs(records):
+    names = ("published", "sharp", "tight", "local", "found")
+    rows, tidy = [], []
+    for row in records:
+        ratios = {
+            "tight_over_found": _ratio(row, "tight", "found"),
+            "local_over_found": _ratio(row, "local", "found"),
+        }
+        numbers = [row[name] for name in names] + list(ratios.values())
+        rows.append([*_case(row), f"{row['scale']:g}", *map(text, numbers)])
+        fields = ("attention", "target", "num_tokens", "dim", "num_heads", "scale", *names)
+        tidy.append({name: row[name] for name in fields} | ratios)
+    return _table(
+        "Random weights on the unit ball: bounds and the largest Jacobian norm found",
+        ["attention", "target", "n, d, H", "scale", *names, "tight / found", "local / found"],
+        rows,
+        [
+            "found: exact Jacobian norm at the worst input of a search; local: bound at that input. "
+            "scale: factor of freshly initialised weights. target: the whole attention layer, one of "
+            "its output tokens, or a one-block model with that pooler."
+        ],
+        tidy,
+    )
+
+
+def _weights(records):
+    names = ("published", "sharp", "tight", "local", "found")
+    rows, tidy = [], []
+    for row in records:
+        ratios = {
+            "tight_of_norms_over_found": row["tight_of_norms"] / row["found"],
+            "tight_over_found": row["tight"] / row["found"],
+        }
+        given = [row["sharp_of_norms"], row["tight_of_norms"], row["found"], *ratios.values()]
+        rows.append([*_case(row), f"{row['norm']:g}", *map(text, given)])
+        fields = ("attention", "target", "num_tokens", "dim", "num_heads", "norm", *names)
+        fields += ("sharp_of_norms", "tight_of_norms")
+        tidy.append({name: row[name] for name in fields} | ratios)
+    columns = ["attention", "target", "n, d, H", "norm", "sharp", "tight", "found"]
+    return _table(
+        "Weights of given norms on the unit ball: bounds for all of them, and the largest norm found",
+        [*columns, "tight / found", "at these weights"],
+        rows,
+        [
+            "norm: spectral norm of W_Q, W_K, W_V of each head, of W_O and of W_FFN. sharp, tight: the "
+            "largest of these bounds over all weights with these norms. found: exact Jacobian norm at "
+            "the worst weights and input of a search; at these weights: their own tight bound over it."
+        ],
+        tidy,
+    )
+
+
+def _layers(records):
+    names = ("measured", "local", "tight", "sharp", "published_without_biases")
+    ratios = ("local_over_measured", "sharp_over_local", "tight_over_local")
+    rows = [
+        [str(row["layer"]), *(text(row["medians"][name]) for name in names)]
+        + [text(row[name]) for name in (*ratios, "smallest_sharp_over_local")]
+        for row in records
+    ]
+    first = records[0]
+    return _table(
+        f"Attention layers of {first['backbone']} at sentences",
+        [
+            *("layer", "measured", "local", "tight", "sharp", "published*", "local / measured"),
+            *("sharp / local", "tight / local", "smallest sharp / local"),
+        ],
+        rows,
+        [
+            f"Medians over {first['num_sentences']} sentences ({first['inputs']}), ratios sentence by "
+            "sentence. measured: Jacobian norm by Lanczos iteration; tight and sharp on the smallest "
+            "domain that holds the sentence's tokens. *Nothing is published for layers with biases: "
+            "this is the published constant of the same layer without them."
+        ],
+        [
+            {"layer": row["layer"]}
+            | {name: row["medians"][name] for name in names}
+            | {name: row[name] for name in (*ratios, "smallest_sharp_over_local")}
+            for row in records
+        ],
+    )
+
+
+def _backbone(records):
+    rows, tidy = [], []
+    for row in records:
+        measured = float(np.median(row["measured"]))
+        local = float(np.median(row["log10_local"]))
+        gap = float(np.median(np.asarray(row["log10_local"]) - np.log10(row["measured"])))
+        logs = {
+            "log10_local": local,
+            "log10_tight": row["log10_tight"],
+            "log10_sharp": row["log10_sharp"],
+        }
+        rows.append(
+            [
+                row["pooler"],
+                text(measured),
+                *(text(None, log) for log in logs.values()),
+                text(None, gap),
+            ]
+        )
+        tidy.append(
+            {"pooler": row["pooler"], "measured": measured, **logs, "log10_local_over_measured": gap}
+        )
+    first = records[0]
+    return _table(
+        f"{first['backbone']} from embeddings to pooled vectors",
+        ["pooler", "measured", "local", "tight", "sharp", "local / measured"],
+        rows,
+        [
+            f"Medians over {first['num_sentences']} sentences ({first['inputs']}); tight and sharp: "
+            "products over the layers, on the smallest domain that holds all embeddings, times the "
+            "pooler's factor."
+        ],
+        tidy,
+    )

@@ -1,0 +1,202 @@
+"""``poolax bounds``."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from poolax import bounds
+from poolax._checks import check_count, check_number
+from poolax.backbones import Backbone
+from poolax.bounds import Domain, TokenRange
+from poolax.cli._console import COMPLETE, progress_bars, show, stderr
+from poolax.cli._inputs import read_inputs
+from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
+from poolax.cli._models import Blocks, load_model
+from poolax.cli._norms import POOLERS, Sizes, extremal_block, pooler_of
+from poolax.cli._rows import (
+    bounds_table,
+    describe_block,
+    describe_domain,
+    expressivity,
+    head_bounds,
+)
+from poolax.pooling import from_name, to_config
+from poolax.sensitivity import (
+    FIXED_POOLERS,
+    backbone_ledgers,
+    block_bounds,
+    embeddings_domain,
+    pooled_ledgers,
+    pooled_tokens,
+)
+from poolax.training import Head
+
+_NUM_INPUTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Closed-form Lipschitz bounds of pooled Transformers: how far can the pooled vector move?
+
+    Prints one table, for every pooler behind a block with every kind of attention: the best published
+    constant, the sharp and the tight bound of this library. Start with
+
+    poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2
+
+    for sequences of 16 to 64 tokens that are at most 2 long. With --epsilon and --sigma it also says
+    whether no change of the input of size epsilon (Frobenius norm) moves the pooled vector by more
+    than sigma: "certified", or "vacuous" where the bound cannot tell.
+
+    From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
+    scaled partial isometries that line up. Learnable poolers (wavg, attn, map, hybrid) are taken as
+    they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
+    quickstart" left behind, or the directory or hub id of a backbone, whose layers are listed.
+
+    Attributes:
+        checkpoint: Blocks ("poolax-quickstart"), a head, or a backbone; without it, sizes count.
+        sizes: Sizes and spectral norms of a block; not beside a checkpoint.
+        num_tokens: Number of tokens n, or the lowest and the highest of a padded batch. By default
+            64, or what the checkpoint knows.
+        radius: Largest norm of a token. By default 1, or what the checkpoint knows; for a backbone
+            the largest at inputs that come with it.
+        cube: Side of the cube [0, side]^d that tokens lie in, in place of a radius.
+        spread: Half of the largest distance between two tokens of a sequence; by default the radius.
+        poolers: Poolers to bound.
+        epsilon: Size of a change of the input.
+        sigma: Distance of pooled vectors that counts as a move.
+        as_json: Print JSON lines, a record for each row, instead of the table.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    checkpoint: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="CHECKPOINT")] = None
+    sizes: tyro.conf.OmitArgPrefixes[Sizes] = dataclasses.field(default_factory=Sizes)
+    num_tokens: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="LOW [HIGH]")] = None
+    radius: float | None = None
+    cube: float | None = None
+    spread: float | None = None
+    poolers: tuple[str, ...] = POOLERS
+    epsilon: float | None = None
+    sigma: float | None = None
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        self._check()
+        if self.checkpoint is None:
+            return self._show(self._of_sizes(), 3 * len(self.poolers), "Bounds from sizes and norms")
+        if self.sizes != Sizes():
+            raise ValueError("checkpoint: expected no sizes and norms beside it, which has its own")
+        if self.poolers != POOLERS:
+            raise ValueError("poolers: expected none beside a checkpoint, which has its own")
+        model = load_model(self.checkpoint)
+        if isinstance(model, dict):
+            return self._show(self._of_blocks(model), len(model), f"Bounds of {self.checkpoint}")
+        if isinstance(model, Head):
+            return self._show([self._of_head(model)], 1, f"Bounds of {self.checkpoint}")
+        return self._of_backbone(model)
+
+    def _check(self):
+        self.sizes.check()
+        if self.num_tokens is not None and len(self.num_tokens) not in (1, 2):
+            raise ValueError(
+                f"num_tokens: expected a number, or the lowest and highest, got {len(self.num_tokens)}"
+            )
+        for value in self.num_tokens or ():
+            check_count("num_tokens", value)
+        if self.cube is not None and (self.radius is not None or self.spread is not None):
+            raise ValueError("cube: expected no radius or spread beside it, which it gives")
+        if (self.epsilon is None) != (self.sigma is None):
+            raise ValueError("epsilon, sigma: expected both or none, got one")
+        if self.epsilon is not None:
+            check_number("epsilon", self.epsilon, at_least=0.0)
+            check_number("sigma", self.sigma or 0.0, above=0.0)
+
+    def _tokens(self, known: int) -> TokenRange:
+        numbers = (known,) if self.num_tokens is None else self.num_tokens
+        return TokenRange(numbers[0], numbers[-1])
+
+    def _domain(self, known: float, dim: int) -> Domain:
+        if self.cube is not None:
+            return bounds.cube(self.cube, dim)
+        radius = known if self.radius is None else self.radius
+        return Domain(radius, radius if self.spread is None else min(self.spread, radius))
+
+    def _of_sizes(self) -> Iterator[dict[str, Any]]:
+        num_tokens, domain = self._tokens(64), self._domain(1.0, self.sizes.dim)
+        sizes = dataclasses.asdict(self.sizes)
+        longest: Any = num_tokens.high
+        for label, kind in self.sizes.kinds().items():
+            for name in self.poolers:
+                pooler = pooler_of(name, longest, self.sizes.dim)
+                model, variables = extremal_block(self.sizes, kind, pooler, longest)
+                found = block_bounds(model, variables, num_tokens, domain)
+                row = {"attention": label, "pooler": name, **sizes}
+                yield row | describe_domain(num_tokens, domain) | found
+
+    def _of_blocks(self, blocks: Blocks) -> Iterator[dict[str, Any]]:
+        for name, block in blocks.items():
+            row = {"checkpoint": name, **describe_block(block.model, block.variables)}
+            num_tokens = self._tokens(block.config.get("num_tokens", 64))
+            domain = self._domain(block.config.get("radius", 1.0), row["dim"])
+            found = block_bounds(block.model, block.variables, num_tokens, domain)
+            yield row | describe_domain(num_tokens, domain) | found
+
+    def _of_head(self, head: Head) -> dict[str, Any]:
+        dim = head.variables["params"]["output"]["kernel"].shape[0]
+        num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
+        pooler: Any = head.pooler
+        row = {"attention": "none", "pooler": to_config(pooler)["name"], "dim": dim}
+        return row | describe_domain(num_tokens, domain) | head_bounds(head, num_tokens, domain)
+
+    def _of_backbone(self, backbone: Backbone) -> int:
+        with progress_bars(stderr()) as progress:
+            inputs = read_inputs(backbone, (), None, _NUM_INPUTS)
+            embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(inputs.raw))
+            num_tokens, domain = embeddings_domain(embeddings, mask)
+            shape = embeddings.shape[1:]
+            if self.num_tokens is not None:
+                num_tokens = self._tokens(0)
+            if self.radius is not None or self.cube is not None:
+                domain = self._domain(0.0, shape[-1])
+            elif self.spread is not None:
+                domain = Domain(domain.radius, min(self.spread, float(domain.radius)))
+            progress("ledger", 0, 1)
+            ledgers = backbone_ledgers(backbone, num_tokens, domain)
+            progress("ledger", 1, 1)
+        layers = ledger_records(ledgers)
+        num_pooled = pooled_tokens(backbone, shape, num_tokens)
+        pooled = []
+        for name in FIXED_POOLERS:
+            row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
+            row |= describe_domain(num_tokens, domain)
+            pooled.append(self._with_gamma(row | pooled_ledgers(ledgers, from_name(name), num_pooled)))
+        given = self.num_tokens is not None or self.radius is not None or self.cube is not None
+        source = "as given" if given else f"as of {len(inputs.raw)} inputs: {inputs.source}"
+        show(
+            [
+                ledger_table(layers, f"Layers of {self.checkpoint}"),
+                pooled_table(pooled, "Bounds of the whole by pooler", source),
+            ],
+            [*layers, *pooled],
+            as_json=self.as_json,
+        )
+        return COMPLETE
+
+    def _with_gamma(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.epsilon is None or self.sigma is None:
+            return row
+        return row | expressivity(row, self.epsilon, self.sigma)
+
+    def _show(self, rows: Iterable[dict[str, Any]], total: int, title: str) -> int:
+        records = []
+        with progress_bars(stderr()) as progress:
+            for row in rows:
+                records.append(self._with_gamma({"kind": "bounds", **row}))
+                progress("bounds", len(records), total)
+        show([bounds_table(records, title)], records, as_json=self.as_json)
+        return COMPLETE

@@ -1,0 +1,69 @@
+"""What the commands share: exit codes, numbers for people, progress, records on standard output."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from poolax.reporting import Table
+from poolax.training.records import plain_json
+from poolax.training.step import Progress
+
+COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
+
+_MANY_DIGITS = 6
+
+
+def number(value: float | None, log10: float | None = None) -> str:
+    """A number for people; beyond a million, and where only its logarithm is known, as ``10^x``."""
+    if log10 is not None and (value is None or log10 > _MANY_DIGITS):
+        return f"10^{log10:.1f}"
+    if value is None:
+        return "–"
+    if value >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
+
+
+def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print tables, or the records behind them as JSON lines."""
+    if as_json:
+        for record in records:
+            print(json.dumps(plain_json(record), allow_nan=False))
+        return
+    console = rich.console.Console()
+    for table in tables:
+        # Notes as wide as the terminal rather than as the table.
+        console.print(dataclasses.replace(table, notes=()).rich())
+        for note in table.notes:
+            console.print(note, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
+    """Bars for what takes a while, one for each description that is reported."""
+    columns = (
+        rich.progress.TextColumn("{task.description:>22.22}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def report(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(description, total=total)
+            bars.update(tasks[description], completed=done, total=total)
+
+        yield report
+
+
+def stderr() -> rich.console.Console:
+    """The console that progress goes to, so that standard output can be piped."""
+    return rich.console.Console(file=sys.stderr)

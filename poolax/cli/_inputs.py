@@ -1,0 +1,183 @@
+"""Inputs of a backbone: from the command line, from files, or what comes with its libraries."""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from poolax import data
+from poolax.backbones import GPT2, Backbone, Bert, Decoder, Moment
+
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Raw inputs.
+
+    Attributes:
+        raw: Texts, or an array with the inputs on its first axis.
+        source: Where they come from, for people and records.
+    """
+
+    raw: Any
+    source: str
+
+
+def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_inputs: int) -> Inputs:
+    """The first inputs that were given, or else ones that need no file.
+
+    Args:
+        backbone: Says whether texts, series or images are wanted.
+        texts: Texts of the command line.
+        path: File or folder; ``None`` if there is none.
+        num_inputs: Most inputs to take.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        ValueError: for inputs that cannot be read or are not what the backbone takes.
+    """
+    wanted = _modality(backbone)
+    if texts and path is not None:
+        raise ValueError("inputs: expected no file beside --text, got both")
+    if texts and wanted != "texts":
+        raise ValueError(f"text: expected none for {type(backbone).__name__}, which takes {wanted}")
+    if texts:
+        return Inputs(list(texts[:num_inputs]), "the given texts")
+    if path is None:
+        return _DEFAULTS[wanted](backbone, num_inputs)
+    raw = _READERS[wanted](pathlib.Path(path).expanduser(), backbone)
+    if len(raw) == 0:
+        raise ValueError(f"inputs: expected at least one in {path}, got none")
+    return Inputs(raw[:num_inputs], path)
+
+
+def _modality(backbone):
+    if isinstance(backbone, Bert | GPT2 | Decoder):
+        return "texts"
+    return "series" if isinstance(backbone, Moment) else "images"
+
+
+def read_array(path: pathlib.Path | str) -> np.ndarray:
+    """The array in a .npy file, or the first of a .npz file; nothing pickled."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(f"inputs: expected an array in {path}, got: {error}") from None
+    return np.asarray(array)
+
+
+def _read_texts(path, backbone):
+    if path.suffix in (".npy", ".npz"):
+        raise ValueError(f"inputs: expected a text file with one text a line, got {path}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"inputs: expected a text file, got {path} ({error})") from None
+    return [line for line in lines if line.strip()]
+
+
+def _read_images(path, backbone):
+    if path.suffix in (".npy", ".npz"):
+        return read_array(path)
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix.lower() in _IMAGES]
+    if not files:
+        raise ValueError(f"inputs: expected .npy, .npz, or images ({', '.join(_IMAGES)}), got {path}")
+    size = backbone.config.image_size
+    mode = {1: "L", 3: "RGB"}.get(backbone.config.num_channels)
+    if mode is None:
+        raise ValueError(f"inputs: expected .npy or .npz for {backbone.config.num_channels} channels")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert(mode), (size, size))
+        except (OSError, UnidentifiedImageError) as error:
+            raise ValueError(f"inputs: expected an image, got {file} ({error})") from None
+        images.append(np.asarray(fitted, np.float32).reshape(size, size, -1))
+    return np.stack(images)
+
+
+def _read_series(path, backbone):
+    if path.suffix in (".npy", ".npz"):
+        return read_array(path)
+    readers = {".tsv": _rows_behind_a_label, ".csv": _columns_of_numbers}
+    if path.suffix not in readers:
+        raise ValueError(f"inputs: expected .npy, .npz, .csv or .tsv, got {path}")
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+        return readers[path.suffix](rows)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"inputs: expected series in {path}, got: {error}") from None
+
+
+def _rows_behind_a_label(rows):
+    """The layout of the UCR archive: one series a row, its class in front."""
+    return np.array([row[1:] for row in rows if row], np.float32)
+
+
+def _columns_of_numbers(rows):
+    """One series a column, below a line of names; columns of anything but numbers are left out."""
+    columns = []
+    for column in zip(*rows[1:], strict=True):
+        try:
+            columns.append([float(entry) if entry else np.nan for entry in column])
+        except ValueError:
+            continue
+    return np.array(columns, np.float32)
+
+
+def _default_texts(backbone, num_inputs):
+    if backbone.preprocess is None:
+        raise ValueError("checkpoint: expected a tokenizer beside the weights, got none")
+    return Inputs(data.sentences(num_inputs), "sentences of Python's documentation")
+
+
+def _default_images(backbone, num_inputs):
+    size, channels = backbone.config.image_size, backbone.config.num_channels
+    if (size, channels) == (8, 1):
+        digits = data.digits()
+        return Inputs(
+            digits.inputs[digits.splits["test"][:num_inputs]], "scikit-learn's digits, test part"
+        )
+    if channels != 3:
+        raise ValueError(f"inputs: expected a file of images with {channels} channels, got none")
+    from sklearn.datasets import load_sample_images
+
+    photos: Any = load_sample_images().images
+    rng = np.random.default_rng(0)
+    crops = []
+    for index in range(num_inputs):
+        photo = photos[index % len(photos)]
+        if min(photo.shape[:2]) < size:
+            raise ValueError(f"inputs: expected a file of images for {size} pixels, got none")
+        top, left = (rng.integers(side - size + 1) for side in photo.shape[:2])
+        crops.append(photo[top : top + size, left : left + size].astype(np.float32))
+    return Inputs(np.stack(crops), "crops of scikit-learn's two photographs")
+
+
+def _default_series(backbone, num_inputs):
+    steps = np.random.default_rng(0).normal(size=(num_inputs, backbone.config.num_steps))
+    return Inputs(np.cumsum(steps, axis=1, dtype=np.float32), "random walks")
+
+
+_READERS: dict[str, Callable[..., Any]] = {
+    "texts": _read_texts,
+    "images": _read_images,
+    "series": _read_series,
+}
+_DEFAULTS: dict[str, Callable[..., Inputs]] = {
+    "texts": _default_texts,
+    "images": _default_images,
+    "series": _default_series,
+}

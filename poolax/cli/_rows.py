@@ -1,0 +1,116 @@
+"""Rows of bounds: one record a model, and the tables that are made of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from poolax import bounds
+from poolax.attention import Kind
+from poolax.blocks import TBM
+from poolax.bounds import Domain, TokenRange
+from poolax.cli._console import number
+from poolax.pooling import to_config
+from poolax.reporting import Cell, Table
+from poolax.sensitivity import METHODS, constant
+from poolax.training import Head
+
+_ATTENTION = {"DotProduct": "dot product", "L2": "L2", "Cosine": "cosine"}
+
+
+def attention_label(kind: Kind) -> str:
+    """What tables call a kind of attention."""
+    return _ATTENTION[type(kind).__name__]
+
+
+def describe_block(model: TBM, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of a one-block model."""
+    return {
+        "attention": attention_label(model.attention),
+        "pooler": to_config(model.pooler)["name"],
+        "dim": variables["params"]["ffn"]["kernel"].shape[0],
+        "num_heads": model.num_heads,
+    }
+
+
+def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
+    """What a record says of the inputs that a bound holds for."""
+    return {
+        "num_tokens": np.asarray([num_tokens.low, num_tokens.high]).tolist(),
+        "radius": float(domain.radius),
+        "spread": float(domain.spread),
+    }
+
+
+def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
+    """Bounds from token states to the outputs of a head, as a record holds them."""
+    kernel = head.variables["params"]["output"]["kernel"]
+    out = jnp.linalg.norm(kernel, ord=2)
+    sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
+    variables = {"params": head.variables["params"].get("pooler", {})}
+    pooler: Any = head.pooler
+    row = constant("published")
+    for method in ("sharp", "tight"):
+        lipschitz = out * bounds.pooler(pooler, variables, **sizes, method=method).l2
+        row |= constant(method, jnp.log(lipschitz), lipschitz)
+    return row
+
+
+def constant_text(row: Mapping[str, Any], name: str) -> str:
+    """What a table says of a constant."""
+    return number(row[name], row[f"log10_{name}"])
+
+
+def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
+    """What the smallest bound of a row says of changes of size ``epsilon``."""
+    logs = [row[f"log10_{name}"] for name in METHODS if row[name] is None or row[name] > 0]
+    logs = [log for log in logs if log is not None]
+    moves = epsilon > 0 and bool(logs)
+    log10 = min(logs) + math.log10(epsilon) - math.log10(sigma) if moves else None
+    return {
+        "epsilon": epsilon,
+        "sigma": sigma,
+        "gamma": 0.0 if log10 is None else 10**log10 if log10 < 300 else None,
+        "log10_gamma": log10,
+        "certified_zero": log10 is None or log10 <= 0,
+    }
+
+
+def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The table of ``poolax bounds``."""
+    first = records[0]
+    with_gamma = "gamma" in first
+    columns = ["attention", "pooler", *METHODS, *(["gamma", "verdict"] if with_gamma else [])]
+    rows = []
+    for row in records:
+        cells = [Cell(row["attention"]), Cell(row["pooler"])]
+        best = min(METHODS[1:], key=lambda name, row=row: row[f"log10_{name}"] or -math.inf)
+        cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
+        if with_gamma:
+            verdict = "certified" if row["certified_zero"] else "vacuous"
+            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+        rows.append(cells)
+    return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
+
+
+def tokens_text(row: Mapping[str, Any]) -> str:
+    """How many tokens a record is about, in words."""
+    low, high = row["num_tokens"]
+    return f"{low} tokens" if low == high else f"{low} to {high} tokens"
+
+
+def _notes(row):
+    notes = [
+        f"Lipschitz constants for {tokens_text(row)} of width {row['dim']}, norms up to "
+        f"{row['radius']:.4g} and distances up to {2 * row['spread']:.4g}; a dash: nothing was "
+        "published."
+    ]
+    if "gamma" in row:
+        notes.append(
+            f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. "
+            "certified: no such change moves the pooled vector by more than sigma; vacuous: the bound "
+            "cannot tell."
+        )
+    return notes

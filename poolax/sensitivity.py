@@ -1,0 +1,285 @@
+"""Measured Lipschitz constants beside all bounds: of one-block models and of backbones, at inputs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from poolax import bounds, empirical
+from poolax._checks import check_tokens
+from poolax._layer_specs import AttentionSpec, ConvolutionSpec, MergeSpec
+from poolax.backbones import Backbone
+from poolax.blocks import TBM
+from poolax.bounds import Domain, Ledger, TokenRange
+from poolax.pooling import Pooler, from_name, to_config
+from poolax.training.step import Progress, no_progress
+
+METHODS = ("published", "sharp", "tight")
+# Poolers without parameters, which need no head behind a backbone.
+FIXED_POOLERS = ("first", "last", "avg", "sum", "max")
+
+_LARGEST_LOG = 700.0
+
+
+def constant(name: str, log: Any = None, value: Any = None) -> dict[str, float | None]:
+    """A constant and its decimal logarithm, as a record holds them.
+
+    Args:
+        name: Its name.
+        log: Its natural logarithm; ``None`` if there is no such constant.
+        value: The constant itself, where it is known better than by its logarithm.
+
+    Returns:
+        ``{name: ..., "log10_" + name: ...}``; null where there is no constant, where it is beyond the
+        range of numbers, and for the logarithm of zero.
+    """
+    if log is None:
+        return {name: None, f"log10_{name}": None}
+    log = float(log)
+    value = math.exp(min(log, _LARGEST_LOG)) if value is None else float(value)
+    in_range = math.isfinite(value) and log < _LARGEST_LOG
+    return {
+        name: value if in_range else None,
+        f"log10_{name}": log / math.log(10) if math.isfinite(log) else None,
+    }
+
+
+def block_bounds(
+    model: TBM, variables: Mapping[str, Any], num_tokens: int | TokenRange, domain: Domain
+) -> dict[str, Any]:
+    """Bounds of a one-block model by all methods, as a record holds them.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        num_tokens: Number of tokens, or a :class:`TokenRange`.
+        domain: Where the bounds hold.
+
+    Returns:
+        :func:`constant` for ``"published"``, ``"sharp"`` and ``"tight"``.
+
+    Raises:
+        ValueError: as :func:`poolax.bounds.tbm` raises for sharp bounds.
+    """
+    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
+    row = {}
+    for method in ("sharp", "tight", "published"):
+        try:
+            bound = bounds.tbm(model, variables, **sizes, method=method)
+        except ValueError:
+            # The same arguments gave a sharp bound: nothing was published for this combination.
+            if method != "published":
+                raise
+            row |= constant(method)
+        else:
+            row |= constant(method, bound.log_lipschitz, bound.lipschitz)
+    return row
+
+
+def measure_block(
+    model: TBM,
+    variables: Mapping[str, Any],
+    inputs: Float[Array, "N n d"],
+    *,
+    domain: Domain | None = None,
+) -> dict[str, Any]:
+    """Exact Jacobian norms of a one-block model at inputs, their local bounds, and its other bounds.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        inputs: Token sequences, shape ``(N, n, d)``.
+        domain: Where the bounds hold; ``None`` takes the smallest that holds the inputs.
+
+    Returns:
+        ``measured`` and ``local``, a number an input, and :func:`block_bounds`.
+
+    Raises:
+        ValueError: for inputs that are not ``(N, n, d)`` or not finite, or as the bounds raise.
+    """
+    check_tokens("inputs", inputs)
+    if jnp.ndim(inputs) != 3:
+        raise ValueError(f"inputs: expected shape (N, n, d), got {jnp.shape(inputs)}")
+    inputs = jnp.asarray(inputs)
+    domain = bounds.domain_of(inputs) if domain is None else domain
+
+    @jax.jit
+    def at_inputs(variables, inputs):
+        def at(x):
+            exact = empirical.jacobian_norm(lambda x: jnp.asarray(model.apply(variables, x)), x)
+            return exact, bounds.local_tbm(model, variables, x).lipschitz
+
+        return jax.lax.map(at, inputs)
+
+    measured, local = at_inputs(variables, inputs)
+    row = {"measured": measured.tolist(), "local": local.tolist()}
+    return row | block_bounds(model, variables, inputs.shape[1], domain)
+
+
+def measure_backbone(
+    backbone: Backbone,
+    embeddings: Float[Array, "N n d"],
+    mask: Bool[Array, "N n"] | None = None,
+    *,
+    poolers: Sequence[str] = FIXED_POOLERS,
+    key: jax.Array,
+    progress: Progress = no_progress,
+) -> list[dict[str, Any]]:
+    """Jacobian norms from embeddings to pooled vectors at inputs, beside local and sharp bounds.
+
+    Args:
+        backbone: The backbone.
+        embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        poolers: Names of poolers without parameters.
+        key: Random key of the Lanczos iteration.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        One dictionary for each pooler: ``measured`` and ``log10_local``, a number an input, whether
+        all measurements ``converged``, and :func:`constant` for ``"sharp"`` and ``"tight"`` on the
+        smallest domain that holds the embeddings. ``log10_local`` is null where no local bound is
+        known, as for windowed attention.
+
+    Raises:
+        ValueError: for a wrong shape, an unknown pooler, or as the bounds raise.
+    """
+    modules = [from_name(name) for name in poolers]
+    for module in modules:
+        if to_config(module)["options"]:
+            raise ValueError(f"poolers: expected ones without parameters, got {type(module).__name__}")
+    check_tokens("embeddings", embeddings)
+    if jnp.ndim(embeddings) != 3:
+        raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
+    embeddings = jnp.asarray(embeddings)
+    num_tokens, domain = embeddings_domain(embeddings, mask)
+    ledgers = backbone_ledgers(backbone, num_tokens, domain)
+    num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
+    rows: list[dict[str, Any]] = [
+        {"pooler": name, "measured": [], "log10_local": [], "converged": True} for name in poolers
+    ]
+    measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone)
+    total, done = len(embeddings) * len(rows), 0
+    for at, x in enumerate(embeddings):
+        real = None if mask is None else mask[at]
+        for index, row in enumerate(rows):
+            found = measure(backbone.params, x, real, index)
+            row["measured"].append(float(found.value))
+            row["converged"] &= bool(found.converged)
+            log = None if local is None else float(local(backbone.params, x, real, modules[index]))
+            row["log10_local"].append(None if log is None else log / math.log(10))
+            done += 1
+            progress("inputs", done, total)
+    for row, module in zip(rows, modules, strict=True):
+        row |= pooled_ledgers(ledgers, module, num_pooled)
+    return rows
+
+
+def embeddings_domain(
+    embeddings: Float[Array, "N n d"], mask: Bool[Array, "N n"] | None = None
+) -> tuple[TokenRange, Domain]:
+    """Numbers of real tokens and the smallest domain of embeddings.
+
+    Args:
+        embeddings: Shape ``(N, n, d)``.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+
+    Returns:
+        Fewest and most tokens, and the domain.
+
+    Raises:
+        ValueError: for a wrong shape or a sequence without real tokens.
+    """
+    lengths = jnp.full(len(embeddings), embeddings.shape[1]) if mask is None else jnp.sum(mask, axis=-1)
+    if int(lengths.min()) < 1:
+        raise ValueError("mask: expected at least one real token in every sequence, got none")
+    return TokenRange(int(lengths.min()), int(lengths.max())), bounds.domain_of(embeddings, mask)
+
+
+def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain) -> dict[str, Ledger]:
+    """Sharp and tight ledger of a backbone.
+
+    Args:
+        backbone: The backbone.
+        num_tokens: Fewest and most tokens.
+        domain: Of its embeddings.
+
+    Returns:
+        The ledgers by method.
+
+    Raises:
+        ValueError: as :func:`poolax.bounds.ledger` raises.
+    """
+    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
+    specs = backbone.layer_specs(backbone.params)
+    return {method: bounds.ledger(specs, **sizes, method=method) for method in METHODS[1:]}
+
+
+def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange) -> TokenRange:
+    """Numbers of tokens that a pooler sees: those that came in, but for backbones that merge tokens.
+
+    Args:
+        backbone: The backbone.
+        shape: Shape of the embeddings of one input, ``(n, d)``.
+        num_tokens: Fewest and most real tokens.
+
+    Returns:
+        Fewest and most tokens behind the backbone.
+    """
+    states = jax.eval_shape(backbone.encode, backbone.params, jnp.zeros(shape)).states
+    return num_tokens if states.shape[-2] == shape[0] else TokenRange(*states.shape[-2:-1] * 2)
+
+
+def pooled_ledgers(
+    ledgers: Mapping[str, Ledger], pooler: Pooler, num_tokens: TokenRange
+) -> dict[str, Any]:
+    """Bounds of a backbone with a pooler behind it, as a record holds them.
+
+    Args:
+        ledgers: What :func:`backbone_ledgers` gave.
+        pooler: A pooler without parameters.
+        num_tokens: Fewest and most tokens that it sees.
+
+    Returns:
+        :func:`constant` for ``"published"``, which is null, and for each ledger.
+    """
+    row = constant("published")
+    for method, ledger in ledgers.items():
+        # The width counts for l1 alone.
+        factor = bounds.pooler(pooler, num_tokens=num_tokens, dim=1, method=method).l2
+        row |= constant(method, ledger.log_lipschitz + jnp.log(jnp.asarray(factor)))
+    return row
+
+
+def _measure(backbone, poolers, key):
+    """The Jacobian's norm from embeddings to one of several poolers, in one program for all of them."""
+
+    def measure(params, x, mask, index):
+        def pooled(x):
+            tokens = backbone.encode(params, x, mask)
+            branches = [lambda z, pooler=pooler: pooler(z, tokens.mask) for pooler in poolers]
+            return jax.lax.switch(index, branches, tokens.states)
+
+        return empirical.power_iteration(pooled, x, key=key, method="lanczos")
+
+    return measure
+
+
+def _local(backbone):
+    """The compiled local bound, or None where none is known: for windows and merged tokens."""
+    for spec in backbone.layer_specs(backbone.params):
+        branch = spec.branch
+        if isinstance(branch, ConvolutionSpec | MergeSpec):
+            return None
+        if isinstance(branch, AttentionSpec) and branch.partition is not None:
+            return None
+
+    def local(params, x, mask, pooler):
+        weights = backbone.encode(params, x, mask, return_weights=True).weights
+        specs = backbone.layer_specs(params)
+        return bounds.local_ledger(specs, x, weights, mask, pooler=pooler).log_lipschitz
+
+    return jax.jit(local, static_argnums=3)

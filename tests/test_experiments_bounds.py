@@ -1,0 +1,96 @@
+"""experiments/bounds.py on the smallest grid, and its tables."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from poolax import backbones
+from poolax.training import Records
+
+
+@pytest.fixture(scope="module")
+def script(pytestconfig):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
+        yield importlib.import_module("bounds")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A small BERT with a tokenizer of words."""
+    import tokenizers
+
+    from poolax.backbones import TextPreprocess
+
+    vocabulary = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "the": 3, "of": 4, "is": 5}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    prepare = TextPreprocess(words.to_str(), 12, prefix=("[CLS]",), suffix=("[SEP]",))
+    config = backbones.BertConfig(6, 12, width=8, num_layers=2, num_heads=2, mlp_dim=16)
+    folder = tmp_path_factory.mktemp("bert") / "model"
+    backbones.save(backbones.Bert.init(config, jax.random.key(0), prepare), folder)
+    return folder
+
+
+QUICK = ["--quick", "--restarts", "2"]
+
+
+def test_random_suite(script, tmp_path, capsys):
+    arguments = [*QUICK, "--suites", "random", "--kinds", "dot product", "--targets", "avg"]
+    script.main([*arguments, "--out", str(tmp_path), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["kind"] for row in rows] == ["bounds_inputs", "bounds_weights"]
+    for row in rows:
+        assert 0 < row["found"] <= min(row["local"], row["tight"]) * (1 + 1e-5)
+        assert row["tight"] <= row["sharp"] <= row["published"]
+    # What holds for all weights with these norms holds for those that were found.
+    assert rows[1]["tight"] <= rows[1]["tight_of_norms"] * (1 + 1e-4)
+    before = (tmp_path / "bounds.jsonl").read_bytes()
+    script.main([*arguments, "--out", str(tmp_path)])
+    assert (tmp_path / "bounds.jsonl").read_bytes() == before
+    assert "found" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
+    }  # fmt: skip
+
+
+def test_minilm_suite(script, bert, tmp_path):
+    arguments = ["--quick", "--suites", "minilm", "--backbone", str(bert), "--out", str(tmp_path)]
+    script.main(arguments)
+    rows = Records.read(tmp_path / "bounds.jsonl")
+    layers, whole = rows.where(kind="bounds_layer"), rows.where(kind="bounds_backbone")
+    assert [row["layer"] for row in layers] == [0, 1]
+    assert [row["pooler"] for row in whole] == ["first", "last", "avg", "sum", "max"]
+    for row in layers:
+        found = row["per_sentence"]
+        assert len(found["measured"]) == 4
+        for method in ("local", "tight", "sharp"):
+            assert np.all(np.asarray(found["measured"]) <= np.asarray(found[method]) * (1 + 1e-4))
+        ratio = np.median(np.divide(found["sharp"], found["local"]))
+        assert row["sharp_over_local"] == pytest.approx(ratio)
+    text = (tmp_path / "bounds.md").read_text()
+    assert "Attention layers of model" in text
+    assert "from embeddings to pooled vectors" in text
+
+
+def test_weights_have_the_norms_that_are_asked_for(script):
+    case = script.Case("dot product", "avg", 4, 8, 2)
+    params = script.with_norms(case.variables(1.0, jax.random.key(0))["params"], 3.0)["params"]
+    for name in ("query", "key", "value"):
+        heads = np.moveaxis(np.asarray(params["attention"][name]["kernel"]), 1, 0)
+        np.testing.assert_allclose(np.linalg.norm(heads, ord=2, axis=(1, 2)), 3.0, rtol=1e-5)
+    out = np.asarray(params["attention"]["out"]["kernel"]).reshape(8, 8)
+    np.testing.assert_allclose(np.linalg.norm(out, ord=2), 3.0, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(params["ffn"]["kernel"], ord=2), 3.0, rtol=1e-5)
+
+
+def test_sentences_of_both_sources(script, tmp_path):
+    read = importlib.import_module("bounds_minilm").read_sentences
+    (tmp_path / "stsb").mkdir()
+    row = 'a\tb\tc\t1\t2.5\tA girl sings.\tA "woman" sings.\n'
+    (tmp_path / "stsb" / "sts-test.csv").write_text(row)
+    assert read(str(tmp_path), 2)[0] == ["A girl sings.", 'A "woman" sings.']
+    assert len(read(None, 3)[0]) == 3
