@@ -97,6 +97,26 @@ def test_a_local_bound_is_the_product_of_its_factors(x64):
     assert bound.gamma(1e-3, 1.0).gamma > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_exact_and_finite(kind, x64):
+    model = blocks.TBM(2, pooling.MaxPool(), KINDS[kind])
+    x = random_tokens(jax.random.key(0), 5, DIM, 1.0)
+    variables = random_variables(model, jax.random.key(1), x)
+
+    def bound(variables):
+        return bounds.local_tbm(model, variables, x).lipschitz
+
+    direction = random_variables(model, jax.random.key(2), x)
+    slope = jax.jvp(bound, (variables,), (direction,))[1]
+    ahead, behind = (
+        bound(jax.tree.map(lambda v, d, s=step: v + s * d, variables, direction))
+        for step in (1e-6, -1e-6)
+    )
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-4)
+    for at in (variables, jax.tree.map(jnp.zeros_like, variables)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(bound)(at)))
+
+
 KERNEL = jnp.ones((DIM, 2, 2))
 OUT = jnp.ones((2, 2, DIM))
 

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._decompositions import eigenvalues, eigenvectors
-from poolax._numerics import safe_sqrt
+from poolax._decompositions import eigenvectors
+from poolax._numerics import safe_norm, safe_sqrt
 from poolax.attention import L2, Cosine, Kind
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import spectral_norm
@@ -186,17 +186,25 @@ def _normalise(rows, eps):
 
 
 def _rank_norms(coefficients, left, right):
-    """Norms of ``sum_h c_h left_h right_h^T``, from the Gram matrices of both sides."""
-    left_gram = jnp.einsum("nhd,ngd->nhg", left, left)
-    right_gram = jnp.einsum("nhd,ngd->nhg", right, right)
-    left_gram = left_gram * coefficients[:, :, None] * coefficients[:, None, :]
-    if left.shape[1] == 1:
-        return jnp.sqrt(left_gram * right_gram)[:, 0, 0]
+    """Norms of ``sum_h c_h left_h right_h^T``, from the Gram matrices of both sides.
+
+    The singular vectors are held fixed under differentiation, which gives the exact derivative.
+    """
+    fixed = jax.lax.stop_gradient((coefficients[..., None] * left, right))
+    left_gram, right_gram = (jnp.einsum("nhd,ngd->nhg", side, side) for side in fixed)
     scale = jnp.maximum(jnp.max(jnp.abs(left_gram), axis=(1, 2)), jnp.finfo(left.dtype).tiny)
     values, vectors = eigenvectors(left_gram / scale[:, None, None])
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
-    inner = jnp.swapaxes(root, 1, 2) @ right_gram @ root
-    return jnp.sqrt(scale) * safe_sqrt(jnp.maximum(eigenvalues(inner)[:, -1], 0))
+    top = eigenvectors(jnp.swapaxes(root, 1, 2) @ right_gram @ root)[1][..., -1]
+    v = _unit(jnp.einsum("nhd,nhg,ng->nd", fixed[1], root, top))
+    u = _unit(jnp.einsum("nhd,nhe,ne->nd", fixed[0], fixed[1], v))
+    along = jnp.einsum("nhd,nd->nh", left, u) * jnp.einsum("nhd,nd->nh", right, v)
+    return jnp.abs(jnp.sum(coefficients * along, axis=-1))
+
+
+def _unit(rows):
+    length = safe_norm(rows, axis=-1)[..., None]
+    return rows / jnp.where(length > 0, length, 1)
 
 
 def _combination_norms(maps, rates):
