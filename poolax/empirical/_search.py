@@ -25,6 +25,8 @@ _FIRST_STEP, _SHORTEST_STEP, _LONGEST_STEP = 0.3, 1e-6, 10.0
 _DECADES = 2
 # Decay of the squared gradients that Adam's steps are divided by; searches are short.
 _DECAY = 0.9
+# Length of the steps that need not lead upwards, in sizes of the domain, at the start and at the end.
+_FIRST_WANDER, _LAST_WANDER = 0.2, 0.01
 # Learning rate of the variables, in sizes of each leaf, at the start and at the end.
 _FIRST_RATE, _LAST_RATE = 0.15, 0.001
 # Steps and tolerance of the norm at the best point of each restart.
@@ -46,11 +48,12 @@ def maximize_jacobian_norm(
 
     Maximises ``|J(x) v|`` over ``x``, with the singular vector ``v`` carried from step to step and
     improved by one power iteration each, so that a step costs a few evaluations of ``fn`` and never a
-    Jacobian. A step follows the gradient, each token's (row of the last axis) made as long as the
-    others', and takes the best of three lengths after projection, or stays and shortens them; long
-    steps find corners and edges of the domain at once. All restarts run at once, the first from ``x0``,
-    the others from four kinds of points: around ``x0``, on the boundary of the domain, in two clusters
-    of tokens, and near zero.
+    Jacobian. The first three quarters of the steps are Adam's, need not lead upwards and so leave local
+    maxima. From the best point that they pass, a step follows the gradient, each token's (row of the
+    last axis) made as long as the others', or Adam's direction; of three lengths each it takes the best
+    after projection, or stays and shortens them. Long ones find corners and edges of the domain at
+    once. All restarts run at once, the first from ``x0``, half of them around it, the others on the
+    boundary of the domain, in two clusters of tokens, and near zero.
 
     With ``variables``, ``fn(variables, x)`` is searched over both, each restart from variables of its
     own: the given ones in the first, and in the others these plus noise of the size of each leaf.
@@ -117,10 +120,10 @@ def maximize_jacobian_norm(
     @jax.jit
     def search(x0, key, given):
         start_key, direction_key, variables_key = jax.random.split(key, 3)
-        starts = draw_starts(x0, project, start_key, num_restarts)
+        starts, extent = draw_starts(x0, project, start_key, num_restarts)
         directions = jax.random.normal(direction_key, starts.shape, x0.dtype)
         drawn = _draw_variables(given, variables_key, num_restarts)
-        ascend = _make_ascent(mapped, log_bound, project, num_steps)
+        ascend = _make_ascent(mapped, log_bound, project, extent, num_steps)
         values, points, found = jax.vmap(ascend)(starts, directions, drawn)
         ratios = values if bound is None else values / jnp.exp(jax.vmap(log_bound)(found))
         top = jnp.argmax(ratios)
@@ -174,13 +177,17 @@ def _draw_variables(variables, key, num_restarts):
     return jax.tree.unflatten(tree, map(draw, leaves, sizes, keys))
 
 
-def _make_ascent(fn, log_bound, project, num_steps):
+def _make_ascent(fn, log_bound, project, extent, num_steps):
     """The ascent of one restart, from a point, a direction and variables."""
     rate = optax.cosine_decay_schedule(_FIRST_RATE, num_steps, alpha=_LAST_RATE / _FIRST_RATE)
     of_variables = optax.chain(
         optax.scale_by_adam(b2=_DECAY), optax.scale_by_param_block_rms(), optax.scale_by_schedule(rate)
     )
-    of_input = optax.scale_by_adam(b2=_DECAY)
+    of_input = optax.scale_by_adam()
+    num_wandering = 3 * num_steps // 4
+    wander_rate = optax.cosine_decay_schedule(
+        _FIRST_WANDER, max(1, num_wandering), alpha=_LAST_WANDER / _FIRST_WANDER
+    )
 
     def push(variables, x, v):
         return jax.jvp(lambda x: fn(variables, x), (x,), (v,))[1].astype(x.dtype)
@@ -209,22 +216,40 @@ def _make_ascent(fn, log_bound, project, num_steps):
         lengths = jnp.where(chosen > 0, chosen, lengths / 8)
         return points[top], outs[top], jnp.clip(lengths, _SHORTEST_STEP, _LONGEST_STEP)
 
-    def step(carry, _):
-        variables, x, v, u, lengths, states, best = carry
+    def see(carry):
+        variables, x, v, u, *_, best = carry
+        norm = safe_norm(u)
+        return _larger((norm / jnp.exp(log_bound(variables)), norm, (variables, x, v, u)), best)
+
+    def step(carry, index):
+        best = see(carry)
+        variables, x, v, u, lengths, states, _ = carry
+        # Climb from the best point that the wandering has passed.
+        variables, x, v, u = jax.tree.map(
+            lambda a, b: jnp.where(index == num_wandering, a, b), best[2], (variables, x, v, u)
+        )
         norm, u = safe_norm(u), unit(u)
-        limit, limit_gradient = jax.value_and_grad(log_bound)(variables)
-        best = _larger((norm / jnp.exp(limit), norm, variables, x, v), best)
         # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
         gradients = jax.grad(stretch, argnums=(0, 1, 2))(variables, x, v, u)
         scaled, gradient, turned = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1), gradients)
         v = jnp.where(jnp.any(turned != 0), unit(turned), v)
-        ascent = jax.tree.map(jnp.subtract, scaled, limit_gradient)
+        ascent = jax.tree.map(jnp.subtract, scaled, jax.grad(log_bound)(variables))
         update, variables_state = of_variables.update(ascent, states[0], variables)
         variables = optax.apply_updates(variables, update)
         direction, input_state = of_input.update(gradient, states[1])
-        rows = safe_norm(gradient, axis=-1)[..., None]
-        even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
-        x, u, lengths = move(variables, x, v, jnp.stack([even, jnp.asarray(direction)]), lengths)
+        direction = jnp.asarray(direction)
+
+        def wander():
+            moved = project(x + extent * wander_rate(index) * direction)
+            return moved, push(variables, moved, v), lengths
+
+        def climb():
+            rows = safe_norm(gradient, axis=-1)[..., None]
+            even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
+            return move(variables, x, v, jnp.stack([even, direction]), lengths)
+
+        moved = jax.lax.cond(index < num_wandering, wander, climb)
+        x, u, lengths = moved
         return (variables, x, v, u, lengths, (variables_state, input_state), best), None
 
     def ascend(x, v, variables):
@@ -233,11 +258,9 @@ def _make_ascent(fn, log_bound, project, num_steps):
         states = of_variables.init(variables), of_input.init(x)
         nothing = jnp.zeros((), x.dtype)
         lengths = jnp.full((2,), _FIRST_STEP, x.dtype)
-        carry = (variables, x, v, u, lengths, states, (nothing, nothing, variables, x, v))
-        carry = jax.lax.scan(step, carry, length=num_steps)[0]
-        # Not to lose the point that the last step led to
-        best = step(carry, None)[0][-1]
-        _, norm, variables, x, v = best
+        carry = (variables, x, v, u, lengths, states, (nothing, nothing, (variables, x, v, u)))
+        carry, _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
+        _, norm, (variables, x, v, _) = see(carry)
         return refine(variables, x, v, norm), x, variables
 
     def refine(variables, x, v, norm):

@@ -17,8 +17,8 @@ _DECADES = 4
 
 def draw_starts(
     x0: Float[Array, "..."], project: Projection, key: jax.Array, num_restarts: int
-) -> Float[Array, "restarts ..."]:
-    """Draw points of the domain, of four kinds in turn, the first of them ``x0``.
+) -> tuple[Float[Array, "restarts ..."], Float[Array, ""]]:
+    """Draw points of the domain, of four kinds, the first of them ``x0``; and the size of the domain.
 
     Around ``x0``; on the boundary; tokens in two clusters on the boundary, some all in one; and near
     zero on a logarithmic scale, where cosine attention is steepest. They are as large as the domain,
@@ -36,9 +36,11 @@ def draw_starts(
     clusters = jnp.where(signs < share, -tokens, tokens) + 0.05 * noise
     near_zero = 10 ** (-_DECADES * jax.random.uniform(size_key, each, dtype)) * noise
     kinds = (x0 + size * noise, x0 + _FAR * size * noise, x0 + _FAR * size * clusters, size * near_zero)
-    kind = (jnp.arange(num_restarts) % len(kinds)).reshape(each)
+    # Those around x0 are half of all: where a function is rugged, no other point is better than chance.
+    turns = jnp.array([0, 1, 0, 2, 0, 3])
+    kind = turns[jnp.arange(num_restarts) % len(turns)].reshape(each)
     starts = jnp.select([kind == index for index in range(len(kinds))], kinds)
-    return jax.vmap(project)(starts.at[0].set(x0))
+    return jax.vmap(project)(starts.at[0].set(x0)), size
 
 
 def _extent(project, x0, direction):
