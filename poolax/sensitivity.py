@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -161,15 +162,16 @@ def measure_backbone(
     rows: list[dict[str, Any]] = [
         {"pooler": name, "measured": [], "log10_local": [], "converged": True} for name in poolers
     ]
-    measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone)
+    measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone, modules)
     total, done = len(embeddings) * len(rows), 0
     for at, x in enumerate(embeddings):
         real = None if mask is None else mask[at]
+        logs = [None] * len(rows) if local is None else local(backbone.params, x, real).tolist()
         for index, row in enumerate(rows):
             found = measure(backbone.params, x, real, index)
             row["measured"].append(float(found.value))
             row["converged"] &= bool(found.converged)
-            log = None if local is None else float(local(backbone.params, x, real, modules[index]))
+            log = logs[index]
             row["log10_local"].append(None if log is None else log / math.log(10))
             done += 1
             progress("inputs", done, total)
@@ -268,8 +270,20 @@ def _measure(backbone, poolers, key):
     return measure
 
 
-def _local(backbone):
-    """The compiled local bound, or None where none is known: for windows and merged tokens."""
+class _Selection(Pooler):
+    """A weighted sum of poolers, of which weights of zero and one select one."""
+
+    poolers: tuple[Pooler, ...]
+
+    @nn.compact
+    def __call__(self, z, mask=None):
+        weights = self.param("weights", nn.initializers.zeros, (len(self.poolers),))
+        pooled = jnp.stack([pooler(z, mask) for pooler in self.poolers])
+        return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
+
+
+def _local(backbone, poolers):
+    """The compiled local bounds by pooler, or None where none is known: for windows, merged tokens."""
     for spec in backbone.layer_specs(backbone.params):
         branch = spec.branch
         if isinstance(branch, ConvolutionSpec | MergeSpec):
@@ -277,9 +291,15 @@ def _local(backbone):
         if isinstance(branch, AttentionSpec) and branch.partition is not None:
             return None
 
-    def local(params, x, mask, pooler):
-        weights = backbone.encode(params, x, mask, return_weights=True).weights
+    def local(params, x, mask):
+        weights: Any = backbone.encode(params, x, mask, return_weights=True).weights
         specs = backbone.layer_specs(params)
-        return bounds.local_ledger(specs, x, weights, mask, pooler=pooler).log_lipschitz
 
-    return jax.jit(local, static_argnums=3)
+        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
+        def pooled(selected):
+            options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
+            return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
+
+        return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
+
+    return jax.jit(local)
