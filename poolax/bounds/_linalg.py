@@ -70,10 +70,13 @@ def _largest_eigenvalue(gram):
         for _ in range(2):
             w = w - (basis @ w) @ basis
         length = jnp.linalg.norm(w)
+        # What is left of an exhausted space is rounding, which would come in again as a direction.
+        rounding = 1000 * jnp.finfo(dtype).eps * tridiagonal[0, 0]
+        length = jnp.where(length > rounding, length, 0)
         above = jnp.where(index + 1 < _LANCZOS_STEPS, length, 0)
         after = jnp.minimum(index + 1, _LANCZOS_STEPS - 1)
         tridiagonal = tridiagonal.at[index, after].add(above).at[after, index].add(above)
-        return basis, tridiagonal, w / jnp.where(length > 0, length, 1)
+        return basis, tridiagonal, jnp.where(length > 0, w / jnp.where(length > 0, length, 1), 0)
 
     start = jax.random.normal(jax.random.key(0), (size,), dtype)
     carry = (
