@@ -176,7 +176,7 @@ def test_sandwich(kind, masking, x64):
         whole = jacobians.reshape(3, num_tokens * dim, -1)
         rows = jacobians.reshape(3, num_tokens, dim, -1)
         here, row = (jnp.linalg.norm(j, 2, (-2, -1)) for j in (whole, rows))
-        return here, row.max(), found.value, jax.vmap(lambda x: local(params, x))(points)
+        return here, row.max(), found.value, jax.lax.map(lambda x: local(params, x), points)
 
     @jax.jit
     @jax.vmap

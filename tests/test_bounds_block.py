@@ -13,6 +13,8 @@ from poolax._activations import gelu, gelu_tanh, quick_gelu
 from poolax.bounds._activations import activation_lipschitz
 
 DIM = 4
+# Poolers that the search is compiled for; compiling it takes most of a test's time.
+SEARCHED = ("avg", "max", "attn", "map")
 
 
 GELU = functools.partial(nn.gelu, approximate=False)
@@ -35,12 +37,20 @@ def test_sandwich(kind, name, x64):
         def pooled(x):
             return model.apply(variables, x, mask)
 
-        search = {"project": empirical.project_to_ball(radius), "key": key}
-        found = empirical.maximize_jacobian_norm(pooled, start, **search, num_restarts=4, num_steps=30)
-        points = jnp.stack([start, found.x])
-        norms = jnp.stack([empirical.jacobian_norm(pooled, point) for point in points])
-        local = jnp.stack([bounds.local_tbm(model, variables, x, mask).lipschitz for x in points])
-        return found.value, norms, local
+        # Two opposite clusters are what a search often ends in.
+        points = [start, radius * jnp.sign(start[:, :1]) * jax.nn.one_hot(0, DIM)]
+        if name in SEARCHED:
+            search = {"project": empirical.project_to_ball(radius), "key": key}
+            found = empirical.maximize_jacobian_norm(
+                pooled, start, **search, num_restarts=4, num_steps=30
+            )
+            points[1] = found.x
+
+        def at(x):
+            local = bounds.local_tbm(model, variables, x, mask).lipschitz
+            return empirical.jacobian_norm(pooled, x), local
+
+        return jax.lax.map(at, jnp.stack(points))
 
     @jax.jit
     @jax.vmap
@@ -62,14 +72,12 @@ def test_sandwich(kind, name, x64):
             mask[chosen % length] = True
             masks.append(mask)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
-    found, norms, local = measure(
-        stacked, jnp.stack(masks), jax.random.split(jax.random.key(0), len(masks))
-    )
+    norms, local = measure(stacked, jnp.stack(masks), jax.random.split(jax.random.key(0), len(masks)))
     sharp, tight = bound(stacked, jnp.stack(masks))
     exact = 1 + 1e-9
-    assert (found > 0).all()
+    assert (norms[:, 0] > 0).all()
     assert (norms <= local * exact).all()
-    assert (jnp.maximum(found, norms.max(axis=1)) <= tight).all()
+    assert (norms.max(axis=1) <= tight).all()
     assert (tight <= sharp * exact).all()
     sizes = {"num_tokens": 5, "radius": radius, "method": "published"}
     if name in PUBLISHED:

@@ -115,7 +115,7 @@ def test_feed_forward_layers(x64):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["avg", "sum", "last", "max"])
+@pytest.mark.parametrize("name", ["avg", "max"])
 def test_adversarial_weights_stay_below(kind, name, x64):
     """Inputs and weights searched together for the largest measured over tight."""
     model = blocks.TBM(1, pooling.from_name(name), KINDS[kind])

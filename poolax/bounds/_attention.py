@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import check_choice, check_instance
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
-from poolax.bounds._combine import assemble, combination
+from poolax.bounds._combine import Combination, assemble, combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._heads import (
     PATTERNS,
@@ -369,8 +369,9 @@ def attention_of_kernels(
     pattern: str,
     *,
     rotary: bool,
+    combine: Combination | None = None,
 ) -> AttentionBound:
-    """As :func:`attention`, from kernels that are checked."""
+    """As :func:`attention`, from kernels that are checked, and their combination if it is known."""
     check_choice("pattern", pattern, PATTERNS)
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
     check_domain(radius, spread, needed=is_plain)
@@ -395,7 +396,9 @@ def attention_of_kernels(
     compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
     compute = rotary_heads if rotary else compute
     heads = compute(kernels, kind, setting)
-    return assemble(heads, combination(kernels, kind, tight=setting.tight), setting)
+    if combine is None:
+        combine = combination(kernels, kind, tight=setting.tight)
+    return assemble(heads, combine, setting)
 
 
 def _check_published(kind, kernels, rotary):

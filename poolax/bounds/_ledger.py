@@ -23,6 +23,7 @@ from poolax._records import Domain, Ledger, LedgerRow, TokenRange
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention_of_kernels
+from poolax.bounds._combine import combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_kernels
@@ -257,6 +258,8 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
     if branch.partition is not None:
         high = jnp.asarray(branch.partition) if branch.padded else jnp.minimum(high, branch.partition)
         low = jnp.minimum(jnp.asarray(low), high)
+    # Norms of large matrices are most of the work: once for the bound and for the domain.
+    combine = combination(kernels, kind, tight=tight)
     bound = attention_of_kernels(
         kind,
         kernels,
@@ -266,8 +269,11 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
         "tight" if tight else "sharp",
         pattern,
         rotary=branch.rotary,
+        combine=combine,
     )
-    reach = attention_domain(kind, params, domain, tight=tight, kernels=kernels, token_bias=value_bias)
+    reach = attention_domain(
+        kind, params, domain, tight=tight, kernels=kernels, token_bias=value_bias, combine=combine
+    )
     return outer * bound.sequence, reach
 
 

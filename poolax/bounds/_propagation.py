@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from poolax._numerics import safe_norm
 from poolax._records import Domain
 from poolax.attention import L2, Cosine, DotProduct, Kind
-from poolax.bounds._combine import combination
+from poolax.bounds._combine import Combination, combination
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import product_norm
 
@@ -23,6 +23,7 @@ def attention_domain(
     tight: bool,
     kernels: Kernels | None = None,
     token_bias: Float[Array, " d"] | None = None,
+    combine: Combination | None = None,
 ) -> Domain:
     r"""The domain of what an attention layer gives for tokens in ``domain``.
 
@@ -42,7 +43,9 @@ def attention_domain(
     if isinstance(kind, L2) and not kind.plain_values:
         inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
         constant = product_norm(kernels.query, inner) / math.sqrt(kernels.query.shape[-1])
-    factor = combination(kernels, kind, tight=tight)(constant)
+    if combine is None:
+        combine = combination(kernels, kind, tight=tight)
+    factor = combine(constant)
     shift = _shift(params, kernels, kind, normalised, token_bias)
     if normalised:
         return Domain(radius=factor + shift, spread=factor)
