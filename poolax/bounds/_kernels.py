@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import (
     check_divides,
@@ -35,6 +35,13 @@ class Kernels:
         """Kernel of the keys, which for L2 attention is that of the queries."""
         return self.query if self.key is None else self.key
 
+    def by_head(self, bias: Float[ArrayLike, "H_kv d_v"] | None) -> Float[Array, "H d_v"] | None:
+        """A bias of key and value heads, repeated for the heads that share them."""
+        if bias is None:
+            return None
+        bias = jnp.asarray(bias, self.query.dtype)
+        return jnp.repeat(bias, self.out.shape[0] // bias.shape[0], axis=0)
+
     def scaled_logits(self, scale: float) -> "Kernels":
         """The same with queries and keys multiplied by ``scale``."""
         names = ("query", "key", "query_bias", "key_bias")
@@ -61,10 +68,6 @@ class Kernels:
             query_bias=shifted(self.query, self.query_bias),
             key_bias=None if self.key is None else shifted(self.key, self.key_bias),
         )
-
-    def replace_out(self, out: Float[Array, "H d_h d"]) -> "Kernels":
-        """The same with another output kernel."""
-        return dataclasses.replace(self, out=out)
 
 
 def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:

@@ -1,5 +1,6 @@
 """Local bounds: of the Jacobian at a given input, from what the attention does there."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -134,7 +135,7 @@ def local_attention(
         kernels,
         x.reshape(-1, *x.shape[-2:]),
         flat.reshape(-1, *flat.shape[-3:]),
-        _by_head(kernels, value_bias),
+        kernels.by_head(value_bias),
     )
     return round_up(norms).reshape(x.shape[:-2])
 
@@ -181,14 +182,6 @@ def _with_biases(params):
         return {"kernel": kernel} | ({} if name == "out" else {"bias": zeros if bias is None else bias})
 
     return {name: filled(name, part) for name, part in params.items()}
-
-
-def _by_head(kernels: Kernels, bias):
-    """A bias of key and value heads, repeated for the heads that share them."""
-    if bias is None:
-        return None
-    bias = jnp.asarray(bias, kernels.query.dtype)
-    return jnp.repeat(bias, kernels.out.shape[0] // bias.shape[0], axis=0)
 
 
 @at_highest_precision
@@ -267,7 +260,7 @@ def _local_tbm(model, params, x, mask):
     first, second = (_center_norm(params[name]["scale"]) for name in ("norm1", "norm2"))
     hidden = (x + mixed) @ first + params["norm1"]["bias"]
     kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
-    value_bias = _by_head(kernels, params["attention"]["value"].get("bias"))
+    value_bias = kernels.by_head(params["attention"]["value"].get("bias"))
     identity = jnp.eye(x.shape[-1], dtype=x.dtype)
     blocks = attention_blocks(
         model.attention,
@@ -322,4 +315,4 @@ def _center_norm(scale):
 def _centred(kernels: Kernels) -> Kernels:
     """Kernels whose outputs have mean zero, which is all that a norm behind them sees."""
     out = kernels.out - jnp.mean(kernels.out, axis=-1, keepdims=True)
-    return kernels.replace_out(out)
+    return dataclasses.replace(kernels, out=out)

@@ -234,9 +234,7 @@ def _attention_at(spec, x, inner, attention, real, scale):
     branch = spec.branch
     kind, params = branch.kind, branch.params
     kernels = read_kernels(params, has_key=not isinstance(kind, L2))
-    value_bias = params["value"].get("bias")
-    if value_bias is not None:
-        value_bias = jnp.repeat(value_bias, kernels.out.shape[0] // value_bias.shape[0], axis=0)
+    value_bias = kernels.by_head(params["value"].get("bias"))
     values = attention_values(kind, kernels, inner, value_bias)
     heads = jnp.einsum("hik,khv->ihv", attention, values)
     out = jnp.einsum("ihv,hvd->id", heads, kernels.out)
@@ -255,7 +253,7 @@ def _attention_at(spec, x, inner, attention, real, scale):
         out_kernel = kernels.out * scale if after is None else scaled
         return attention_blocks(
             kind,
-            kernels.replace_out(out_kernel),
+            dataclasses.replace(kernels, out=out_kernel),
             inner,
             attention,
             value_bias=value_bias,

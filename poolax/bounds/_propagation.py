@@ -67,8 +67,7 @@ def _shift(params, kernels: Kernels, kind: Kind, normalised: bool, token_bias) -
         carried = jnp.einsum("d,dhk->hk", token_bias, params["value"]["kernel"])
         value_bias = carried if value_bias is None else value_bias + carried
     if value_bias is not None and not normalised:
-        group = kernels.out.shape[0] // value_bias.shape[0]
-        by_head = jnp.repeat(jnp.asarray(value_bias, kernels.out.dtype), group, axis=0)
+        by_head = kernels.by_head(value_bias)
         scale = 1.0 if isinstance(kind, DotProduct | L2) else kind.nu
         shift = shift + scale * jnp.einsum("hk,hke->e", by_head, kernels.out)
     if out_bias is not None:
