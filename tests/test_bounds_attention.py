@@ -404,7 +404,10 @@ KERNELS = {
             {"rotary": True, "method": "published"},
             r"method: expected 'sharp' or 'tight' for rotary positions",
         ),
-        ({"method": "exact"}, r"method: expected one of 'published', 'sharp', got 'exact'"),
+        (
+            {"method": "exact"},
+            r"method: expected one of 'published', 'sharp', 'tight', got 'exact'",
+        ),
         ({"query": np.zeros((4, 4))}, r"query: expected shape \(d, H, d_h\), got \(4, 4\)"),
         ({"key": np.zeros((4, 2, 3))}, r"key: expected shape \(4, 2, 2\), got \(4, 2, 3\)"),
         ({"out": np.zeros((2, 2, 5))}, r"out: expected shape \(2, 2, 4\), got \(2, 2, 5\)"),
@@ -428,7 +431,7 @@ def test_combinations_without_a_bound_raise():
     l2 = {name: kernel for name, kernel in KERNELS.items() if name != "key"}
     with pytest.raises(ValueError, match=r"radius: expected the largest token norm, got None"):
         bounds.l2_attention(**l2, num_tokens=4, plain_values=True)
-    with pytest.raises(ValueError, match=r"rotary: expected False, for no bound but"):
+    with pytest.raises(ValueError, match=r"rotary: expected False for L2, whose bound"):
         bounds.attention(L2(), l2, num_tokens=4, rotary=True)
     cosine = {"num_tokens": 4, "tau": 1.0, "nu": 1.0, "eps": 0.1}
     with pytest.raises(ValueError, match=r"radius: expected the largest token norm, got None"):
