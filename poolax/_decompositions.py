@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# Below this size a matrix product gains nothing from being split.
+_ROWS_TO_SPLIT = 1024
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def for_each_matrix(fn: Callable[..., Any], *matrices: Float[Array, "*batch m k"]) -> Any:
@@ -80,5 +83,21 @@ def scaled_gram(matrix):
     scale = jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0)
     scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
     scaled = matrix / scale[..., None, None]
-    turned = jnp.swapaxes(scaled, -1, -2)
-    return scale, scaled @ turned if matrix.shape[-2] <= matrix.shape[-1] else turned @ scaled
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    return scale, _gram(scaled if wide else jnp.swapaxes(scaled, -1, -2))
+
+
+def _gram(rows):
+    """``rows @ rows.T``; of many rows only the blocks on one side of the diagonal are computed."""
+    size = rows.shape[-2]
+    if size < _ROWS_TO_SPLIT:
+        return rows @ jnp.swapaxes(rows, -1, -2)
+    upper, lower = rows[..., : size // 2, :], rows[..., size // 2 :, :]
+    corner = lower @ jnp.swapaxes(upper, -1, -2)
+    return jnp.concatenate(
+        [
+            jnp.concatenate([_gram(upper), jnp.swapaxes(corner, -1, -2)], axis=-1),
+            jnp.concatenate([corner, _gram(lower)], axis=-1),
+        ],
+        axis=-2,
+    )

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._decompositions import eigenvectors
 from poolax._numerics import safe_norm, safe_sqrt
 from poolax._records import AttentionBound
 from poolax.attention import L2, DotProduct, Kind
 from poolax.bounds._heads import Heads, Setting
 from poolax.bounds._kernels import Kernels
-from poolax.bounds._linalg import product_norm, round_up, spectral_norm
+from poolax.bounds._linalg import product_norm, round_up, spectral_norm, top_eigenpair
 
 Combination = Callable[[Float[Array, " H"]], Float[Array, ""]]
 
@@ -95,15 +94,18 @@ def _stacked_norm(values, out, weights):
     """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other.
 
     The top eigenvector of their Gram matrix is held fixed under differentiation, which gives the exact
-    derivative, since the form is stationary there.
+    derivative, since the form is stationary there. What an approximate vector of a large matrix lacks
+    is added.
     """
     inner = jnp.swapaxes(out, -1, -2)
     if values is not None:
         inner = inner @ (jnp.swapaxes(values, -1, -2) @ values)
     gram = jax.lax.stop_gradient(jnp.einsum("h,hdk,hke->de", weights, inner, out))
     scale = jnp.max(jnp.abs(gram))
-    vector = eigenvectors(gram / jnp.where(scale > 0, scale, 1))[1][:, -1]
+    scale = jnp.where(scale > 0, scale, 1)
+    value, vector = top_eigenpair(gram / scale)
     rows = jnp.einsum("hke,e->hk", out, vector)
     if values is not None:
         rows = jnp.einsum("hdk,hk->hd", values, rows)
-    return safe_norm(safe_sqrt(weights)[:, None] * rows)
+    norm = safe_norm(safe_sqrt(weights)[:, None] * rows)
+    return norm + jax.lax.stop_gradient(jnp.maximum(jnp.sqrt(scale * value) - norm, 0))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._decompositions import for_each_matrix, norm_derivative, scaled_gram
+from poolax._decompositions import eigenvectors, for_each_matrix, norm_derivative, scaled_gram
 from poolax._decompositions import spectral_norm as exact_norm
 
 # Above this size a certificate of the largest eigenvalue is cheaper than all eigenvalues.
@@ -53,6 +53,15 @@ def _certified_norm_jvp(primals, tangents):
     return norm, norm_derivative(matrix, matrix_dot, norm, vector)
 
 
+def top_eigenpair(gram: Float[Array, "k k"]):
+    """Largest eigenvalue of a positive matrix and its vector; of a large one certified from above."""
+    if gram.shape[-1] > _MOST_FOR_EIGENVALUES:
+        return _largest_eigenvalue(gram)
+    values, vectors = eigenvectors(gram)
+    return values[-1], vectors[:, -1]
+
+
+@jax.jit
 def _largest_eigenvalue(gram):
     """Largest eigenvalue of a large positive matrix, certified from above, and about its vector.
 
