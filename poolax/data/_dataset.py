@@ -3,8 +3,31 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
+
+from poolax._checks import check_instance
+
+Targets = np.ndarray | Mapping[str, np.ndarray]
+
+
+class Inputs(Protocol):
+    """What examples are read from: a NumPy array, or anything that reads examples when indexed.
+
+    Attributes:
+        shape: As an array's; ``(N, ...)``.
+    """
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """The number ``N`` of examples."""
+        ...
+
+    def __getitem__(self, indices: Any, /) -> np.ndarray:
+        """The examples at an index array or slice, shape ``(len(indices), ...)``."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,31 +36,96 @@ class Dataset:
 
     Attributes:
         name: Short name, as records hold it.
-        inputs: Raw inputs, shape ``(N, ...)``; a backbone's ``preprocess`` takes them.
-        targets: Shape ``(N, ...)``.
+        inputs: Raw inputs, shape ``(N, ...)``, which a backbone's ``preprocess`` takes: images with
+            channels last, texts as strings, series; ``(N, parts, ...)`` where an example has several,
+            such as the two sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
+        targets: Shape ``(N, ...)``, or a mapping from names to such arrays.
         splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
         source: Where the data come from.
         licence: Licence of the data.
         mask: True at real tokens, for inputs that are padded; ``None`` otherwise.
         num_classes: Number of classes; ``None`` where targets are not labels.
+        class_names: Their names, in the order of the labels; ``None`` where there are none.
+        notes: What was decided where the data leave a choice, such as a validation split cut from the
+            training split; stands in records.
     """
 
     name: str
-    inputs: np.ndarray
-    targets: np.ndarray
+    inputs: Inputs | np.ndarray
+    targets: Targets
     splits: Mapping[str, np.ndarray]
     source: str
     licence: str
     mask: np.ndarray | None = None
     num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Refuse parts that do not fit each other, and empty splits."""
+        num_examples = len(self.inputs)
+        for name, array in _named(self.targets).items():
+            if len(array) != num_examples:
+                raise ValueError(
+                    f"{name}: expected {num_examples} rows for {self.name!r}, got {len(array)}"
+                )
+        for split, indices in self.splits.items():
+            indices = np.asarray(indices)
+            if indices.size == 0:
+                raise ValueError(f"splits: expected examples in {split!r} of {self.name!r}, got none")
+            if indices.min() < 0 or indices.max() >= num_examples:
+                raise ValueError(
+                    f"splits: expected indices from 0 to {num_examples - 1} for {split!r} of "
+                    f"{self.name!r}, got {indices.min()} to {indices.max()}"
+                )
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"class_names: expected {self.num_classes} for {self.name!r}, got "
+                f"{len(self.class_names)}"
+            )
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of inputs, mask, targets and splits, shortened to 16 digits."""
         digest = hashlib.sha256(self.name.encode())
-        arrays = [self.inputs, self.mask, self.targets, *(self.splits[k] for k in sorted(self.splits))]
+        named = {**_named(self.targets), **{f"split {k}": v for k, v in self.splits.items()}}
+        arrays = [self.inputs, self.mask, *(named[name] for name in sorted(named))]
         for array in arrays:
             if array is not None:
-                digest.update(f"{array.shape}{array.dtype}".encode())
-                digest.update(np.ascontiguousarray(array).data)
+                digest.update(f"{array.shape}".encode())
+                digest.update(_content(array))
         return digest.hexdigest()[:16]
+
+    def subset(self, num_examples: int, *, seed: int = 0) -> "Dataset":
+        """The same data with at most ``num_examples`` of each split, chosen at random.
+
+        Args:
+            num_examples: Most examples of a split.
+            seed: Seed of the choice.
+
+        Returns:
+            The smaller data set; its notes say so.
+        """
+        rng = np.random.default_rng(seed)
+        splits = {
+            name: np.sort(rng.permutation(indices)[:num_examples])
+            for name, indices in self.splits.items()
+        }
+        note = f"at most {num_examples} examples of each split, seed {seed}"
+        return dataclasses.replace(self, splits=splits, notes=(*self.notes, note))
+
+
+def _named(targets: Targets) -> dict[str, np.ndarray]:
+    if isinstance(targets, Mapping):
+        return {f"targets[{name!r}]": array for name, array in targets.items()}
+    check_instance("targets", targets, np.ndarray, "a NumPy array or a mapping to such")
+    return {"targets": targets}
+
+
+def _content(array: Any) -> bytes | memoryview:
+    """Bytes that change with the content."""
+    if not isinstance(array, np.ndarray):
+        return array.fingerprint.encode()
+    if array.dtype.kind in "OU":
+        return "\0".join(array.ravel().tolist()).encode()
+    return array.dtype.str.encode() + np.ascontiguousarray(array).tobytes()

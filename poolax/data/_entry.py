@@ -1,0 +1,101 @@
+"""What is known of a public data set: where it comes from, and how it is read."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from etils import epath
+
+from poolax.data._dataset import Dataset
+
+Modality = Literal["vision", "language", "series"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """A file of a data set as its publisher offers it.
+
+    Attributes:
+        url: Address.
+        sha256: Digest, where the publisher prints it or a byte-identical file was read; ``None``
+            otherwise, and the first download writes its own beside the data for later ones.
+        file: Name under which it is kept.
+    """
+
+    url: str
+    sha256: str | None
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TFDS:
+    """A builder of TensorFlow Datasets.
+
+    Attributes:
+        name: Name of the builder, with its configuration, such as ``"cifar10"``.
+        needs_tensorflow: Whether *preparing* it needs TensorFlow; reading never does.
+        manual: Whether its files have to be downloaded by hand first.
+        read: The data set from the open builder.
+    """
+
+    name: str
+    needs_tensorflow: bool
+    manual: bool
+    read: Callable[..., Dataset]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A named data set.
+
+    Attributes:
+        name: As it is called on the command line and in records.
+        modality: ``"vision"``, ``"language"`` or ``"series"``.
+        task: What it is used for by default: the name of a task.
+        title: Its full name.
+        sizes: Examples of each published split; empty where no source states them.
+        source: Home page or paper.
+        citation: BibTeX or a full reference.
+        licence: Licence, as its source states it.
+        preprocessing: What is done to the inputs.
+        layout: Files that ``--data-dir`` has to hold.
+        read: The data set from a directory with these files; keyword arguments are ``options``.
+            ``None`` where it comes with a library.
+        embedded: The data set from a library, without any file; ``None`` otherwise.
+        options: Names of the keyword arguments that it takes beside a directory, with what they say.
+        tfds: The builder of TensorFlow Datasets, if there is one.
+        downloads: Files that make up ``layout``, if they can be fetched without an account.
+        verified: Whether the whole of it was read and checked by the authors of this library.
+    """
+
+    name: str
+    modality: Modality
+    task: str
+    title: str
+    source: str
+    citation: str
+    licence: str
+    preprocessing: str
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    layout: str = ""
+    read: Callable[..., Dataset] | None = None
+    embedded: Callable[..., Dataset] | None = None
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tfds: TFDS | None = None
+    downloads: tuple[Download, ...] = ()
+    verified: bool = False
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the data set does not take."""
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            known = ", ".join(sorted(self.options)) or "none"
+            raise ValueError(f"{unknown[0]}: expected options of {self.name!r} ({known}), got it")
+
+
+def existing(directory: epath.PathLike, file: str) -> epath.Path:
+    """The path of a file of a data set, which has to be there."""
+    path = epath.Path(directory) / file
+    if not path.exists():
+        raise ValueError(f"data_dir: expected {file} in {directory}, which has none")
+    return path
