@@ -38,7 +38,7 @@ class Dataset:
         name: Short name, as records hold it.
         inputs: Raw inputs, shape ``(N, ...)``, which a backbone's ``preprocess`` takes: images with
             channels last, texts as strings, series; ``(N, parts, ...)`` where an example has several,
-            such as the two sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
+            such as the sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
         targets: Shape ``(N, ...)``, or a mapping from names to such arrays.
         splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
         source: Where the data come from.
