@@ -32,7 +32,6 @@ from poolax.training import (
     extract_states,
     head_directory,
     load_head,
-    pretrain_masked_patches,
     sweep,
     sweep_states,
     train_heads,
@@ -358,67 +357,6 @@ def test_a_diverged_head_stops_nobody_else():
     assert np.isfinite(heads.train_loss[0, 0]).all()
 
 
-def pretrain(**changes):
-    options = {
-        "epochs": 4,
-        "batch_size": 32,
-        "checkpoint_every": 2,
-        "preprocess": ImagePreprocess(1 / 16),
-    }
-    return pretrain_masked_patches(CONFIG, digits().inputs[:90], **options | changes)
-
-
-def test_pretraining_learns_and_resumes_bit_for_bit(tmp_path):
-    whole = pretrain()
-
-    def stop(description, done, total):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    # Interrupted in the fourth epoch, after the checkpoint of the second.
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(out=tmp_path, progress=stop)
-    done = []
-    resumed = pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
-    assert done == [3, 4]
-    for one, other in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
-        np.testing.assert_array_equal(one, other)
-    done.clear()
-    pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
-    assert not done
-    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in seed"):
-        pretrain(out=tmp_path, seed=1)
-    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in inputs"):
-        pretrain(out=tmp_path, preprocess=ImagePreprocess(1 / 8))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, r"epochs: .* >= 1, got 0"),
-        ({"hidden_fraction": 1.0}, r"hidden_fraction: expected a finite number > 0 and < 1, got 1"),
-        ({"learning_rate": -1.0}, r"learning_rate: expected a finite number > 0, got -1"),
-        ({"preprocess": lambda x: x[:, :4]}, r"images: expected shape \('N', 8, 8, 1\)"),
-    ],
-)
-def test_bad_pretraining_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        pretrain(**changes)
-
-
-def test_pretraining_that_diverges_says_so():
-    with pytest.raises(
-        FloatingPointError, match=r"pretraining diverged in epoch \d at learning rate 1e\+30"
-    ):
-        pretrain(learning_rate=1e30, epochs=8)
-
-
-def test_pretraining_needs_a_mask_token():
-    config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
-    with pytest.raises(ValueError, match=r"config: expected use_mask_token=True"):
-        pretrain_masked_patches(config, digits().inputs)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -495,11 +433,11 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
-from poolax.training import Classification, pretrain_masked_patches, sweep
+from poolax.training import Classification, Schedule, pretrain_masked_patches, sweep
 assert jax.local_device_count() == int(sys.argv[1])
 config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
-vit = pretrain_masked_patches(config, digits().inputs[:100], preprocess=ImagePreprocess(1 / 16),
-                              epochs=2, batch_size=30)
+vit = pretrain_masked_patches(config, digits().inputs[:100], Schedule(epochs=2, batch_size=30),
+                              preprocess=ImagePreprocess(1 / 16))
 rows = sweep(vit, digits(), Classification(10), poolers=["last", "max", "wavg", "attn"], seeds=2,
              epochs=2, batch_size=50)
 json.dump([row["train_loss"] + row["validation_loss"] for row in rows], sys.stdout)

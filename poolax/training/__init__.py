@@ -9,7 +9,10 @@ from poolax.training.heads import HeadModule as HeadModule
 from poolax.training.heads import TrainedHeads as TrainedHeads
 from poolax.training.heads import load_head as load_head
 from poolax.training.heads import train_heads as train_heads
-from poolax.training.pretrain import pretrain_masked_patches as pretrain_masked_patches
+from poolax.training.pretraining import Schedule as Schedule
+from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
+from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series
+from poolax.training.pretraining import pretrain_next_token as pretrain_next_token
 from poolax.training.records import Records as Records
 from poolax.training.sweep import head_directory as head_directory
 from poolax.training.sweep import sweep as sweep

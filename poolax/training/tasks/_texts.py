@@ -1,6 +1,7 @@
 """Tasks on several texts an example, compared by the cosine of their projections."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +65,8 @@ class SentenceSimilarity(Task):
         from scipy import stats
 
         constant = np.ptp(scores) == 0 or np.ptp(targets) == 0
-        correlation = 0.0 if constant else float(stats.spearmanr(scores, targets).statistic)
+        found: Any = None if constant else stats.spearmanr(scores, targets)
+        correlation = 0.0 if constant else float(found.statistic)
         return {self.metric: correlation, "mse": float(np.mean(np.square(scores - targets)))}
 
     def baseline(self, train_targets, test_targets):
@@ -143,7 +145,8 @@ class SentenceCompletion(Task):
 
         labels = np.arange(self.num_endings)
         chosen = scores.astype(np.int64)
-        f1 = f1_score(targets, chosen, labels=labels, average="macro", zero_division=0)
+        options: Any = {"average": "macro", "zero_division": 0}
+        f1 = f1_score(targets, chosen, labels=labels, **options)
         return {self.metric: float(f1), "accuracy": float(np.mean(chosen == targets))}
 
     def baseline(self, train_targets, test_targets):
