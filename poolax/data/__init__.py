@@ -2,4 +2,6 @@
 
 from poolax.data._dataset import Dataset as Dataset
 from poolax.data._digits import digits as digits
-from poolax.data._sentences import sentences as sentences
+from poolax.data.language import next_token as next_token
+from poolax.data.language import sentences as sentences
+from poolax.data.language import tokenize as tokenize
