@@ -190,6 +190,13 @@ def test_features_of_texts():
     assert_close(tokens.states, bert(ids, mask).states, 1e-5)
     with pytest.raises(ValueError, match=r"mask: expected None for texts"):
         extract_states(bert, texts, mask)
+    # Token ids are not tokenised again; their mask is theirs, or all of them are real.
+    given = extract_states(bert, ids, mask, batch_size=2)
+    np.testing.assert_array_equal(given.mask, mask)
+    assert_close(given.states, tokens.states, 1e-6)
+    assert_close(extract_states(bert, ids).states, bert(ids).states, 1e-5)
+    pairs = extract_states(bert, ids.reshape(2, 2, -1), mask.reshape(2, 2, -1))
+    assert_close(pairs.states.reshape(tokens.states.shape), tokens.states, 1e-5)
 
 
 def test_features_and_records_of_series():

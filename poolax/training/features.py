@@ -57,6 +57,8 @@ def extract_states(
 
 
 def _prepare_texts(backbone, texts, mask):
+    if np.issubdtype(np.asarray(texts).dtype, np.integer):  # token ids already
+        return texts, mask
     shape = np.shape(texts)
     ids, mask = map(np.asarray, backbone.prepare(np.ravel(texts).tolist(), mask))
     return ids.reshape(*shape, -1), mask.reshape(*shape, -1)
