@@ -1,5 +1,6 @@
 """What is known of each data set of series."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -69,6 +70,10 @@ def _windowed(
     return TASKS[task](read_series(name, directory, sentinel=sentinel), **{**usual, **options})
 
 
+def _classification(entry: str, name: str, directory: epath.PathLike, **options: Any) -> Dataset:
+    return dataclasses.replace(read_ucr(name, directory, **options), name=entry)
+
+
 def _ucr(entry: str, name: str, train: int, test: int, sha256: str | None = None, *, verified=False):
     return Entry(
         name=entry,
@@ -81,7 +86,7 @@ def _ucr(entry: str, name: str, train: int, test: int, sha256: str | None = None
         licence=UCR_LICENCE,
         preprocessing="none: series as the archive has them",
         layout=f"{name}/{name}_{{TRAIN,TEST}}.tsv, or .txt or .ts, or {name}.zip with these",
-        read=functools.partial(read_ucr, name),
+        read=functools.partial(_classification, entry, name),
         options=UCR_OPTIONS,
         downloads=(Download(f"{ZIPS}/{name}.zip", sha256, f"{name}.zip"),),
         verified=verified,
@@ -93,7 +98,7 @@ def _long(
 ) -> Entry:
     spec = LONG_SERIES[name]
     train, validation, test = spec.borders(steps)
-    weather = {"sentinel": "a number that stands for a missing value, such as -9999"}
+    sentinel = {"sentinel": "a number that stands for a missing value, such as -9999 of weather"}
     return Entry(
         name=name,
         modality="series",
@@ -103,10 +108,11 @@ def _long(
         source=spec.source,
         citation=citation,
         licence=spec.licence,
-        preprocessing="each channel normalised by mean and deviation of its training part",
+        preprocessing="each channel normalised by mean and deviation of its training part; sizes "
+        "are steps",
         layout=f"{spec.file}, or {' or '.join(f'{folder}/{spec.file}' for folder in spec.folders)}",
         read=functools.partial(_windowed, name),
-        options={**OPTIONS, **weather},
+        options={**OPTIONS, **sentinel},
         downloads=(Download(f"{url}/{spec.file}", sha256, spec.file),),
         verified=verified,
     )

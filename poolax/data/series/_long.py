@@ -45,9 +45,7 @@ def _ett(file: str, steps_per_hour: int) -> LongSeries:
 
 
 def _custom(name: str) -> LongSeries:
-    return LongSeries(
-        f"{name}.csv", (name,), ratio_borders, AUTOFORMER_SOURCE, "none stated by its source"
-    )
+    return LongSeries(f"{name}.csv", (name,), ratio_borders, AUTOFORMER_SOURCE, "none found")
 
 
 LONG_SERIES = {

@@ -139,6 +139,8 @@ def imputation(
     if context % span:
         raise ValueError(f"span: expected a divisor of context = {context}, got {span}")
     num_spans = context // span
+    if num_spans < 2:
+        raise ValueError(f"span: expected at most half of context = {context}, got {span}")
     num_hidden = round(fraction * num_spans)
     if not 0 < num_hidden < num_spans:
         raise ValueError(
@@ -193,7 +195,7 @@ def windows(
         The windows, read when indexed.
 
     Raises:
-        ValueError: if a part is shorter than a window, or has gaps that are not allowed.
+        ValueError: if the split is shorter than a window, or the series has gaps that are not allowed.
 
     Example:
         >>> import numpy as np
@@ -211,8 +213,9 @@ def windows(
         normalize=normalize,
         missing=missing,
         reach_back=False,
+        splits=(split,),
     )
-    return Windows(cut.values, cut.rows[cut.splits[split]], context)
+    return Windows(cut.values, cut.rows, context)
 
 
 def _keep(cut: Cut, keep: np.ndarray) -> tuple[Cut, np.ndarray]:

@@ -11,7 +11,7 @@ from poolax.data._dataset import Dataset
 from poolax.data.series._files import find, read_lines, read_member
 
 UCR_SOURCE = "https://www.cs.ucr.edu/~eamonn/time_series_data_2018/"
-UCR_LICENCE = "none stated by its source"
+UCR_LICENCE = "none found"
 SUFFIXES = (".tsv", ".txt", ".ts")
 _FEW = 10
 
@@ -22,7 +22,7 @@ Example = tuple[str, list[float], str]
 def read_ucr(
     name: str, directory: epath.PathLike, *, missing: Literal["error", "keep"] = "error"
 ) -> Dataset:
-    """A set of the UCR archive, for classification.
+    r"""A set of the UCR archive, for classification.
 
     Found as ``NAME/NAME_{TRAIN,TEST}``, without the folder, in a folder ``ucr``, or in ``NAME.zip``;
     ``.tsv`` as in the archive of 2018, ``.txt`` (label first) and ``.ts`` as
@@ -43,6 +43,16 @@ def read_ucr(
 
     Raises:
         ValueError: if a file is missing or a line does not fit; the error names file and line.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("TRAIN", "TEST"):
+        ...         lines = "1\t0.5\t2.0\n-1\t1.5\t0.0\n1\t0.25\t2.0\n"
+        ...         _ = pathlib.Path(folder, f"Toy_{part}.tsv").write_text(lines)
+        ...     data = read_ucr("Toy", folder)
+        >>> data.inputs.shape, data.targets, data.class_names
+        ((6, 2), array([1, 0, 1, 1, 0, 1], dtype=int32), ('-1', '1'))
 
     Reference:
         Dau et al., "The UCR Time Series Archive" (IEEE/CAA Journal of Automatica Sinica, 2019).

@@ -101,6 +101,7 @@ def cut_windows(
     normalize: str,
     missing: Missing,
     reach_back: bool,
+    splits: Sequence[str] = SPLITS,
 ) -> Cut:
     """Windows of ``context + horizon`` steps, each of one channel.
 
@@ -122,7 +123,7 @@ def cut_windows(
             f"normalised by each channel's mean and deviation over steps 0 to {series.borders[0]}"
         )
     values = np.ascontiguousarray(values.T[chosen], dtype=np.float32)
-    starts = _starts(series, context, horizon, stride, reach_back)
+    starts = {split: _starts(series, split, context, horizon, stride, reach_back) for split in splits}
     num_steps = values.shape[1]
     rows = {
         split: (np.arange(len(chosen))[:, None] * num_steps + start).ravel()
@@ -135,9 +136,9 @@ def cut_windows(
         }
         notes.append(_describe_gaps(series, rows, kept, missing))
         rows = kept
-    ends = np.cumsum([0, *(len(rows[split]) for split in SPLITS)])
-    splits = {split: np.arange(*ends[index : index + 2]) for index, split in enumerate(SPLITS)}
-    return Cut(values, np.concatenate([rows[split] for split in SPLITS]), splits, tuple(notes))
+    ends = np.cumsum([0, *map(len, rows.values())])
+    indices = {split: np.arange(*ends[place : place + 2]) for place, split in enumerate(rows)}
+    return Cut(values, np.concatenate(list(rows.values())), indices, tuple(notes))
 
 
 def _channel_indices(series: Series, channels: Channels) -> list[int]:
@@ -156,21 +157,23 @@ def _channel_indices(series: Series, channels: Channels) -> list[int]:
     return chosen
 
 
-def _starts(series: Series, context: int, horizon: int, stride: int, reach_back: bool):
-    """First steps of the windows of each split, the same for every channel."""
-    starts, begin = {}, 0
-    for split, end in zip(SPLITS, series.borders, strict=True):
-        first = max(begin - context, 0) if reach_back else begin
-        if end - first < context + horizon:
-            asked = f"{context} + {horizon}" if horizon else f"{context}"
-            with_context = " and the context before it" if first < begin else ""
-            raise ValueError(
-                f"{'context + horizon' if horizon else 'context'}: expected at most the {end - first} "
-                f"steps of the {split} part of {series.name!r}{with_context}, got {asked}"
-            )
-        starts[split] = np.arange(first, end - context - horizon + 1, stride)
-        begin = end
-    return starts
+def _starts(
+    series: Series, split: str, context: int, horizon: int, stride: int, reach_back: bool
+) -> Int[np.ndarray, "n"]:
+    """First steps of the windows of a split, the same for every channel."""
+    place = SPLITS.index(split)
+    begin, end = (0, *series.borders)[place : place + 2]
+    first = max(begin - context, 0) if reach_back else begin
+    if end - first < context + horizon:
+        asked, given = (
+            ("context + horizon", f"{context} + {horizon}") if horizon else ("context", context)
+        )
+        with_context = " and the context before it" if first < begin else ""
+        raise ValueError(
+            f"{asked}: expected at most the {end - first} steps of the {split} part of "
+            f"{series.name!r}{with_context}, got {given}"
+        )
+    return np.arange(first, end - context - horizon + 1, stride)
 
 
 def _usable(values, rows, context: int, horizon: int, missing: Missing) -> Bool[np.ndarray, "N"]:
@@ -194,8 +197,8 @@ def _describe(series: Series, num_channels: int, context, horizon, stride, reach
 
 
 def _describe_gaps(series: Series, rows, kept, missing: Missing) -> str:
-    lost = {split: len(rows[split]) - len(kept[split]) for split in SPLITS}
-    for split in SPLITS:
+    lost = {split: len(rows[split]) - len(kept[split]) for split in rows}
+    for split in rows:
         if not len(kept[split]):
             raise ValueError(
                 f"context + horizon: expected windows between the gaps of the {split} part of "
