@@ -15,11 +15,14 @@ Targets = np.ndarray | Mapping[str, np.ndarray]
 class Inputs(Protocol):
     """What examples are read from: a NumPy array, or anything that reads examples when indexed.
 
-    Attributes:
-        shape: As an array's; ``(N, ...)``.
+    Not all that they hold need be in memory: ``fingerprint`` stands for the content in that of the data
+    set.
     """
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's, ``(N, ...)``."""
+        ...
 
     def __len__(self) -> int:
         """The number ``N`` of examples."""
