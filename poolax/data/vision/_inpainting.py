@@ -192,12 +192,11 @@ def _targets(
     for chosen, images in batches(dataset):
         tiled = images.reshape(-1, grid, cell, grid, cell, channels)
         means = np.mean(tiled, axis=(2, 4), dtype=np.float64) / white
-        hidden = np.all(masks(chosen).reshape(-1, grid, cell, grid, cell), axis=(2, 4), keepdims=True)
-        hidden = hidden.reshape(-1, grid, grid, 1)
-        if not hidden.reshape(len(chosen), -1).any(axis=1).all():
+        hidden = np.asarray(masks(chosen).reshape(-1, grid, cell, grid, cell).all(axis=(2, 4)))
+        if isinstance(masks, _Blocks) and not hidden.reshape(len(chosen), -1).any(axis=1).all():
             raise ValueError(
-                f"block: expected blocks that hide a cell of {cell} pixels a side, got {masks}"
+                f"block: expected blocks that hide a cell of {cell} pixels a side, got {masks.block}"
             )
-        scored = np.where(hidden, means, np.nan)[:, low:high, low:high]
+        scored = np.where(hidden[..., None], means, np.nan)[:, low:high, low:high]
         targets[chosen] = scored.reshape(len(chosen), -1)
     return targets

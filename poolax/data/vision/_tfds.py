@@ -28,7 +28,8 @@ class Records:
         if missing:
             known = ", ".join(builder.info.splits) or "none"
             raise ValueError(
-                f"tfds_dir: expected the split {missing[0]!r} of {builder.info.full_name} ({known})"
+                f"tfds_dir: expected the split {missing[0]!r} of {builder.info.full_name}, which has "
+                f"{known}"
             )
         features = builder.info.features
         decoders = {
