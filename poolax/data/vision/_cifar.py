@@ -77,7 +77,7 @@ def _read_tfds(layout: _Layout, builder: Any, *, size: int = _SIDE) -> Dataset:
 
 
 def _dataset(
-    layout: _Layout, inputs: Any, labels: np.ndarray, splits: Any, class_names: Sequence[str]
+    layout: _Layout, inputs: Any, labels: np.ndarray, splits: Any, class_names: Sequence[str] | None
 ) -> Dataset:
     notes = [HELD_OUT]
     for split, published in _SIZES.items():
@@ -91,7 +91,7 @@ def _dataset(
         source=_SOURCE,
         licence=_LICENCE,
         num_classes=layout.num_classes,
-        class_names=tuple(class_names),
+        class_names=None if class_names is None else tuple(class_names),
         notes=tuple(notes),
     )
 

@@ -76,7 +76,7 @@ def _read_tfds(
 ) -> Dataset:
     """The same from the prepared TFDS builder; looks through all records for their labels."""
     records = Records(builder, ("train", "validation"))
-    known = records.class_names()
+    known = builder.info.features["label"].names
     chosen, note = _chosen(classes, sorted(known), builder.info.full_name)
     position = np.full(len(known), -1, np.int32)
     position[[known.index(synset) for synset in chosen]] = np.arange(len(chosen))

@@ -56,7 +56,9 @@ def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Da
     return _dataset(inputs, labels, splits_of(records.counts), records.class_names())
 
 
-def _dataset(inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[str, ...]) -> Dataset:
+def _dataset(
+    inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[str, ...] | None
+) -> Dataset:
     return Dataset(
         name="pets",
         inputs=inputs,
@@ -64,7 +66,7 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[st
         splits=hold_out(splits, labels),
         source=_SOURCE,
         licence=_LICENCE,
-        num_classes=len(class_names),
+        num_classes=_NUM_CLASSES,
         class_names=class_names,
         notes=(HELD_OUT,),
     )
