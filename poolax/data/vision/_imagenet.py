@@ -9,11 +9,10 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Entry
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
-    HELD_OUT,
     PUBLISHED_TEST_HAS_NO_LABELS,
-    hold_out,
     rows,
     splits_of,
 )
@@ -98,7 +97,7 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, chosen: Sequence[str]
         licence=_LICENCE,
         num_classes=len(chosen),
         class_names=tuple(chosen),
-        notes=(note, HELD_OUT, PUBLISHED_TEST_HAS_NO_LABELS),
+        notes=(note, VALIDATION_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
     )
 
 
