@@ -311,6 +311,7 @@ def test_cub(tmp_path):
             "77 1\n",
             "labels.txt:1: expected the number of an image in images.txt",
         ),
+        ("classes.txt", b"1 caf\xe9\n", "classes.txt: expected text in UTF-8, got: "),
         (
             "train_test_split.txt",
             "1 1\n",
@@ -735,6 +736,8 @@ def test_inpainting_refuses(options, message):
 def test_images_that_do_not_fit():
     with pytest.raises(ValueError, match=r"dataset: expected square images .*, got \(9, 16, 12, 3\)"):
         inpainting(small(IMAGES[:, :, :12]))
+    with pytest.raises(ValueError, match=r"dataset: expected square images .*, got \(3,\)"):
+        inpainting(small(np.array(["a", "b", "c"], object)), full_resolution=True)
     with pytest.raises(
         ValueError, match="dataset: expected images with a value above 0, got at most 0"
     ):

@@ -64,8 +64,7 @@ def inpainting(
     check_choice("mask", mask, ("centre", "blocks"))
     if not 0 <= fill <= 1:
         raise ValueError(f"fill: expected a number from 0 to 1, got {fill}")
-    side = dataset.inputs.shape[1]
-    grid, side = grid_of(dataset, side if full_resolution else output_grid)
+    grid, side = grid_of(dataset, None if full_resolution else output_grid)
     white = white_of(dataset)
     if mask == "centre":
         if num_blocks is not None:

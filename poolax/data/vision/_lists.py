@@ -21,10 +21,14 @@ def rows(path: epath.Path, num_columns: int) -> list[tuple[str, list[str]]]:
         Of each line that is not blank, ``"FILE:LINE"`` for errors and the columns.
 
     Raises:
-        ValueError: if a line has fewer columns, or there are no lines.
+        ValueError: if a line has fewer columns, there are no lines, or it is no text.
     """
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where, columns = f"{path}:{number}", line.strip().split(maxsplit=num_columns - 1)
