@@ -154,7 +154,8 @@ def stsb_files():
 def hellaswag_lines(name, count, **changes):
     tasks = [
         {"ind": k, "ctx": f"{name} {k} é", "endings": list("wxyz"), "label": k % 4, "activity_label": "x",
-         "split_type": "indomain", "source_id": "activitynet~1", **changes}
+         "split_type": ("indomain", "zeroshot")[k % 2],
+         "source_id": f"{('activitynet', 'wikihow')[k // 2 % 2]}~{k}", **changes}
         for k in range(count)
     ]  # fmt: skip
     return "".join(json.dumps(task) + "\n" for task in tasks)
