@@ -280,8 +280,8 @@ BAD = [
     ("banking77", "test.csv", 'text,category\n"x"y,a\n', r"test.csv, line 2: expected text,category, got "),
     ("banking77", "test.csv", b"text,category\nx,a\n\xff,a\n", r"test.csv, line 3: expected UTF-8, got invalid start byte"),
     ("banking77", "test.csv", "text,category\n", r"splits: expected examples in 'test' of 'banking77', got none"),
-    ("banking77", "train.csv", "text,category\n", r"train: expected enough examples to cut validation from, got 0"),
-    ("banking77", "train.csv", "text,category\nx,a\ny,b\n", r"train: expected enough examples to cut validation from, got 2"),
+    ("banking77", "train.csv", "text,category\n", r"splits: expected enough examples of each class to cut 10% off, got 0 in all"),
+    ("banking77", "train.csv", "text,category\nx,a\ny,b\n", r"splits: expected enough examples of each class to cut 10% off, got 2 in all"),
     ("banking77", "categories.json", '["a",\n', r"categories.json, line 2: expected a JSON list of intents, got "),
     ("banking77", "categories.json", '{"a": 1}', r"categories.json, line 1: expected a JSON list of intents, got dict"),
     ("tweet_emotion", "mapping.txt", "0\ta\n2\tb\n", r"mapping.txt, line 2: expected 1, a tab and a name, got '2\\tb'"),
@@ -403,6 +403,10 @@ def test_tokens_of_parts():
     np.testing.assert_array_equal(mask.reshape(4, 5), flat_mask)
     with pytest.raises(ValueError, match=r"texts: expected a sequence of texts, got str"):
         language.tokenize("a b", preprocess)
+    with pytest.raises(
+        ValueError, match=r"preprocess: expected a TextPreprocess, got builtin_function"
+    ):
+        language.tokenize(["a", "b"], len)
     with pytest.raises(ValueError, match=r"texts: expected str or bytes, got 3"):
         language.tokenize(["a", 3], preprocess)
 
@@ -611,6 +615,7 @@ def test_bad_next_tokens():
         r"num_examples\['test'\]: expected a whole number >= 1, got 0",
         num_examples={"train": 1, "validation": 1, "test": 0},
     )
+    refused(r"preprocess: expected a TextPreprocess, got NoneType", prepare=None)
     refused(r"texts: expected at least 10 that differ, got 1", texts=["a"] * 20)
     refused(r"texts: expected a sequence of texts, got str", texts="a b c")
     refused(

@@ -9,7 +9,8 @@ from etils import epath
 from poolax._checks import check_count
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
-from poolax.data.language._files import decode, hold_out
+from poolax.data._splits import hold_out
+from poolax.data.language._files import decode
 
 _NAME = "tinystories"
 _SOURCE = "https://huggingface.co/datasets/roneneldan/TinyStories"

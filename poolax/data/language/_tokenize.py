@@ -93,11 +93,19 @@ def tokenize(
     """
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
+    check_text_preprocess(preprocess)
     texts = np.asarray(texts, dtype=object)
     tokens = read_tokens(texts.ravel().tolist(), preprocess, cache_dir)
     width = preprocess.pad_to or max(int(tokens.lengths.max(initial=0)), 1)
     ids, mask = tokens.padded(width, preprocess.padding_side, preprocess.pad_id)
     return ids.reshape(*texts.shape, width), mask.reshape(*texts.shape, width)
+
+
+def check_text_preprocess(preprocess: Any) -> None:
+    """Refuse what does not tokenise, or whose ``repr`` does not tell tokenizers apart."""
+    if not hasattr(preprocess, "tokenizer_json"):
+        kind = type(preprocess).__name__
+        raise ValueError(f"preprocess: expected a TextPreprocess, got {kind}")
 
 
 def read_tokens(
