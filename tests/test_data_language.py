@@ -382,7 +382,8 @@ TEXTS = ["a b c", "", "c", "b a " * 40, "a\0b", "unknown é"]
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pad_to", [None, 40])
 @pytest.mark.parametrize("special", [{}, {"prefix": (), "suffix": ()}])
-def test_tokens_equal_a_fresh_tokenisation(tmp_path, side, pad_to, special):
+def test_tokens_equal_a_fresh_tokenisation(tmp_path, monkeypatch, side, pad_to, special):
+    monkeypatch.setattr(_tokenize, "_CHUNK", 4)
     preprocess = words("a b c", padding_side=side, pad_to=pad_to, **special)
     expected = preprocess(TEXTS)
     for cache in (None, tmp_path, tmp_path):
@@ -395,6 +396,7 @@ def test_tokens_equal_a_fresh_tokenisation(tmp_path, side, pad_to, special):
 
 def test_tokens_of_parts():
     preprocess = words("a b c")
+    assert language.tokenize([], preprocess)[0].shape == preprocess([])[0].shape == (0, 1)
     parts = np.array([["a", "b c"], ["c b a", ""]], dtype=object)
     ids, mask = language.tokenize(parts, preprocess)
     flat_ids, flat_mask = preprocess(parts.ravel())

@@ -14,6 +14,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 
+_CHUNK = 4096
+
 Preprocess = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -124,8 +126,13 @@ def read_tokens(
 
 
 def _tokens(texts, preprocess):
-    ids, mask = preprocess(texts)
-    return Tokens.of(ids[mask], mask.sum(axis=-1))
+    """In chunks, since encodings and padding take many times the room of the ids."""
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for start in range(0, len(texts), _CHUNK):
+        padded, mask = preprocess(texts[start : start + _CHUNK])
+        ids.append(padded[mask])
+        lengths.append(mask.sum(axis=-1))
+    return Tokens.of(np.concatenate(ids), np.concatenate(lengths))
 
 
 def _key(texts: Iterable[Any], preprocess) -> str:
