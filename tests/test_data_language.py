@@ -189,6 +189,8 @@ def test_files_are_found_in_the_publishers_folder_too(tmp_path, name):
     flat = ENTRIES[name].read(write(tmp_path / "flat", make()))
     nested = write(tmp_path / "nested", {f"{folder}/{file}": text for file, text in make().items()})
     assert ENTRIES[name].read(str(nested)).fingerprint == flat.fingerprint
+    broken = {f"{folder}/{file}": "" for file in make()}
+    assert ENTRIES[name].read(write(tmp_path / "flat", broken)).fingerprint == flat.fingerprint
     check_splits(flat)
 
 
@@ -254,7 +256,8 @@ def test_tinystories_layout(tmp_path, monkeypatch, chunk):
     ]
     few = read(tmp_path, num_stories=10)
     assert sizes(few) == {"train": 9, "validation": 1, "test": 2}
-    assert "training stories: the first 10" in few.notes
+    assert "the first 10 training stories" in few.notes
+    assert "all 20 training stories" in read(tmp_path, num_stories=None).notes
     assert few.fingerprint != stories.fingerprint
 
 

@@ -57,7 +57,7 @@ def read_tinystories(directory: epath.PathLike, *, num_stories: int | None = 100
         source=_SOURCE,
         licence=_LICENCE,
         notes=(
-            f"training stories: {'all' if num_stories is None else f'the first {num_stories}'}",
+            f"{'all' if num_stories is None else 'the first'} {len(splits['train'])} training stories",
             "test is the published validation split",
             "validation is a tenth of the training stories "
             "(sklearn train_test_split, test_size=0.1, random_state=0)",
