@@ -282,7 +282,7 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
         notes=[
             f"Lipschitz constants of trained one-block models, n = {first['num_tokens']}, "
             f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
-            f"Jacobian norm at {first['num_inputs']} test images; search: largest found by adversarial "
+            f"Jacobian norm at {first['num_inputs']} test inputs; search: largest found by adversarial "
             "search in the ball; ratio: sharp over the larger of both.",
             "A dash: no such bound was published for this pooler.",
         ],
