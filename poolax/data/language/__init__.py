@@ -1,0 +1,5 @@
+"""Data sets of texts."""
+
+from poolax.data._entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
