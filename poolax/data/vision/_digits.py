@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from poolax.data._dataset import Dataset
+from poolax.data._entry import Entry
 
 
 def digits() -> Dataset:
@@ -39,7 +40,30 @@ def digits() -> Dataset:
             name: np.sort(part)
             for name, part in (("train", train), ("validation", validation), ("test", test))
         },
-        source="Optical Recognition of Handwritten Digits (UCI), test part, by scikit-learn",
-        licence="none stated by scikit-learn, which distributes them",
+        source=_SOURCE,
+        licence=_LICENCE,
         num_classes=10,
+        class_names=tuple(str(digit) for digit in bunch["target_names"]),
+        notes=("splits: stratified by class, 60 % train, 20 % validation, 20 % test, fixed",),
     )
+
+
+_SOURCE = "Optical Recognition of Handwritten Digits (UCI), test part, by scikit-learn"
+_LICENCE = "none stated by scikit-learn, which distributes them"
+
+ENTRIES = (
+    Entry(
+        name="digits",
+        modality="vision",
+        task="classification",
+        title="Handwritten digits of scikit-learn",
+        sizes={"train": 1078, "validation": 359, "test": 360},
+        source=_SOURCE,
+        citation="Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI (1998)",
+        licence=_LICENCE,
+        preprocessing="none: 8 by 8 pixels, grey values from 0 to 16",
+        layout="none: comes with scikit-learn",
+        embedded=digits,
+        verified=True,
+    ),
+)

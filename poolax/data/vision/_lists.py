@@ -1,0 +1,112 @@
+"""Lists of images, and the validation split where the publisher has none."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+HELD_OUT = "validation: a stratified 10 % of the published training split, fixed"
+PUBLISHED_TEST_HAS_NO_LABELS = (
+    "test: the published validation split, for the labels of the published test split are not public"
+)
+
+
+def rows(path: epath.Path, num_columns: int) -> list[tuple[str, list[str]]]:
+    """The lines of a list, split at white space into at most ``num_columns`` columns.
+
+    Args:
+        path: A text file.
+        num_columns: Columns that every line has to have; the last one may contain blanks.
+
+    Returns:
+        Of each line that is not blank, ``"FILE:LINE"`` for errors and the columns.
+
+    Raises:
+        ValueError: if a line has fewer columns, or there are no lines.
+    """
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        where, columns = f"{path}:{number}", line.strip().split(maxsplit=num_columns - 1)
+        if len(columns) != num_columns:
+            raise ValueError(f"{where}: expected {num_columns} columns, got {line.strip()!r}")
+        found.append((where, columns))
+    if not found:
+        raise ValueError(f"{path}: expected at least one line, got none")
+    return found
+
+
+def whole_number(where: str, text: str, low: int, high: int) -> int:
+    """A whole number of a line from ``low`` to ``high``."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise ValueError(f"{where}: expected a whole number from {low} to {high}, got {text!r}")
+    return value
+
+
+def splits_of(counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Indices of splits that follow one another, from the number of examples of each."""
+    ends = np.cumsum(list(counts.values()))
+    return {
+        name: np.arange(end - count, end)
+        for (name, count), end in zip(counts.items(), ends, strict=True)
+    }
+
+
+def hold_out(
+    splits: Mapping[str, np.ndarray], labels: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Cut a validation split of 10 % from the training split, always the same one.
+
+    Args:
+        splits: Indices of ``"train"`` and ``"test"``.
+        labels: Labels of all examples, whose shares the cut keeps; ``None`` for a cut at random.
+
+    Returns:
+        Indices of ``"train"``, ``"validation"`` and ``"test"``.
+
+    Raises:
+        ValueError: if a class has too few training examples to be in both.
+    """
+    from sklearn.model_selection import train_test_split
+
+    strata = None if labels is None else labels[splits["train"]]
+    try:
+        train, validation = train_test_split(
+            splits["train"], test_size=0.1, stratify=strata, random_state=0
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"data_dir: expected enough training images of each class for a validation split of 10 %, "
+            f"got {len(splits['train'])} in all: {error}"
+        ) from error
+    return {"train": np.sort(train), "validation": np.sort(validation), "test": splits["test"]}
+
+
+def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
+    """Refuse labels outside ``0`` to ``num_classes - 1``."""
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(
+            f"{where}: expected labels from 0 to {num_classes - 1}, got {labels.min()} to "
+            f"{labels.max()}"
+        )
+
+
+def root_of(directory: epath.PathLike, file: str, folders: Sequence[str]) -> epath.Path:
+    """The first of several folders that holds a file, which one of them has to.
+
+    Args:
+        directory: What the user named.
+        file: The file.
+        folders: Folders below ``directory`` in which an archive may have put it, ``""`` for itself.
+    """
+    roots = [epath.Path(directory) / folder for folder in folders]
+    for root in roots:
+        if (root / file).exists():
+            return root
+    places = " or ".join(str(epath.Path(folder) / file) for folder in folders)
+    raise ValueError(f"data_dir: expected {places} in {directory}, which has none")

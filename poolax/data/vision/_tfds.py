@@ -1,0 +1,97 @@
+"""Images and labels of prepared TFDS builders, read without TensorFlow."""
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poolax.data.vision._images import IMAGE_SIZE, Fit, Images
+
+
+class Records:
+    """Splits of a builder one after another, with images left as the bytes of their files.
+
+    Args:
+        builder: A prepared builder whose files are array records.
+        splits: Names of its splits.
+
+    Attributes:
+        builder: The builder.
+        counts: Number of examples of each split.
+    """
+
+    def __init__(self, builder: Any, splits: Sequence[str]):
+        import tensorflow_datasets as tfds
+
+        missing = [split for split in splits if split not in builder.info.splits]
+        if missing:
+            known = ", ".join(builder.info.splits) or "none"
+            raise ValueError(
+                f"tfds_dir: expected the split {missing[0]!r} of {builder.info.full_name} ({known})"
+            )
+        features = builder.info.features
+        decoders = {
+            name: tfds.decode.SkipDecoding()
+            for name, feature in features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
+        self.builder = builder
+        self._sources = [builder.as_data_source(split=name, decoders=decoders) for name in splits]
+        self.counts = {name: len(source) for name, source in zip(splits, self._sources, strict=True)}
+        self._ends = np.cumsum(list(self.counts.values())).tolist()
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """One example."""
+        split = bisect.bisect_right(self._ends, index)
+        start = self._ends[split - 1] if split else 0
+        return self._sources[split][index - start]
+
+    def column(self, name: str) -> np.ndarray:
+        """A feature of all examples, read once through."""
+        return np.asarray([self[index][name] for index in range(len(self))])
+
+    def class_names(self, name: str = "label") -> tuple[str, ...]:
+        """The names of a feature's labels."""
+        return tuple(self.builder.info.features[name].names)
+
+
+class ImageRecords(Images):
+    """Images of records, decoded when they are indexed.
+
+    Args:
+        records: The records, whose feature ``"image"`` is read.
+        kept: Which of them; ``None`` for all.
+        size: Pixels a side that images are brought to.
+        fit: How, see :func:`poolax.data.vision.fit_image`.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        kept: np.ndarray | None = None,
+        *,
+        size: int = IMAGE_SIZE,
+        fit: Fit = "crop",
+    ):
+        self._records = records
+        self._kept = np.arange(len(records)) if kept is None else kept
+        super().__init__(len(self._kept), size=size, fit=fit)
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an image's file."""
+        return self._records[int(self._kept[index])]["image"]
+
+    def name(self, index: int) -> str:
+        """The number of an image among the records."""
+        return f"{self._records.builder.info.full_name}, record {self._kept[index]}"
+
+    def content(self) -> str:
+        """Name, version, sizes of the builder, and which records are kept."""
+        info = self._records.builder.info
+        sizes = {name: info.splits[name].num_bytes for name in self._records.counts}
+        return f"{info.full_name} {sizes} {self._kept.tolist()}"
