@@ -131,7 +131,7 @@ class Backbone(abc.ABC):
         """Raw inputs and their mask to what :meth:`apply` takes, by ``preprocess`` if there is one.
 
         Args:
-            raw: Images, texts or series.
+            raw: Images, texts or series; token ids, an array of integers, pass as they are.
             mask: True at real tokens or observed steps; for texts ``None``, since tokenising makes it.
 
         Returns:
@@ -145,6 +145,8 @@ class Backbone(abc.ABC):
         if getattr(self.preprocess, "takes_mask", False):
             return self.preprocess(raw, mask)
         if getattr(self.preprocess, "on_host", False):
+            if jnp.issubdtype(getattr(raw, "dtype", object), jnp.integer):
+                return raw, mask
             if mask is not None:
                 raise ValueError("mask: expected None for texts, whose tokens are counted here")
             return self.preprocess(raw)

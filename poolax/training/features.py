@@ -23,7 +23,8 @@ def extract_states(
 
     Args:
         backbone: A frozen backbone.
-        inputs: Raw inputs, shape ``(N, ...)``, or texts; the backbone's ``preprocess`` is applied.
+        inputs: Raw inputs, shape ``(N, ...)``, or texts; the backbone's ``preprocess`` is applied, but
+            token ids pass as they are.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         batch_size: Inputs at a time over all devices.
         progress: Called with a description, the number done and the total.
@@ -45,7 +46,7 @@ def extract_states(
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")
     if getattr(backbone.preprocess, "on_host", False):
-        inputs, mask = map(np.asarray, backbone.prepare(inputs, mask))
+        inputs, mask = backbone.prepare(inputs, mask)
         backbone = dataclasses.replace(backbone, preprocess=None)
     arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
 

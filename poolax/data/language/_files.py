@@ -1,0 +1,78 @@
+"""Reading text files, with errors that say where, and putting splits together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from poolax.data._entry import existing
+
+VALIDATION_NOTE = (
+    "validation is a stratified tenth of the published training split "
+    "(sklearn train_test_split, test_size=0.1, random_state=0)"
+)
+
+
+def find(directory: epath.PathLike, file: str, folder: str) -> epath.Path:
+    """The path of a file: in ``directory`` itself or in its ``folder``, where the publisher has it."""
+    path = epath.Path(directory) / folder / file
+    return path if path.exists() else existing(directory, file)
+
+
+def malformed(path: epath.PathLike, line: int, expected: str, got: Any) -> ValueError:
+    """What to raise for a line that is not as it should be."""
+    return ValueError(f"{path}, line {line}: expected {expected}, got {got}")
+
+
+def read_text(path: epath.Path) -> str:
+    """Content of a UTF-8 file, line ends as they are."""
+    return decode(path.read_bytes(), path)
+
+
+def decode(content: bytes, path: epath.PathLike, first_line: int = 1) -> str:
+    """Text of UTF-8 bytes that start at ``first_line`` of a file."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + content.count(b"\n", 0, error.start)
+        raise malformed(path, line, "UTF-8", error.reason) from None
+
+
+def read_lines(path: epath.Path) -> list[str]:
+    """Lines of a UTF-8 file, which end with line feeds alone: tweets hold other separators."""
+    lines = read_text(path).split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def join(
+    parts: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], dtype: Any
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """One array of texts, one of targets, and the splits, from texts and targets by split."""
+    texts, targets, splits = [], [], {}
+    for split, (split_texts, split_targets) in parts.items():
+        splits[split] = np.arange(len(texts), len(texts) + len(split_texts))
+        texts.extend(split_texts)
+        targets.extend(split_targets)
+    return np.array(texts, dtype=object), np.array(targets, dtype), splits
+
+
+def hold_out(
+    splits: Mapping[str, np.ndarray], labels: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The splits with a fixed tenth of ``"train"`` as ``"validation"``, stratified by ``labels``."""
+    from sklearn.model_selection import train_test_split
+
+    train = splits["train"]
+    try:
+        kept, held = train_test_split(
+            train,
+            test_size=0.1,
+            random_state=0,
+            stratify=None if labels is None else labels[train],
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"train: expected enough examples to cut validation from, got {len(train)}: {error}"
+        ) from None
+    return {"train": np.sort(kept), "validation": np.sort(held), "test": splits["test"]}
