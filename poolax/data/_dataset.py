@@ -15,11 +15,14 @@ Targets = np.ndarray | Mapping[str, np.ndarray]
 class Inputs(Protocol):
     """What examples are read from: a NumPy array, or anything that reads examples when indexed.
 
-    Attributes:
-        shape: As an array's; ``(N, ...)``.
+    Not all that they hold need be in memory: ``fingerprint`` stands for the content in that of the data
+    set.
     """
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's, ``(N, ...)``."""
+        ...
 
     def __len__(self) -> int:
         """The number ``N`` of examples."""
@@ -38,7 +41,7 @@ class Dataset:
         name: Short name, as records hold it.
         inputs: Raw inputs, shape ``(N, ...)``, which a backbone's ``preprocess`` takes: images with
             channels last, texts as strings, series; ``(N, parts, ...)`` where an example has several,
-            such as the two sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
+            such as the sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
         targets: Shape ``(N, ...)``, or a mapping from names to such arrays.
         splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
         source: Where the data come from.
