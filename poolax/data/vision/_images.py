@@ -84,6 +84,7 @@ class Images(abc.ABC):
     Attributes:
         shape: ``(N, size, size, 3)``.
         dtype: uint8.
+        fit: How they are brought to that size.
     """
 
     dtype = np.dtype(np.uint8)
@@ -92,7 +93,7 @@ class Images(abc.ABC):
         check_count("size", size)
         check_choice("fit", fit, _FITS)
         self.shape = (num_images, size, size, 3)
-        self._fit: Fit = fit
+        self.fit: Fit = fit
 
     @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
@@ -109,7 +110,7 @@ class Images(abc.ABC):
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of content and geometry."""
-        text = f"{self.shape} {self._fit} {self.content()}"
+        text = f"{self.shape} {self.fit} {self.content()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -128,7 +129,7 @@ class Images(abc.ABC):
 
     def _image(self, index: int) -> np.ndarray:
         image = decode(self.encoded(index), self.name(index))
-        return fit_image(image, self.shape[1], self._fit)
+        return fit_image(image, self.shape[1], self.fit)
 
 
 class ImageFiles(Images):
@@ -206,7 +207,7 @@ class ImageArrays(Images):
         return hashlib.sha256(np.ascontiguousarray(self._images).data).hexdigest()
 
     def _image(self, index: int) -> np.ndarray:
-        return fit_image(Image.fromarray(self._images[index]), self.shape[1], self._fit)
+        return fit_image(Image.fromarray(self._images[index]), self.shape[1], self.fit)
 
 
 def read_bytes(path: epath.Path) -> bytes:
