@@ -20,8 +20,7 @@ UCR = {
     "italy_power_demand": (67, 1029, 24, {"1": 34, "2": 33}),
     "small_kitchen_appliances": (375, 375, 720, {"1": 125, "2": 125, "3": 125}),
 }
-# Windows of 96 steps a channel in each split, as tables of the protocol print them (Wu et al.,
-# "TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis", ICLR 2023).
+# Windows of 96 steps a channel in each split, as works that follow the Autoformer protocol print them.
 PUBLISHED_WINDOWS = {
     "etth1": (8545, 2881, 2881),
     "etth2": (8545, 2881, 2881),
@@ -393,6 +392,7 @@ def test_empty_cells_sentinels_and_uneven_dates(tmp_path):
         (0, "time,OT,b", r"weather.csv, line 1: expected 'date' and the names of channels, got 'time"),
         (4, "2020-01-01 00:30:00,1", r"weather.csv, line 5: expected 3 values as in line 1, got 2"),
         (4, "2020-01-01 00:30:00,1,x", r"weather.csv, line 5: expected numbers, got 'x'"),
+        (4, ",1,2", r"weather.csv, line 5: expected a date such as .* got ''"),
         (4, "soon,1,2", r"weather.csv, line 5: expected a date such as .* got 'soon'"),
         (
             4,

@@ -1,6 +1,7 @@
 """Long series from CSV files: a date, then the channels."""
 
 import dataclasses
+import datetime
 from collections.abc import Callable
 
 import numpy as np
@@ -141,12 +142,7 @@ def read_csv(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]
             raise ValueError(
                 f"{path}, line {row + 2}: expected {len(header)} values as in line 1, got {len(cells)}"
             )
-        try:
-            dates[row] = cells[0].strip()
-        except ValueError:
-            raise ValueError(
-                f"{path}, line {row + 2}: expected a date such as 2016-07-01 00:00:00, got {cells[0]!r}"
-            ) from None
+        dates[row] = _date(cells[0].strip(), f"{path}, line {row + 2}")
         try:
             values[row] = cells[1:]
         except ValueError:
@@ -154,6 +150,15 @@ def read_csv(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]
     names = header[1:]
     order = sorted(range(len(names)), key=lambda index: names[index] == "OT")
     return tuple(names[index] for index in order), dates, values[:, order]
+
+
+def _date(cell: str, where: str) -> np.datetime64:
+    try:
+        return np.datetime64(datetime.datetime.fromisoformat(cell), "s")
+    except ValueError:
+        raise ValueError(
+            f"{where}: expected a date such as 2016-07-01 00:00:00, got {cell!r}"
+        ) from None
 
 
 def _number(cell: str, where: str) -> float:

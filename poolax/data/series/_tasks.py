@@ -50,7 +50,8 @@ def forecasting(
 
     Returns:
         Inputs float32 ``(N, context)``, read when indexed; targets ``"values" (N, horizon)``,
-        ``"shift" (N,)`` and ``"scale" (N,)``. Samples stand by split, then channel, then time.
+        ``"shift" (N,)`` and ``"scale" (N,)``, held in memory: ``stride`` thins series of many channels.
+        Samples stand by split, then channel, then time.
 
     Raises:
         ValueError: if a part is shorter than context and horizon, or has gaps that are not allowed.
