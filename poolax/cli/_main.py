@@ -11,10 +11,11 @@ import tyro
 import poolax
 from poolax.cli._bounds import Bounds
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.cli._data import Data, with_option_flags
 from poolax.cli._lipschitz import Lipschitz
 from poolax.cli._quickstart import Quickstart
 
-_COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz}
+_COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz, "data": Data}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"poolax {poolax.__version__}")
         return COMPLETE
+    if arguments[:1] == ["data"]:
+        arguments = with_option_flags(arguments)
     app = tyro.extras.SubcommandApp()
     for name, command in _COMMANDS.items():
         app.command(name=name)(command)

@@ -1,6 +1,13 @@
-"""Data sets: arrays in memory with fixed, recorded splits."""
+"""Data sets: named entries with fixed, recorded splits, and batches of them."""
 
 from poolax.data._dataset import Dataset as Dataset
+from poolax.data._entry import Entry as Entry
+from poolax.data._pipeline import Batch as Batch
+from poolax.data._pipeline import Pipeline as Pipeline
+from poolax.data._prepare import prepare as prepare
+from poolax.data._registry import entry as entry
+from poolax.data._registry import load as load
+from poolax.data._registry import names as names
 from poolax.data.language import next_token as next_token
 from poolax.data.language import sentences as sentences
 from poolax.data.language import tokenize as tokenize

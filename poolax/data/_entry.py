@@ -1,6 +1,7 @@
 """What is known of a public data set: where it comes from, and how it is read."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -36,12 +37,28 @@ class TFDS:
         needs_tensorflow: Whether *preparing* it needs TensorFlow; reading never does.
         manual: Whether its files have to be downloaded by hand first.
         read: The data set from the open builder.
+        module: Module that defines it, where TensorFlow Datasets does not import that by itself.
     """
 
     name: str
     needs_tensorflow: bool
     manual: bool
     read: Callable[..., Dataset]
+    module: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What is prepared in place of a data set whose examples repeat each other, such as windows.
+
+    Attributes:
+        read: From a directory its records, a data set themselves, and what is to be kept beside them,
+            as plain JSON.
+        derive: The data set from both; keyword arguments are the options of the entry.
+    """
+
+    read: Callable[..., tuple[Dataset, Mapping[str, Any]]]
+    derive: Callable[..., Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Entry:
         options: Names of the keyword arguments that it takes beside a directory, with what they say.
         tfds: The builder of TensorFlow Datasets, if there is one.
         downloads: Files that make up ``layout``, if they can be fetched without an account.
+        stored: What is prepared, where that is not the data set itself.
         verified: Whether the whole of it was read and checked by the authors of this library.
     """
 
@@ -83,6 +101,7 @@ class Entry:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tfds: TFDS | None = None
     downloads: tuple[Download, ...] = ()
+    stored: Stored | None = None
     verified: bool = False
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -91,6 +110,34 @@ class Entry:
         if unknown:
             known = ", ".join(sorted(self.options)) or "none"
             raise ValueError(f"{unknown[0]}: expected options of {self.name!r} ({known}), got it")
+
+    def read_files(self, data_dir: epath.PathLike, **options: Any) -> Dataset:
+        """The data set from a folder of its files, or of a folder of its name with them."""
+        if self.read is None:
+            raise ValueError(f"data_dir: expected none for {self.name!r}, which comes with a library")
+        return _in_or_below(self.name, data_dir, functools.partial(self.read, **options))
+
+    def read_stored(
+        self, data_dir: epath.PathLike, **options: Any
+    ) -> tuple[Dataset, Mapping[str, Any]]:
+        """What is prepared, from the same folders, and what is kept beside it."""
+        if self.stored is None:
+            return self.read_files(data_dir, **options), {}
+        return _in_or_below(self.name, data_dir, self.stored.read)
+
+
+def _in_or_below(name: str, data_dir: epath.PathLike, read: Callable[[epath.Path], Any]) -> Any:
+    directory = epath.Path(data_dir).expanduser()
+    if not directory.is_dir():
+        raise ValueError(f"data_dir: expected a folder, got {data_dir}, which is none")
+    below = directory / name
+    try:
+        return read(directory)
+    except ValueError as error:
+        missing = str(error).startswith("data_dir:")
+        if not missing or not below.is_dir():
+            raise
+    return read(below)
 
 
 def existing(directory: epath.PathLike, file: str) -> epath.Path:

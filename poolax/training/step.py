@@ -16,14 +16,11 @@ from flax import struct
 from jaxtyping import Array, Float, PyTree
 
 from poolax._checks import check_count
+from poolax._progress import Progress as Progress
+from poolax._progress import no_progress as no_progress
+from poolax.data._order import epoch_order, epoch_step_keys, in_batches
 
 _AXIS = "devices"
-
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(description: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @struct.dataclass
@@ -47,15 +44,8 @@ def epoch_batches(seed: int, epoch: int, num_examples: int, batch_size: int) -> 
     The order depends on seed and epoch alone, so that a resumed run goes on with the batches that an
     uninterrupted one would have seen.
     """
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order_key, step_key = jax.random.split(key)
-    steps = -(-num_examples // batch_size)
-    indices = np.zeros(steps * batch_size, np.int32)
-    indices[:num_examples] = jax.random.permutation(order_key, num_examples)
-    weights = (np.arange(steps * batch_size) < num_examples).astype(np.float32)
-    keys = np.asarray(jax.random.key_data(jax.random.split(step_key, steps)))
-    shape = (steps, batch_size)
-    return Batches(indices=indices.reshape(shape), weights=weights.reshape(shape), keys=keys)
+    indices, weights = in_batches(epoch_order(seed, epoch, num_examples), batch_size)
+    return Batches(indices=indices, weights=weights, keys=epoch_step_keys(seed, epoch, len(indices)))
 
 
 def stack(trees: list[PyTree]) -> PyTree:

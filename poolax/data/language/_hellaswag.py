@@ -147,7 +147,13 @@ HELLASWAG = Entry(
     sizes={"train": 39_905, "validation": 10_042, "test": 10_003},
     layout="hellaswag_train.jsonl, hellaswag_val.jsonl (or {train,validation,test}.jsonl)",
     read=read_hellaswag,
-    tfds=TFDS(name=_NAME, needs_tensorflow=False, manual=False, read=read_hellaswag_tfds),
+    tfds=TFDS(
+        name=_NAME,
+        needs_tensorflow=False,
+        manual=False,
+        read=read_hellaswag_tfds,
+        module="tensorflow_datasets.text.hellaswag",
+    ),
     downloads=(
         Download(
             url=f"{_URL}hellaswag_train.jsonl",

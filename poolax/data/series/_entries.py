@@ -9,8 +9,10 @@ from etils import epath
 
 from poolax._checks import check_choice
 from poolax.data._dataset import Dataset
-from poolax.data._entry import Download, Entry
-from poolax.data.series._long import LONG_SERIES, read_series
+from poolax.data._entry import Download, Entry, Stored
+from poolax.data.series._long import LONG_SERIES, read_long, read_series, with_sentinel
+from poolax.data.series._rows import rows_of_series, series_of_rows
+from poolax.data.series._series import Series
 from poolax.data.series._tasks import forecasting, imputation
 from poolax.data.series._ucr import UCR_LICENCE, UCR_SOURCE, read_ucr
 
@@ -56,9 +58,24 @@ def _windowed(
     name: str,
     directory: epath.PathLike | None = None,
     *,
-    task: str = "forecasting",
     sentinel: float | None = None,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Dataset:
+    return _cut(read_series(name, directory, sentinel=sentinel), defaults, **options)
+
+
+def _derive(
+    rows: Dataset, attributes: Mapping[str, Any], *, sentinel: float | None = None, **options: Any
+) -> Dataset:
+    return _cut(with_sentinel(series_of_rows(rows, attributes), sentinel), None, **options)
+
+
+def _cut(
+    series: Series,
+    defaults: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    task: str = "forecasting",
     **options: Any,
 ) -> Dataset:
     check_choice("task", task, TASKS)
@@ -67,7 +84,11 @@ def _windowed(
         if option not in allowed:
             raise ValueError(f"{option}: expected options of {task} ({', '.join(allowed)}), got it")
     usual = defaults[task] if defaults else {}
-    return TASKS[task](read_series(name, directory, sentinel=sentinel), **{**usual, **options})
+    return TASKS[task](series, **{**usual, **options})
+
+
+def _read_rows(name: str, directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]]:
+    return rows_of_series(read_long(name, directory))
 
 
 def _classification(entry: str, name: str, directory: epath.PathLike, **options: Any) -> Dataset:
@@ -114,6 +135,7 @@ def _long(
         read=functools.partial(_windowed, name),
         options={**OPTIONS, **sentinel},
         downloads=(Download(f"{url}/{spec.file}", sha256, spec.file),),
+        stored=Stored(read=functools.partial(_read_rows, name), derive=_derive),
         verified=verified,
     )
 

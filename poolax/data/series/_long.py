@@ -96,16 +96,14 @@ def read_series(
         return EMBEDDED[name]()
     if directory is None:
         raise ValueError(f"data_dir: expected the folder of {LONG_SERIES[name].file}, got none")
+    return with_sentinel(read_long(name, directory), sentinel)
+
+
+def read_long(name: str, directory: epath.PathLike) -> Series:
+    """A long series as its file has it."""
     spec = LONG_SERIES[name]
     path = find(directory, (spec.file, *(f"{folder}/{spec.file}" for folder in spec.folders)))
     names, dates, values = read_csv(path)
-    notes = _irregular_steps(dates)
-    if sentinel is not None:
-        marked = values == sentinel
-        values[marked] = np.nan
-        notes += (f"{int(marked.sum())} values of {sentinel:g} read as missing",)
-    elif name == "weather" and (faults := int((values == -9999).sum())):
-        notes += (f"{faults} values of -9999 left as they are; sentinel=-9999 reads them as missing",)
     return Series(
         name=name,
         values=values,
@@ -114,8 +112,22 @@ def read_series(
         source=spec.source,
         licence=spec.licence,
         dates=dates,
-        notes=notes,
+        notes=_irregular_steps(dates),
     )
+
+
+def with_sentinel(series: Series, sentinel: float | None) -> Series:
+    """The series with NaN wherever it has the number that stands for a missing value."""
+    if sentinel is None:
+        faults = int((series.values == -9999).sum()) if series.name == "weather" else 0
+        if not faults:
+            return series
+        note = f"{faults} values of -9999 left as they are; sentinel=-9999 reads them as missing"
+        return dataclasses.replace(series, notes=(*series.notes, note))
+    marked = series.values == sentinel
+    note = f"{int(marked.sum())} values of {sentinel:g} read as missing"
+    values = np.where(marked, np.nan, series.values)
+    return dataclasses.replace(series, values=values, notes=(*series.notes, note))
 
 
 def read_csv(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -1,0 +1,202 @@
+"""``poolax data``."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import rich.console
+import tyro
+from etils import epath
+
+from poolax import data
+from poolax.cli._console import COMPLETE, progress_bars, show, stderr
+from poolax.cli._data_describe import describe_dataset
+from poolax.cli._data_figures import contact_sheet, series_figure
+from poolax.cli._data_list import describe_entry, print_entries
+from poolax.cli._data_options import parse_options
+from poolax.cli._data_show import show_dataset
+
+_NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
+_OPTION = tyro.conf.arg(
+    metavar="KEY=VALUE",
+    help="Option of the data set; --size 128 is short for --option size=128.",
+)
+_Options = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _OPTION]
+_Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List all data sets: task, size, licence, and how to get them.
+
+    Attributes:
+        as_json: Print JSON lines, a record for each data set, instead of tables.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    as_json: _Json = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        entries = [data.entry(name) for name in data.names()]
+        if self.as_json:
+            show([], map(describe_entry, entries), as_json=True)
+        else:
+            print_entries(entries, rich.console.Console())
+        return COMPLETE
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Download a data set, compare checksums, and store it as array records.
+
+    It is read from there ever after, without the network and without TensorFlow. The records appear
+    at once when they are complete; a run that was stopped leaves none, and the next one goes on with
+    the files that were downloaded.
+
+    Attributes:
+        name: Name of the data set.
+        data_dir: Folder of its files, in place of a download.
+        tfds_dir: Folder of TensorFlow Datasets; by default its own, ~/tensorflow_datasets.
+        download_dir: Where downloads are kept; by default "downloads" in the folder above.
+        option: Option of the data set.
+        as_json: Print a JSON record instead of text.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = True
+
+    name: Annotated[tyro.conf.Positional[str], _NAME]
+    data_dir: str | None = None
+    tfds_dir: str | None = None
+    download_dir: str | None = None
+    option: _Options = ()
+    as_json: _Json = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        entry = data.entry(self.name)
+        options = parse_options(entry, self.option)
+        with progress_bars(stderr()) as progress:
+            path = data.prepare(
+                self.name,
+                data_dir=self.data_dir,
+                tfds_dir=self.tfds_dir,
+                download_dir=self.download_dir,
+                progress=progress,
+                **options,
+            )
+        record = {"kind": "prepared data", "name": self.name, "options": options, "path": str(path)}
+        if self.as_json:
+            show([], [record], as_json=True)
+        else:
+            rich.console.Console().print(f"Prepared: {path}", soft_wrap=True, highlight=False)
+        return COMPLETE
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Show what is in a data set: splits, shapes, labels, samples, source and licence.
+
+    Of images it writes a contact sheet, and of series a plot, as PNG into the folder --out. Start with
+
+    poolax data show digits
+
+    which needs no files. Other data sets are read from files (--data-dir) or as prepared.
+
+    Attributes:
+        name: Name of the data set.
+        data_dir: Folder of its files, or a folder of its name in there; by default the data set is
+            read as it was prepared.
+        tfds_dir: Folder of TensorFlow Datasets; by default its own, ~/tensorflow_datasets.
+        out: Folder for pictures.
+        option: Option of the data set.
+        as_json: Print a JSON record instead of tables.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    name: Annotated[tyro.conf.Positional[str], _NAME]
+    data_dir: str | None = None
+    tfds_dir: str | None = None
+    out: str = "poolax-data"
+    option: _Options = ()
+    as_json: _Json = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        entry = data.entry(self.name)
+        options = parse_options(entry, self.option)
+        dataset = data.load(self.name, data_dir=self.data_dir, tfds_dir=self.tfds_dir, **options)
+        record = describe_dataset(entry, dataset, options)
+        if entry.modality != "language":
+            record["picture"] = str(self._draw(entry, dataset))
+        if self.as_json:
+            show([], [record], as_json=True)
+        else:
+            show_dataset(record, rich.console.Console())
+        return COMPLETE
+
+    def _draw(self, entry: data.Entry, dataset: data.Dataset) -> epath.Path:
+        draw = contact_sheet if entry.modality == "vision" else series_figure
+        path = epath.Path(self.out) / f"{self.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(dataset, path)
+        return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Data sets: list them, prepare one, look at one.
+
+    Attributes:
+        command: What to do.
+    """
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[Show, tyro.conf.subcommand("show")]
+    ]
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the same command goes on from what is finished."""
+        return self.command.resumable
+
+    @property
+    def debug(self) -> bool:
+        """Whether to show where an error comes from."""
+        return self.command.debug
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        return self.command.run()
+
+
+def with_option_flags(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``poolax data`` with ``--size 128`` as ``--option size=128``.
+
+    Which flags are options depends on the data set, whose name stands among the arguments.
+    """
+    known: Any = {}
+    for argument in arguments:
+        if argument in data.names():
+            known = data.entry(argument).options
+            break
+    expanded, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        key = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and key in known:
+            value = value if equals else next(rest, "")
+            expanded += ["--option", f"{key}={value}"]
+        else:
+            expanded.append(argument)
+    return expanded

@@ -1,0 +1,105 @@
+"""Pictures of data sets: a contact sheet of images, a plot of series."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from poolax.cli._data_describe import NUM_SAMPLES, evenly, target_text
+from poolax.data import Dataset
+
+_COLUMNS = 8
+_DPI = 110
+
+
+def contact_sheet(dataset: Dataset, path: epath.PathLike) -> None:
+    """Images of every split in rows, with their labels below; maps of labels below their images.
+
+    Args:
+        dataset: Images.
+        path: PNG to write.
+    """
+    maps = not isinstance(dataset.targets, Mapping) and dataset.targets.ndim == 3
+    rows = len(dataset.splits) * (2 if maps else 1)
+    figure = _figure(1.15 * _COLUMNS, 1.4 * rows)
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    white = _white(dataset)
+    for number, (split, indices) in enumerate(dataset.splits.items()):
+        chosen = evenly(indices, _COLUMNS)
+        row = number * (2 if maps else 1)
+        for axes, index, image in zip(grid[row], chosen, dataset.inputs[chosen], strict=False):
+            shown = image.astype(np.float32) / white
+            axes.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+            caption = textwrap.shorten(target_text(dataset, index).replace("_", " "), 32)
+            lines = textwrap.wrap(caption, 16)
+            axes.text(
+                0.5, -0.04, "\n".join(lines), ha="center", va="top", fontsize=7,
+                transform=axes.transAxes,
+            )  # fmt: skip
+        if maps:
+            _draw_maps(grid[row + 1], dataset, chosen)
+        grid[row][0].set_title(split, loc="left", fontsize=9)
+    figure.suptitle(dataset.name, fontsize=11)
+    _save(figure, path)
+
+
+def series_figure(dataset: Dataset, path: epath.PathLike) -> None:
+    """Three series of the training split, with what is to be predicted from each.
+
+    Args:
+        dataset: Series.
+        path: PNG to write.
+    """
+    chosen = evenly(dataset.splits["train"], NUM_SAMPLES)
+    figure = _figure(8.0, 1.9 * len(chosen))
+    panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
+    for axes, index, series in zip(panels, chosen, dataset.inputs[chosen], strict=True):
+        axes.plot(series, color="#0072B2", linewidth=1, label="seen")
+        if isinstance(dataset.targets, Mapping) and "values" in dataset.targets:
+            values = dataset.targets["values"][index]
+            # Values to fill in stand where they are hidden, those to forecast behind what is seen.
+            start = 0 if len(values) == len(series) and np.isnan(series).any() else len(series)
+            steps = np.arange(start, start + len(values))
+            axes.plot(steps, values, color="#D55E00", linewidth=1, label="to be predicted")
+            axes.legend(fontsize=7, loc="upper left")
+        target = target_text(dataset, index)
+        axes.set_title(f"train {index}" + (f": {target}" if target else ""), fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+    figure.suptitle(dataset.name, fontsize=11)
+    _save(figure, path)
+
+
+def _white(dataset: Dataset) -> float:
+    inputs: Any = dataset.inputs
+    if inputs.dtype == np.uint8:
+        return 255.0
+    return float(np.max(inputs[evenly(dataset.splits["train"], 256)])) or 1.0
+
+
+def _draw_maps(panels, dataset: Dataset, chosen: np.ndarray) -> None:
+    import matplotlib
+
+    # Labels beyond the classes, such as void, are grey.
+    colours = matplotlib.colormaps["tab20"].with_extremes(over="#bbbbbb", under="#bbbbbb")
+    targets: Any = dataset.targets
+    top = max((dataset.num_classes or 2) - 1, 1)
+    for axes, index in zip(panels, chosen, strict=False):
+        axes.imshow(targets[index], cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path: epath.PathLike) -> None:
+    with epath.Path(path).open("wb") as file:
+        figure.savefig(file, format="png", dpi=_DPI)

@@ -1,0 +1,362 @@
+"""Data sets as array records in the layout of TensorFlow Datasets, without TensorFlow."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from poolax._progress import Progress, no_progress
+from poolax.data._dataset import Dataset, Targets
+from poolax.data._entry import Entry
+
+FILE_FORMAT = "array_record"
+VERSION = "1.0.0"
+_REST = "rest"
+_CHUNK = 256
+
+
+def prepared_directory(
+    entry: Entry, tfds_dir: epath.PathLike, options: Mapping[str, Any]
+) -> epath.Path:
+    """Where a data set lies once prepared: one folder for each choice of options.
+
+    Data sets that are stored by what they are derived from have one folder for all options.
+    """
+    name = f"poolax_{entry.name}"
+    return epath.Path(tfds_dir) / name / _config(entry, options) / VERSION
+
+
+def write_prepared(
+    entry: Entry,
+    dataset: Dataset,
+    tfds_dir: epath.PathLike,
+    options: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    progress: Progress = no_progress,
+) -> epath.Path:
+    """Write a data set as array records.
+
+    Args:
+        entry: What is known of it.
+        dataset: The data set, or what it is derived from.
+        tfds_dir: Where to write; what is below it is not complete before the function returns.
+        options: Options of the entry with which it was read.
+        attributes: What is to be kept beside it, as plain JSON.
+        progress: Called with the split, the examples done and their number.
+
+    Returns:
+        The folder of the records.
+    """
+    import tensorflow_datasets as tfds
+
+    config = tfds.core.BuilderConfig(name=_config(entry, options), version=VERSION)
+    metadata = _describe(dataset, entry, options, attributes)
+    builder = _builder_class(config)(
+        entry,
+        dataset,
+        metadata,
+        progress,
+        data_dir=tfds_dir,
+        config=config.name,
+        file_format=FILE_FORMAT,
+    )
+    with quiet_tfds():
+        builder.download_and_prepare()
+    return epath.Path(builder.data_dir)
+
+
+def read_prepared(directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]]:
+    """Read what :func:`write_prepared` wrote.
+
+    Images stay where they are and are decoded when they are indexed; all else is read into memory.
+
+    Args:
+        directory: The folder of the records.
+
+    Returns:
+        The data set, equal to the one that was written, and what was kept beside it.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(os.fspath(directory))
+    metadata: Any = builder.info.metadata
+    parts = [name for name in (*metadata["splits"], _REST) if name in builder.info.splits]
+    columns, record_of = _read_columns(builder, parts, metadata)
+    splits = {}
+    for name in metadata["splits"]:
+        start = sum(builder.info.splits[part].num_examples for part in parts[: parts.index(name)])
+        splits[name] = columns["index"][start:][: builder.info.splits[name].num_examples]
+    geometry = metadata["images"]
+    if geometry is None:
+        inputs = columns["inputs"]
+    else:
+        from poolax.data.vision._tfds import ImageRecords, Records
+
+        inputs = ImageRecords(Records(builder, parts), record_of, **geometry)
+    targets: Targets = columns.get("targets", {})
+    names = metadata["class_names"]
+    dataset = Dataset(
+        name=metadata["name"],
+        inputs=inputs,
+        targets=targets,
+        splits=splits,
+        source=metadata["source"],
+        licence=metadata["licence"],
+        mask=columns.get("mask"),
+        num_classes=metadata["num_classes"],
+        class_names=None if names is None else tuple(names),
+        notes=tuple(metadata["notes"]),
+    )
+    return dataset, metadata["attributes"]
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keep TensorFlow Datasets from writing on standard output, which belongs to records."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _config(entry: Entry, options: Mapping[str, Any]) -> str:
+    if entry.stored is not None or not options:
+        return "default"
+    values = {name: _option_key(value) for name, value in sorted(options.items())}
+    return f"options_{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]}"
+
+
+def _option_key(value: Any) -> str:
+    """What tells values of an option apart: of a file its content."""
+    if isinstance(value, (str, os.PathLike)) and epath.Path(value).is_file():
+        return hashlib.sha256(epath.Path(value).read_bytes()).hexdigest()
+    return repr(value)
+
+
+def _describe(
+    dataset: Dataset, entry: Entry, options: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What stands beside the records, as plain JSON."""
+    encoded = hasattr(dataset.inputs, "encoded")
+    shape = tuple(dataset.inputs.shape)
+    inputs: Any = dataset.inputs
+    return {
+        "name": dataset.name,
+        "task": entry.task,
+        "preprocessing": entry.preprocessing,
+        "options": {} if entry.stored else {name: str(value) for name, value in options.items()},
+        "num_examples": len(dataset.inputs),
+        "splits": list(dataset.splits),
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "num_classes": dataset.num_classes,
+        "class_names": None if dataset.class_names is None else list(dataset.class_names),
+        "notes": list(dataset.notes),
+        "images": {"size": shape[1], "fit": inputs.fit} if encoded else None,
+        "dtypes": {name: column.dtype.str for name, column in _columns(dataset).items()},
+        "attributes": dict(attributes),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """Type and shape of what an example has under a name."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+def _columns(dataset: Dataset) -> dict[str, _Column]:
+    """The arrays of a data set by name, those of a mapping of targets as ``"targets/NAME"``."""
+    first: Any = dataset.inputs[:1]
+    columns = {"inputs": _Column(np.asarray(first).dtype, tuple(dataset.inputs.shape[1:]))}
+    named: dict[str, Any] = {"targets": dataset.targets}
+    if isinstance(dataset.targets, Mapping):
+        named = {f"targets/{name}": array for name, array in dataset.targets.items()}
+    if dataset.mask is not None:
+        named["mask"] = dataset.mask
+    return columns | {name: _Column(array.dtype, array.shape[1:]) for name, array in named.items()}
+
+
+def _features(dataset: Dataset) -> Any:
+    import tensorflow_datasets as tfds
+
+    features: dict[str, Any] = {"index": np.int64}
+    for name, column in _columns(dataset).items():
+        if name == "inputs" and hasattr(dataset.inputs, "encoded"):
+            features["image"] = tfds.features.Image()
+        elif column.dtype.kind in "OU":
+            features[name] = _text_feature(name, column)
+        elif name == "targets" and _are_labels(dataset):
+            features[name] = _label_feature(dataset)
+        else:
+            # Raw bytes keep every bit, which lists of numbers in records do not.
+            features[name] = tfds.features.Tensor(
+                shape=column.shape, dtype=column.dtype, encoding="bytes"
+            )
+    return tfds.features.FeaturesDict(_nested(features))
+
+
+def _text_feature(name: str, column: _Column) -> Any:
+    import tensorflow_datasets as tfds
+
+    if len(column.shape) > 1:
+        raise ValueError(f"{name}: expected texts (N,) or (N, parts), got (N, *{column.shape})")
+    text = tfds.features.Text()
+    return tfds.features.Sequence(text, length=column.shape[0]) if column.shape else text
+
+
+def _are_labels(dataset: Dataset) -> bool:
+    targets = dataset.targets
+    if not isinstance(targets, np.ndarray) or targets.ndim != 1 or dataset.num_classes is None:
+        return False
+    return targets.dtype.kind in "iu" and targets.min() >= 0 and targets.max() < dataset.num_classes
+
+
+def _label_feature(dataset: Dataset) -> Any:
+    import tensorflow_datasets as tfds
+
+    names = dataset.class_names
+    if names is None or len(set(names)) < len(names) or any("\n" in name for name in names):
+        return tfds.features.ClassLabel(num_classes=dataset.num_classes)
+    return tfds.features.ClassLabel(names=list(names))
+
+
+def _examples(dataset: Dataset, indices: np.ndarray) -> Iterator[dict[str, Any]]:
+    inputs: Any = dataset.inputs
+    encoded = hasattr(inputs, "encoded")
+    for start in range(0, len(indices), _CHUNK):
+        chunk = indices[start : start + _CHUNK]
+        arrays: dict[str, Any] = {"index": chunk}
+        if encoded:
+            arrays["image"] = [io.BytesIO(inputs.encoded(int(index))) for index in chunk]
+        else:
+            arrays["inputs"] = inputs[chunk]
+        if isinstance(dataset.targets, Mapping):
+            arrays |= {f"targets/{name}": array[chunk] for name, array in dataset.targets.items()}
+        else:
+            arrays["targets"] = dataset.targets[chunk]
+        if dataset.mask is not None:
+            arrays["mask"] = dataset.mask[chunk]
+        for row in range(len(chunk)):
+            yield _nested({name: array[row] for name, array in arrays.items()})
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``"targets/NAME"`` as an entry of ``"targets"``."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        group, slash, key = name.partition("/")
+        if slash:
+            nested.setdefault(group, {})[key] = value
+        else:
+            nested[name] = value
+    return nested
+
+
+def _get(record: Mapping[str, Any], name: str) -> Any:
+    group, slash, key = name.partition("/")
+    return record[group][key] if slash else record[name]
+
+
+def _parts(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The splits, and what belongs to none of them."""
+    parts = {name: np.asarray(indices) for name, indices in dataset.splits.items()}
+    rest = np.setdiff1d(np.arange(len(dataset.inputs)), np.concatenate(list(parts.values())))
+    return parts | ({_REST: rest} if rest.size else {})
+
+
+def _builder_class(config: Any) -> Any:
+    import tensorflow_datasets as tfds
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """A builder of a data set that is there already."""
+
+        VERSION = tfds.core.Version(VERSION)
+        BUILDER_CONFIGS = [config]  # noqa: RUF012 - as TensorFlow Datasets declares it
+        url_infos = None  # It downloads nothing.
+
+        def __init__(self, entry, dataset, metadata, progress, **options):
+            self.name = f"poolax_{entry.name}"
+            self._entry, self._data, self._metadata = entry, dataset, metadata
+            self._progress = progress
+            super().__init__(**options)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"{self._entry.title}. Preprocessing: {self._entry.preprocessing}.",
+                features=_features(self._data),
+                homepage=self._entry.source,
+                citation=self._entry.citation,
+                license=self._entry.licence,
+                disable_shuffling=True,
+                metadata=tfds.core.MetadataDict(self._metadata),
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {
+                name: self._generate_examples(name, indices)
+                for name, indices in _parts(self._data).items()
+            }
+
+        def _generate_examples(self, name, indices):
+            for number, example in enumerate(_examples(self._data, indices)):
+                yield number, example
+                if (number + 1) % _CHUNK == 0 or number + 1 == len(indices):
+                    self._progress(name, number + 1, len(indices))
+
+    return Builder
+
+
+def _read_columns(builder: Any, parts: list[str], metadata: Mapping[str, Any]):
+    """The arrays by name, in the order of the data set, and the record of each example."""
+    import tensorflow_datasets as tfds
+
+    skipped = {} if metadata["images"] is None else {"image": tfds.decode.SkipDecoding()}
+    indices: list[int] = []
+    columns: dict[str, Any] = {}
+    for part in parts:
+        source = builder.as_data_source(split=part, decoders=skipped)
+        for start in range(0, len(source), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(source)))
+            records = source.__getitems__(list(chunk))
+            places = [int(record["index"]) for record in records]
+            indices += places
+            for name, dtype in metadata["dtypes"].items():
+                if name == "inputs" and skipped:
+                    continue
+                values = _values([_get(record, name) for record in records], np.dtype(dtype))
+                if name not in columns:
+                    shape = (metadata["num_examples"], *values.shape[1:])
+                    columns[name] = np.empty(shape, values.dtype)
+                columns[name][places] = values
+    targets = {
+        name.removeprefix("targets/"): columns.pop(name)
+        for name in list(columns)
+        if name.startswith("targets/")
+    }
+    if targets:
+        columns["targets"] = targets
+    columns["index"] = np.array(indices)
+    record_of = np.empty(metadata["num_examples"], np.int64)
+    record_of[indices] = np.arange(len(indices))
+    return columns, record_of
+
+
+def _values(values: list[Any], dtype: np.dtype) -> np.ndarray:
+    if dtype.kind not in "OU":
+        return np.stack([np.asarray(value, dtype) for value in values])
+    if isinstance(values[0], bytes):
+        return np.array([value.decode() for value in values], dtype=object)
+    parts = [[part.decode() for part in value] for value in values]
+    return np.array(parts, dtype=object).reshape(len(values), -1)
