@@ -1,5 +1,7 @@
 """Language: a small GPT-2 on Python's own documentation."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
@@ -22,7 +24,8 @@ _NUM_PREFIXES = {"train": 2000, "validation": 400, "test": 400}
 def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     """The topic of a paragraph, and the next token of a text."""
     data = topics()
-    texts = data.inputs
+    texts: Any = data.inputs
+    topic: Any = data.targets
     preprocess = TextPreprocess(_tokenizer(texts[data.splits["train"]]), _MAX_TOKENS)
     ids, mask = preprocess(texts.tolist())
     train = data.splits["train"]
@@ -53,7 +56,7 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
             (prefixes, NextToken(_VOCAB_SIZE)),
         ),
         noisy=Noisy(embeddings, jnp.asarray(mask[chosen]), encode),
-        tokens=Tokens(np.asarray(values), data.targets[long], splits, classification),
+        tokens=Tokens(np.asarray(values), topic[long], splits, classification),
         noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
     )
 

@@ -1,5 +1,6 @@
 """Time series: a small patch transformer on sunspots and atmospheric carbon dioxide."""
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -12,8 +13,8 @@ from poolax.training.step import Progress
 
 _CONTEXT = 64
 _PATCH = 4
-_CO2 = {"context": _CONTEXT, "horizon": 26, "missing": "drop"}
-_SUNSPOTS = {"context": 32, "horizon": 8}
+# Half a year ahead, and most of a cycle of the sun.
+_WEEKS, _YEARS = 26, 8
 _CONFIG = MomentConfig(
     num_steps=_CONTEXT,
     patch_len=_PATCH,
@@ -40,16 +41,17 @@ def time_series(out: epath.Path, settings: Settings, progress: Progress) -> Stud
         schedule(settings, out, progress, learning_rate=3e-3),
         preprocess=preprocess,
     )
-    weekly_forecast = forecasting(weekly, **_CO2)
-    spans = {"context": _CONTEXT, "span": 2 * _PATCH}
+    weekly_forecast = forecasting(weekly, context=_CONTEXT, horizon=_WEEKS, missing="drop")
+    yearly_forecast = forecasting(yearly, context=_CONTEXT // 2, horizon=_YEARS)
+    hidden = imputation(weekly, context=_CONTEXT, span=2 * _PATCH, missing="drop")
     tasks = (
-        (weekly_forecast, Forecasting(_CO2["horizon"])),
-        (forecasting(yearly, **_SUNSPOTS), Forecasting(_SUNSPOTS["horizon"])),
-        (imputation(weekly, **spans, missing="drop"), Imputation(_CONTEXT)),
+        (weekly_forecast, Forecasting(_WEEKS)),
+        (yearly_forecast, Forecasting(_YEARS)),
+        (hidden, Imputation(_CONTEXT)),
     )
     test = weekly_forecast.splits["test"]
     chosen = test[np.linspace(0, len(test) - 1, min(settings.num_inputs, len(test))).astype(int)]
-    tokens, _ = moment.embed(moment.params, weekly_forecast.inputs[:])
+    tokens, _ = moment.embed(moment.params, jnp.asarray(weekly_forecast.inputs[:]))
     return Study(
         backbone=moment,
         tasks=tasks,
@@ -58,7 +60,7 @@ def time_series(out: epath.Path, settings: Settings, progress: Progress) -> Stud
             np.asarray(tokens),
             weekly_forecast.targets,
             dict(weekly_forecast.splits),
-            Forecasting(_CO2["horizon"]),
+            Forecasting(_WEEKS),
         ),
         noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
     )

@@ -1,5 +1,7 @@
 """Vision: a small Vision Transformer on scikit-learn's handwritten digits."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -26,6 +28,7 @@ def vision(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     )
     classification = Classification(10)
     masked = inpainting(data, output_grid=8)
+    hidden: Any = masked.targets
     segments = segmentation(data, output_grid=8)
     inputs = vit.preprocess(data.inputs[data.splits["test"][: settings.num_inputs]])
     embeddings, _ = vit.embed(vit.params, vit.preprocess(data.inputs))
@@ -34,7 +37,7 @@ def vision(out: epath.Path, settings: Settings, progress: Progress) -> Study:
         backbone=vit,
         tasks=(
             (data, classification),
-            (masked, Inpainting(masked.targets.shape[1])),
+            (masked, Inpainting(hidden.shape[1])),
             (segments, Segmentation(2, output_grid=8)),
         ),
         noisy=Noisy(inputs, None, vit),
