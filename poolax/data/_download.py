@@ -21,7 +21,9 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, 
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def fetch(download: Download, directory: pathlib.Path, progress: Progress = no_progress) -> pathlib.Path:
+def fetch(
+    download: Download, directory: pathlib.Path, progress: Progress = no_progress
+) -> pathlib.Path:
     """A file of a data set, downloaded unless it is there already and whole.
 
     Where the checksum is not known, that of the first download is written beside the file, and later
@@ -53,6 +55,7 @@ def fetch(download: Download, directory: pathlib.Path, progress: Progress = no_p
     path.unlink(missing_ok=True)
     pooch.get_logger().setLevel("WARNING")
     reporter: Any = _Reporter(download.file, progress)
+    downloader: Any = pooch.HTTPDownloader(progressbar=reporter, chunk_size=_CHUNK)
     with tempfile.TemporaryDirectory(prefix=".download.", dir=directory) as temporary:
         try:
             fetched = pooch.retrieve(
@@ -60,7 +63,7 @@ def fetch(download: Download, directory: pathlib.Path, progress: Progress = no_p
                 known_hash=None,
                 fname=path.name,
                 path=temporary,
-                downloader=pooch.HTTPDownloader(progressbar=reporter, chunk_size=_CHUNK),
+                downloader=downloader,
             )
         except requests.RequestException as error:
             raise ConnectionError(f"{download.url}: expected a download, got: {error}") from error

@@ -95,7 +95,9 @@ def way_to_prepare(found: Entry, data_dir: epath.PathLike | None = None) -> Way:
             f"{found.name}: expected TensorFlow, which TFDS's own builder {tfds.name!r} needs to "
             f"prepare it and which is not installed, or {files}"
         )
-    raise ValueError(f"{found.name}: expected {files}; its publisher offers no download without account")
+    raise ValueError(
+        f"{found.name}: expected {files}; its publisher offers no download without account"
+    )
 
 
 def ready_directory(
