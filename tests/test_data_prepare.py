@@ -552,7 +552,7 @@ def test_hellaswag_by_the_builder_of_tfds(tmp_path, monkeypatch):
                 "activity_label": "x",
                 "split_type": "indomain" if number % 4 < 2 else "zeroshot",
                 "source_id": "wikihow~1" if number % 2 else "activitynet~1",
-            }  # fmt: skip
+            }
         )
 
     paths = {}
