@@ -338,7 +338,7 @@ def _measure_tbm(model, name, tokens, data, radius, settings, folder) -> dict[st
         "num_heads": model.num_heads,
         "radius": radius,
         "num_inputs": len(inputs),
-        "test_accuracy": float(trained.test_score[0, 0]),
+        "test_accuracy": float(trained.test_metrics["accuracy"][0, 0]),
         "measured_real": float(jnp.max(real)),
         "measured_real_median": float(jnp.median(real)),
         "measured_adversarial": float(found.value),

@@ -32,7 +32,6 @@ from poolax.training import (
     extract_states,
     head_directory,
     load_head,
-    pretrain_masked_patches,
     sweep,
     sweep_states,
     train_heads,
@@ -98,7 +97,7 @@ def test_heads_trained_together_on_four_devices_equal_one_at_a_time_on_one(name)
             assert_close(one, other, 2e-5)
     outputs = module.apply({"params": alone}, states[splits["test"]], mask[splits["test"]])
     accuracy = (np.argmax(outputs, -1) == targets[splits["test"]]).mean()
-    assert_close(heads.test_score[0, -1], accuracy)
+    assert_close(heads.test_metrics["accuracy"][0, -1], accuracy)
 
 
 def test_epochs_compile_once():
@@ -191,6 +190,13 @@ def test_features_of_texts():
     assert_close(tokens.states, bert(ids, mask).states, 1e-5)
     with pytest.raises(ValueError, match=r"mask: expected None for texts"):
         extract_states(bert, texts, mask)
+    # Token ids are not tokenised again; their mask is theirs, or all of them are real.
+    given = extract_states(bert, ids, mask, batch_size=2)
+    np.testing.assert_array_equal(given.mask, mask)
+    assert_close(given.states, tokens.states, 1e-6)
+    assert_close(extract_states(bert, ids).states, bert(ids).states, 1e-5)
+    pairs = extract_states(bert, ids.reshape(2, 2, -1), mask.reshape(2, 2, -1))
+    assert_close(pairs.states.reshape(tokens.states.shape), tokens.states, 1e-5)
 
 
 def test_features_and_records_of_series():
@@ -358,67 +364,6 @@ def test_a_diverged_head_stops_nobody_else():
     assert np.isfinite(heads.train_loss[0, 0]).all()
 
 
-def pretrain(**changes):
-    options = {
-        "epochs": 4,
-        "batch_size": 32,
-        "checkpoint_every": 2,
-        "preprocess": ImagePreprocess(1 / 16),
-    }
-    return pretrain_masked_patches(CONFIG, digits().inputs[:90], **options | changes)
-
-
-def test_pretraining_learns_and_resumes_bit_for_bit(tmp_path):
-    whole = pretrain()
-
-    def stop(description, done, total):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    # Interrupted in the fourth epoch, after the checkpoint of the second.
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(out=tmp_path, progress=stop)
-    done = []
-    resumed = pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
-    assert done == [3, 4]
-    for one, other in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
-        np.testing.assert_array_equal(one, other)
-    done.clear()
-    pretrain(out=tmp_path, progress=lambda d, k, n: done.append(k))
-    assert not done
-    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in seed"):
-        pretrain(out=tmp_path, seed=1)
-    with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in inputs"):
-        pretrain(out=tmp_path, preprocess=ImagePreprocess(1 / 8))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, r"epochs: .* >= 1, got 0"),
-        ({"hidden_fraction": 1.0}, r"hidden_fraction: expected a finite number > 0 and < 1, got 1"),
-        ({"learning_rate": -1.0}, r"learning_rate: expected a finite number > 0, got -1"),
-        ({"preprocess": lambda x: x[:, :4]}, r"images: expected shape \('N', 8, 8, 1\)"),
-    ],
-)
-def test_bad_pretraining_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        pretrain(**changes)
-
-
-def test_pretraining_that_diverges_says_so():
-    with pytest.raises(
-        FloatingPointError, match=r"pretraining diverged in epoch \d at learning rate 1e\+30"
-    ):
-        pretrain(learning_rate=1e30, epochs=8)
-
-
-def test_pretraining_needs_a_mask_token():
-    config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
-    with pytest.raises(ValueError, match=r"config: expected use_mask_token=True"):
-        pretrain_masked_patches(config, digits().inputs)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -432,7 +377,7 @@ def test_pretraining_needs_a_mask_token():
         ({"learning_rates": (-1.0,)}, r"learning_rates: expected a finite number > 0, got -1"),
         ({"targets": np.full(50, 3)}, r"targets: expected labels from 0 to 2, got 3 to 3"),
         ({"targets": np.zeros(50)}, r"targets: expected whole numbers of shape \(N,\), got float64"),
-        ({"targets": np.zeros(49, int)}, r"states: expected shape \(N, n, d\) with N = 49"),
+        ({"targets": np.zeros(49, int)}, r"states: expected one row for each of 49 targets"),
         ({"mask": np.ones((50, 4), bool)}, r"mask: expected bool\[50, 5\], got bool\[50, 4\]"),
         ({"mask": np.ones((50, 5))}, r"mask: expected bool\[50, 5\], got float64"),
         ({"states": np.zeros((50, 0, 8))}, r"states: .*n = 0"),
@@ -495,11 +440,11 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
-from poolax.training import Classification, pretrain_masked_patches, sweep
+from poolax.training import Classification, Schedule, pretrain_masked_patches, sweep
 assert jax.local_device_count() == int(sys.argv[1])
 config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
-vit = pretrain_masked_patches(config, digits().inputs[:100], preprocess=ImagePreprocess(1 / 16),
-                              epochs=2, batch_size=30)
+vit = pretrain_masked_patches(config, digits().inputs[:100], Schedule(epochs=2, batch_size=30),
+                              preprocess=ImagePreprocess(1 / 16))
 rows = sweep(vit, digits(), Classification(10), poolers=["last", "max", "wavg", "attn"], seeds=2,
              epochs=2, batch_size=50)
 json.dump([row["train_loss"] + row["validation_loss"] for row in rows], sys.stdout)

@@ -23,14 +23,14 @@ def extract_states(
 
     Args:
         backbone: A frozen backbone.
-        inputs: Raw inputs, shape ``(N, ...)``, or texts; the backbone's ``preprocess`` is applied, but
-            token ids pass as they are.
+        inputs: Raw inputs, shape ``(N, ...)``, or texts, shape ``(N,)`` or ``(N, parts)``; the
+            backbone's ``preprocess`` is applied.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         batch_size: Inputs at a time over all devices.
         progress: Called with a description, the number done and the total.
 
     Returns:
-        The states and their mask as NumPy arrays.
+        The states, shape ``(N, n, d)`` or ``(N, parts, n, d)``, and their mask as NumPy arrays.
 
     Raises:
         ValueError: if there is no input, or as the backbone raises.
@@ -46,7 +46,7 @@ def extract_states(
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")
     if getattr(backbone.preprocess, "on_host", False):
-        inputs, mask = backbone.prepare(inputs, mask)
+        inputs, mask = _prepare_texts(backbone, inputs, mask)
         backbone = dataclasses.replace(backbone, preprocess=None)
     arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
 
@@ -54,3 +54,11 @@ def extract_states(
         return backbone.apply(params, *backbone.prepare(batch["inputs"], batch.get("mask")))
 
     return Mapper(forward, batch_size)(backbone.params, arrays, progress, "features")
+
+
+def _prepare_texts(backbone, texts, mask):
+    if np.issubdtype(np.asarray(texts).dtype, np.integer):  # token ids already
+        return texts, mask
+    shape = np.shape(texts)
+    ids, mask = map(np.asarray, backbone.prepare(np.ravel(texts).tolist(), mask))
+    return ids.reshape(*shape, -1), mask.reshape(*shape, -1)

@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
-from poolax.pooling import Pooler, from_config
+from poolax.pooling import from_config
 from poolax.training.step import (
     Mapper,
     Progress,
@@ -25,6 +25,7 @@ from poolax.training.step import (
     take,
 )
 from poolax.training.tasks import Task
+from poolax.training.token_head import TokenHead
 
 
 class HeadModule(nn.Module):
@@ -46,6 +47,11 @@ class HeadModule(nn.Module):
     ) -> Float[Array, "*batch k"]:
         """Token states to outputs."""
         return nn.Dense(self.num_outputs, name="output")(self.pooler(z, mask))
+
+
+def head_module(pooler: nn.Module, num_outputs: int) -> nn.Module:
+    """The head of a pooler; a :class:`TokenHead` is one already."""
+    return pooler if isinstance(pooler, TokenHead) else HeadModule(pooler, num_outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +86,12 @@ class Head:
         width = self.variables["params"]["output"]["kernel"].shape[0]
         if jnp.shape(states)[-1:] != (width,):
             raise ValueError(f"states: expected width {width}, got shape {jnp.shape(states)}")
-        module = HeadModule(self.pooler, self.config["num_outputs"])
+        module = head_module(self.pooler, self.config["num_outputs"])
         outputs = module.apply(self.variables, states, mask)
         return jnp.asarray(outputs)
 
 
-def load_head(directory: epath.PathLike, *, pooler: Pooler | None = None) -> Head:
+def load_head(directory: epath.PathLike, *, pooler: nn.Module | None = None) -> Head:
     """Load a head that a sweep saved, on any number of devices.
 
     Args:
@@ -104,7 +110,8 @@ def load_head(directory: epath.PathLike, *, pooler: Pooler | None = None) -> Hea
     if pooler is None:
         if config["pooler"] is None:
             raise ValueError(f"pooler: expected the pooler of {directory}, which has no name")
-        pooler = from_config(config["pooler"])
+        tokens = config["pooler"]["name"] == TokenHead.__name__
+        pooler = TokenHead(**config["pooler"]["options"]) if tokens else from_config(config["pooler"])
     variables = jax.tree.map(jnp.asarray, restore_checkpoint(directory))
     return Head(pooler=pooler, variables=variables, config=config)
 
@@ -117,24 +124,26 @@ class TrainedHeads:
         variables: Variables on the host.
         train_loss: Mean loss of each epoch, shape (group, run, epochs).
         validation_loss: After each epoch, shape (group, run, epochs).
-        validation_score: After the last epoch, shape (group, run).
-        test_score: After the last epoch, shape (group, run).
+        validation_metrics: Each metric after the last epoch, shape (group, run).
+        test_metrics: Each metric after the last epoch, shape (group, run).
+        test_scores: Score of each test example, shape (group, run, N, ...).
         diverged: Whether a loss was not finite, shape (group, run).
     """
 
     variables: PyTree
     train_loss: np.ndarray
     validation_loss: np.ndarray
-    validation_score: np.ndarray
-    test_score: np.ndarray
+    validation_metrics: Mapping[str, np.ndarray]
+    test_metrics: Mapping[str, np.ndarray]
+    test_scores: np.ndarray
     diverged: np.ndarray
 
 
 def train_heads(
-    module: HeadModule,
-    states: Float[np.ndarray, "group N n d"],
-    mask: Bool[np.ndarray, "N n"] | None,
-    targets: np.ndarray,
+    module: nn.Module,
+    states: Float[np.ndarray, "group N *parts n d"],
+    mask: Bool[np.ndarray, "N *parts n"] | None,
+    targets: PyTree,
     task: Task,
     *,
     splits: Mapping[str, np.ndarray],
@@ -153,7 +162,7 @@ def train_heads(
         module: Structure of the heads.
         states: Token states; a group axis for states that differ, such as pooled ones.
         mask: True at real tokens; ``None`` if all are real.
-        targets: Targets, shape ``(N, ...)``.
+        targets: Targets, shape ``(N, ...)``, or a mapping to such arrays.
         task: Loss and score.
         splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
         runs: Learning rate and seed of each run.
@@ -183,24 +192,25 @@ def train_heads(
     rates, seeds = (jnp.asarray(column) for column in zip(*runs, strict=True))
     state = put(stack([initial(rates, seeds)] * num_groups))
     params = take(state[0])
-    train_loss, validation_loss, scores = [], [], {}
+    train_loss, validation_loss, validation_scores = [], [], np.zeros(0)
     for epoch in range(epochs):
         batches = stack([epoch_batches(seed, epoch, len(train), batch_size) for _, seed in runs])
         state, losses = trainer.epoch(state, data, batches)
         train_loss.append(losses)
         params = take(state[0])
-        loss, scores["validation"] = evaluate(params, splits["validation"])
+        loss, validation_scores = evaluate(params, splits["validation"])
         validation_loss.append(loss)
         progress(description, epoch + 1, epochs)
-    test_loss, scores["test"] = evaluate(params, splits["test"])
+    test_loss, test_scores = evaluate(params, splits["test"])
     train_loss, validation_loss = np.stack(train_loss, -1), np.stack(validation_loss, -1)
     finite = np.isfinite(train_loss).all(-1) & np.isfinite(validation_loss).all(-1)
     return TrainedHeads(
         variables={"params": params},
         train_loss=train_loss,
         validation_loss=validation_loss,
-        validation_score=scores["validation"],
-        test_score=scores["test"],
+        validation_metrics=_metrics(task, validation_scores, targets, splits["validation"]),
+        test_metrics=_metrics(task, test_scores, targets, splits["test"]),
+        test_scores=test_scores,
         diverged=~(finite & np.isfinite(test_loss)),
     )
 
@@ -208,11 +218,21 @@ def train_heads(
 def _select(states, mask, targets, indices):
     """What a loss reads, with the group axis in front of every array."""
     groups = states.shape[0]
-    selected = {"targets": np.broadcast_to(targets[indices], (groups, *targets[indices].shape))}
-    selected["states"] = states[:, indices]
+
+    def shared(array):
+        return np.broadcast_to(array[indices], (groups, *array[indices].shape))
+
+    selected = {"targets": jax.tree.map(shared, targets), "states": states[:, indices]}
     if mask is not None:
-        selected["mask"] = np.broadcast_to(mask[indices], (groups, *mask[indices].shape))
+        selected["mask"] = shared(mask)
     return selected
+
+
+def _metrics(task, scores, targets, indices):
+    """The task's metrics of scores (group, run, N, ...), each of shape (group, run)."""
+    chosen = jax.tree.map(lambda array: array[indices], targets)
+    rows = [[task.metrics(of_run, chosen) for of_run in of_group] for of_group in scores]
+    return {name: np.array([[run[name] for run in row] for row in rows]) for name in rows[0][0]}
 
 
 def _loss_fn(module, task):
@@ -226,7 +246,7 @@ def _loss_fn(module, task):
 
 
 class _Evaluation:
-    """Mean loss and score of all heads on some examples."""
+    """Mean loss of all heads on some examples, and their scores (group, run, N, ...)."""
 
     def __init__(self, module, task, states, mask, targets, batch_size=256):
         def of_head(params, batch):
@@ -238,7 +258,7 @@ class _Evaluation:
             per_example = jax.vmap(of_runs)(
                 params, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), batch)
             )
-            return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), per_example)
+            return jax.tree.map(lambda a: jnp.moveaxis(a, 2, 0), per_example)
 
         self._states, self._mask, self._targets = states, mask, targets
         self._mapper = Mapper(of_all, batch_size)
@@ -247,4 +267,4 @@ class _Evaluation:
         selected = _select(self._states, self._mask, self._targets, indices)
         by_example = jax.tree.map(lambda a: np.swapaxes(a, 0, 1), selected)
         losses, scores = self._mapper(params, by_example)
-        return losses.mean(axis=0), scores.mean(axis=0)
+        return losses.mean(axis=0), np.moveaxis(scores, 0, 2)

@@ -23,12 +23,13 @@ from poolax._paths import absolute_path
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
 from poolax.training.features import extract_states
-from poolax.training.heads import HeadModule, train_heads
+from poolax.training.heads import head_module, train_heads
 from poolax.training.records import Records, digest, environment, fingerprint
 from poolax.training.step import Mapper, Progress, no_progress
 from poolax.training.tasks import Task
+from poolax.training.token_head import TokenHead
 
-PoolerLike = str | Pooler
+PoolerLike = str | Pooler | TokenHead
 _RECORDS = "records.jsonl"
 
 
@@ -107,22 +108,26 @@ def sweep(
     }
     plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
     task.check_targets(dataset.targets)
-    _check_splits(dataset.splits, len(dataset.targets))
+    _check_splits(dataset.splits, len(dataset.inputs))
     if not plan.pending():
         return plan.records()
     started = time.perf_counter()
     tokens = extract_states(backbone, dataset.inputs, dataset.mask, progress=progress)
     plan.extra["features_wall_s"] = round(time.perf_counter() - started, 3)
-    _check_states(tokens.states, tokens.mask)
-    num_prefix = 0 if include_prefix else tokens.num_prefix
-    plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, num_prefix, progress)
+    _check_states(tokens.states, tokens.mask, task)
+    # A token head stands for patches alone, whatever enters the poolers.
+    prefixes = {
+        label: tokens.num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
+        for label, pooler in named.items()
+    }
+    plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, prefixes, progress)
     return plan.records()
 
 
 def sweep_states(
-    states: Float[np.ndarray, "N n d"],
-    mask: Bool[np.ndarray, "N n"] | None,
-    targets: np.ndarray,
+    states: Float[np.ndarray, "N *parts n d"],
+    mask: Bool[np.ndarray, "N *parts n"] | None,
+    targets: np.ndarray | Mapping[str, np.ndarray],
     task: Task,
     *,
     splits: Mapping[str, np.ndarray],
@@ -138,9 +143,10 @@ def sweep_states(
     """Compare poolers on token states of any model.
 
     Args:
-        states: Token states, shape ``(N, n, d)``, NumPy or JAX.
-        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
-        targets: Targets, shape ``(N, ...)``.
+        states: Token states, shape ``(N, n, d)``, NumPy or JAX; ``(N, parts, n, d)`` for a task whose
+            examples have several sequences.
+        mask: True at real tokens, shape ``(N, n)`` or ``(N, parts, n)``; ``None`` if all are real.
+        targets: Targets, shape ``(N, ...)``, or a mapping from names to such arrays.
         task: What the heads predict.
         splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
         poolers: Names or poolers, or a mapping from labels to them; ``"last"`` is the last token.
@@ -173,27 +179,29 @@ def sweep_states(
         >>> [row["pooler"] for row in records], records[0]["test"]
         (['avg', 'max'], 1.0)
     """
-    states, targets = np.asarray(states), np.asarray(targets)
+    states = np.asarray(states)
+    targets = jax.tree.map(np.asarray, dict(targets) if isinstance(targets, Mapping) else targets)
     check_tokens("states", states)
-    if states.ndim != 3 or len(states) != len(targets):
+    task.check_targets(targets)
+    num_targets = {len(array) for array in jax.tree.leaves(targets)}
+    if num_targets != {len(states)}:
         raise ValueError(
-            f"states: expected shape (N, n, d) with N = {len(targets)} targets, got {states.shape}"
+            f"states: expected one row for each of {max(num_targets)} targets, got {states.shape}"
         )
     if mask is not None:
         mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != states.shape[:2]:
+        if mask.dtype != np.bool_ or mask.shape != states.shape[:-1]:
             raise ValueError(
-                f"mask: expected bool{list(states.shape[:2])}, got {mask.dtype}{list(mask.shape)}"
+                f"mask: expected bool{list(states.shape[:-1])}, got {mask.dtype}{list(mask.shape)}"
             )
         states = np.where(mask[..., None], states, np.zeros((), states.dtype))
-    _check_states(states, mask)
-    task.check_targets(targets)
-    named = {label: from_name(pooler) for label, pooler in _label(poolers).items()}
-    _check_splits(splits, len(targets))
+    _check_states(states, mask, task)
+    named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
+    _check_splits(splits, len(states))
     source = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
     plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
     if plan.pending():
-        plan.run(states, mask, targets, splits, 0, progress)
+        plan.run(states, mask, targets, splits, dict.fromkeys(named, 0), progress)
     return plan.records()
 
 
@@ -240,18 +248,21 @@ class _Plan:
     def records(self):
         return Records(self.finished[key] for key in self.ids)
 
-    def run(self, states, mask, targets, splits, num_prefix, progress):
+    def run(self, states, mask, targets, splits, prefixes, progress):
         missing = {
             label: tuple(run for run in self.runs if (label, run) not in self.finished)
             for label in self.poolers
         }
-        tokens = {label: _tokens(p, states, mask, num_prefix) for label, p in self.poolers.items()}
+        tokens = {
+            label: _tokens(pooler, states, mask, prefixes[label])
+            for label, pooler in self.poolers.items()
+        }
         fixed = [label for label, p in self.poolers.items() if _is_fixed(p, tokens[label][0])]
         # What a fixed pooler needs is d numbers an example, and such heads share one structure.
         for runs in dict.fromkeys(missing[label] for label in fixed if missing[label]):
             labels = [label for label in fixed if missing[label] == runs]
             pooled = np.stack([_pool(self.poolers[label], *tokens[label]) for label in labels])
-            pooled = pooled[:, :, None]
+            pooled = pooled[..., None, :]
             self._train(labels, runs, AveragePool(), pooled, None, targets, splits, progress)
         for label, pooler in self.poolers.items():
             if label not in fixed and missing[label]:
@@ -263,7 +274,7 @@ class _Plan:
     def _train(self, labels, runs, pooler, states, mask, targets, splits, progress):
         started = time.perf_counter()
         heads = train_heads(
-            HeadModule(pooler, self.task.num_outputs),
+            head_module(pooler, self.task.num_outputs),
             states,
             mask,
             targets,
@@ -276,7 +287,9 @@ class _Plan:
             description=", ".join(labels),
         )
         wall_s = round(time.perf_counter() - started, 3)
-        baseline = self.task.baseline(targets[splits["train"]], targets[splits["test"]])
+        train, test = (_rows(targets, splits[name]) for name in ("train", "test"))
+        baseline = self.task.baseline(train, test)
+        metric = self.task.metric
         rows = {}
         for group, label in enumerate(labels):
             for index, run in enumerate(runs):
@@ -293,8 +306,11 @@ class _Plan:
                     "seed": run[1],
                     "epochs": self.epochs,
                     "batch_size": self.batch_size,
-                    "validation": float(heads.validation_score[place]),
-                    "test": float(heads.test_score[place]),
+                    "validation": float(heads.validation_metrics[metric][place]),
+                    "test": float(heads.test_metrics[metric][place]),
+                    "test_metrics": {
+                        name: float(value[place]) for name, value in heads.test_metrics.items()
+                    },
                     "baseline": baseline,
                     "train_loss": heads.train_loss[place].tolist(),
                     "validation_loss": heads.validation_loss[place].tolist(),
@@ -357,11 +373,17 @@ def _check_splits(splits, num_examples):
             )
 
 
-def _check_states(states, mask):
-    if np.ndim(states) != 3:
+def _rows(targets, indices):
+    return jax.tree.map(lambda array: array[indices], targets)
+
+
+def _check_states(states, mask, task):
+    parts = () if task.num_parts == 1 else (task.num_parts,)
+    if np.ndim(states) != 3 + len(parts) or np.shape(states)[1:-2] != parts:
+        axes = f"(N, {task.num_parts}, n, d)" if parts else "(N, n, d)"
         raise ValueError(
-            f"states: expected shape (N, n, d), got {np.shape(states)}; channels are samples of their "
-            "own, each with its target"
+            f"states: expected shape {axes} for {task.name}, got {np.shape(states)}"
+            + ("" if parts else "; channels are samples of their own, each with its target")
         )
     finite = np.isfinite(states).all(axis=-1)
     if mask is not None:
@@ -387,15 +409,19 @@ def _label(poolers):
     return named
 
 
+def _as_module(pooler):
+    return pooler if isinstance(pooler, TokenHead) else from_name(pooler)
+
+
 def _summary_pooler(pooler, summary_token):
-    return FirstPool() if pooler == "last" and summary_token == "first" else from_name(pooler)
+    return FirstPool() if pooler == "last" and summary_token == "first" else _as_module(pooler)
 
 
 def _tokens(pooler, states, mask, num_prefix):
     if num_prefix == 0 or isinstance(pooler, FirstPool):
         return states, mask
     if mask is None:
-        return states[:, num_prefix:], None
+        return states[..., num_prefix:, :], None
     # The first real tokens, which padding on the left puts anywhere.
     return states, mask & (np.cumsum(mask, axis=-1) > num_prefix)
 
@@ -416,6 +442,9 @@ def _pool(pooler, states, mask):
 
 
 def _config_or_none(pooler):
+    if isinstance(pooler, TokenHead):
+        options = {"num_classes": pooler.num_classes, "output_grid": pooler.output_grid}
+        return {"name": TokenHead.__name__, "options": options}
     try:
         return to_config(pooler)
     except ValueError:
@@ -429,7 +458,7 @@ def _describe(pooler: nn.Module):
 def _describe_preprocess(preprocess, inputs):
     """What was done to the inputs; series say whether they were resampled."""
     if isinstance(preprocess, SeriesPreprocess):
-        return preprocess.describe(np.shape(inputs)[-1])
+        return preprocess.describe(inputs.shape[-1])
     return None if preprocess is None else repr(preprocess)
 
 

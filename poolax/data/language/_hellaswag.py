@@ -67,8 +67,8 @@ def read_hellaswag_tfds(builder: Any) -> Dataset:
         rows = []
         for index, task in enumerate(builder.as_data_source(split=name)):
             task = {
-                "ctx": task["context"].decode(),
-                "endings": [ending.decode() for ending in task["endings"]],
+                "ctx": _text(task["context"]),
+                "endings": [_text(ending) for ending in task["endings"]],
                 "label": int(task["label"]),
             }
             odd = _odd(task)
@@ -76,7 +76,11 @@ def read_hellaswag_tfds(builder: Any) -> Dataset:
                 raise ValueError(f"{_NAME}, {name} {index}: expected {odd[0]}, got {odd[1]}")
             rows.append(task)
         parts[split] = _columns(rows)
-    return _dataset(parts, _PUBLISHED_NOTES)
+    return _dataset(parts, (*_PUBLISHED_NOTES, "in the order of the TFDS builder, which shuffles"))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _dataset(parts, notes):

@@ -1,5 +1,6 @@
 """Images: public data sets, and the tasks that are made of them."""
 
+from poolax.data._entry import Entry
 from poolax.data.vision import (
     _celeba,
     _cifar,
@@ -22,7 +23,7 @@ from poolax.data.vision._inpainting import inpainting as inpainting
 from poolax.data.vision._segmentation import grid_labels as grid_labels
 from poolax.data.vision._segmentation import segmentation as segmentation
 
-ENTRIES = (
+ENTRIES: tuple[Entry, ...] = (
     *_cifar.ENTRIES,
     *_imagenet.ENTRIES,
     *_cub.ENTRIES,

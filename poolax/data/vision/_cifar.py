@@ -10,8 +10,9 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import ImageArrays
-from poolax.data.vision._lists import HELD_OUT, check_labels, hold_out, splits_of
+from poolax.data.vision._lists import check_labels, splits_of
 from poolax.data.vision._tfds import ImageRecords, Records
 
 _SIDE = 32
@@ -77,9 +78,9 @@ def _read_tfds(layout: _Layout, builder: Any, *, size: int = _SIDE) -> Dataset:
 
 
 def _dataset(
-    layout: _Layout, inputs: Any, labels: np.ndarray, splits: Any, class_names: Sequence[str]
+    layout: _Layout, inputs: Any, labels: np.ndarray, splits: Any, class_names: Sequence[str] | None
 ) -> Dataset:
-    notes = [HELD_OUT]
+    notes = [VALIDATION_NOTE]
     for split, published in _SIZES.items():
         if len(splits[split]) != published:
             notes.append(f"{len(splits[split])} of the {published} published {split} images")
@@ -91,7 +92,7 @@ def _dataset(
         source=_SOURCE,
         licence=_LICENCE,
         num_classes=layout.num_classes,
-        class_names=tuple(class_names),
+        class_names=None if class_names is None else tuple(class_names),
         notes=tuple(notes),
     )
 

@@ -7,8 +7,9 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
-from poolax.data.vision._lists import HELD_OUT, hold_out, root_of, rows, splits_of, whole_number
+from poolax.data.vision._lists import root_of, rows, splits_of, whole_number
 from poolax.data.vision._tfds import ImageRecords, Records
 
 _SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
@@ -36,7 +37,7 @@ def read_cub200(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: Fit =
     training = np.asarray([is_training[number] for number in files], bool)
     splits = {"train": np.flatnonzero(training), "test": np.flatnonzero(~training)}
     inputs = ImageFiles(root / "images", tuple(files.values()), size=size, fit=fit)
-    return _dataset(inputs, targets, splits, names)
+    return _dataset(inputs, targets, splits, len(names), names)
 
 
 def _numbers(root: epath.Path, file: str, files: dict[str, str], low: int, high: int) -> dict[str, int]:
@@ -58,10 +59,17 @@ def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Da
     records = Records(builder, ("train", "test"))
     labels = records.column("label").astype(np.int32)
     inputs = ImageRecords(records, size=size, fit=fit)
-    return _dataset(inputs, labels, splits_of(records.counts), records.class_names())
+    num_classes = builder.info.features["label"].num_classes
+    return _dataset(inputs, labels, splits_of(records.counts), num_classes, records.class_names())
 
 
-def _dataset(inputs: Any, labels: np.ndarray, splits: Any, names: tuple[str, ...]) -> Dataset:
+def _dataset(
+    inputs: Any,
+    labels: np.ndarray,
+    splits: Any,
+    num_classes: int,
+    class_names: tuple[str, ...] | None,
+) -> Dataset:
     return Dataset(
         name="cub200",
         inputs=inputs,
@@ -69,9 +77,9 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, names: tuple[str, ...
         splits=hold_out(splits, labels),
         source=_SOURCE,
         licence=_LICENCE,
-        num_classes=len(names),
-        class_names=names,
-        notes=(HELD_OUT,),
+        num_classes=num_classes,
+        class_names=class_names,
+        notes=(VALIDATION_NOTE,),
     )
 
 

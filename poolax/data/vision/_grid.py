@@ -10,23 +10,25 @@ from poolax.data._dataset import Dataset
 _BATCH = 256
 
 
-def grid_of(dataset: Dataset, output_grid: int) -> tuple[int, int]:
+def grid_of(dataset: Dataset, output_grid: int | None) -> tuple[int, int]:
     """Cells and pixels a side: at most one cell a pixel, and cells of whole pixels.
 
     Args:
         dataset: Square images ``(N, side, side, channels)``.
-        output_grid: Cells a side that are asked for.
+        output_grid: Cells a side that are asked for; ``None`` for one a pixel.
 
     Returns:
         Cells a side and pixels a side.
     """
-    check_count("output_grid", output_grid)
     shape = dataset.inputs.shape
     if len(shape) != 4 or shape[1] != shape[2]:
         raise ValueError(
             f"dataset: expected square images of shape (N, side, side, channels), got {shape}"
         )
     side = shape[1]
+    if output_grid is None:
+        return side, side
+    check_count("output_grid", output_grid)
     grid = min(output_grid, side)
     if side % grid:
         raise ValueError(f"output_grid: expected a divisor of {side} pixels a side, got {output_grid}")

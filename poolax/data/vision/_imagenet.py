@@ -9,11 +9,10 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Entry
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
-    HELD_OUT,
     PUBLISHED_TEST_HAS_NO_LABELS,
-    hold_out,
     rows,
     splits_of,
 )
@@ -76,7 +75,7 @@ def _read_tfds(
 ) -> Dataset:
     """The same from the prepared TFDS builder; looks through all records for their labels."""
     records = Records(builder, ("train", "validation"))
-    known = records.class_names()
+    known = builder.info.features["label"].names
     chosen, note = _chosen(classes, sorted(known), builder.info.full_name)
     position = np.full(len(known), -1, np.int32)
     position[[known.index(synset) for synset in chosen]] = np.arange(len(chosen))
@@ -98,7 +97,7 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, chosen: Sequence[str]
         licence=_LICENCE,
         num_classes=len(chosen),
         class_names=tuple(chosen),
-        notes=(note, HELD_OUT, PUBLISHED_TEST_HAS_NO_LABELS),
+        notes=(note, VALIDATION_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
     )
 
 

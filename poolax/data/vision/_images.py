@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from poolax._checks import check_choice, check_count
 
 Fit = Literal["crop", "pad"]
+_FITS: dict[str, Any] = {"crop": ImageOps.fit, "pad": ImageOps.pad}
 IMAGE_SIZE = 224
 VOID = 255
 
@@ -73,9 +74,6 @@ def fit_labels(labels: np.ndarray, size: int, fit: Fit) -> np.ndarray:
     image = Image.fromarray(labels)
     fitted = _FITS[fit](image, (size, size), method=Image.Resampling.NEAREST, **options)
     return np.asarray(fitted)
-
-
-_FITS: dict[str, Any] = {"crop": ImageOps.fit, "pad": ImageOps.pad}
 
 
 class Images(abc.ABC):

@@ -64,8 +64,7 @@ def inpainting(
     check_choice("mask", mask, ("centre", "blocks"))
     if not 0 <= fill <= 1:
         raise ValueError(f"fill: expected a number from 0 to 1, got {fill}")
-    side = dataset.inputs.shape[1]
-    grid, side = grid_of(dataset, side if full_resolution else output_grid)
+    grid, side = grid_of(dataset, None if full_resolution else output_grid)
     white = white_of(dataset)
     if mask == "centre":
         if num_blocks is not None:
@@ -192,12 +191,11 @@ def _targets(
     for chosen, images in batches(dataset):
         tiled = images.reshape(-1, grid, cell, grid, cell, channels)
         means = np.mean(tiled, axis=(2, 4), dtype=np.float64) / white
-        hidden = np.all(masks(chosen).reshape(-1, grid, cell, grid, cell), axis=(2, 4), keepdims=True)
-        hidden = hidden.reshape(-1, grid, grid, 1)
-        if not hidden.reshape(len(chosen), -1).any(axis=1).all():
+        hidden = np.asarray(masks(chosen).reshape(-1, grid, cell, grid, cell).all(axis=(2, 4)))
+        if isinstance(masks, _Blocks) and not hidden.reshape(len(chosen), -1).any(axis=1).all():
             raise ValueError(
-                f"block: expected blocks that hide a cell of {cell} pixels a side, got {masks}"
+                f"block: expected blocks that hide a cell of {cell} pixels a side, got {masks.block}"
             )
-        scored = np.where(hidden, means, np.nan)[:, low:high, low:high]
+        scored = np.where(hidden[..., None], means, np.nan)[:, low:high, low:high]
         targets[chosen] = scored.reshape(len(chosen), -1)
     return targets

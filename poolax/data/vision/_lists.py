@@ -1,11 +1,10 @@
-"""Lists of images, and the validation split where the publisher has none."""
+"""Lists of images and their labels."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-HELD_OUT = "validation: a stratified 10 % of the published training split, fixed"
 PUBLISHED_TEST_HAS_NO_LABELS = (
     "test: the published validation split, for the labels of the published test split are not public"
 )
@@ -22,10 +21,14 @@ def rows(path: epath.Path, num_columns: int) -> list[tuple[str, list[str]]]:
         Of each line that is not blank, ``"FILE:LINE"`` for errors and the columns.
 
     Raises:
-        ValueError: if a line has fewer columns, or there are no lines.
+        ValueError: if a line has fewer columns, there are no lines, or it is no text.
     """
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where, columns = f"{path}:{number}", line.strip().split(maxsplit=num_columns - 1)
@@ -55,36 +58,6 @@ def splits_of(counts: Mapping[str, int]) -> dict[str, np.ndarray]:
         name: np.arange(end - count, end)
         for (name, count), end in zip(counts.items(), ends, strict=True)
     }
-
-
-def hold_out(
-    splits: Mapping[str, np.ndarray], labels: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """Cut a validation split of 10 % from the training split, always the same one.
-
-    Args:
-        splits: Indices of ``"train"`` and ``"test"``.
-        labels: Labels of all examples, whose shares the cut keeps; ``None`` for a cut at random.
-
-    Returns:
-        Indices of ``"train"``, ``"validation"`` and ``"test"``.
-
-    Raises:
-        ValueError: if a class has too few training examples to be in both.
-    """
-    from sklearn.model_selection import train_test_split
-
-    strata = None if labels is None else labels[splits["train"]]
-    try:
-        train, validation = train_test_split(
-            splits["train"], test_size=0.1, stratify=strata, random_state=0
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"data_dir: expected enough training images of each class for a validation split of 10 %, "
-            f"got {len(splits['train'])} in all: {error}"
-        ) from error
-    return {"train": np.sort(train), "validation": np.sort(validation), "test": splits["test"]}
 
 
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:

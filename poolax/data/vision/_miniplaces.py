@@ -5,11 +5,10 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry, existing
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
-    HELD_OUT,
     PUBLISHED_TEST_HAS_NO_LABELS,
-    hold_out,
     root_of,
     rows,
     splits_of,
@@ -55,7 +54,7 @@ def read_miniplaces(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: F
         licence=_LICENCE,
         num_classes=len(names),
         class_names=tuple(names),
-        notes=(HELD_OUT, PUBLISHED_TEST_HAS_NO_LABELS),
+        notes=(VALIDATION_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
     )
 
 

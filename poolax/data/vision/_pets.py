@@ -7,8 +7,9 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
+from poolax.data._splits import VALIDATION_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
-from poolax.data.vision._lists import HELD_OUT, hold_out, rows, splits_of, whole_number
+from poolax.data.vision._lists import rows, splits_of, whole_number
 from poolax.data.vision._tfds import ImageRecords, Records
 
 _NUM_CLASSES = 37
@@ -56,7 +57,9 @@ def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Da
     return _dataset(inputs, labels, splits_of(records.counts), records.class_names())
 
 
-def _dataset(inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[str, ...]) -> Dataset:
+def _dataset(
+    inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[str, ...] | None
+) -> Dataset:
     return Dataset(
         name="pets",
         inputs=inputs,
@@ -64,9 +67,9 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, class_names: tuple[st
         splits=hold_out(splits, labels),
         source=_SOURCE,
         licence=_LICENCE,
-        num_classes=len(class_names),
+        num_classes=_NUM_CLASSES,
         class_names=class_names,
-        notes=(HELD_OUT,),
+        notes=(VALIDATION_NOTE,),
     )
 
 

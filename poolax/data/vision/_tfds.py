@@ -28,7 +28,8 @@ class Records:
         if missing:
             known = ", ".join(builder.info.splits) or "none"
             raise ValueError(
-                f"tfds_dir: expected the split {missing[0]!r} of {builder.info.full_name} ({known})"
+                f"tfds_dir: expected the split {missing[0]!r} of {builder.info.full_name}, which has "
+                f"{known}"
             )
         features = builder.info.features
         decoders = {
@@ -55,9 +56,10 @@ class Records:
         """A feature of all examples, read once through."""
         return np.asarray([self[index][name] for index in range(len(self))])
 
-    def class_names(self, name: str = "label") -> tuple[str, ...]:
-        """The names of a feature's labels."""
-        return tuple(self.builder.info.features[name].names)
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the labels; ``None`` where the builder only numbers them."""
+        names = tuple(self.builder.info.features["label"].names)
+        return None if names == tuple(map(str, range(len(names)))) else names
 
 
 class ImageRecords(Images):

@@ -8,6 +8,7 @@ from etils import epath
 from poolax._checks import check_count
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
+from poolax.data._splits import hold_out
 from poolax.data.vision._images import (
     GEOMETRY,
     GEOMETRY_TEXT,
@@ -19,7 +20,7 @@ from poolax.data.vision._images import (
     fit_labels,
     read_bytes,
 )
-from poolax.data.vision._lists import hold_out, root_of, rows, splits_of
+from poolax.data.vision._lists import root_of, rows, splits_of
 from poolax.data.vision._segmentation import OUTPUT_GRID, grid_labels, note_of
 
 CLASS_NAMES = (

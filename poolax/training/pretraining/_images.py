@@ -1,0 +1,90 @@
+"""A Vision Transformer learns to fill in hidden patches."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from poolax._checks import check_number
+from poolax.backbones import ViT, ViTConfig
+from poolax.backbones._vit import patchify
+from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
+
+
+def pretrain_masked_patches(
+    config: ViTConfig,
+    images: Float[np.ndarray, "N h w c"],
+    schedule: Schedule,
+    *,
+    preprocess=None,
+    hidden_fraction: float = 0.5,
+) -> ViT:
+    """Pretrain a Vision Transformer to reconstruct hidden patches from the others.
+
+    Half of the patches (``hidden_fraction``) are replaced by a learned mask token, and the mean
+    squared error of their pixels, read linearly from their own token states, is minimised. No label
+    is seen, and the loss reads patch tokens one by one, so that no pooler is favoured; the CLS token is
+    attended to, but its output enters no loss.
+
+    Args:
+        config: Sizes; ``use_mask_token`` has to be set.
+        images: Raw images, shape ``(N, h, w, c)``.
+        schedule: How long and how fast, and where checkpoints stand.
+        preprocess: Maps raw images to the model's input; kept in the model.
+        hidden_fraction: Fraction of the patches that is hidden, between 0 and 1.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for numbers out of range, a model without a mask token, images of the wrong shape,
+            or a checkpoint of another configuration or other images.
+        FloatingPointError: if the loss does not stay finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from poolax.backbones import ViTConfig
+        >>> sizes = {"width": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
+        >>> config = ViTConfig(4, 2, 1, **sizes, use_mask_token=True)
+        >>> images = np.random.default_rng(0).normal(size=(6, 4, 4, 1)).astype(np.float32)
+        >>> vit = pretrain_masked_patches(config, images, Schedule(epochs=1, batch_size=4))
+        >>> vit(images).states.shape
+        (6, 5, 8)
+    """
+    check_number("hidden_fraction", hidden_fraction, above=0.0, below=1.0)
+    if not config.use_mask_token:
+        raise ValueError("config: expected use_mask_token=True for pretraining, got False")
+    inputs = np.asarray(images if preprocess is None else preprocess(images))
+    expected = (config.image_size, config.image_size, config.num_channels)
+    if inputs.ndim != 4 or inputs.shape[1:] != expected or len(inputs) == 0:
+        raise ValueError(f"images: expected shape {('N', *expected)}, got {inputs.shape}")
+
+    model_key, head_key = jax.random.split(jax.random.key(schedule.seed))
+    vit = ViT.init(config, model_key, preprocess)
+    kernel = jax.nn.initializers.lecun_normal()(head_key, (config.width, config.patch_dim))
+    params = {
+        "backbone": vit.params,
+        "reconstruction": {"kernel": kernel, "bias": jnp.zeros(config.patch_dim)},
+    }
+    num_hidden = max(1, round(hidden_fraction * config.num_patches))
+
+    def loss(params, data, indices, keys):
+        images = data["images"][indices]
+        hidden = choose_hidden(keys, config.num_patches, num_hidden)
+        embeddings: Any = vit.embed(params["backbone"], images, hidden=hidden)[0]
+        states = vit.encode(params["backbone"], embeddings).states[:, 1:]
+        head = params["reconstruction"]
+        error = states @ head["kernel"] + head["bias"] - patchify(images, config.patch_size)
+        return jnp.sum(jnp.mean(jnp.square(error), axis=-1) * hidden, axis=-1) / num_hidden
+
+    recipe = {
+        "config": dataclasses.asdict(config),
+        "objective": "masked patch reconstruction",
+        "cls_token_trained": False,
+        "hidden_fraction": hidden_fraction,
+    }
+    params = run_schedule(schedule, params, loss, {"images": inputs}, recipe)
+    return dataclasses.replace(vit, params=params["backbone"])

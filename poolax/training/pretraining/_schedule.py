@@ -1,0 +1,139 @@
+"""The part of pretraining that objectives share: AdamW on a cosine schedule, and checkpoints."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jaxtyping import Array, PyTree
+
+from poolax._checkpoint import (
+    checkpoint_metadata,
+    latest_step,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from poolax._checks import check_count, check_number
+from poolax.training.records import fingerprint
+from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
+
+LossFn = Callable[[PyTree, PyTree, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a model is pretrained, and where its checkpoints stand.
+
+    AdamW with a weight decay of 0.01; the learning rate rises over a twentieth of all steps and then
+    falls on a cosine to zero.
+
+    Attributes:
+        epochs: Passes over the examples.
+        batch_size: Examples a step.
+        learning_rate: Peak learning rate.
+        seed: Sets initialisation, batch order and what is hidden.
+        out: Folder for checkpoints; a run that finds one there goes on from it, and gives what an
+            uninterrupted run would have given. ``None`` writes nothing.
+        checkpoint_every: Epochs between checkpoints.
+        progress: Called with a description, the number of epochs done and the total.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    seed: int = 0
+    out: epath.PathLike | None = None
+    checkpoint_every: int = 20
+    progress: Progress = no_progress
+
+    def __post_init__(self):
+        """Refuse numbers out of range."""
+        check_count("epochs", self.epochs)
+        check_count("batch_size", self.batch_size)
+        check_count("checkpoint_every", self.checkpoint_every)
+        check_number("learning_rate", self.learning_rate, above=0.0)
+
+
+def run_schedule(
+    schedule: Schedule,
+    params: PyTree,
+    loss_fn: LossFn,
+    arrays: Mapping[str, np.ndarray],
+    recipe: Mapping[str, Any],
+) -> PyTree:
+    """Train parameters on examples, or go on from a checkpoint of the same recipe.
+
+    Args:
+        schedule: How long and how fast.
+        params: Initial parameters.
+        loss_fn: ``(params, arrays, indices, keys) -> (batch,)``, as of :class:`Trainer`.
+        arrays: What the loss reads, one row an example.
+        recipe: What else makes this run another one; kept in the checkpoints.
+
+    Returns:
+        The trained parameters.
+
+    Raises:
+        ValueError: for a checkpoint of another recipe.
+        FloatingPointError: if the loss does not stay finite.
+    """
+    num_examples = len(next(iter(arrays.values())))
+    steps = schedule.epochs * math.ceil(num_examples / schedule.batch_size)
+    rates = optax.warmup_cosine_decay_schedule(0.0, schedule.learning_rate, max(1, steps // 20), steps)
+    optimizer = optax.adamw(rates, weight_decay=0.01)
+    trainer = Trainer(loss_fn, optimizer)
+    recipe = {
+        **recipe,
+        "num_examples": num_examples,
+        "inputs": fingerprint(dict(arrays)),
+        "epochs": schedule.epochs,
+        "batch_size": schedule.batch_size,
+        "learning_rate": schedule.learning_rate,
+        "seed": schedule.seed,
+    }
+    state = (params, optimizer.init(params))
+    start, state = _restore(schedule.out, state, recipe)
+    data = put({name: array[None] for name, array in arrays.items()})
+    state = put(stack([stack([state])]))
+    for epoch in range(start, schedule.epochs):
+        batches = stack([epoch_batches(schedule.seed, epoch, num_examples, schedule.batch_size)])
+        state, loss = trainer.epoch(state, data, batches)
+        if not np.isfinite(loss).all():
+            raise FloatingPointError(
+                f"pretraining diverged in epoch {epoch} at learning rate {schedule.learning_rate:g}"
+            )
+        done = epoch + 1
+        schedule.progress("pretraining", done, schedule.epochs)
+        is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
+        if schedule.out is not None and is_due:
+            save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
+    return jax.tree.map(jnp.asarray, _only_run(state)[0])
+
+
+def _restore(out, state, recipe):
+    start = None if out is None else latest_step(out)
+    if out is None or not start:
+        return 0, state
+    saved = checkpoint_metadata(out)
+    differing = [name for name, value in recipe.items() if saved.get(name) != value]
+    if differing:
+        raise ValueError(
+            f"out: expected a checkpoint with this configuration in {out}, got one that differs "
+            f"in {', '.join(differing)}"
+        )
+    return start, restore_checkpoint(out, like=state)
+
+
+def _only_run(state):
+    return jax.tree.map(lambda leaf: leaf[0, 0], take(state))
+
+
+def choose_hidden(keys: Array, num_patches: int, num_hidden: int) -> Array:
+    """True at ``num_hidden`` random patches of each example, shape ``(batch, num_patches)``."""
+    scores = jax.vmap(lambda key: jax.random.uniform(key, (num_patches,)))(keys)
+    return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1) < num_hidden

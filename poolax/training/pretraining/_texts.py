@@ -1,0 +1,75 @@
+"""A GPT-2 learns to predict the next token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Int
+
+from poolax.backbones import GPT2, GPT2Config
+from poolax.training.pretraining._schedule import Schedule, run_schedule
+
+
+def pretrain_next_token(
+    config: GPT2Config,
+    ids: Int[np.ndarray, "N n"],
+    schedule: Schedule,
+    *,
+    mask: Bool[np.ndarray, "N n"] | None = None,
+    preprocess=None,
+) -> GPT2:
+    """Pretrain a GPT-2 to predict each token of a text from those before it.
+
+    Cross-entropy of the next token, with the token embeddings as the output layer. Every token state
+    enters the loss, so that no pooler is favoured.
+
+    Args:
+        config: Sizes.
+        ids: Token ids of texts, shape ``(N, n)``, at least two tokens wide.
+        schedule: How long and how fast, and where checkpoints stand.
+        mask: True at real tokens; ``None`` if all are real.
+        preprocess: Maps texts to the model's input; kept in the model.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for ids of the wrong shape or outside the vocabulary, or a checkpoint of another
+            configuration or other texts.
+        FloatingPointError: if the loss does not stay finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from poolax.backbones import GPT2Config
+        >>> config = GPT2Config(20, 8, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+        >>> ids = np.random.default_rng(0).integers(0, 20, (6, 8))
+        >>> gpt2 = pretrain_next_token(config, ids, Schedule(epochs=1, batch_size=4))
+        >>> gpt2(ids).states.shape
+        (6, 8, 8)
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] < 2:
+        raise ValueError(f"ids: expected shape (N, n) with n >= 2, got {ids.shape}")
+    mask = np.ones(ids.shape, bool) if mask is None else np.asarray(mask)
+    model = GPT2.init(config, jax.random.key(schedule.seed), preprocess)
+    model.embed(model.params, jnp.asarray(ids), jnp.asarray(mask))
+
+    def loss(params, data, indices, keys):
+        del keys
+        ids, mask = data["ids"][indices], data["mask"][indices]
+        states = model.apply(params, ids[:, :-1], mask[:, :-1]).states
+        logits = states @ params["embeddings"]["token"].T
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
+        scored = mask[:, 1:] & mask[:, :-1]
+        return jnp.sum(losses * scored, axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
+
+    recipe = {"config": _plain(config), "objective": "next token"}
+    arrays = {"ids": ids, "mask": mask}
+    params = run_schedule(schedule, model.params, loss, arrays, recipe)
+    return dataclasses.replace(model, params=params)
+
+
+def _plain(config):
+    return {**dataclasses.asdict(config), "kind": repr(config.kind)}

@@ -1,0 +1,79 @@
+"""What every task is."""
+
+import abc
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+class Task(abc.ABC):
+    """A task on pooled vectors: what heads predict, their loss and their scores.
+
+    Losses and scores are per example, so that padding can be masked; what cannot be averaged over
+    examples, such as a rank correlation, is made from all scores by :meth:`metrics`.
+
+    Attributes:
+        name: As records hold it.
+        metric: Name of the metric that is reported first and that learning rates are chosen by.
+        higher_is_better: Whether a larger value of it is better.
+        num_parts: Sequences of an example. With one, outputs have shape ``(*batch, k)``, otherwise
+            ``(*batch, parts, k)``: every part is pooled and projected alike.
+    """
+
+    name: str
+    metric: str
+    higher_is_better: bool
+    num_parts: int = 1
+
+    @property
+    @abc.abstractmethod
+    def num_outputs(self) -> int:
+        """Width ``k`` of the linear head."""
+
+    @abc.abstractmethod
+    def loss(self, outputs: Float[Array, "*batch k"], targets: PyTree) -> Float[Array, "*batch"]:
+        """Loss of each example."""
+
+    @abc.abstractmethod
+    def score(self, outputs: Float[Array, "*batch k"], targets: PyTree) -> Float[Array, "..."]:
+        """What the metrics are made of for each example, shape ``(*batch, ...)``."""
+
+    def metrics(self, scores: Float[np.ndarray, "N ..."], targets: PyTree) -> dict[str, float]:
+        """The metrics over examples, from their scores; here the mean.
+
+        Args:
+            scores: Scores of all examples.
+            targets: Targets of all examples.
+
+        Returns:
+            Names and values, :attr:`metric` among them.
+        """
+        del targets
+        return {self.metric: float(np.mean(scores))}
+
+    @abc.abstractmethod
+    def baseline(self, train_targets: PyTree, test_targets: PyTree) -> float:
+        """:attr:`metric` of the best prediction that does not look at the input."""
+
+    @abc.abstractmethod
+    def check_targets(self, targets: Any) -> None:
+        """Refuse targets that do not fit the task with a ``ValueError``."""
+
+
+def check_whole(targets: Any, shape: str, ndim: int) -> None:
+    """Refuse targets that are not whole numbers with so many axes."""
+    is_array = isinstance(targets, np.ndarray)
+    if not is_array or targets.ndim != ndim or not np.issubdtype(targets.dtype, np.integer):
+        got = f"{targets.dtype} of shape {targets.shape}" if is_array else type(targets).__name__
+        raise ValueError(f"targets: expected whole numbers of shape {shape}, got {got}")
+
+
+def check_labels(targets: Any, num_classes: int) -> None:
+    """Refuse anything but whole numbers from 0 to ``num_classes - 1``, one an example."""
+    check_whole(targets, "(N,)", 1)
+    if targets.size and (targets.min() < 0 or targets.max() >= num_classes):
+        raise ValueError(
+            f"targets: expected labels from 0 to {num_classes - 1}, got {targets.min()} to "
+            f"{targets.max()}"
+        )

@@ -1,0 +1,188 @@
+"""Tasks whose heads predict numbers, of which some may not be scored: pixels and series."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from poolax._checks import check_count
+from poolax.training.tasks._base import Task
+
+
+class _Regression(Task):
+    """Squared error over the values that are not NaN.
+
+    The metrics are means over all scored values, however many an example has.
+    """
+
+    metric = "mse"
+    higher_is_better = False
+
+    def _errors(self, outputs, targets):
+        """Differences, 0 where not scored, and what is scored."""
+        scored = ~jnp.isnan(targets)
+        return jnp.where(scored, outputs - jnp.where(scored, targets, 0), 0), scored
+
+    def loss(self, outputs, targets):
+        """Mean squared error of an example's scored values; 0 where there are none."""
+        errors, scored = self._errors(outputs, targets)
+        return jnp.sum(jnp.square(errors), axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
+
+    def score(self, outputs, targets):
+        """Sums of squared and absolute errors, and the number of scored values."""
+        errors, scored = self._errors(outputs, targets)
+        sums = (jnp.square(errors).sum(-1), jnp.abs(errors).sum(-1), scored.sum(-1))
+        return jnp.stack([total.astype(errors.dtype) for total in sums], axis=-1)
+
+    def metrics(self, scores, targets):
+        """Mean squared and mean absolute error."""
+        del targets
+        squared, absolute, count = scores.astype(np.float64).sum(axis=0)
+        return {"mse": float(squared / count), "mae": float(absolute / count)}
+
+    def _values(self, targets):
+        return targets
+
+    def baseline(self, train_targets, test_targets):
+        """Error of predicting the training split's mean, place by place."""
+        train, test = (np.asarray(self._values(t), np.float64) for t in (train_targets, test_targets))
+        known = ~np.isnan(train)
+        everywhere = train[known].mean()
+        count = known.sum(axis=0)
+        by_place = np.where(known, train, 0).sum(axis=0) / np.maximum(count, 1)
+        return float(np.nanmean(np.square(test - np.where(count > 0, by_place, everywhere))))
+
+    def _check_values(self, values, name="targets"):
+        fits = isinstance(values, np.ndarray) and values.ndim == 2
+        if not fits or not np.issubdtype(values.dtype, np.floating):
+            got = (
+                f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else values
+            )
+            raise ValueError(
+                f"{name}: expected float values of shape (N, {self.num_outputs}), got {got}"
+            )
+        if values.shape[1] != self.num_outputs:
+            raise ValueError(
+                f"{name}: expected {self.num_outputs} values an example, got {values.shape[1]}"
+            )
+        if np.isinf(values).any() or np.isnan(values).all():
+            raise ValueError(
+                f"{name}: expected finite values, NaN where not scored, got none or infinite"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Inpainting(_Regression):
+    """Prediction of masked pixels: mean squared error over those that targets hold.
+
+    Attributes:
+        num_pixels: Values that a head predicts, channels counted one by one.
+
+    Example:
+        >>> task = Inpainting(num_pixels=2)
+        >>> task.loss(jnp.array([[0.5, 0.1]]), jnp.array([[0.0, jnp.nan]]))
+        Array([0.25], dtype=float32)
+    """
+
+    num_pixels: int
+
+    name = "inpainting"
+
+    def __post_init__(self):
+        """Refuse a number below one."""
+        check_count("num_pixels", self.num_pixels)
+
+    @property
+    def num_outputs(self) -> int:
+        """One output for each value."""
+        return self.num_pixels
+
+    def check_targets(self, targets):
+        """Refuse anything but floats of shape ``(N, num_pixels)``, NaN where not scored."""
+        self._check_values(targets)
+
+
+class _Series(_Regression):
+    """Values of a series; heads predict ``(value - shift) / scale``, errors are in units of values.
+
+    Shift and scale come from what a head may see, so that it need not find the level of a window.
+    """
+
+    def _errors(self, outputs, targets):
+        shift, scale = (targets[name][..., None] for name in ("shift", "scale"))
+        return super()._errors(outputs * scale + shift, targets["values"])
+
+    def _values(self, targets):
+        return targets["values"]
+
+    def check_targets(self, targets):
+        """Refuse anything but ``values``, NaN where not scored, ``shift`` and ``scale``."""
+        names = ("values", "shift", "scale")
+        if not isinstance(targets, Mapping) or set(targets) != set(names):
+            got = ", ".join(targets) if isinstance(targets, Mapping) else type(targets).__name__
+            raise ValueError(f"targets: expected a mapping with values, shift and scale, got {got}")
+        self._check_values(targets["values"], "targets['values']")
+        for name in names[1:]:
+            if targets[name].ndim != 1 or not np.isfinite(targets[name]).all():
+                raise ValueError(f"targets[{name!r}]: expected one finite number an example")
+        if not (targets["scale"] > 0).all():
+            raise ValueError("targets['scale']: expected numbers > 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecasting(_Series):
+    """Prediction of what follows a series: mean squared and mean absolute error.
+
+    Attributes:
+        horizon: Steps to predict.
+
+    Example:
+        >>> task = Forecasting(horizon=2)
+        >>> targets = {"values": jnp.array([[3.0, 5.0]]), "shift": jnp.array([3.0]),
+        ...            "scale": jnp.array([2.0])}
+        >>> task.loss(jnp.array([[0.0, 0.0]]), targets)
+        Array([2.], dtype=float32)
+    """
+
+    horizon: int = 96
+
+    name = "forecasting"
+
+    def __post_init__(self):
+        """Refuse a horizon below one."""
+        check_count("horizon", self.horizon)
+
+    @property
+    def num_outputs(self) -> int:
+        """One output for each step."""
+        return self.horizon
+
+
+@dataclasses.dataclass(frozen=True)
+class Imputation(_Series):
+    """Prediction of masked steps of a series: mean squared and mean absolute error over these.
+
+    Attributes:
+        context: Steps of a window, masked or not.
+
+    Example:
+        >>> task = Imputation(context=2)
+        >>> targets = {"values": jnp.array([[jnp.nan, 5.0]]), "shift": jnp.array([4.0]),
+        ...            "scale": jnp.array([1.0])}
+        >>> task.loss(jnp.array([[9.0, 0.0]]), targets)
+        Array([1.], dtype=float32)
+    """
+
+    context: int = 512
+
+    name = "imputation"
+
+    def __post_init__(self):
+        """Refuse a length below one."""
+        check_count("context", self.context)
+
+    @property
+    def num_outputs(self) -> int:
+        """One output for each step."""
+        return self.context
