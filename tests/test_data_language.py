@@ -154,7 +154,8 @@ def stsb_files():
 def hellaswag_lines(name, count, **changes):
     tasks = [
         {"ind": k, "ctx": f"{name} {k} é", "endings": list("wxyz"), "label": k % 4, "activity_label": "x",
-         "split_type": "indomain", "source_id": "activitynet~1", **changes}
+         "split_type": ("indomain", "zeroshot")[k % 2],
+         "source_id": f"{('activitynet', 'wikihow')[k // 2 % 2]}~{k}", **changes}
         for k in range(count)
     ]  # fmt: skip
     return "".join(json.dumps(task) + "\n" for task in tasks)
@@ -188,6 +189,8 @@ def test_files_are_found_in_the_publishers_folder_too(tmp_path, name):
     flat = ENTRIES[name].read(write(tmp_path / "flat", make()))
     nested = write(tmp_path / "nested", {f"{folder}/{file}": text for file, text in make().items()})
     assert ENTRIES[name].read(str(nested)).fingerprint == flat.fingerprint
+    broken = {f"{folder}/{file}": "" for file in make()}
+    assert ENTRIES[name].read(write(tmp_path / "flat", broken)).fingerprint == flat.fingerprint
     check_splits(flat)
 
 
@@ -253,7 +256,8 @@ def test_tinystories_layout(tmp_path, monkeypatch, chunk):
     ]
     few = read(tmp_path, num_stories=10)
     assert sizes(few) == {"train": 9, "validation": 1, "test": 2}
-    assert "training stories: the first 10" in few.notes
+    assert "the first 10 training stories" in few.notes
+    assert "all 20 training stories" in read(tmp_path, num_stories=None).notes
     assert few.fingerprint != stories.fingerprint
 
 
@@ -279,8 +283,8 @@ BAD = [
     ("banking77", "test.csv", 'text,category\n"x"y,a\n', r"test.csv, line 2: expected text,category, got "),
     ("banking77", "test.csv", b"text,category\nx,a\n\xff,a\n", r"test.csv, line 3: expected UTF-8, got invalid start byte"),
     ("banking77", "test.csv", "text,category\n", r"splits: expected examples in 'test' of 'banking77', got none"),
-    ("banking77", "train.csv", "text,category\n", r"train: expected enough examples to cut validation from, got 0"),
-    ("banking77", "train.csv", "text,category\nx,a\ny,b\n", r"train: expected enough examples to cut validation from, got 2"),
+    ("banking77", "train.csv", "text,category\n", r"splits: expected enough examples of each class to cut 10% off, got 0 in all"),
+    ("banking77", "train.csv", "text,category\nx,a\ny,b\n", r"splits: expected enough examples of each class to cut 10% off, got 2 in all"),
     ("banking77", "categories.json", '["a",\n', r"categories.json, line 2: expected a JSON list of intents, got "),
     ("banking77", "categories.json", '{"a": 1}', r"categories.json, line 1: expected a JSON list of intents, got dict"),
     ("tweet_emotion", "mapping.txt", "0\ta\n2\tb\n", r"mapping.txt, line 2: expected 1, a tab and a name, got '2\\tb'"),
@@ -381,7 +385,8 @@ TEXTS = ["a b c", "", "c", "b a " * 40, "a\0b", "unknown é"]
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pad_to", [None, 40])
 @pytest.mark.parametrize("special", [{}, {"prefix": (), "suffix": ()}])
-def test_tokens_equal_a_fresh_tokenisation(tmp_path, side, pad_to, special):
+def test_tokens_equal_a_fresh_tokenisation(tmp_path, monkeypatch, side, pad_to, special):
+    monkeypatch.setattr(_tokenize, "_CHUNK", 4)
     preprocess = words("a b c", padding_side=side, pad_to=pad_to, **special)
     expected = preprocess(TEXTS)
     for cache in (None, tmp_path, tmp_path):
@@ -394,6 +399,7 @@ def test_tokens_equal_a_fresh_tokenisation(tmp_path, side, pad_to, special):
 
 def test_tokens_of_parts():
     preprocess = words("a b c")
+    assert language.tokenize([], preprocess)[0].shape == preprocess([])[0].shape == (0, 1)
     parts = np.array([["a", "b c"], ["c b a", ""]], dtype=object)
     ids, mask = language.tokenize(parts, preprocess)
     flat_ids, flat_mask = preprocess(parts.ravel())
@@ -402,6 +408,10 @@ def test_tokens_of_parts():
     np.testing.assert_array_equal(mask.reshape(4, 5), flat_mask)
     with pytest.raises(ValueError, match=r"texts: expected a sequence of texts, got str"):
         language.tokenize("a b", preprocess)
+    with pytest.raises(
+        ValueError, match=r"preprocess: expected a TextPreprocess, got builtin_function"
+    ):
+        language.tokenize(["a", "b"], len)
     with pytest.raises(ValueError, match=r"texts: expected str or bytes, got 3"):
         language.tokenize(["a", 3], preprocess)
 
@@ -610,6 +620,7 @@ def test_bad_next_tokens():
         r"num_examples\['test'\]: expected a whole number >= 1, got 0",
         num_examples={"train": 1, "validation": 1, "test": 0},
     )
+    refused(r"preprocess: expected a TextPreprocess, got NoneType", prepare=None)
     refused(r"texts: expected at least 10 that differ, got 1", texts=["a"] * 20)
     refused(r"texts: expected a sequence of texts, got str", texts="a b c")
     refused(

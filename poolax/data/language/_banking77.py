@@ -9,7 +9,8 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
-from poolax.data.language._files import VALIDATION_NOTE, find, hold_out, join, malformed, read_text
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
+from poolax.data.language._files import find, join, malformed, read_text
 
 _NAME = "banking77"
 _SOURCE = "https://github.com/PolyAI-LDN/task-specific-datasets"
@@ -46,7 +47,7 @@ def read_banking77(directory: epath.PathLike) -> Dataset:
         licence=_LICENCE,
         num_classes=len(names),
         class_names=names,
-        notes=(VALIDATION_NOTE,),
+        notes=(HELD_OUT_NOTE,),
     )
 
 

@@ -7,14 +7,13 @@ import numpy as np
 from etils import epath
 
 from poolax.data._entry import existing
-from poolax.data._splits import VALIDATION_NOTE as VALIDATION_NOTE
-from poolax.data._splits import hold_out as hold_out
 
 
 def find(directory: epath.PathLike, file: str, folder: str) -> epath.Path:
     """The path of a file: in ``directory`` itself or in its ``folder``, where the publisher has it."""
-    path = epath.Path(directory) / folder / file
-    return path if path.exists() else existing(directory, file)
+    directory = epath.Path(directory)
+    nested = directory / folder / file
+    return nested if nested.exists() and not (directory / file).exists() else existing(directory, file)
 
 
 def malformed(path: epath.PathLike, line: int, expected: str, got: Any) -> ValueError:

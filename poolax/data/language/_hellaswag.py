@@ -8,7 +8,8 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry
-from poolax.data.language._files import VALIDATION_NOTE, find, hold_out, join, malformed, read_lines
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
+from poolax.data.language._files import find, join, malformed, read_lines
 
 _NAME = "hellaswag"
 _SOURCE = "https://github.com/rowanz/hellaswag"
@@ -17,7 +18,7 @@ _URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/"
 _NUM_ENDINGS = 4
 _PUBLISHED_NOTES = (
     "test is the published validation split, since labels of the published test split are not public",
-    VALIDATION_NOTE,
+    HELD_OUT_NOTE,
 )
 
 

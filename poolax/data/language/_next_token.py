@@ -9,7 +9,8 @@ from etils import epath
 
 from poolax._checks import check_count
 from poolax.data._dataset import Dataset
-from poolax.data.language._tokenize import Tokens, read_tokens
+from poolax.data._splits import three_splits
+from poolax.data.language._tokenize import Tokens, check_text_preprocess, read_tokens
 
 _SPLITS = ("train", "validation", "test")
 
@@ -29,7 +30,8 @@ def next_token(
     An example is the first ``length`` tokens of a text, ``1 <= length <= context``, behind the special
     tokens that ``preprocess`` puts in front and with none at the end; its target is the token that
     follows in the text. Examples are drawn from all pairs of a text and a length, each as likely as any
-    other and none twice. No two splits share a text: one that is there again is left out.
+    other and none twice. No two splits share a text, since one that is there again is left out; short
+    beginnings can still be alike.
 
     Args:
         texts: A data set of texts, whose splits are kept, or texts, of which a fixed tenth each becomes
@@ -65,6 +67,7 @@ def next_token(
     check_count("context", context)
     check_count("seed", seed, at_least=0)
     numbers = _numbers(num_examples)
+    check_text_preprocess(preprocess)
     data = _without_repeats(texts if isinstance(texts, Dataset) else _split(texts))
     prefix = _prefix(preprocess)
     room = preprocess.max_tokens - len(prefix)
@@ -125,21 +128,16 @@ def _numbers(num_examples) -> dict[str, int]:
 
 
 def _split(texts) -> Dataset:
-    from sklearn.model_selection import train_test_split
-
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
     inputs = np.array(list(dict.fromkeys(texts)), dtype=object)
     if len(inputs) < 10:
         raise ValueError(f"texts: expected at least 10 that differ, got {len(inputs)}")
-    train, rest = train_test_split(np.arange(len(inputs)), test_size=0.2, random_state=0)
-    validation, test = train_test_split(rest, test_size=0.5, random_state=0)
-    parts = (("train", train), ("validation", validation), ("test", test))
     return Dataset(
         name="texts",
         inputs=inputs,
         targets={},
-        splits={name: np.sort(part) for name, part in parts},
+        splits=three_splits(len(inputs), 0.8),
         source="texts of the caller",
         licence="not stated",
         notes=("a tenth of the texts each is validation and test",),

@@ -9,7 +9,8 @@ from etils import epath
 from poolax._checks import check_count
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
-from poolax.data.language._files import decode, hold_out
+from poolax.data._splits import hold_out
+from poolax.data.language._files import decode
 
 _NAME = "tinystories"
 _SOURCE = "https://huggingface.co/datasets/roneneldan/TinyStories"
@@ -56,7 +57,7 @@ def read_tinystories(directory: epath.PathLike, *, num_stories: int | None = 100
         source=_SOURCE,
         licence=_LICENCE,
         notes=(
-            f"training stories: {'all' if num_stories is None else f'the first {num_stories}'}",
+            f"{'all' if num_stories is None else 'the first'} {len(splits['train'])} training stories",
             "test is the published validation split",
             "validation is a tenth of the training stories "
             "(sklearn train_test_split, test_size=0.1, random_state=0)",

@@ -14,6 +14,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 
+_CHUNK = 4096
+
 Preprocess = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -93,11 +95,19 @@ def tokenize(
     """
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
+    check_text_preprocess(preprocess)
     texts = np.asarray(texts, dtype=object)
     tokens = read_tokens(texts.ravel().tolist(), preprocess, cache_dir)
     width = preprocess.pad_to or max(int(tokens.lengths.max(initial=0)), 1)
     ids, mask = tokens.padded(width, preprocess.padding_side, preprocess.pad_id)
     return ids.reshape(*texts.shape, width), mask.reshape(*texts.shape, width)
+
+
+def check_text_preprocess(preprocess: Any) -> None:
+    """Refuse what does not tokenise, or whose ``repr`` does not tell tokenizers apart."""
+    if not hasattr(preprocess, "tokenizer_json"):
+        kind = type(preprocess).__name__
+        raise ValueError(f"preprocess: expected a TextPreprocess, got {kind}")
 
 
 def read_tokens(
@@ -116,8 +126,13 @@ def read_tokens(
 
 
 def _tokens(texts, preprocess):
-    ids, mask = preprocess(texts)
-    return Tokens.of(ids[mask], mask.sum(axis=-1))
+    """In chunks, since encodings and padding take many times the room of the ids."""
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for start in range(0, len(texts), _CHUNK):
+        padded, mask = preprocess(texts[start : start + _CHUNK])
+        ids.append(padded[mask])
+        lengths.append(mask.sum(axis=-1))
+    return Tokens.of(np.concatenate(ids), np.concatenate(lengths))
 
 
 def _key(texts: Iterable[Any], preprocess) -> str:

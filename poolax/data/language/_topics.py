@@ -10,6 +10,7 @@ import numpy as np
 from poolax._checks import check_count
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._splits import three_splits
 
 _NAME = "topics"
 _SOURCE = "pydoc_data.topics of Python's standard library"
@@ -44,8 +45,6 @@ def topics(*, min_paragraphs: int = 20) -> Dataset:
     Reference:
         Topics of "The Python Language Reference", as ``help()`` prints them.
     """
-    from sklearn.model_selection import train_test_split
-
     check_count("min_paragraphs", min_paragraphs, at_least=5)  # one of each topic in each split
     topic_of = _topic_of_paragraphs()
     counts = collections.Counter(topic_of.values())
@@ -56,17 +55,11 @@ def topics(*, min_paragraphs: int = 20) -> Dataset:
     labels = {name: label for label, name in enumerate(names)}
     kept = [(text, labels[topic]) for text, topic in topic_of.items() if topic in labels]
     targets = np.array([label for _, label in kept], np.int32)
-    indices = np.arange(len(kept))
-    train, rest = train_test_split(indices, train_size=0.6, stratify=targets, random_state=0)
-    validation, test = train_test_split(rest, train_size=0.5, stratify=targets[rest], random_state=0)
     return Dataset(
         name=_NAME,
         inputs=np.array([text for text, _ in kept], dtype=object),
         targets=targets,
-        splits={
-            name: np.sort(part)
-            for name, part in (("train", train), ("validation", validation), ("test", test))
-        },
+        splits=three_splits(len(kept), 0.6, targets),
         source=_SOURCE,
         licence=_LICENCE,
         num_classes=len(names),

@@ -10,7 +10,7 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
-from poolax.data._splits import VALIDATION_NOTE, hold_out
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import ImageArrays
 from poolax.data.vision._lists import check_labels, splits_of
 from poolax.data.vision._tfds import ImageRecords, Records
@@ -80,7 +80,7 @@ def _read_tfds(layout: _Layout, builder: Any, *, size: int = _SIDE) -> Dataset:
 def _dataset(
     layout: _Layout, inputs: Any, labels: np.ndarray, splits: Any, class_names: Sequence[str] | None
 ) -> Dataset:
-    notes = [VALIDATION_NOTE]
+    notes = [HELD_OUT_NOTE]
     for split, published in _SIZES.items():
         if len(splits[split]) != published:
             notes.append(f"{len(splits[split])} of the {published} published {split} images")

@@ -9,7 +9,7 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Entry
-from poolax.data._splits import VALIDATION_NOTE, hold_out
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
     PUBLISHED_TEST_HAS_NO_LABELS,
@@ -97,7 +97,7 @@ def _dataset(inputs: Any, labels: np.ndarray, splits: Any, chosen: Sequence[str]
         licence=_LICENCE,
         num_classes=len(chosen),
         class_names=tuple(chosen),
-        notes=(note, VALIDATION_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
+        notes=(note, HELD_OUT_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
     )
 
 

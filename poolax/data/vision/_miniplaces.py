@@ -5,7 +5,7 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry, existing
-from poolax.data._splits import VALIDATION_NOTE, hold_out
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
     PUBLISHED_TEST_HAS_NO_LABELS,
@@ -54,7 +54,7 @@ def read_miniplaces(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: F
         licence=_LICENCE,
         num_classes=len(names),
         class_names=tuple(names),
-        notes=(VALIDATION_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
+        notes=(HELD_OUT_NOTE, PUBLISHED_TEST_HAS_NO_LABELS),
     )
 
 

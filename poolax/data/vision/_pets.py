@@ -7,7 +7,7 @@ from etils import epath
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
-from poolax.data._splits import VALIDATION_NOTE, hold_out
+from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import rows, splits_of, whole_number
 from poolax.data.vision._tfds import ImageRecords, Records
@@ -69,7 +69,7 @@ def _dataset(
         licence=_LICENCE,
         num_classes=_NUM_CLASSES,
         class_names=class_names,
-        notes=(VALIDATION_NOTE,),
+        notes=(HELD_OUT_NOTE,),
     )
 
 
