@@ -510,7 +510,7 @@ def test_too_few_images_for_a_validation_split(tmp_path):
     lines = (tmp_path / "train.txt").read_text().splitlines()
     write(tmp_path / "train.txt", "\n".join(lines[:3]))
     with pytest.raises(
-        ValueError, match="train: expected enough examples to cut validation from, got 3: "
+        ValueError, match="splits: expected enough examples of each class to cut 10% off, got 3 in all"
     ):
         read("miniplaces", tmp_path)
 
