@@ -46,7 +46,9 @@ def test_quickstart_end_to_end(finished):
         assert name in done.stdout
     assert "CLS token was not trained" in done.stdout
     records = Records.read(out / "records.jsonl")
-    assert len(records.where(kind="head")) == 12
+    heads = records.where(kind="head")
+    assert len(heads) == 36
+    assert {row["task"] for row in heads} == {"classification", "inpainting", "segmentation"}
     assert len(records.where(kind="noise_curve")) == 6
     blocks = records.where(kind="lipschitz")
     assert len(blocks) == 18
@@ -179,7 +181,8 @@ def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
 
     _, out = finished
     records = Records.read(out / "records.jsonl")
-    heads, blocks = (list(records.where(kind=kind)) for kind in ("head", "lipschitz"))
+    heads = list(records.where(kind="head", task="classification"))
+    blocks = list(records.where(kind="lipschitz"))
     heads[0] = {**heads[0], "diverged": True}
     report = quickstart.Report(
         records=Records([*heads, *blocks]),
@@ -207,5 +210,8 @@ def test_quickstart_at_full_size(tmp_path):
         moved = {name: mean[at] for name, mean in curves.items()}
         assert max(moved, key=moved.get) == "sum"
         assert min(moved, key=moved.get) == "avg"
-    scores = {row["pooler"]: row["mean"] for row in json.loads(done.stdout)["scores"]}
-    assert min(scores.values()) > 0.7
+    scores = json.loads(done.stdout)["scores"]
+    assert min(row["mean"] for row in scores if row["task"] == "classification") > 0.7
+    for row in scores:
+        sign = 1 if row["higher_is_better"] else -1
+        assert sign * row["mean"] > sign * row["baseline"], (row["task"], row["pooler"])

@@ -108,7 +108,8 @@ LIPSCHITZ = [
         "width": 64,
         "radius": 1.5,
         "num_inputs": 64,
-        "test_accuracy": 0.9,
+        "metric": "accuracy",
+        "test": 0.9,
     }
     for kind in ("dot product", "L2")
     for pooler in ("avg", "attn")

@@ -30,7 +30,7 @@ class Lipschitz:
 
         poolax lipschitz sentence-transformers/all-MiniLM-L6-v2 --text "How do I activate my card?"
 
-    For the blocks that "poolax quickstart" trained, exact Jacobian norms at its test images:
+    For the blocks that "poolax quickstart" trained, exact Jacobian norms at its test inputs:
 
         poolax lipschitz poolax-quickstart
 
@@ -121,7 +121,7 @@ class Lipschitz:
         states = read_array(path)[: self.num_inputs]
         if states.ndim != 3 or len(states) == 0:
             raise ValueError(f"inputs: expected shape (N, n, d), got {states.shape}")
-        source = str(path) if self.inputs else "patches of test images of the quickstart"
+        source = str(path) if self.inputs else "tokens of test inputs of the quickstart"
         return Inputs(states.astype(np.float32), source)
 
 

@@ -13,16 +13,25 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
-    """Scores of all poolers on one task: mean, standard deviation and baseline.
+    """Scores of all poolers, a panel each task: mean, standard deviation and baseline.
 
     Args:
-        records: Head records of one task.
+        records: Head records.
         path: PNG to write.
     """
-    summary = [entry for entry in summarize_scores(records) if entry["mean"] is not None]
-    if not summary:
+    panels: dict[str, list] = {}
+    for entry in summarize_scores(records):
+        if entry["mean"] is not None:
+            panels.setdefault(_place(entry), []).append(entry)
+    if not panels:
         raise ValueError("records: expected at least one head that did not diverge, got none")
-    figure, axes = _figure(6.0, 3.4)
+    figure, all_axes = _figure(6.0, 3.4 * len(panels), rows=len(panels))
+    for axes, summary in zip(all_axes, panels.values(), strict=True):
+        _plot_panel(axes, summary)
+    _save(figure, path)
+
+
+def _plot_panel(axes, summary):
     for index, entry in enumerate(summary):
         axes.errorbar(
             index,
@@ -39,7 +48,6 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
     axes.set_xlim(-0.5, len(summary) - 0.5)
     axes.set_ylabel(f"test {summary[0]['metric']}")
     axes.set_title(_place(summary[0]), fontsize=10)
-    _save(figure, path)
 
 
 def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
@@ -49,7 +57,7 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
         records: Records of kind ``"noise_curve"``.
         path: PNG to write.
     """
-    figure, axes = _figure(6.0, 4.0)
+    figure, (axes,) = _figure(6.0, 4.0)
     for index, row in enumerate(records):
         colour = _COLOURS[index % len(_COLOURS)]
         shown = [k for k, epsilon in enumerate(row["epsilon"]) if epsilon > 0]
@@ -116,17 +124,17 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     _save(figure, path)
 
 
-def _figure(width, height, columns=None):
+def _figure(width, height, *, rows=1, columns=1):
     # The object interface: no global figure, and no window system.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns or 1, squeeze=False, sharey=True)[0]
+    axes = figure.subplots(rows, columns, squeeze=False, sharey="row").ravel()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         panel.set_axisbelow(True)
-    return figure, axes if columns else axes[0]
+    return figure, axes
 
 
 def _place(entry):

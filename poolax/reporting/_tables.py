@@ -88,7 +88,9 @@ class Table:
             title=self.title, caption="\n".join(self.notes) or None, caption_justify="left"
         )
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            # Several long names beside each other fit a terminal only when they are broken.
+            lines = column.replace(", ", "\n").replace(" (", "\n(") if ", " in column else column
+            table.add_column(lines, justify="left" if index == 0 else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(cell.rich() for cell in row))
         return table
@@ -171,12 +173,12 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
         }
         best = _best(entries.values())
         best_fixed = _best(entry for entry in entries.values() if entry["resolved"] in _FIXED)
-        scale = 100 if place[3] == "accuracy" else 1
-        baseline = next(iter(entries.values()))["baseline"] * scale
-        cells = [Cell(", ".join(part for part in place[:3] if part)), Cell(f"{baseline:.2f}")]
+        baseline = next(iter(entries.values()))["baseline"]
+        name = ", ".join(part for part in place[:3] if part)
+        cells = [Cell(f"{name} ({_unit(place[3])})"), Cell(_value(baseline, place[3]))]
         for pooler in poolers:
             entry = entries.get(pooler)
-            cells.append(Cell(_mean_and_std(entry, scale), pooler == best, pooler == best_fixed))
+            cells.append(Cell(_mean_and_std(entry), pooler == best, pooler == best_fixed))
         rows.append(cells)
     return Table(
         title=title,
@@ -195,21 +197,31 @@ def _best(entries):
     return max(entries, key=lambda entry: sign * entry["mean"])["pooler"]
 
 
-def _mean_and_std(entry, scale):
+def _is_share(metric):
+    return metric.endswith("accuracy")
+
+
+def _unit(metric):
+    return f"{metric} in %" if _is_share(metric) else metric
+
+
+def _value(value, metric):
+    return f"{100 * value:.2f}" if _is_share(metric) else f"{value:.4f}"
+
+
+def _mean_and_std(entry):
     if entry is None:
         return "–"
     if entry["mean"] is None:
         return "diverged"
-    text = f"{scale * entry['mean']:.2f}"
-    return text if entry["std"] is None else f"{text} ± {scale * entry['std']:.2f}"
+    text = _value(entry["mean"], entry["metric"])
+    return text if entry["std"] is None else f"{text} ± {_value(entry['std'], entry['metric'])}"
 
 
 def _score_notes(summary):
-    entry = summary[0]
     seeds = sorted({entry["num_seeds"] for entry in summary})
-    scale = " in percent" if entry["metric"] == "accuracy" else ""
     notes = [
-        f"Test {entry['metric']}{scale}, mean ± standard deviation over "
+        f"Test scores, mean ± standard deviation over "
         f"{' to '.join(map(str, seeds))} seeds; bold: best; underlined: best fixed pooler; baseline: "
         "the best prediction that does not look at the input."
     ]
@@ -252,7 +264,7 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
         cells += [Cell(_number(row[name])) for name in values]
         cells.append(Cell(_number(ratio)))
         rows.append(cells)
-        fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "test_accuracy")
+        fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "metric", "test")
         tidy.append({name: row[name] for name in fields} | {"sharp_over_measured": ratio})
     first = records[0]
     return Table(
@@ -270,7 +282,7 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
         notes=[
             f"Lipschitz constants of trained one-block models, n = {first['num_tokens']}, "
             f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
-            f"Jacobian norm at {first['num_inputs']} test images; search: largest found by adversarial "
+            f"Jacobian norm at {first['num_inputs']} test inputs; search: largest found by adversarial "
             "search in the ball; ratio: sharp over the larger of both.",
             "A dash: no such bound was published for this pooler.",
         ],

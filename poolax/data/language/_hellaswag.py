@@ -133,7 +133,7 @@ def _columns(tasks):
 HELLASWAG = Entry(
     name=_NAME,
     modality="language",
-    task="choice",
+    task="sentence_completion",
     title="HellaSwag: the right one of four endings",
     source=_SOURCE,
     citation=(

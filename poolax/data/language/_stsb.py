@@ -93,7 +93,7 @@ def _read_pairs(path, content):
 STSB = Entry(
     name=_NAME,
     modality="language",
-    task="similarity",
+    task="sentence_similarity",
     title="STS Benchmark: similarity of sentence pairs",
     source=_SOURCE,
     citation=(

@@ -86,7 +86,7 @@ def _read_stories(path) -> Iterator[str]:
 TINYSTORIES = Entry(
     name=_NAME,
     modality="language",
-    task="next token",
+    task="next_token",
     title="TinyStories: short stories in the words of a small child, by language models",
     source=_SOURCE,
     citation=(

@@ -6,6 +6,7 @@ import numpy as np
 
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._splits import three_splits
 
 
 def digits() -> Dataset:
@@ -25,21 +26,14 @@ def digits() -> Dataset:
         Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998).
     """
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     bunch: Any = load_digits()
     targets = bunch["target"].astype(np.int32)
-    indices = np.arange(len(targets))
-    train, rest = train_test_split(indices, train_size=0.6, stratify=targets, random_state=0)
-    validation, test = train_test_split(rest, train_size=0.5, stratify=targets[rest], random_state=0)
     return Dataset(
         name="digits",
         inputs=bunch["images"][..., None].astype(np.float32),
         targets=targets,
-        splits={
-            name: np.sort(part)
-            for name, part in (("train", train), ("validation", validation), ("test", test))
-        },
+        splits=three_splits(len(targets), 0.6, targets),
         source=_SOURCE,
         licence=_LICENCE,
         num_classes=10,

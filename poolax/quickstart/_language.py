@@ -1,0 +1,75 @@
+"""Language: a small GPT-2 on Python's own documentation."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from etils import epath
+
+from poolax.backbones import GPT2Config, TextPreprocess
+from poolax.data.language import next_token, topics
+from poolax.quickstart._settings import Settings
+from poolax.quickstart._study import Noisy, Study, Tokens, schedule
+from poolax.training import Classification, NextToken, pretrain_next_token
+from poolax.training.step import Progress
+
+_VOCAB_SIZE = 1000
+_MAX_TOKENS = 48
+# Tokens of the texts that blocks are trained on; longer ones are cut, shorter ones left out.
+_BLOCK_TOKENS = 16
+_NUM_PREFIXES = {"train": 2000, "validation": 400, "test": 400}
+
+
+def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
+    """The topic of a paragraph, and the next token of a text."""
+    data = topics()
+    texts: Any = data.inputs
+    topic: Any = data.targets
+    preprocess = TextPreprocess(_tokenizer(texts[data.splits["train"]]), _MAX_TOKENS)
+    ids, mask = preprocess(texts.tolist())
+    train = data.splits["train"]
+    gpt2 = pretrain_next_token(
+        GPT2Config(_VOCAB_SIZE, _MAX_TOKENS, width=64, num_layers=2, num_heads=4, mlp_dim=256),
+        ids[train],
+        schedule(settings, out, progress, learning_rate=3e-3),
+        mask=mask[train],
+        preprocess=preprocess,
+    )
+    classification = Classification(len(data.class_names or ()))
+    prefixes = next_token(data, preprocess, context=32, num_examples=_NUM_PREFIXES, seed=settings.seed)
+    chosen = data.splits["test"][: settings.num_inputs]
+    embeddings, _ = gpt2.embed(gpt2.params, jnp.asarray(ids[chosen]), jnp.asarray(mask[chosen]))
+
+    def encode(embedding, mask):
+        return gpt2.encode(gpt2.params, embedding, mask)
+
+    long = np.flatnonzero(mask[:, :_BLOCK_TOKENS].all(axis=1))
+    values, _ = gpt2.embed(gpt2.params, jnp.asarray(ids[long, :_BLOCK_TOKENS]))
+    position = np.full(len(ids), -1)
+    position[long] = np.arange(len(long))
+    splits = {name: position[part][position[part] >= 0] for name, part in data.splits.items()}
+    return Study(
+        backbone=gpt2,
+        tasks=(
+            (data, classification),
+            (prefixes, NextToken(_VOCAB_SIZE)),
+        ),
+        noisy=Noisy(embeddings, jnp.asarray(mask[chosen]), encode),
+        tokens=Tokens(np.asarray(values), topic[long], splits, classification),
+        noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
+    )
+
+
+def _tokenizer(texts) -> str:
+    """A byte-level vocabulary of the training texts."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=_VOCAB_SIZE,
+        show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(list(texts), trainer)
+    return tokenizer.to_str()

@@ -1,0 +1,153 @@
+"""All stages of the quickstart, for one modality."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from etils import epath
+
+from poolax._paths import absolute_path, write_atomically
+from poolax.backbones import is_saved_backbone
+from poolax.backbones import save as save_backbone
+from poolax.quickstart._language import language
+from poolax.quickstart._sensitivity import Store, noise_curves, trained_blocks
+from poolax.quickstart._series import time_series
+from poolax.quickstart._settings import POOLERS, Settings
+from poolax.quickstart._study import Study
+from poolax.quickstart._vision import vision
+from poolax.reporting import (
+    Table,
+    plot_noise_curves,
+    plot_scores,
+    plot_sensitivity,
+    score_table,
+    sensitivity_table,
+    summarize_scores,
+)
+from poolax.training import Records, checkpoint_metadata, head_directory, sweep
+from poolax.training.step import Progress, no_progress
+
+RECORDS = "records.jsonl"
+MODALITIES: Mapping[str, Callable[[epath.Path, Settings, Progress], Study]] = {
+    "vision": vision,
+    "language": language,
+    "time_series": time_series,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the quickstart leaves behind.
+
+    Attributes:
+        records: All records.
+        scores: Table of test scores.
+        sensitivity: Table of measured constants and bounds.
+        cls_token_trained: Whether the pretraining trained the backbone's CLS token; ``None`` if it has
+            none.
+        example_head: Checkpoint of one trained head.
+    """
+
+    records: Records
+    scores: Table
+    sensitivity: Table
+    cls_token_trained: bool | None
+    example_head: epath.Path
+
+    @property
+    def num_diverged(self) -> int:
+        """Number of heads whose loss did not stay finite."""
+        return sum(row["diverged"] for row in self.records.where(kind="head"))
+
+
+def run(
+    out: epath.PathLike,
+    settings: Settings | None = None,
+    *,
+    modality: str = "vision",
+    progress: Progress = no_progress,
+) -> Report:
+    """Run all stages and write records, tables, figures and checkpoints.
+
+    Args:
+        out: Folder to write to, local or ``gs://``.
+        settings: Sizes; ``None`` takes the defaults.
+        modality: ``"vision"``, ``"language"`` or ``"time_series"``.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: if ``out`` cannot be written or holds a run with other settings.
+        RuntimeError: if a measured constant exceeds its bound.
+        FloatingPointError: if pretraining or all heads diverge.
+    """
+    settings = Settings() if settings is None else settings
+    settings.check()
+    if modality not in MODALITIES:
+        raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
+    out = _writable_folder(out)
+    study = MODALITIES[modality](out, settings, progress)
+    if not is_saved_backbone(out / "backbone"):
+        save_backbone(study.backbone, out / "backbone")
+    by_task = [
+        sweep(
+            study.backbone,
+            dataset,
+            task,
+            poolers=POOLERS,
+            seeds=settings.seeds,
+            epochs=settings.epochs,
+            learning_rates=settings.learning_rates,
+            out=out,
+            progress=progress,
+        )
+        for dataset, task in study.tasks
+    ]
+    best = _best_heads(by_task[0])
+    identity = {"backbone": by_task[0][0]["backbone_fingerprint"], **settings.sizes()}
+    store = Store(out / RECORDS, identity)
+    curves = noise_curves(study, out, best, settings, store, progress)
+    constants = trained_blocks(study.tokens, out / "blocks", settings, store, progress)
+    heads = [row for rows in by_task for row in rows]
+
+    scores = score_table(heads, title="Poolers on a frozen backbone")
+    sensitivity = sensitivity_table(constants, title="Sensitivity: measured and bounded")
+    for name, table in (("scores", scores), ("sensitivity", sensitivity)):
+        write_atomically(out / f"{name}.md", table.markdown())
+        write_atomically(out / f"{name}.csv", table.csv())
+    plot_scores(heads, out / "scores.png")
+    plot_noise_curves(curves, out / "noise_curves.png")
+    plot_sensitivity(constants, out / "sensitivity.png")
+    return Report(
+        records=Records([*heads, *curves, *constants]),
+        scores=scores,
+        sensitivity=sensitivity,
+        cls_token_trained=checkpoint_metadata(out / "pretraining").get("cls_token_trained"),
+        example_head=head_directory(out, next(iter(best.values()))),
+    )
+
+
+def _best_heads(heads: Records):
+    """A sound head of each pooler at its best learning rate."""
+    rates = {entry["pooler"]: entry["learning_rate"] for entry in summarize_scores(heads)}
+    sound = {
+        name: heads.where(pooler=name, learning_rate=rates[name], diverged=False) for name in POOLERS
+    }
+    best = {name: rows[0] for name, rows in sound.items() if rows}
+    if not best:
+        raise FloatingPointError("all heads diverged")
+    return best
+
+
+def _writable_folder(out):
+    path = absolute_path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".poolax-writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"out: expected a folder that can be written, got {out} ({reason})") from None
+    return path

@@ -1,0 +1,189 @@
+"""How far noise and adversaries move pooled vectors: curves, and trained blocks beside their bounds."""
+
+import itertools
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from poolax import attention, bounds, empirical
+from poolax.blocks import TBM
+from poolax.pooling import from_name
+from poolax.quickstart._settings import POOLERS, Settings
+from poolax.quickstart._study import Study, Tokens
+from poolax.training import (
+    HeadModule,
+    Records,
+    head_directory,
+    load_head,
+    save_tbm,
+    train_heads,
+)
+from poolax.training.records import digest, environment
+from poolax.training.step import Progress
+
+# Inputs of the trained blocks, beside their checkpoints.
+INPUTS = "inputs.npy"
+
+_KINDS = {
+    "dot product": attention.DotProduct(),
+    "L2": attention.L2(),
+    "scaled cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
+}
+# Poolers for which nothing was published; bounds.tbm refuses them.
+_UNBOUNDED = {"sharp": set(), "published": {"attn", "wavg"}}
+
+
+class Store:
+    """Records of single measurements, found again by what they are records of."""
+
+    def __init__(self, path, identity):
+        self.path = path
+        self.identity = identity
+        self.finished = {row["id"]: row for row in Records.read(path) if "id" in row}
+
+    def get(self, measure, **what) -> dict[str, Any]:
+        """The record of ``what``: from the file, or measured now and added to it."""
+        key = digest({**self.identity, **what})
+        if key not in self.finished:
+            started = time.perf_counter()
+            row = {"id": key, **what, **measure()}
+            row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
+            self.finished[key] = row
+            Records([row]).write_to(self.path)
+        return self.finished[key]
+
+
+def noise_curves(
+    study: Study, out, best, settings: Settings, store: Store, progress: Progress
+) -> Records:
+    """Mean distance of the pooled vectors of the best heads against the size of noise."""
+    noisy, epsilons = study.noisy, list(study.noise_sizes)
+    rows = []
+    for done, name in enumerate(best, 1):
+
+        def measure(name=name):
+            head = load_head(head_directory(out, best[name]))
+            variables = {"params": head.variables["params"].get("pooler", {})}
+
+            def pooled(*example):
+                tokens = noisy.encode(*example)
+                return jnp.asarray(head.pooler.apply(variables, tokens.states, tokens.mask))
+
+            curve = empirical.noise_curve(
+                pooled,
+                noisy.inputs,
+                jnp.asarray(epsilons),
+                noisy.masks,
+                key=jax.random.key(settings.seed),
+            )
+            values = {field: np.asarray(getattr(curve, field)) for field in ("mean", "low", "high")}
+            return {
+                "epsilon": epsilons,
+                **{field: value.tolist() for field, value in values.items()},
+                "num_inputs": len(noisy.inputs),
+            }
+
+        what = {"kind": "noise_curve", "pooler": name, "head": best[name]["id"]}
+        rows.append(store.get(measure, **what))
+        progress("noise curves", done, len(best))
+    return Records(rows)
+
+
+def trained_blocks(
+    tokens: Tokens, out: epath.Path, settings: Settings, store: Store, progress: Progress
+) -> Records:
+    """Train a block for each pooler and kind of attention; measure its constant and bound it."""
+    radius = float(bounds.domain_of(jnp.asarray(tokens.values)).radius)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / INPUTS).open("wb") as file:
+        np.save(file, tokens.values[tokens.splits["test"][: settings.num_inputs]])
+    rows = []
+    total = len(_KINDS) * len(POOLERS)
+    for label, kind in _KINDS.items():
+        for name in POOLERS:
+            model = TBM(num_heads=4, pooler=from_name(name), attention=kind)
+
+            def measure(model=model, name=name, label=label):
+                folder = out / f"{label}-{name}".replace(" ", "-")
+                return _measure_tbm(model, name, tokens, radius, settings, folder)
+
+            what = {"kind": "lipschitz", "attention": label, "configuration": repr(kind)}
+            rows.append(store.get(measure, pooler=name, **what))
+            progress("trained blocks", len(rows), total)
+    return Records(rows)
+
+
+def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any]:
+    """Train a TBM on tokens and save it; measure its Lipschitz constant and bound it."""
+    trained = train_heads(
+        HeadModule(model, tokens.task.num_outputs),
+        tokens.values[None],
+        None,
+        tokens.targets,
+        tokens.task,
+        splits=tokens.splits,
+        runs=[(1e-3, settings.seed)],
+        epochs=settings.block_epochs,
+        batch_size=32,
+    )
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), trained.variables["params"])
+    variables = {"params": params["pooler"]}
+    save_tbm(
+        folder, model, variables, metadata={"num_tokens": tokens.values.shape[1], "radius": radius}
+    )
+    inputs = jnp.asarray(tokens.values[tokens.splits["test"][: settings.num_inputs]])
+
+    def model_at(x):
+        return model.apply(variables, x)
+
+    real = jax.jit(lambda inputs: jax.lax.map(lambda x: empirical.jacobian_norm(model_at, x), inputs))(
+        inputs
+    )
+    most_sensitive = inputs[jnp.argmax(real)]
+    found = jax.jit(
+        lambda x, key: empirical.maximize_jacobian_norm(
+            model_at,
+            x,
+            project=empirical.project_to_ball(radius),
+            key=key,
+            num_restarts=settings.search_restarts,
+            num_steps=settings.search_steps,
+        )
+    )(most_sensitive, jax.random.key(settings.seed))
+    num_tokens, width = inputs.shape[1:]
+    row = {
+        "num_tokens": num_tokens,
+        "width": width,
+        "num_heads": model.num_heads,
+        "radius": radius,
+        "num_inputs": len(inputs),
+        "metric": tokens.task.metric,
+        "test": float(trained.test_metrics[tokens.task.metric][0, 0]),
+        "measured_real": float(jnp.max(real)),
+        "measured_real_median": float(jnp.median(real)),
+        "measured_adversarial": float(found.value),
+    }
+    for method, without in _UNBOUNDED.items():
+        bound = None
+        if name not in without:
+            bound = float(
+                bounds.tbm(
+                    model, variables, num_tokens=num_tokens, radius=radius, method=method
+                ).lipschitz
+            )
+        row[method] = bound
+    _check_order(row, name)
+    return row
+
+
+def _check_order(row, name):
+    """Refuse measurements that are not finite or exceed a bound."""
+    measured = max(row["measured_real"], row["measured_adversarial"])
+    known = [value for value in (measured, row["sharp"], row["published"]) if value is not None]
+    if not all(map(math.isfinite, known)) or any(a > b for a, b in itertools.pairwise(known)):
+        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {known}")

@@ -1,0 +1,66 @@
+"""Time series: a small patch transformer on sunspots and atmospheric carbon dioxide."""
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from poolax.backbones import MomentConfig, SeriesPreprocess
+from poolax.data.series import co2, forecasting, imputation, sunspots, windows
+from poolax.quickstart._settings import Settings
+from poolax.quickstart._study import Noisy, Study, Tokens, schedule
+from poolax.training import Forecasting, Imputation, pretrain_masked_series
+from poolax.training.step import Progress
+
+_CONTEXT = 64
+_PATCH = 4
+# Half a year ahead, and most of a cycle of the sun.
+_WEEKS, _YEARS = 26, 8
+_CONFIG = MomentConfig(
+    num_steps=_CONTEXT,
+    patch_len=_PATCH,
+    max_patches=_CONTEXT // _PATCH,
+    width=64,
+    num_layers=2,
+    num_heads=4,
+    head_dim=16,
+    mlp_dim=128,
+)
+
+
+def time_series(out: epath.Path, settings: Settings, progress: Progress) -> Study:
+    """Forecasts of carbon dioxide and sunspots, and hidden spans of both filled in."""
+    weekly, yearly = co2(), sunspots()
+    preprocess = SeriesPreprocess(_CONTEXT, _PATCH)
+    unlabelled = [
+        windows(weekly, context=_CONTEXT, split="train", missing="drop")[:],
+        windows(yearly, context=_CONTEXT, split="train")[:],
+    ]
+    moment = pretrain_masked_series(
+        _CONFIG,
+        np.concatenate(unlabelled),
+        schedule(settings, out, progress, learning_rate=3e-3),
+        preprocess=preprocess,
+    )
+    weekly_forecast = forecasting(weekly, context=_CONTEXT, horizon=_WEEKS, missing="drop")
+    yearly_forecast = forecasting(yearly, context=_CONTEXT // 2, horizon=_YEARS)
+    hidden = imputation(weekly, context=_CONTEXT, span=2 * _PATCH, missing="drop")
+    tasks = (
+        (weekly_forecast, Forecasting(_WEEKS)),
+        (yearly_forecast, Forecasting(_YEARS)),
+        (hidden, Imputation(_CONTEXT)),
+    )
+    test = weekly_forecast.splits["test"]
+    chosen = test[np.linspace(0, len(test) - 1, min(settings.num_inputs, len(test))).astype(int)]
+    tokens, _ = moment.embed(moment.params, jnp.asarray(weekly_forecast.inputs[:]))
+    return Study(
+        backbone=moment,
+        tasks=tasks,
+        noisy=Noisy(weekly_forecast.inputs[chosen], None, moment),
+        tokens=Tokens(
+            np.asarray(tokens),
+            weekly_forecast.targets,
+            dict(weekly_forecast.splits),
+            Forecasting(_WEEKS),
+        ),
+        noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
+    )

@@ -1,0 +1,50 @@
+"""Sizes of the quickstart."""
+
+import dataclasses
+
+from poolax._checks import check_count, check_number
+
+POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the quickstart; the defaults take a few minutes on two CPU cores.
+
+    Attributes:
+        seeds: Heads of each pooler.
+        epochs: Passes over the training examples of each head.
+        pretrain_epochs: Passes over the training examples of the backbone.
+        block_epochs: Passes over the training examples of each block whose sensitivity is measured.
+        learning_rates: Tried for each pooler; chosen by validation.
+        num_inputs: Test examples at which sensitivity is measured.
+        search_restarts: Restarts of the adversarial search.
+        search_steps: Steps of each restart.
+        seed: Sets everything random but the seeds of the heads.
+    """
+
+    seeds: int = 5
+    epochs: int = 30
+    pretrain_epochs: int = 150
+    block_epochs: int = 15
+    learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    num_inputs: int = 64
+    search_restarts: int = 8
+    search_steps: int = 50
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse numbers out of range."""
+        counts = ("seeds", "epochs", "pretrain_epochs", "block_epochs", "search_restarts")
+        for name in (*counts, "search_steps"):
+            check_count(name, getattr(self, name))
+        for learning_rate in self.learning_rates:
+            check_number("learning_rates", learning_rate, above=0.0)
+        check_count("num_inputs", self.num_inputs, at_least=2)
+        check_count("seed", self.seed, at_least=0)
+
+    def sizes(self) -> dict[str, object]:
+        """All settings but the number of seeds, which changes no single measurement."""
+        named = dataclasses.asdict(self)
+        del named["seeds"]
+        return named

@@ -1,0 +1,77 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poolax import quickstart
+from poolax.pooling import AveragePool
+from poolax.training import sweep, train_heads
+from poolax.training.heads import HeadModule
+from poolax.training.step import no_progress
+
+SETTINGS = quickstart.Settings(pretrain_epochs=1, num_inputs=3)
+TASKS = {
+    "vision": ["classification", "inpainting", "segmentation"],
+    "language": ["classification", "next_token"],
+    "time_series": ["forecasting", "forecasting", "imputation"],
+}
+
+
+@pytest.mark.parametrize("modality", quickstart.MODALITIES)
+def test_studies_train_heads_noise_and_blocks(modality, tmp_path):
+    """What every stage of the run reads fits, on the real data; the run itself is a slow test."""
+    if modality == "time_series":
+        pytest.importorskip("statsmodels", reason="series come with statsmodels")
+    study = quickstart.MODALITIES[modality](tmp_path, SETTINGS, no_progress)
+    assert [task.name for _, task in study.tasks] == TASKS[modality]
+    for dataset, task in study.tasks:
+        record = sweep(
+            study.backbone,
+            dataset.subset(40),
+            task,
+            poolers=["avg"],
+            seeds=1,
+            epochs=1,
+        )[0]
+        assert np.isfinite([record["test"], record["baseline"], *record["train_loss"]]).all()
+    assert len(study.noisy.inputs) == 3
+    masks = [] if study.noisy.masks is None else [study.noisy.masks[0]]
+    states = study.noisy.encode(jnp.asarray(study.noisy.inputs[0]), *masks).states
+    assert states.ndim == 2
+    tokens = study.tokens
+    assert np.isfinite(tokens.values).all()
+    used = np.concatenate(list(tokens.splits.values()))
+    assert len(np.unique(used)) == len(used) == len(tokens.values)
+    heads = train_heads(
+        HeadModule(AveragePool(), tokens.task.num_outputs),
+        tokens.values[None],
+        None,
+        tokens.targets,
+        tokens.task,
+        splits=tokens.splits,
+        runs=[(1e-3, 0)],
+        epochs=1,
+        batch_size=32,
+    )
+    assert not heads.diverged.any()
+
+
+def test_bad_settings_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"modality: expected one of vision, language, time_series"):
+        quickstart.run(tmp_path, modality="audio")
+    with pytest.raises(ValueError, match=r"epochs: expected a whole number >= 1, got 0"):
+        quickstart.run(tmp_path, dataclasses.replace(SETTINGS, epochs=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["language", "time_series"])
+def test_other_modalities_at_full_size(modality, tmp_path):
+    report = quickstart.run(tmp_path, modality=modality)
+    assert report.num_diverged == 0
+    best = {}
+    for row in report.scores.tidy:
+        sign = 1 if row["higher_is_better"] else -1
+        place = (row["dataset"], row["task"])
+        best[place] = max(best.get(place, -np.inf), sign * (row["mean"] - row["baseline"]))
+    assert min(best.values()) > 0
