@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,8 @@ from PIL import Image
 from poolax import cli, data
 from poolax.cli._data_options import parse_options
 from poolax.cli._data_show import sparkline
-from poolax.data import Dataset, Entry, _registry
+from poolax.data import Dataset, Entry, _prepare, _registry
+from poolax.data._entry import Download
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def test_list_fits_the_terminal_and_says_what_it_does_not_know(width, said, monk
         assert (row[1] == "†") == (not entry.verified)
         assert " ".join(entry.licence.split()) in " ".join(text.split())
     assert re.search(r"^celeba† +inpainting +162770 +19867 +19962 +TFDS +yes +\d+$", text, re.MULTILINE)
-    assert re.search(r"^hellaswag† +[a-z ]+ +39905 +10042 +10003 +TFDS +\d+$", text, re.MULTILINE)
+    assert re.search(r"^hellaswag† +[a-z_]+ +39905 +10042 +10003 +TFDS +\d+$", text, re.MULTILINE)
     assert re.search(r"^digits +classification +1078 +359 +360 +embedded +\d+$", text, re.MULTILINE)
     assert re.search(r"^imagenet100† +classification .* files +yes +\d+$", text, re.MULTILINE)
     assert "†: never downloaded as a whole by the authors" in text
@@ -178,6 +180,27 @@ def test_usage_errors_take_one_line(arguments, message, capsys):
     run(*arguments, code=cli.USAGE)
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"poolax: {message}", lines[-1].replace(", or a", " or a"))
+
+
+def test_a_builder_that_needs_tensorflow_is_not_replaced_silently(capsys, monkeypatch, tmp_path):
+    if _prepare._has_tensorflow():
+        pytest.skip("TensorFlow is installed")
+
+    def read(directory):
+        return Dataset("small", np.zeros((2, 1)), {}, {"train": np.arange(2)}, "here", "CC0")
+
+    address = (tmp_path / "nothing.txt").as_uri().replace("file://", "http://127.0.0.1:9")
+    entry = dataclasses.replace(
+        data.entry("cifar10"), downloads=(Download(address, None, "nothing.txt"),), read=read
+    )
+    monkeypatch.setitem(_registry._ENTRIES, "cifar10", entry)
+    run("prepare", "cifar10", "--tfds-dir", "t", code=cli.FAILURE)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert lines[0] == (
+        "TFDS's own builder 'cifar10' needs TensorFlow, which is not installed; preparing from the "
+        "files of the publisher."
+    )
+    assert re.fullmatch(r"poolax: http://127.0.0.1:9/.*: expected a download, got: .*", lines[-1])
 
 
 def test_a_malformed_file_takes_one_line(capsys, test_data, tmp_path):
