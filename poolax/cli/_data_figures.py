@@ -65,10 +65,13 @@ def series_figure(dataset: Dataset, path: epath.PathLike) -> None:
             start = 0 if len(values) == len(series) and np.isnan(series).any() else len(series)
             steps = np.arange(start, start + len(values))
             axes.plot(steps, values, color="#D55E00", linewidth=1, label="to be predicted")
-            axes.legend(fontsize=7, loc="upper left")
         target = target_text(dataset, index)
         axes.set_title(f"train {index}" + (f": {target}" if target else ""), fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     figure.suptitle(dataset.name, fontsize=11)
     _save(figure, path)
 
@@ -92,12 +95,9 @@ def _draw_maps(panels, dataset: Dataset, chosen: np.ndarray) -> None:
 
 
 def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure, path: epath.PathLike) -> None:

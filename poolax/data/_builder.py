@@ -58,8 +58,7 @@ def write_prepared(
 
     config = tfds.core.BuilderConfig(name=_config(entry, options), version=VERSION)
     metadata = _describe(dataset, entry, options, attributes)
-    builder = _builder_class(config)(
-        entry,
+    builder = _builder_class(entry, config)(
         dataset,
         metadata,
         progress,
@@ -218,7 +217,8 @@ def _are_labels(dataset: Dataset) -> bool:
     targets = dataset.targets
     if not isinstance(targets, np.ndarray) or targets.ndim != 1 or dataset.num_classes is None:
         return False
-    return targets.dtype.kind in "iu" and targets.min() >= 0 and targets.max() < dataset.num_classes
+    known = (targets >= 0) & (targets < dataset.num_classes)
+    return targets.dtype.kind in "iu" and bool(known.all())
 
 
 def _label_feature(dataset: Dataset) -> Any:
@@ -274,30 +274,29 @@ def _parts(dataset: Dataset) -> dict[str, np.ndarray]:
     return parts | ({_REST: rest} if rest.size else {})
 
 
-def _builder_class(config: Any) -> Any:
+def _builder_class(entry: Entry, config: Any) -> Any:
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """A builder of a data set that is there already."""
 
+        name = f"poolax_{entry.name}"
         VERSION = tfds.core.Version(VERSION)
         BUILDER_CONFIGS = [config]  # noqa: RUF012 - as TensorFlow Datasets declares it
         url_infos = None  # It downloads nothing.
 
-        def __init__(self, entry, dataset, metadata, progress, **options):
-            self.name = f"poolax_{entry.name}"
-            self._entry, self._data, self._metadata = entry, dataset, metadata
-            self._progress = progress
+        def __init__(self, dataset, metadata, progress, **options):
+            self._data, self._metadata, self._progress = dataset, metadata, progress
             super().__init__(**options)
 
         def _info(self):
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"{self._entry.title}. Preprocessing: {self._entry.preprocessing}.",
+                description=f"{entry.title}. Preprocessing: {entry.preprocessing}.",
                 features=_features(self._data),
-                homepage=self._entry.source,
-                citation=self._entry.citation,
-                license=self._entry.licence,
+                homepage=entry.source,
+                citation=entry.citation,
+                license=entry.licence,
                 disable_shuffling=True,
                 metadata=tfds.core.MetadataDict(self._metadata),
             )

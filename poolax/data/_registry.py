@@ -85,9 +85,9 @@ def load(
 
 def default_tfds_dir() -> str:
     """The folder of TensorFlow Datasets: ``TFDS_DATA_DIR``, or ``~/tensorflow_datasets``."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.constants import get_default_data_dir
 
-    return tfds.core.constants.DATA_DIR
+    return get_default_data_dir()
 
 
 def prepared_by_tfds(found: Entry, tfds_dir: epath.PathLike) -> epath.Path | None:
@@ -95,11 +95,13 @@ def prepared_by_tfds(found: Entry, tfds_dir: epath.PathLike) -> epath.Path | Non
     if found.tfds is None:
         return None
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.utils.version import list_all_versions
 
     directory = epath.Path(tfds_dir) / found.tfds.name
-    for version in reversed(tfds.core.utils.list_all_versions(directory)):
+    for version in reversed(list_all_versions(directory)):
         path = directory / str(version)
-        if tfds.builder_from_directory(path).info.file_format.value == FILE_FORMAT:
+        info: Any = tfds.builder_from_directory(path).info
+        if info.file_format.value == FILE_FORMAT:
             return path
     return None
 

@@ -111,8 +111,13 @@ def sweep(
     _check_splits(dataset.splits, len(dataset.inputs))
     if not plan.pending():
         return plan.records()
+    # Words about the data, of which its fingerprint and the identity of a head know nothing.
+    plan.extra |= {"data_source": dataset.source, "data_notes": list(dataset.notes)}
     started = time.perf_counter()
-    tokens = extract_states(backbone, dataset.inputs, dataset.mask, progress=progress)
+    # States are what costs: of a small subset of many examples, its own alone.
+    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
+    splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
+    tokens = extract_states(backbone, dataset.inputs, dataset.mask, indices=used, progress=progress)
     plan.extra["features_wall_s"] = round(time.perf_counter() - started, 3)
     _check_states(tokens.states, tokens.mask, task)
     # A token head stands for patches alone, whatever enters the poolers.
@@ -120,7 +125,7 @@ def sweep(
         label: tokens.num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
         for label, pooler in named.items()
     }
-    plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, prefixes, progress)
+    plan.run(tokens.states, tokens.mask, _rows(dataset.targets, used), splits, prefixes, progress)
     return plan.records()
 
 
