@@ -111,7 +111,7 @@ def _nowhere(found: Entry, root: epath.Path, own: epath.Path, options: dict[str,
         ["poolax data prepare", found.name, *(f"--option {k}={v}" for k, v in options.items())]
     )
     others = [path for path in own.parent.parent.glob("*") if path != own.parent]
-    so_far = " with these options" if others else ""
+    so_far = f" with {'these' if options else 'default'} options" if others else ""
     return (
         f"{found.name}: expected it in {root}, prepared{so_far} by '{command}', or a data_dir "
         f"(--data-dir) with {found.layout}; got neither"
