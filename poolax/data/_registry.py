@@ -4,9 +4,10 @@ from typing import Any
 
 from etils import epath
 
-from poolax.data._builder import FILE_FORMAT, prepared_directory, read_prepared
+from poolax.data._builder import FILE_FORMAT, prepared_directory
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._prepared import read_prepared
 from poolax.data.language import ENTRIES as LANGUAGE
 from poolax.data.series import ENTRIES as SERIES
 from poolax.data.vision import ENTRIES as VISION
