@@ -90,7 +90,7 @@ def test_show_texts(said, test_data, tmp_path):
     assert "inputs  │ 6000 × 5 │  text" in text
     assert not list(tmp_path.iterdir())
     many = said("show", "banking77", "--data-dir", test_data)
-    assert "Labels: 77 classes, the most and the least frequent in train" in many
+    assert "Labels: 77 classes, by frequency in train" in many
     pairs = said("show", "stsb", "--data-dir", test_data)
     assert "    A plane is taking off.\n    An air plane is taking off.\n" in pairs
     assert re.search(r"targets │ +train │ +0 │ +0.54 │ +1 │ +0 │", pairs)

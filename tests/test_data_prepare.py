@@ -17,8 +17,8 @@ from PIL import Image
 
 from poolax import data
 from poolax.data import Dataset, Entry, _download, _prepare, _registry
-from poolax.data._builder import read_prepared
 from poolax.data._entry import TFDS, Download, existing
+from poolax.data._prepared import read_prepared
 from poolax.data.vision import ImageFiles
 
 

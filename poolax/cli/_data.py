@@ -83,9 +83,11 @@ class Prepare:
         """Run the command and give its exit code."""
         entry = data.entry(self.name)
         options = parse_options(entry, self.option)
-        if entry.tfds is not None and way_to_prepare(entry, self.data_dir) == "download":
+        own = entry.tfds
+        way = way_to_prepare(entry, self.data_dir)
+        if own is not None and own.needs_tensorflow and way == "download":
             print(
-                f"TFDS's own builder {entry.tfds.name!r} needs TensorFlow, which is not installed; "
+                f"TFDS's own builder {own.name!r} needs TensorFlow, which is not installed; "
                 "preparing from the files of the publisher.",
                 file=sys.stderr,
             )

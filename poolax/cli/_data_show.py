@@ -117,7 +117,7 @@ def _labels_table(labels, splits) -> Table:
     if len(labels) > _MANY_LABELS:
         ordered = sorted(labels, key=lambda row: -row[splits[0]])
         shown = [*ordered[:_SHOWN_LABELS], None, *ordered[-_SHOWN_LABELS:]]
-        title += f", the most and the least frequent in {splits[0]}"
+        title += f", by frequency in {splits[0]}"
     rows = []
     for row in shown:
         if row is None:

@@ -4,9 +4,10 @@ from typing import Any
 
 from etils import epath
 
-from poolax.data._builder import FILE_FORMAT, prepared_directory, read_prepared
+from poolax.data._builder import FILE_FORMAT, prepared_directory
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._prepared import read_prepared
 from poolax.data.language import ENTRIES as LANGUAGE
 from poolax.data.series import ENTRIES as SERIES
 from poolax.data.vision import ENTRIES as VISION
@@ -111,7 +112,7 @@ def _nowhere(found: Entry, root: epath.Path, own: epath.Path, options: dict[str,
         ["poolax data prepare", found.name, *(f"--option {k}={v}" for k, v in options.items())]
     )
     others = [path for path in own.parent.parent.glob("*") if path != own.parent]
-    so_far = " with these options" if others else ""
+    so_far = f" with {'these' if options else 'default'} options" if others else ""
     return (
         f"{found.name}: expected it in {root}, prepared{so_far} by '{command}', or a data_dir "
         f"(--data-dir) with {found.layout}; got neither"
