@@ -73,7 +73,10 @@ class _Rows:
         self._indices = indices
         self.shape = (len(indices), *array.shape[1:])
 
-    def __getitem__(self, batch: slice) -> np.ndarray:
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, batch: Any, /) -> np.ndarray:
         return self._array[self._indices[batch]]
 
 

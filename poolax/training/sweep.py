@@ -231,6 +231,7 @@ class _Plan:
         self.finished = {}
         identity = {
             "task": task.name,
+            "task_options": _task_options(task),
             "num_outputs": task.num_outputs,
             "epochs": epochs,
             "batch_size": batch_size,
@@ -303,6 +304,7 @@ class _Plan:
                     "kind": "head",
                     "id": self.ids[label, run],
                     "task": self.task.name,
+                    "task_options": _task_options(self.task),
                     "metric": self.task.metric,
                     "higher_is_better": self.task.higher_is_better,
                     "pooler": label,
@@ -465,6 +467,10 @@ def _describe_preprocess(preprocess, inputs):
     if isinstance(preprocess, SeriesPreprocess):
         return preprocess.describe(inputs.shape[-1])
     return None if preprocess is None else repr(preprocess)
+
+
+def _task_options(task):
+    return _plain(task) if dataclasses.is_dataclass(task) else {}
 
 
 def _plain(config):
