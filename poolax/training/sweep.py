@@ -365,7 +365,7 @@ def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path
     """
     # The record's id keeps heads of other configurations apart.
     name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
-    return epath.Path(out) / "heads" / record["pooler"] / name
+    return epath.Path(out) / "heads" / record["task"] / record["pooler"] / name
 
 
 def _check_splits(splits, num_examples):
