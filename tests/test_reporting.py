@@ -53,8 +53,8 @@ def test_markdown_and_csv():
     table = reporting.score_table(ROWS)
     text = table.markdown()
     assert (
-        "| ViT, digits, classification | 10.00 | 60.00 ± 14.14 | <u>65.00 ± 0.00</u> | **75.00 ± 7.07** |"
-        in text
+        "| ViT, digits, classification (accuracy in %) | 10.00 | 60.00 ± 14.14 | <u>65.00 ± 0.00</u> "
+        "| **75.00 ± 7.07** |" in text
     )
     assert "last is the first token here." in text
     assert "chosen by mean validation score" in text
@@ -66,7 +66,7 @@ def test_markdown_and_csv():
 def test_the_best_of_all_may_be_fixed_and_lower_may_be_better():
     rows = [{**row, "higher_is_better": False, "metric": "mse"} for row in ROWS]
     text = reporting.score_table(rows).markdown()
-    assert "**<u>0.60 ± 0.14</u>**" in text
+    assert "**<u>0.6000 ± 0.1414</u>**" in text
 
 
 def test_diverged_heads_are_counted_and_left_out():
@@ -83,7 +83,7 @@ def test_diverged_heads_are_counted_and_left_out():
 
 def test_terminal():
     table = reporting.score_table(ROWS).transposed()
-    assert table.columns == ["task", "ViT, digits, classification"]
+    assert table.columns == ["task", "ViT, digits, classification (accuracy in %)"]
     cells = {row[0].text: row[1].rich() for row in table.rows}
     assert str(cells["attn"].style) == "bold"
     assert str(cells["max"].style) == "underline"

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+
+import counting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,6 +243,22 @@ def test_token_head_fills_each_cell_from_the_patch_at_its_centre():
         head.init(jax.random.key(0), z[:3])
     with pytest.raises(ValueError, match=r"mask: expected None"):
         head.init(jax.random.key(0), z, jnp.ones(4, bool))
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"), [pytest.param(*case, id=case[0].name) for case in counting.cases()]
+)
+def test_every_example_counts_once(task, targets):
+    counting.check(task, targets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_example_counts_once_on_other_numbers_of_devices(devices):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(2 * devices)}
+    command = [sys.executable, counting.__file__, str(devices)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
 
 
 def test_constants_that_no_task_has_are_refused():

@@ -53,15 +53,22 @@ def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
     )
-    with rich.progress.Progress(*columns, console=console) as bars:
-        tasks = {}
+    bars = rich.progress.Progress(*columns, console=console)
+    tasks = {}
 
-        def report(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(description, total=total)
-            bars.update(tasks[description], completed=done, total=total)
+    def report(description: str, done: int, total: int) -> None:
+        if not tasks:
+            bars.start()
+        if description not in tasks:
+            tasks[description] = bars.add_task(description, total=total)
+        bars.update(tasks[description], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        # Bars that never were would leave an empty line behind.
+        if tasks:
+            bars.stop()
 
 
 def stderr() -> rich.console.Console:

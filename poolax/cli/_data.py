@@ -1,6 +1,7 @@
 """``poolax data``."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +16,7 @@ from poolax.cli._data_figures import contact_sheet, series_figure
 from poolax.cli._data_list import describe_entry, print_entries
 from poolax.cli._data_options import parse_options
 from poolax.cli._data_show import show_dataset
+from poolax.data._prepare import way_to_prepare
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
 _OPTION = tyro.conf.arg(
@@ -81,6 +83,14 @@ class Prepare:
         """Run the command and give its exit code."""
         entry = data.entry(self.name)
         options = parse_options(entry, self.option)
+        own = entry.tfds
+        way = way_to_prepare(entry, self.data_dir)
+        if own is not None and own.needs_tensorflow and way == "download":
+            print(
+                f"TFDS's own builder {own.name!r} needs TensorFlow, which is not installed; "
+                "preparing from the files of the publisher.",
+                file=sys.stderr,
+            )
         with progress_bars(stderr()) as progress:
             path = data.prepare(
                 self.name,

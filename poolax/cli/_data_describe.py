@@ -54,7 +54,7 @@ def describe_dataset(entry: Entry, dataset: Dataset, options: Mapping[str, Any])
         "options_given": dict(options),
         "splits": {name: len(indices) for name, indices in dataset.splits.items()},
         "arrays": {
-            name: {"shape": list(array.shape), "dtype": str(getattr(array, "dtype", "object"))}
+            name: {"shape": list(array.shape), "dtype": _type_name(array)}
             for name, array in arrays.items()
         },
         "labels": _labels(dataset),
@@ -67,6 +67,11 @@ def describe_dataset(entry: Entry, dataset: Dataset, options: Mapping[str, Any])
         "licence": dataset.licence,
         "notes": list(dataset.notes),
     }
+
+
+def _type_name(array: Any) -> str:
+    dtype = np.asarray(array[:1]).dtype
+    return "text" if dtype.kind in "OU" else str(dtype)
 
 
 def _labels(dataset: Dataset) -> list[dict[str, Any]]:

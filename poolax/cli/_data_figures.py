@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.cli._data_describe import NUM_SAMPLES, evenly, target_text
+from poolax.cli._data_describe import NUM_SAMPLES, class_name, evenly, target_text
 from poolax.data import Dataset
 
 _COLUMNS = 8
 _DPI = 110
+_VOID = "#bbbbbb"
 
 
 def contact_sheet(dataset: Dataset, path: epath.PathLike) -> None:
@@ -34,12 +35,7 @@ def contact_sheet(dataset: Dataset, path: epath.PathLike) -> None:
         for axes, index, image in zip(grid[row], chosen, dataset.inputs[chosen], strict=False):
             shown = image.astype(np.float32) / white
             axes.imshow(shown[..., 0] if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
-            caption = textwrap.shorten(target_text(dataset, index).replace("_", " "), 32)
-            lines = textwrap.wrap(caption, 16)
-            axes.text(
-                0.5, -0.04, "\n".join(lines), ha="center", va="top", fontsize=7,
-                transform=axes.transAxes,
-            )  # fmt: skip
+            _caption(axes, target_text(dataset, index))
         if maps:
             _draw_maps(grid[row + 1], dataset, chosen)
         grid[row][0].set_title(split, loc="left", fontsize=9)
@@ -65,10 +61,13 @@ def series_figure(dataset: Dataset, path: epath.PathLike) -> None:
             start = 0 if len(values) == len(series) and np.isnan(series).any() else len(series)
             steps = np.arange(start, start + len(values))
             axes.plot(steps, values, color="#D55E00", linewidth=1, label="to be predicted")
-            axes.legend(fontsize=7, loc="upper left")
         target = target_text(dataset, index)
         axes.set_title(f"train {index}" + (f": {target}" if target else ""), fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     figure.suptitle(dataset.name, fontsize=11)
     _save(figure, path)
 
@@ -81,23 +80,31 @@ def _white(dataset: Dataset) -> float:
 
 
 def _draw_maps(panels, dataset: Dataset, chosen: np.ndarray) -> None:
+    """Label 0 black, for it is the background; others in colours; beyond the classes, void, grey."""
     import matplotlib
+    from matplotlib.colors import ListedColormap
 
-    # Labels beyond the classes, such as void, are grey.
-    colours = matplotlib.colormaps["tab20"].with_extremes(over="#bbbbbb", under="#bbbbbb")
     targets: Any = dataset.targets
-    top = max((dataset.num_classes or 2) - 1, 1)
+    num_classes = dataset.num_classes or int(targets.max()) + 1
+    hues = matplotlib.colormaps["hsv"](np.linspace(0, 0.9, max(num_classes - 1, 1)))
+    colours = ListedColormap([(0.0, 0.0, 0.0, 1.0), *hues]).with_extremes(over=_VOID, under=_VOID)
     for axes, index in zip(panels, chosen, strict=False):
-        axes.imshow(targets[index], cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        labels = targets[index]
+        axes.imshow(labels, cmap=colours, vmin=0, vmax=num_classes - 1, interpolation="nearest")
+        present = np.unique(labels[(labels > 0) & (labels < num_classes)])
+        _caption(axes, ", ".join(class_name(dataset, int(label)) for label in present))
+
+
+def _caption(axes, text: str) -> None:
+    lines = textwrap.wrap(textwrap.shorten(text.replace("_", " "), 32), 16)
+    position = {"x": 0.5, "y": -0.04, "ha": "center", "va": "top", "transform": axes.transAxes}
+    axes.text(s="\n".join(lines), fontsize=7, **position)
 
 
 def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure, path: epath.PathLike) -> None:

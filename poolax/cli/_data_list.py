@@ -93,15 +93,15 @@ def _row(entry: Entry, licence: int) -> list[str]:
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
     notes = [
-        "Sizes: of the published splits. A dash: there is no such split, its size is not stated, or it "
-        "depends on options.",
+        "Sizes: of the published splits, for long series their steps. A dash: there is no such split, "
+        "its size is not stated, or it depends on options.",
         "get by: embedded, comes with a library; download and TFDS (TensorFlow Datasets), by 'poolax "
         "data prepare NAME'; files, from yours by --data-dir, from which all others can be read, too.",
         "TF: the builder of TFDS needs TensorFlow to prepare it; nothing else does, and reading never.",
     ]
     if not all(entry.verified for entry in entries):
         notes.append(
-            "†: never downloaded as a whole by the authors of poolax. What is said of it comes from its "
-            "publisher or TFDS, and its reader was tested on small files of the same layout."
+            "†: never downloaded as a whole by the authors of poolax. What is said of it comes from "
+            "its publisher or TFDS, and its reader was tested on small files of the same layout."
         )
     return notes

@@ -1,6 +1,5 @@
 """How ``poolax data show`` puts a data set on the terminal."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from poolax.reporting import Cell, Table
 
 _MANY_LABELS = 20
 _SHOWN_LABELS = 8
+_NAME_WIDTH = 40
 _BARS = "▁▂▃▄▅▆▇█"
 _FACTS = ("preprocessing", "source", "licence", "citation", "layout")
 
@@ -21,7 +21,8 @@ _FACTS = ("preprocessing", "source", "licence", "citation", "layout")
 def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> None:
     """Print tables, samples and facts of a data set."""
     console.print(f"[bold]{record['title']}[/bold]", highlight=False)
-    console.print(f"{record['name']}: {record['modality']}, {record['task']}", highlight=False)
+    given = "".join(f", {name}={value}" for name, value in record["options_given"].items())
+    console.print(f"{record['name']}: {record['modality']}, {record['task']}{given}", highlight=False)
     tables = [_splits_table(record), _arrays_table(record)]
     if record["labels"]:
         tables.append(_labels_table(record["labels"], list(record["splits"])))
@@ -30,10 +31,10 @@ def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> No
     for table in tables:
         console.print()
         console.print(table.rich())
-    console.print("\nSamples of train")
+    console.print("\n[bold]Samples of train[/bold]")
     for sample in record["samples"]:
         for line in _sample_lines(sample, console.width):
-            console.print(Text(line, overflow="ellipsis", no_wrap=True))
+            console.print(Text(_cut(line, console.width)))
     console.print()
     facts = rich.table.Table.grid(padding=(0, 2))
     for name in _FACTS:
@@ -69,10 +70,10 @@ def sparkline(values: list[float | None], width: int) -> str:
 
 
 def _sample_lines(sample: Mapping[str, Any], width: int) -> list[str]:
-    head = f"  {sample['index']}" + (f"  {sample['target']}" if sample["target"] else "")
+    head = f"  example {sample['index']}" + (f"  {sample['target']}" if sample["target"] else "")
     if "texts" in sample:
         texts = [" ".join(text.split()) for text in sample["texts"]]
-        return [head, *(f"    {textwrap.shorten(text, 4 * width)}" for text in texts)]
+        return [head, *(f"    {_cut(text, width - 4)}" for text in texts)]
     numbers = ", ".join(
         f"{name} {_number(sample[name])}" for name in ("min", "mean", "max") if name in sample
     )
@@ -81,6 +82,10 @@ def _sample_lines(sample: Mapping[str, Any], width: int) -> list[str]:
     if "values" in sample:
         lines.append(f"    {sparkline(sample['values'], min(width - 4, 96))}")
     return lines
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _number(value: float | None) -> str:
@@ -112,13 +117,13 @@ def _labels_table(labels, splits) -> Table:
     if len(labels) > _MANY_LABELS:
         ordered = sorted(labels, key=lambda row: -row[splits[0]])
         shown = [*ordered[:_SHOWN_LABELS], None, *ordered[-_SHOWN_LABELS:]]
-        title += f", the most and the least frequent in {splits[0]}"
+        title += f", by frequency in {splits[0]}"
     rows = []
     for row in shown:
         if row is None:
             rows.append([Cell("⋮")] * (2 + len(splits)))
         else:
-            name = textwrap.shorten(row["name"], 34, placeholder="…")
+            name = _cut(row["name"], _NAME_WIDTH)
             counts = [Cell(str(row[split])) for split in splits]
             rows.append([Cell(name), Cell(str(row["label"])), *counts])
     return Table(title=title, columns=("name", "label", *splits), rows=rows, notes=(), tidy=())

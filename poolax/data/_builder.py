@@ -13,13 +13,13 @@ import numpy as np
 from etils import epath
 
 from poolax._progress import Progress, no_progress
-from poolax.data._dataset import Dataset, Targets
+from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
 
 FILE_FORMAT = "array_record"
 VERSION = "1.0.0"
-_REST = "rest"
-_CHUNK = 256
+REST = "rest"
+CHUNK = 256
 
 
 def prepared_directory(
@@ -58,8 +58,7 @@ def write_prepared(
 
     config = tfds.core.BuilderConfig(name=_config(entry, options), version=VERSION)
     metadata = _describe(dataset, entry, options, attributes)
-    builder = _builder_class(config)(
-        entry,
+    builder = _builder_class(entry, config)(
         dataset,
         metadata,
         progress,
@@ -70,51 +69,6 @@ def write_prepared(
     with quiet_tfds():
         builder.download_and_prepare()
     return epath.Path(builder.data_dir)
-
-
-def read_prepared(directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]]:
-    """Read what :func:`write_prepared` wrote.
-
-    Images stay where they are and are decoded when they are indexed; all else is read into memory.
-
-    Args:
-        directory: The folder of the records.
-
-    Returns:
-        The data set, equal to the one that was written, and what was kept beside it.
-    """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(os.fspath(directory))
-    metadata: Any = builder.info.metadata
-    parts = [name for name in (*metadata["splits"], _REST) if name in builder.info.splits]
-    columns, record_of = _read_columns(builder, parts, metadata)
-    splits = {}
-    for name in metadata["splits"]:
-        start = sum(builder.info.splits[part].num_examples for part in parts[: parts.index(name)])
-        splits[name] = columns["index"][start:][: builder.info.splits[name].num_examples]
-    geometry = metadata["images"]
-    if geometry is None:
-        inputs = columns["inputs"]
-    else:
-        from poolax.data.vision._tfds import ImageRecords, Records
-
-        inputs = ImageRecords(Records(builder, parts), record_of, **geometry)
-    targets: Targets = columns.get("targets", {})
-    names = metadata["class_names"]
-    dataset = Dataset(
-        name=metadata["name"],
-        inputs=inputs,
-        targets=targets,
-        splits=splits,
-        source=metadata["source"],
-        licence=metadata["licence"],
-        mask=columns.get("mask"),
-        num_classes=metadata["num_classes"],
-        class_names=None if names is None else tuple(names),
-        notes=tuple(metadata["notes"]),
-    )
-    return dataset, metadata["attributes"]
 
 
 @contextlib.contextmanager
@@ -218,7 +172,8 @@ def _are_labels(dataset: Dataset) -> bool:
     targets = dataset.targets
     if not isinstance(targets, np.ndarray) or targets.ndim != 1 or dataset.num_classes is None:
         return False
-    return targets.dtype.kind in "iu" and targets.min() >= 0 and targets.max() < dataset.num_classes
+    known = (targets >= 0) & (targets < dataset.num_classes)
+    return targets.dtype.kind in "iu" and bool(known.all())
 
 
 def _label_feature(dataset: Dataset) -> Any:
@@ -233,8 +188,8 @@ def _label_feature(dataset: Dataset) -> Any:
 def _examples(dataset: Dataset, indices: np.ndarray) -> Iterator[dict[str, Any]]:
     inputs: Any = dataset.inputs
     encoded = hasattr(inputs, "encoded")
-    for start in range(0, len(indices), _CHUNK):
-        chunk = indices[start : start + _CHUNK]
+    for start in range(0, len(indices), CHUNK):
+        chunk = indices[start : start + CHUNK]
         arrays: dict[str, Any] = {"index": chunk}
         if encoded:
             arrays["image"] = [io.BytesIO(inputs.encoded(int(index))) for index in chunk]
@@ -262,42 +217,36 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _get(record: Mapping[str, Any], name: str) -> Any:
-    group, slash, key = name.partition("/")
-    return record[group][key] if slash else record[name]
-
-
 def _parts(dataset: Dataset) -> dict[str, np.ndarray]:
     """The splits, and what belongs to none of them."""
     parts = {name: np.asarray(indices) for name, indices in dataset.splits.items()}
     rest = np.setdiff1d(np.arange(len(dataset.inputs)), np.concatenate(list(parts.values())))
-    return parts | ({_REST: rest} if rest.size else {})
+    return parts | ({REST: rest} if rest.size else {})
 
 
-def _builder_class(config: Any) -> Any:
+def _builder_class(entry: Entry, config: Any) -> Any:
     import tensorflow_datasets as tfds
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """A builder of a data set that is there already."""
 
+        name = f"poolax_{entry.name}"
         VERSION = tfds.core.Version(VERSION)
         BUILDER_CONFIGS = [config]  # noqa: RUF012 - as TensorFlow Datasets declares it
         url_infos = None  # It downloads nothing.
 
-        def __init__(self, entry, dataset, metadata, progress, **options):
-            self.name = f"poolax_{entry.name}"
-            self._entry, self._data, self._metadata = entry, dataset, metadata
-            self._progress = progress
+        def __init__(self, dataset, metadata, progress, **options):
+            self._data, self._metadata, self._progress = dataset, metadata, progress
             super().__init__(**options)
 
         def _info(self):
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"{self._entry.title}. Preprocessing: {self._entry.preprocessing}.",
+                description=f"{entry.title}. Preprocessing: {entry.preprocessing}.",
                 features=_features(self._data),
-                homepage=self._entry.source,
-                citation=self._entry.citation,
-                license=self._entry.licence,
+                homepage=entry.source,
+                citation=entry.citation,
+                license=entry.licence,
                 disable_shuffling=True,
                 metadata=tfds.core.MetadataDict(self._metadata),
             )
@@ -312,51 +261,7 @@ def _builder_class(config: Any) -> Any:
         def _generate_examples(self, name, indices):
             for number, example in enumerate(_examples(self._data, indices)):
                 yield number, example
-                if (number + 1) % _CHUNK == 0 or number + 1 == len(indices):
+                if (number + 1) % CHUNK == 0 or number + 1 == len(indices):
                     self._progress(name, number + 1, len(indices))
 
     return Builder
-
-
-def _read_columns(builder: Any, parts: list[str], metadata: Mapping[str, Any]):
-    """The arrays by name, in the order of the data set, and the record of each example."""
-    import tensorflow_datasets as tfds
-
-    skipped = {} if metadata["images"] is None else {"image": tfds.decode.SkipDecoding()}
-    indices: list[int] = []
-    columns: dict[str, Any] = {}
-    for part in parts:
-        source = builder.as_data_source(split=part, decoders=skipped)
-        for start in range(0, len(source), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(source)))
-            records = source.__getitems__(list(chunk))
-            places = [int(record["index"]) for record in records]
-            indices += places
-            for name, dtype in metadata["dtypes"].items():
-                if name == "inputs" and skipped:
-                    continue
-                values = _values([_get(record, name) for record in records], np.dtype(dtype))
-                if name not in columns:
-                    shape = (metadata["num_examples"], *values.shape[1:])
-                    columns[name] = np.empty(shape, values.dtype)
-                columns[name][places] = values
-    targets = {
-        name.removeprefix("targets/"): columns.pop(name)
-        for name in list(columns)
-        if name.startswith("targets/")
-    }
-    if targets:
-        columns["targets"] = targets
-    columns["index"] = np.array(indices)
-    record_of = np.empty(metadata["num_examples"], np.int64)
-    record_of[indices] = np.arange(len(indices))
-    return columns, record_of
-
-
-def _values(values: list[Any], dtype: np.dtype) -> np.ndarray:
-    if dtype.kind not in "OU":
-        return np.stack([np.asarray(value, dtype) for value in values])
-    if isinstance(values[0], bytes):
-        return np.array([value.decode() for value in values], dtype=object)
-    parts = [[part.decode() for part in value] for value in values]
-    return np.array(parts, dtype=object).reshape(len(values), -1)

@@ -55,6 +55,7 @@ def fetch(
     path.unlink(missing_ok=True)
     pooch.get_logger().setLevel("WARNING")
     reporter: Any = _Reporter(download.file, progress)
+    downloader: Any = pooch.HTTPDownloader(progressbar=reporter, chunk_size=_CHUNK)
     with tempfile.TemporaryDirectory(prefix=".download.", dir=directory) as temporary:
         try:
             fetched = pooch.retrieve(
@@ -62,7 +63,7 @@ def fetch(
                 known_hash=None,
                 fname=path.name,
                 path=temporary,
-                downloader=pooch.HTTPDownloader(progressbar=reporter, chunk_size=_CHUNK),
+                downloader=downloader,
             )
         except requests.RequestException as error:
             raise ConnectionError(f"{download.url}: expected a download, got: {error}") from error

@@ -4,9 +4,10 @@ from typing import Any
 
 from etils import epath
 
-from poolax.data._builder import FILE_FORMAT, prepared_directory, read_prepared
+from poolax.data._builder import FILE_FORMAT, prepared_directory
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._prepared import read_prepared
 from poolax.data.language import ENTRIES as LANGUAGE
 from poolax.data.series import ENTRIES as SERIES
 from poolax.data.vision import ENTRIES as VISION
@@ -85,9 +86,9 @@ def load(
 
 def default_tfds_dir() -> str:
     """The folder of TensorFlow Datasets: ``TFDS_DATA_DIR``, or ``~/tensorflow_datasets``."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.constants import get_default_data_dir
 
-    return tfds.core.constants.DATA_DIR
+    return get_default_data_dir()
 
 
 def prepared_by_tfds(found: Entry, tfds_dir: epath.PathLike) -> epath.Path | None:
@@ -95,11 +96,13 @@ def prepared_by_tfds(found: Entry, tfds_dir: epath.PathLike) -> epath.Path | Non
     if found.tfds is None:
         return None
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.utils.version import list_all_versions
 
     directory = epath.Path(tfds_dir) / found.tfds.name
-    for version in reversed(tfds.core.utils.list_all_versions(directory)):
+    for version in reversed(list_all_versions(directory)):
         path = directory / str(version)
-        if tfds.builder_from_directory(path).info.file_format.value == FILE_FORMAT:
+        info: Any = tfds.builder_from_directory(path).info
+        if info.file_format.value == FILE_FORMAT:
             return path
     return None
 
@@ -109,7 +112,7 @@ def _nowhere(found: Entry, root: epath.Path, own: epath.Path, options: dict[str,
         ["poolax data prepare", found.name, *(f"--option {k}={v}" for k, v in options.items())]
     )
     others = [path for path in own.parent.parent.glob("*") if path != own.parent]
-    so_far = " with these options" if others else ""
+    so_far = f" with {'these' if options else 'default'} options" if others else ""
     return (
         f"{found.name}: expected it in {root}, prepared{so_far} by '{command}', or a data_dir "
         f"(--data-dir) with {found.layout}; got neither"

@@ -111,8 +111,13 @@ def sweep(
     _check_splits(dataset.splits, len(dataset.inputs))
     if not plan.pending():
         return plan.records()
+    # Words about the data, of which its fingerprint and the identity of a head know nothing.
+    plan.extra |= {"data_source": dataset.source, "data_notes": list(dataset.notes)}
     started = time.perf_counter()
-    tokens = extract_states(backbone, dataset.inputs, dataset.mask, progress=progress)
+    # States are what costs: of a small subset of many examples, its own alone.
+    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
+    splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
+    tokens = extract_states(backbone, dataset.inputs, dataset.mask, indices=used, progress=progress)
     plan.extra["features_wall_s"] = round(time.perf_counter() - started, 3)
     _check_states(tokens.states, tokens.mask, task)
     # A token head stands for patches alone, whatever enters the poolers.
@@ -120,7 +125,7 @@ def sweep(
         label: tokens.num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
         for label, pooler in named.items()
     }
-    plan.run(tokens.states, tokens.mask, dataset.targets, dataset.splits, prefixes, progress)
+    plan.run(tokens.states, tokens.mask, _rows(dataset.targets, used), splits, prefixes, progress)
     return plan.records()
 
 
@@ -226,6 +231,7 @@ class _Plan:
         self.finished = {}
         identity = {
             "task": task.name,
+            "task_options": _task_options(task),
             "num_outputs": task.num_outputs,
             "epochs": epochs,
             "batch_size": batch_size,
@@ -298,6 +304,7 @@ class _Plan:
                     "kind": "head",
                     "id": self.ids[label, run],
                     "task": self.task.name,
+                    "task_options": _task_options(self.task),
                     "metric": self.task.metric,
                     "higher_is_better": self.task.higher_is_better,
                     "pooler": label,
@@ -358,7 +365,7 @@ def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path
     """
     # The record's id keeps heads of other configurations apart.
     name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
-    return epath.Path(out) / "heads" / record["pooler"] / name
+    return epath.Path(out) / "heads" / record["task"] / record["pooler"] / name
 
 
 def _check_splits(splits, num_examples):
@@ -460,6 +467,10 @@ def _describe_preprocess(preprocess, inputs):
     if isinstance(preprocess, SeriesPreprocess):
         return preprocess.describe(inputs.shape[-1])
     return None if preprocess is None else repr(preprocess)
+
+
+def _task_options(task):
+    return _plain(task) if dataclasses.is_dataclass(task) else {}
 
 
 def _plain(config):

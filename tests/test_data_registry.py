@@ -1,0 +1,108 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from poolax import data
+from poolax.data import Dataset, Entry, _registry
+
+NAMES = """
+cifar10 cifar100 imagenet100 cub200 miniplaces celeba flowers102 pets voc digits
+banking77 tweet_sentiment tweet_emotion stsb hellaswag tinystories topics
+ecg200 electric_devices ford_a ford_b small_kitchen_appliances swedish_leaf
+etth1 etth2 ettm1 ettm2 electricity traffic weather co2 sunspots
+"""
+
+
+def test_every_data_set_is_named_once():
+    assert set(NAMES.split()) <= set(data.names())
+    entries = [data.entry(name) for name in data.names()]
+    assert [entry.name for entry in entries] == list(data.names())
+    for entry in entries:
+        assert entry.modality in ("vision", "language", "series")
+        assert entry.title
+        assert entry.task
+        assert entry.source
+        assert entry.citation
+        assert entry.licence
+        assert (entry.read is None) != (entry.embedded is None), entry.name
+        assert entry.embedded or entry.layout, entry.name
+        for download in entry.downloads:
+            assert re.match(r"https?://", download.url)
+            assert download.sha256 is None or re.fullmatch("[0-9a-f]{64}", download.sha256)
+        files = [download.file for download in entry.downloads]
+        assert len(set(files)) == len(files)
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(ValueError, match=r"name: expected a data set \(cifar10, .*\), got 'mnist'"):
+        data.load("mnist")
+    with pytest.raises(ValueError, match=r"sise: expected options of 'cifar10' \(size\), got it"):
+        data.load("cifar10", sise=3)
+
+
+def test_without_files_both_ways_are_named(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r"voc: expected it in .*, prepared by 'poolax data prepare voc --option size=64', or a "
+        r"data_dir \(--data-dir\) with VOCdevkit/VOC2012/ .*; got neither",
+    ):
+        data.load("voc", tfds_dir=tmp_path, size=64)
+    with pytest.raises(ValueError, match=r"data_dir: expected a folder, got .*nowhere, which is none"):
+        data.load("voc", data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["digits", "topics", "sunspots"])
+def test_embedded_data_sets_need_nothing(name, tmp_path):
+    if name == "sunspots":
+        pytest.importorskip("statsmodels")
+    dataset = data.load(name, data_dir=tmp_path, tfds_dir=tmp_path)
+    assert dataset.name == name
+    assert list(dataset.splits) == ["train", "validation", "test"]
+
+
+def test_files_in_a_folder_or_in_one_of_the_name(test_data):
+    above = data.load("stsb", data_dir=test_data)
+    inside = data.load("stsb", data_dir=test_data / "stsb")
+    assert above.fingerprint == inside.fingerprint
+
+
+def one_file_entry(name="tiny"):
+    def read(directory, *, scale: float = 1.0):
+        values = np.loadtxt(_existing(directory), ndmin=1) * scale
+        return Dataset(name, values, {}, {"train": np.arange(len(values))}, "here", "none")
+
+    def _existing(directory):
+        from poolax.data._entry import existing
+
+        return existing(directory, "values.txt")
+
+    return Entry(
+        name=name, modality="series", task="none", title="Tiny", source="here", citation="none",
+        licence="none", preprocessing="none", layout="values.txt", read=read,
+        options={"scale": "a factor"},
+    )  # fmt: skip
+
+
+def test_an_error_in_a_file_is_not_hidden_by_the_folder_of_the_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(_registry._ENTRIES, "tiny", one_file_entry())
+    with pytest.raises(ValueError, match=r"data_dir: expected values.txt in .*, which has none"):
+        data.load("tiny", data_dir=tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "values.txt").write_text("1\n2\n")
+    assert data.load("tiny", data_dir=tmp_path, scale=2.0).inputs.tolist() == [2.0, 4.0]
+    (tmp_path / "values.txt").write_text("one\n")
+    with pytest.raises(ValueError, match="could not convert string 'one'"):
+        data.load("tiny", data_dir=tmp_path)
+
+
+def test_importing_is_light():
+    heavy = (
+        "tensorflow", "tensorflow_datasets", "pandas", "statsmodels", "sklearn", "pooch", "requests",
+        "matplotlib",
+    )  # fmt: skip
+    program = f"import sys, poolax.data; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
