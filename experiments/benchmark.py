@@ -58,12 +58,15 @@ class Options:
 
 
 def show(records: list[dict[str, object]], columns: dict[str, str]) -> None:
-    """Print records as a table; what a record does not have stays empty."""
-    table = rich.table.Table(*(column.replace("_", " ") for column in columns))
+    """Print records as tables, one for all that have the same columns."""
+    by_columns: dict[tuple[str, ...], list] = {}
     for record in records:
-        cells = (form.format(record[key]) if key in record else "" for key, form in columns.items())
-        table.add_row(*cells)
-    rich.print(table)
+        by_columns.setdefault(tuple(name for name in columns if name in record), []).append(record)
+    for names, rows in by_columns.items():
+        table = rich.table.Table(*(name.replace("_", " ") for name in names))
+        for row in rows:
+            table.add_row(*(columns[name].format(row[name]) for name in names))
+        rich.print(table)
 
 
 def sweep_plan(options: Options) -> sweep.Plan:

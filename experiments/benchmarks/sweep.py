@@ -22,8 +22,8 @@ COLUMNS = {
     "poolax_seconds": "{:.1f}",
     "reference_seconds": "{:.1f}",
     "ratio": "{:.1f}",
-    "poolax_accuracy": "{:.4f}",
-    "reference_accuracy": "{:.4f}",
+    "poolax_accuracy": "{:.3f}",
+    "reference_accuracy": "{:.3f}",
     "parameters": "{}",
 }
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
@@ -278,18 +278,18 @@ def run(plan: Plan) -> list[dict[str, object]]:
         heads = sum(us["seconds"][part, plan.seeds] for part in parts)
         names = [name for part in parts for name in part]
         for case, own, key in (
-            ("backbone in every step", us["features"] + heads, "online"),
-            ("kept token states", heads, "cached"),
+            ("backbone each step", us["features"] + heads, "online"),
+            ("kept states", heads, "cached"),
         ):
             theirs = sum(them[key][name] for name in names)
             row = {"case": f"{label}, {case}", "poolax_seconds": own, "reference_seconds": theirs}
             records.append({**common, **row, "ratio": theirs / own})
-    for part in (FIXED, ("wavg",), ("attn",)):
+    for label, part in {"fixed": FIXED, "wavg": ("wavg",), "attn": ("attn",)}.items():
         one, all_seeds = us["seconds"][part, 1], us["seconds"][part, plan.seeds]
-        row = {"case": f"{', '.join(part)}: {plan.seeds} seeds beside one, heads"}
+        row = {"case": f"{label}, {plan.seeds} seeds / 1"}
         records.append({**common, **row, "poolax_seconds": all_seeds, "ratio": all_seeds / one})
         end_to_end = (us["features"] + all_seeds) / (us["features"] + one)
-        row = {"case": f"{', '.join(part)}: {plan.seeds} seeds beside one, features included"}
+        row = {"case": f"{label}, {plan.seeds} seeds / 1, end to end"}
         records.append({**common, **row, "ratio": end_to_end})
     for name in POOLERS:
         records.append(
