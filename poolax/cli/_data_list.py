@@ -101,7 +101,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     ]
     if not all(entry.verified for entry in entries):
         notes.append(
-            "†: never downloaded as a whole by the authors of poolax. What is said of it comes from its "
-            "publisher or TFDS, and its reader was tested on small files of the same layout."
+            "†: never downloaded as a whole by the authors of poolax. What is said of it comes from "
+            "its publisher or TFDS, and its reader was tested on small files of the same layout."
         )
     return notes
