@@ -120,6 +120,22 @@ def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
     assert row["tight"] == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_only_a_finite_bound_certifies(capsys):
+    sizes = ("--dim", 8, "--num-heads", 2, "--num-tokens", 4, "--poolers", "avg", "--radius", 1e30)
+    dot_product, *_ = records_of(capsys, "bounds", *sizes, "--epsilon", 0.01, "--sigma", 0.5)
+    assert dot_product["sharp"] is None
+    assert not dot_product["certified_zero"]
+    assert dot_product["gamma"] is None
+    dot_product, *_ = records_of(capsys, "bounds", *sizes, "--epsilon", 0, "--sigma", 0.5)
+    assert dot_product["certified_zero"]
+    assert dot_product["gamma"] == 0
+    constant, *_ = records_of(
+        capsys, "bounds", *sizes[:-1], 1, "--norm-scale", 0, "--epsilon", 0.01, "--sigma", 0.5
+    )
+    assert constant["sharp"] == 0
+    assert constant["certified_zero"]
+
+
 def test_a_range_of_lengths_a_cube_and_per_head_norms(capsys):
     rows = records_of(
         capsys, "bounds", "--num-tokens", 2, 4, "--dim", 8, "--num-heads", 2, "--cube", 0.5,

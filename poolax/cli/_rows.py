@@ -63,18 +63,24 @@ def constant_text(row: Mapping[str, Any], name: str) -> str:
     return number(row[name], row[f"log10_{name}"])
 
 
+def _log10(row: Mapping[str, Any], name: str) -> float:
+    """Decimal logarithm of a constant: of zero minus infinity, of one that is not known infinity."""
+    if row[f"log10_{name}"] is not None:
+        return row[f"log10_{name}"]
+    return -math.inf if row[name] == 0 else math.inf
+
+
 def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
-    """What the smallest bound of a row says of changes of size ``epsilon``."""
-    logs = [row[f"log10_{name}"] for name in METHODS if row[name] is None or row[name] > 0]
-    logs = [log for log in logs if log is not None]
-    moves = epsilon > 0 and bool(logs)
-    log10 = min(logs) + math.log10(epsilon) - math.log10(sigma) if moves else None
+    """What the smallest bound of a row says of changes of size ``epsilon``; of no bound, nothing."""
+    log10 = -math.inf
+    if epsilon > 0:
+        log10 = min(_log10(row, name) for name in METHODS) + math.log10(epsilon) - math.log10(sigma)
     return {
         "epsilon": epsilon,
         "sigma": sigma,
-        "gamma": 0.0 if log10 is None else 10**log10 if log10 < 300 else None,
-        "log10_gamma": log10,
-        "certified_zero": log10 is None or log10 <= 0,
+        "gamma": 10**log10 if log10 < 300 else None,
+        "log10_gamma": log10 if math.isfinite(log10) else None,
+        "certified_zero": log10 <= 0,
     }
 
 
@@ -86,7 +92,7 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     rows = []
     for row in records:
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
-        best = min(METHODS[1:], key=lambda name, row=row: row[f"log10_{name}"] or -math.inf)
+        best = min(METHODS[1:], key=lambda name, row=row: _log10(row, name))
         cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
         if with_gamma:
             verdict = "certified" if row["certified_zero"] else "vacuous"
@@ -105,7 +111,7 @@ def _notes(row):
     notes = [
         f"Lipschitz constants for {tokens_text(row)} of width {row['dim']}, norms up to "
         f"{row['radius']:.4g} and distances up to {2 * row['spread']:.4g}; a dash: nothing was "
-        "published."
+        "published, or no finite number."
     ]
     if "gamma" in row:
         notes.append(
