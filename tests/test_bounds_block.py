@@ -315,3 +315,15 @@ def test_bad_models_are_named():
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, variables)
     with pytest.raises(ValueError, match=r"expected finite values"):
         bounds.tbm(MODEL, broken, num_tokens=4, radius=1.0)
+
+
+@pytest.mark.parametrize("method", ["sharp", "tight"])
+@pytest.mark.parametrize("name", ["avg", "max", "wavg", "attn", "map"])
+def test_a_bias_that_is_not_a_number_gives_no_bound(name, method):
+    """Also where the pooler's bound would not read what the bias enters."""
+    model = blocks.TBM(2, pooling.from_name(name), use_bias=True)
+    variables = model.init(jax.random.key(0), jnp.ones((4, 8)))
+    ffn = variables["params"]["ffn"]
+    bad = {**variables["params"], "ffn": {**ffn, "bias": ffn["bias"] * jnp.nan}}
+    with pytest.raises(ValueError, match=r"got nan"):
+        bounds.tbm(model, {"params": bad}, num_tokens=4, radius=1.0, method=method)

@@ -26,7 +26,6 @@ from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
 from poolax.bounds._norms import normalised_domain
-from poolax.bounds._pooler_rules import reads_spread
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
 from poolax.bounds._propagation import attention_domain, residual
@@ -247,15 +246,12 @@ def tbm(
     )
     pooler = model.pooler
     if method != "published":
-        pooled_spread = None
-        if reads_spread(pooler, method):
-            pooled_spread = _pooled_spread(model, params, radius, spread, slope, tight)
         pooler = pooler_bound(
             pooler,
             {"params": params.get("pooler", {})},
             num_tokens=num_tokens,
             dim=kernel.shape[0],
-            spread=pooled_spread,
+            spread=_pooled_spread(model, params, radius, spread, slope, tight),
             method=method,
         )
     return pooled_block(

@@ -220,17 +220,6 @@ def _query(pooler, variables, *, num_tokens, dim, spread, method):
 
 _RULES[QueryAttentionPool] = functools.partial(_query, method="sharp")
 _TIGHT_RULES[QueryAttentionPool] = functools.partial(_query, method="tight")
-_WITHOUT_SPREAD = {_one_token, _average, _sum, _max, _weighted_average}
-_WITHOUT_SPREAD |= {rules[LatentAttentionPool] for rules in (_RULES, _TIGHT_RULES)}
-_MIXTURES = {rules[HybridPool] for rules in (_RULES, _TIGHT_RULES)}
-
-
-def reads_spread(pooler: Pooler, method: str) -> bool:
-    """Whether the rule of a pooler may read the spread; a rule of your own always may."""
-    rule = rule_of(pooler, method)
-    if isinstance(pooler, HybridPool) and rule in _MIXTURES:
-        return any(reads_spread(part, method) for part in pooler.poolers)
-    return rule not in _WITHOUT_SPREAD
 
 
 def _largest_shares(logits, num_tokens):
