@@ -5,9 +5,11 @@
     python experiments/benchmark.py --suite ledger       # bounds of seven billion parameters
     python experiments/benchmark.py --suite sweep --data-dir DIR    # heads beside PyTorch
 
-Runs of all contestants are interleaved, figures are medians, and ratios come from one run alone. Before
-each timed call there is a pause, for idle threads of one library's pool spin for a while and would slow
-the other down, and one call that is not timed.
+In "forward" and "lipschitz" the runs of all contestants are interleaved, figures are medians, and
+before each timed call there is a pause, for idle threads of one library's pool spin for a while and
+would slow the other down, and one call that is not timed. "ledger" and "sweep" take minutes and are
+run once, with compilation, each side of "sweep" in a process of its own. Ratios come from one run
+alone.
 """
 
 import dataclasses

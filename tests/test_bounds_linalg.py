@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.special
 
+from poolax.bounds import _linalg
+from poolax.bounds._combine import _stacked_norm
 from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
 
 
@@ -43,3 +45,43 @@ def test_norms_have_finite_gradients_at_zero():
 def test_rounding_goes_up():
     assert round_up(jnp.float32(1.0)) > 1.0
     assert round_up(jnp.float32(1.0)) < 1.0 + 1e-5
+
+
+LARGE = {
+    "falling": lambda rng: rng.normal(size=(1100, 1200)) / np.arange(1, 1201) ** 0.5,
+    "flat at the top": lambda rng: rng.normal(size=(1200, 1100)),
+    "of rank one": lambda rng: np.outer(rng.normal(size=1100), rng.normal(size=1100)),
+    "huge": lambda rng: 1e30 * rng.normal(size=(1100, 1100)) / np.arange(1, 1101),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_norms_of_large_matrices_are_certified_from_above(name):
+    matrix = LARGE[name](np.random.default_rng(0)).astype(np.float32)
+    assert min(matrix.shape) > _linalg._MOST_FOR_EIGENVALUES
+    exact = np.linalg.norm(matrix.astype(np.float64), 2)
+    found = float(spectral_norm(jnp.asarray(matrix)))
+    assert exact <= found <= exact * (1 + 5e-4)
+
+
+def test_a_large_matrix_of_zeros():
+    zero = jnp.zeros((1100, 1100))
+    norm, gradient = jax.value_and_grad(spectral_norm)(zero)
+    assert float(norm) < 1e-15
+    assert np.isfinite(gradient).all()
+
+
+def test_stacked_heads_are_certified_from_above(monkeypatch):
+    """The way of large widths, taken at a small one: above the exact norm, with its gradient."""
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(4, 96, 8)), jnp.float32)
+    out = jnp.asarray(rng.normal(size=(4, 8, 96)), jnp.float32)
+    weights = jnp.asarray(rng.uniform(size=4), jnp.float32)
+    exact, gradients = jax.value_and_grad(_stacked_norm, (0, 1, 2))(values, out, weights)
+    rows = np.sqrt(weights)[:, None, None] * np.asarray(values @ out, np.float64)
+    np.testing.assert_allclose(exact, np.linalg.norm(rows.reshape(-1, 96), 2), rtol=1e-5)
+    monkeypatch.setattr(_linalg, "_MOST_FOR_EIGENVALUES", 10)
+    found, certified = jax.value_and_grad(_stacked_norm, (0, 1, 2))(values, out, weights)
+    assert exact <= found <= exact * (1 + 1e-4)
+    for one, other in zip(gradients, certified, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())

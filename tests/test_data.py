@@ -26,5 +26,11 @@ def test_splits_are_fixed_and_fingerprints_tell_changes():
     assert dataclasses.replace(one, targets=targets).fingerprint != one.fingerprint
     splits = {**one.splits, "test": one.splits["test"][1:]}
     assert dataclasses.replace(one, splits=splits).fingerprint != one.fingerprint
+    named = {"shift": one.targets, "scale": targets}
+    swapped = {"shift": targets, "scale": one.targets}
+    assert (
+        dataclasses.replace(one, targets=named).fingerprint
+        != dataclasses.replace(one, targets=swapped).fingerprint
+    )
     mask = np.ones((1797, 4), bool)
     assert dataclasses.replace(one, mask=mask).fingerprint != one.fingerprint

@@ -256,6 +256,8 @@ def test_every_example_counts_once(task, targets):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_example_counts_once_on_other_numbers_of_devices(devices):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(2 * devices)}
+    # The same poolax as here, wherever it was installed.
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, counting.__file__, str(devices)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -195,6 +195,12 @@ def test_features_of_texts():
     np.testing.assert_array_equal(given.mask, mask)
     assert_close(given.states, tokens.states, 1e-6)
     assert_close(extract_states(bert, ids).states, bert(ids).states, 1e-5)
+    # Two parts an example, as ids and as texts; and some of the examples alone.
+    both = extract_states(bert, np.array(texts, object).reshape(2, 2))
+    assert_close(both.states.reshape(tokens.states.shape), tokens.states, 1e-5)
+    some = extract_states(bert, np.array(texts, object), indices=np.array([3, 1]))
+    width = some.states.shape[1]
+    assert_close(some.states, tokens.states[[3, 1], :width] * some.mask[..., None], 1e-5)
     pairs = extract_states(bert, ids.reshape(2, 2, -1), mask.reshape(2, 2, -1))
     assert_close(pairs.states.reshape(tokens.states.shape), tokens.states, 1e-5)
 
@@ -214,6 +220,14 @@ def test_features_and_records_of_series():
     options = {"poolers": ["avg"], "seeds": 1, "epochs": 1, "batch_size": 5}
     record = sweep(moment, data, Classification(3), **options)[0]
     assert record["preprocess"] == {"steps": 24, "resampled_to": 16}
+    assert (record["data_source"], record["data_notes"]) == ("a random generator", [])
+    # Of examples in no split nothing is computed, and what is trained on others does not change.
+    shuffled = {name: indices + 3 for name, indices in parts.items()}
+    padded = np.concatenate([np.full((3, 24), np.nan, np.float32), series])
+    more = dataclasses.replace(
+        data, inputs=padded, targets=np.r_[[0] * 3, data.targets], splits=shuffled
+    )
+    assert sweep(moment, more, Classification(3), **options)[0]["test"] == record["test"]
     channels = dataclasses.replace(data, inputs=np.stack([series, series], axis=1))
     with pytest.raises(ValueError, match=r"states: expected .*channels are samples of their own"):
         sweep(moment, channels, Classification(3), **options)

@@ -91,12 +91,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of inputs, mask, targets and splits, shortened to 16 digits."""
         digest = hashlib.sha256(self.name.encode())
-        named = {**_named(self.targets), **{f"split {k}": v for k, v in self.splits.items()}}
-        arrays = [self.inputs, self.mask, *(named[name] for name in sorted(named))]
-        for array in arrays:
+        named = {"inputs": self.inputs, "mask": self.mask, **_named(self.targets)}
+        named |= {f"split {name}": indices for name, indices in self.splits.items()}
+        for name, array in sorted(named.items()):
             if array is not None:
-                digest.update(f"{array.shape}".encode())
-                digest.update(_content(array))
+                digest.update(f"{name} {array.shape}".encode())
+                _update(digest, array)
         return digest.hexdigest()[:16]
 
     def subset(self, num_examples: int, *, seed: int = 0) -> "Dataset":
@@ -125,10 +125,14 @@ def _named(targets: Targets) -> dict[str, np.ndarray]:
     return {"targets": targets}
 
 
-def _content(array: Any) -> bytes | memoryview:
-    """Bytes that change with the content."""
+def _update(digest: Any, array: Any) -> None:
+    """Add the content of an array, or what stands for it."""
     if not isinstance(array, np.ndarray):
-        return array.fingerprint.encode()
-    if array.dtype.kind in "OU":
-        return "\0".join(array.ravel().tolist()).encode()
-    return array.dtype.str.encode() + np.ascontiguousarray(array).tobytes()
+        digest.update(array.fingerprint.encode())
+    elif array.dtype.kind in "OU":
+        for text in array.ravel():
+            # The length tells ("ab",) from ("a", "b").
+            digest.update(f"{len(text)} {text}".encode())
+    else:
+        digest.update(array.dtype.str.encode())
+        digest.update(np.ascontiguousarray(array).data)

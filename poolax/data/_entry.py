@@ -12,6 +12,10 @@ from poolax.data._dataset import Dataset
 Modality = Literal["vision", "language", "series"]
 
 
+class MissingFilesError(ValueError):
+    """A data set is not in the folder where it was looked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Download:
     """A file of a data set as its publisher offers it.
@@ -133,9 +137,8 @@ def _in_or_below(name: str, data_dir: epath.PathLike, read: Callable[[epath.Path
     below = directory / name
     try:
         return read(directory)
-    except ValueError as error:
-        missing = str(error).startswith("data_dir:")
-        if not missing or not below.is_dir():
+    except MissingFilesError:
+        if not below.is_dir():
             raise
     return read(below)
 
@@ -144,5 +147,5 @@ def existing(directory: epath.PathLike, file: str) -> epath.Path:
     """The path of a file of a data set, which has to be there."""
     path = epath.Path(directory) / file
     if not path.exists():
-        raise ValueError(f"data_dir: expected {file} in {directory}, which has none")
+        raise MissingFilesError(f"data_dir: expected {file} in {directory}, which has none")
     return path

@@ -97,12 +97,12 @@ def run(
             task,
             poolers=POOLERS,
             seeds=settings.seeds,
-            epochs=settings.epochs,
+            epochs=settings.further_epochs if index else settings.epochs,
             learning_rates=settings.learning_rates,
             out=out,
             progress=progress,
         )
-        for dataset, task in study.tasks
+        for index, (dataset, task) in enumerate(study.tasks)
     ]
     best = _best_heads(by_task[0])
     identity = {"backbone": by_task[0][0]["backbone_fingerprint"], **settings.sizes()}

@@ -14,6 +14,7 @@ class Settings:
     Attributes:
         seeds: Heads of each pooler.
         epochs: Passes over the training examples of each head.
+        further_epochs: The same for the tasks after the first.
         pretrain_epochs: Passes over the training examples of the backbone.
         block_epochs: Passes over the training examples of each block whose sensitivity is measured.
         learning_rates: Tried for each pooler; chosen by validation.
@@ -25,6 +26,7 @@ class Settings:
 
     seeds: int = 5
     epochs: int = 30
+    further_epochs: int = 10
     pretrain_epochs: int = 150
     block_epochs: int = 15
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
@@ -35,8 +37,8 @@ class Settings:
 
     def check(self) -> None:
         """Refuse numbers out of range."""
-        counts = ("seeds", "epochs", "pretrain_epochs", "block_epochs", "search_restarts")
-        for name in (*counts, "search_steps"):
+        counts = ("seeds", "epochs", "further_epochs", "pretrain_epochs", "block_epochs")
+        for name in (*counts, "search_restarts", "search_steps"):
             check_count(name, getattr(self, name))
         for learning_rate in self.learning_rates:
             check_number("learning_rates", learning_rate, above=0.0)

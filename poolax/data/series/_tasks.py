@@ -79,7 +79,6 @@ def forecasting(
         channels=channels,
         normalize=normalize,
         missing=missing,
-        reach_back=True,
     )
     inputs = Windows(cut.values, cut.rows, context)
     values = Windows(cut.values, cut.rows + context, horizon)[:]
@@ -152,12 +151,10 @@ def imputation(
     cut = cut_windows(
         series,
         context=context,
-        horizon=0,
         stride=stride,
         channels=channels,
         normalize=normalize,
         missing=missing,
-        reach_back=False,
     )
     order = np.random.default_rng(seed).random((len(cut.rows), num_spans)).argsort(axis=1)
     hidden = np.repeat(order < num_hidden, span, axis=1)
@@ -208,12 +205,10 @@ def windows(
     cut = cut_windows(
         series,
         context=context,
-        horizon=0,
         stride=stride,
         channels=channels,
         normalize=normalize,
         missing=missing,
-        reach_back=False,
         splits=(split,),
     )
     return Windows(cut.values, cut.rows, context)

@@ -95,18 +95,17 @@ def cut_windows(
     series: Series,
     *,
     context: int,
-    horizon: int,
     stride: int,
     channels: Channels,
     normalize: str,
     missing: Missing,
-    reach_back: bool,
+    horizon: int = 0,
     splits: Sequence[str] = SPLITS,
 ) -> Cut:
     """Windows of ``context + horizon`` steps, each of one channel.
 
-    With ``reach_back`` the horizon alone has to lie in a split, and the context may start in the one
-    before; otherwise the whole window lies in one split.
+    The horizon has to lie in a split, and the context may start in the one before; without a horizon
+    the whole window lies in one split.
     """
     check_count("context", context)
     check_count("stride", stride)
@@ -123,13 +122,13 @@ def cut_windows(
             f"normalised by each channel's mean and deviation over steps 0 to {series.borders[0]}"
         )
     values = np.ascontiguousarray(values.T[chosen], dtype=np.float32)
-    starts = {split: _starts(series, split, context, horizon, stride, reach_back) for split in splits}
+    starts = {split: _starts(series, split, context, horizon, stride) for split in splits}
     num_steps = values.shape[1]
     rows = {
         split: (np.arange(len(chosen))[:, None] * num_steps + start).ravel()
         for split, start in starts.items()
     }
-    notes.append(_describe(series, len(chosen), context, horizon, stride, reach_back))
+    notes.append(_describe(series, len(chosen), context, horizon, stride))
     if missing != "error" and np.isnan(values).any():
         kept = {
             name: row[_usable(values, row, context, horizon, missing)] for name, row in rows.items()
@@ -158,12 +157,12 @@ def _channel_indices(series: Series, channels: Channels) -> list[int]:
 
 
 def _starts(
-    series: Series, split: str, context: int, horizon: int, stride: int, reach_back: bool
+    series: Series, split: str, context: int, horizon: int, stride: int
 ) -> Int[np.ndarray, "n"]:
     """First steps of the windows of a split, the same for every channel."""
     place = SPLITS.index(split)
     begin, end = (0, *series.borders)[place : place + 2]
-    first = max(begin - context, 0) if reach_back else begin
+    first = max(begin - context, 0) if horizon else begin
     if end - first < context + horizon:
         asked, given = (
             ("context + horizon", f"{context} + {horizon}") if horizon else ("context", context)
@@ -186,9 +185,9 @@ def _usable(values, rows, context: int, horizon: int, missing: Missing) -> Bool[
     return (in_context < context) & ((in_horizon < horizon) | (horizon == 0))
 
 
-def _describe(series: Series, num_channels: int, context, horizon, stride, reach_back: bool) -> str:
+def _describe(series: Series, num_channels: int, context, horizon, stride) -> str:
     ends = ", ".join(str(border) for border in series.borders)
-    reach = "contexts reach back into the part before" if reach_back else "no window crosses a border"
+    reach = "contexts reach back into the part before" if horizon else "no window crosses a border"
     steps = f"context {context}, horizon {horizon}" if horizon else f"windows of {context} steps"
     return (
         f"{steps}, stride {stride}, {num_channels} of {len(series.names)} channels, each a sample of "

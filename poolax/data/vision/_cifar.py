@@ -9,11 +9,11 @@ import numpy as np
 from etils import epath
 
 from poolax.data._dataset import Dataset
-from poolax.data._entry import TFDS, Download, Entry, existing
+from poolax.data._entry import TFDS, Download, Entry, MissingFilesError, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import ImageArrays
 from poolax.data.vision._lists import check_labels, splits_of
-from poolax.data.vision._tfds import ImageRecords, Records
+from poolax.data.vision._tfds import read_labelled
 
 _SIDE = 32
 _SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -71,10 +71,7 @@ def _read(layout: _Layout, directory: epath.PathLike, *, size: int = _SIDE) -> D
 
 def _read_tfds(layout: _Layout, builder: Any, *, size: int = _SIDE) -> Dataset:
     """CIFAR from the prepared TFDS builder."""
-    records = Records(builder, ("train", "test"))
-    labels = records.column("label").astype(np.int32)
-    inputs = ImageRecords(records, size=size)
-    return _dataset(layout, inputs, labels, splits_of(records.counts), records.class_names())
+    return _dataset(layout, *read_labelled(builder, ("train", "test"), size=size))
 
 
 def _dataset(
@@ -130,11 +127,11 @@ def _binary_root(layout: _Layout, root: epath.Path) -> epath.Path:
         if (folder / layout.train[0]).exists():
             return folder
     if any((root / pickle).exists() for pickle in layout.pickles):
-        raise ValueError(
+        raise MissingFilesError(
             f"data_dir: expected the binary version ({layout.folder}) in {root}, got the Python "
             f"version, whose pickles are not opened; take the binary version from {_SOURCE}"
         )
-    raise ValueError(
+    raise MissingFilesError(
         f"data_dir: expected train.npz or {layout.folder}/{layout.train[0]} in {root}, which has none"
     )
 

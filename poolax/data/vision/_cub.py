@@ -9,8 +9,8 @@ from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
-from poolax.data.vision._lists import root_of, rows, splits_of, whole_number
-from poolax.data.vision._tfds import ImageRecords, Records
+from poolax.data.vision._lists import root_of, rows, whole_number
+from poolax.data.vision._tfds import read_labelled
 
 _SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 _LICENCE = "none stated"
@@ -56,11 +56,9 @@ def _numbers(root: epath.Path, file: str, files: dict[str, str], low: int, high:
 
 def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:
     """The same from the prepared TFDS builder."""
-    records = Records(builder, ("train", "test"))
-    labels = records.column("label").astype(np.int32)
-    inputs = ImageRecords(records, size=size, fit=fit)
+    inputs, labels, splits, names = read_labelled(builder, ("train", "test"), size=size, fit=fit)
     num_classes = builder.info.features["label"].num_classes
-    return _dataset(inputs, labels, splits_of(records.counts), num_classes, records.class_names())
+    return _dataset(inputs, labels, splits, num_classes, names)
 
 
 def _dataset(

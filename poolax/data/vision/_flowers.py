@@ -10,7 +10,7 @@ from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import check_labels, splits_of
-from poolax.data.vision._tfds import ImageRecords, Records
+from poolax.data.vision._tfds import read_labelled
 
 _NUM_CLASSES = 102
 _SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
@@ -61,10 +61,7 @@ def _matlab(path: epath.Path, names: tuple[str, ...]) -> list[np.ndarray]:
 
 def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:
     """The same from the prepared TFDS builder, which has names of classes."""
-    records = Records(builder, tuple(_SPLITS))
-    labels = records.column("label").astype(np.int32)
-    inputs = ImageRecords(records, size=size, fit=fit)
-    return _dataset(inputs, labels, splits_of(records.counts), records.class_names())
+    return _dataset(*read_labelled(builder, tuple(_SPLITS), size=size, fit=fit))
 
 
 def _dataset(

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from poolax.data._dataset import Dataset
-from poolax.data._entry import TFDS, Entry
+from poolax.data._entry import TFDS, Entry, MissingFilesError
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import (
@@ -45,10 +45,14 @@ def read_imagenet100(
     root = epath.Path(directory)
     for split in _SPLITS:
         if not (root / split).is_dir():
-            raise ValueError(f"data_dir: expected {split}/SYNSET/*.JPEG in {root}, which has none")
+            raise MissingFilesError(
+                f"data_dir: expected {split}/SYNSET/*.JPEG in {root}, which has none"
+            )
     known = sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir())
     if not known:
-        raise ValueError(f"data_dir: expected folders of synsets in {root / 'train'}, which has none")
+        raise MissingFilesError(
+            f"data_dir: expected folders of synsets in {root / 'train'}, which has none"
+        )
     chosen, note = _chosen(classes, known, str(root / "train"))
     files, labels, counts = [], [], {}
     for split in _SPLITS:
@@ -57,7 +61,9 @@ def read_imagenet100(
             folder = root / split / synset
             names = sorted(file.name for file in folder.glob("*.JPEG"))
             if not names:
-                raise ValueError(f"data_dir: expected {synset}/*.JPEG in {root / split}, got none")
+                raise MissingFilesError(
+                    f"data_dir: expected {synset}/*.JPEG in {root / split}, got none"
+                )
             files += [f"{split}/{synset}/{name}" for name in names]
             labels += [label] * len(names)
         counts[split] = len(files) - before

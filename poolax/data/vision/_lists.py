@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from poolax.data._entry import MissingFilesError
+
 PUBLISHED_TEST_HAS_NO_LABELS = (
     "test: the published validation split, for the labels of the published test split are not public"
 )
@@ -82,4 +84,4 @@ def root_of(directory: epath.PathLike, file: str, folders: Sequence[str]) -> epa
         if (root / file).exists():
             return root
     places = " or ".join(str(epath.Path(folder) / file) for folder in folders)
-    raise ValueError(f"data_dir: expected {places} in {directory}, which has none")
+    raise MissingFilesError(f"data_dir: expected {places} in {directory}, which has none")

@@ -10,7 +10,7 @@ from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import rows, splits_of, whole_number
-from poolax.data.vision._tfds import ImageRecords, Records
+from poolax.data.vision._tfds import read_labelled
 
 _NUM_CLASSES = 37
 _SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/pets/"
@@ -51,10 +51,7 @@ def read_pets(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: Fit = "
 
 def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:
     """The same from the prepared TFDS builder."""
-    records = Records(builder, ("train", "test"))
-    labels = records.column("label").astype(np.int32)
-    inputs = ImageRecords(records, size=size, fit=fit)
-    return _dataset(inputs, labels, splits_of(records.counts), records.class_names())
+    return _dataset(*read_labelled(builder, ("train", "test"), size=size, fit=fit))
 
 
 def _dataset(

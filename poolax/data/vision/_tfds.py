@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from poolax.data.vision._images import IMAGE_SIZE, Fit, Images
+from poolax.data.vision._lists import splits_of
 
 
 class Records:
@@ -97,3 +98,20 @@ class ImageRecords(Images):
         info = self._records.builder.info
         sizes = {name: info.splits[name].num_bytes for name in self._records.counts}
         return f"{info.full_name} {sizes} {self._kept.tolist()}"
+
+
+def read_labelled(builder: Any, splits: Sequence[str], **geometry: Any):
+    """Images, labels, indices of the splits and names of the classes of a builder.
+
+    Args:
+        builder: A prepared builder with the features ``"image"`` and ``"label"``.
+        splits: Names of its splits.
+        **geometry: Size and fit, as for :class:`ImageRecords`.
+
+    Returns:
+        Images, labels (int32), indices by split, and names or ``None``.
+    """
+    records = Records(builder, splits)
+    labels = records.column("label").astype(np.int32)
+    images = ImageRecords(records, **geometry)
+    return images, labels, splits_of(records.counts), records.class_names()

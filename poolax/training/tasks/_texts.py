@@ -64,9 +64,10 @@ class SentenceSimilarity(Task):
         """Spearman's rank correlation, 0 where one side is constant, and squared error."""
         from scipy import stats
 
-        constant = np.ptp(scores) == 0 or np.ptp(targets) == 0
-        found: Any = None if constant else stats.spearmanr(scores, targets)
-        correlation = 0.0 if constant else float(found.statistic)
+        correlation = 0.0
+        if np.ptp(scores) != 0 and np.ptp(targets) != 0:
+            found: Any = stats.spearmanr(scores, targets)
+            correlation = float(found.statistic)
         return {self.metric: correlation, "mse": float(np.mean(np.square(scores - targets)))}
 
     def baseline(self, train_targets, test_targets):
