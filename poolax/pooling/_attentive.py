@@ -106,13 +106,14 @@ class LatentAttentionPool(Pooler):
 
         inner = nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens
         hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
-        tokens = tokens + nn.Dense(width, name="mlp_out")(nn.gelu(hidden, approximate=False))
-        pooled = average_pool(tokens, mask).astype(z.dtype)
-        if not return_weights:
-            return pooled
+        hidden = average_pool(nn.gelu(hidden, approximate=False), mask)
+        # W_2 is linear: it maps the mean over tokens instead of every token.
+        pooled = average_pool(tokens, mask) + nn.Dense(width, name="mlp_out")(hidden)
+        pooled = pooled.astype(z.dtype)
         if mask is not None:
+            pooled = zero_empty(pooled, mask)  # its bias, where there is no token
             weights = jnp.where(mask[..., None, :, None], weights, 0)
-        return pooled, weights
+        return (pooled, weights) if return_weights else pooled
 
 
 @final
