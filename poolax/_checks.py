@@ -72,13 +72,18 @@ def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = 
         return
     # Inside jit even constants turn into tracers at the first operation; this keeps them concrete.
     with jax.ensure_compile_time_eval():
-        bad = ~jnp.isfinite(array)
-        if mask is not None:
-            bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
-        count = int(jnp.sum(bad))
+        count = int(_count_not_finite(array, mask))
     if count:
         where = "" if mask is None else " at real tokens"
         raise ValueError(f"{name}: expected finite values{where}, got {count} that are not")
+
+
+@jax.jit
+def _count_not_finite(array, mask):
+    bad = ~jnp.isfinite(array)
+    if mask is not None:
+        bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+    return jnp.sum(bad)
 
 
 def check_all_finite(name: str, tree: Any) -> None:

@@ -51,6 +51,7 @@ def eigenvectors(gram: Float[Array, "*batch k k"]):
 
 
 @jax.custom_jvp
+@jax.jit
 def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     """Largest singular value: the root of the largest eigenvalue of the smaller Gram matrix.
 

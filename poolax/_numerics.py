@@ -1,5 +1,7 @@
 """Numerics that several parts share: accumulation dtypes, masked softmax, roots without NaN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -48,6 +50,7 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
 def safe_norm(x: Float[Array, "..."], axis=None) -> Float[Array, "..."]:
     """Euclidean norm whose gradient at zero is zero, and whose squares neither over- nor underflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))

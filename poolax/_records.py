@@ -122,6 +122,28 @@ class PoolerBound:
 
 
 @struct.dataclass
+class BlockBound:
+    """What is known of a block, whatever pooler stands on it.
+
+    Attributes:
+        attention: Bounds of its attention.
+        ffn: Lipschitz constant of its feed-forward layer.
+        norm_scale: Largest ``|scale|`` of the two norms, shape ``(2,)``.
+        spread: Half of the largest distance between two tokens of its output; ``None`` where no domain
+            of its input is known.
+        num_tokens: Numbers of tokens that the bounds hold for.
+        dim: Width ``d``.
+    """
+
+    attention: AttentionBound
+    ffn: Float[Array, ""]
+    norm_scale: Float[Array, " 2"]
+    spread: Float[ArrayLike, ""] | None
+    num_tokens: TokenRange
+    dim: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
 class Bound:
     """Lipschitz bound of a pooled block, with what it is made of.
 

@@ -1,7 +1,8 @@
 """Measured Lipschitz constants beside all bounds: of one-block models and of backbones, at inputs."""
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -65,19 +66,47 @@ def block_bounds(
     Raises:
         ValueError: as :func:`poolax.bounds.tbm` raises for sharp bounds.
     """
+    pooler: Any = model.pooler
+    with_variables = (pooler, {"params": variables["params"].get("pooler", {})})
+    return next(pooler_bounds(model, variables, [with_variables], num_tokens, domain))
+
+
+def pooler_bounds(
+    model: TBM,
+    variables: Mapping[str, Any],
+    poolers: Iterable[tuple[Pooler, Mapping[str, Any]]],
+    num_tokens: int | TokenRange,
+    domain: Domain,
+) -> Iterator[dict[str, Any]]:
+    """Bounds of one block with one pooler after another on top, the block bounded once for all.
+
+    Args:
+        model: A model of the block; its own pooler does not count.
+        variables: What its ``init`` returned.
+        poolers: Poolers, and what their ``init`` returned.
+        num_tokens: Number of tokens, or a :class:`TokenRange`.
+        domain: Where the bounds hold.
+
+    Yields:
+        :func:`block_bounds` for each pooler.
+
+    Raises:
+        ValueError: as :func:`poolax.bounds.tbm` raises for sharp bounds.
+    """
     sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
-    row = {}
-    for method in ("sharp", "tight", "published"):
-        try:
-            bound = bounds.tbm(model, variables, **sizes, method=method)
-        except ValueError:
-            # The same arguments gave a sharp bound: nothing was published for this combination.
-            if method != "published":
-                raise
-            row |= constant(method)
-        else:
-            row |= constant(method, bound.log_lipschitz, bound.lipschitz)
-    return row
+    blocks = {
+        method: bounds.block(model, variables, **sizes, method=method) for method in ("sharp", "tight")
+    }
+    # The same arguments gave sharp bounds: nothing was published for such a block or pooler.
+    with contextlib.suppress(ValueError):
+        blocks["published"] = bounds.block(model, variables, **sizes, method="published")
+    for pooler, parameters in poolers:
+        row = constant("published")
+        for method, block in blocks.items():
+            with contextlib.nullcontext() if method != "published" else contextlib.suppress(ValueError):
+                bound = bounds.with_pooler(block, pooler, parameters)
+                row |= constant(method, bound.log_lipschitz, bound.lipschitz)
+        yield row
 
 
 def measure_block(

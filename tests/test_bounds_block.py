@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,30 @@ def test_peaked_weights_lose_the_root_of_n(x64):
     np.testing.assert_allclose(bound.lipschitz, 2.0, rtol=1e-5)
     separate = bounds.pooled_block(reads, attention=attention.sequence, **block)
     np.testing.assert_allclose(separate.lipschitz, 0.5 * (2 + np.sqrt(128)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_poolers_on_one_block_are_as_poolers_on_blocks_of_their_own(kind, x64):
+    """Refusals included: what a pooler lacks is told when it comes, and not by its block."""
+    x = random_tokens(jax.random.key(0), 12, 4, 1.0)
+    sizes = {"num_tokens": bounds.TokenRange(3, 12), "radius": 1.0}
+    whole = blocks.TBM(2, POOLERS["avg"], KINDS[kind])
+    variables = random_variables(whole, jax.random.key(1), x)
+    for method in ("sharp", "tight", "published"):
+        block = bounds.block(whole, variables, **sizes, method=method)
+        for name, pooler in POOLERS.items():
+            if method == "published" and name not in PUBLISHED:
+                with pytest.raises(ValueError, match=r"pooler: expected first, .* for method 'pub"):
+                    bounds.with_pooler(block, pooler)
+                continue
+            own = random_variables(pooler, jax.random.key(2), x)
+            params = variables["params"] | {"pooler": own.get("params", {})}
+            model = blocks.TBM(2, pooler, KINDS[kind])
+            expected = bounds.tbm(model, {"params": params}, **sizes, method=method)
+            chex.assert_trees_all_equal(bounds.with_pooler(block, pooler, own), expected)
+    block, weights = bounds.block(whole, variables, **sizes), {"params": {"weights": jnp.ones(3)}}
+    with pytest.raises(ValueError, match=r"num_tokens: expected at most max_tokens = 3, got 12"):
+        bounds.with_pooler(block, "wavg", weights)
 
 
 def test_given_weights():

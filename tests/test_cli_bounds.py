@@ -72,7 +72,7 @@ def test_bounds_from_norms_hold_for_all_weights_with_these_norms(capsys):
 
     for label, kind in sizes.kinds().items():
         pooler = pooling.AveragePool()
-        model, variables = extremal_block(sizes, kind, pooler, 4)
+        model, variables = extremal_block(sizes, kind, pooler)
         params = {name: part["kernel"] for name, part in variables["params"]["attention"].items()}
         heads = np.linalg.norm(np.moveaxis(params["query"], 1, 0), ord=2, axis=(1, 2))
         np.testing.assert_allclose(heads, [1.2, 0.7], rtol=1e-6)
@@ -113,9 +113,7 @@ def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
         assert row["certified_zero"] == (row["gamma"] <= 1)
     assert {row["certified_zero"] for row in rows} == {True, False}
     row = next(row for row in rows if (row["attention"], row["pooler"]) == ("L2", "avg"))
-    model, variables = extremal_block(
-        Sizes(dim=8, num_heads=2), attention.L2(), pooling.AveragePool(), 4
-    )
+    model, variables = extremal_block(Sizes(dim=8, num_heads=2), attention.L2(), pooling.AveragePool())
     expected = bounds.tbm(model, variables, num_tokens=4, radius=1.0, method="tight").lipschitz
     assert row["tight"] == pytest.approx(float(expected), rel=1e-6)
 
@@ -146,7 +144,7 @@ def test_a_range_of_lengths_a_cube_and_per_head_norms(capsys):
     assert rows[0]["radius"] == pytest.approx(domain.radius)
     assert rows[0]["spread"] == pytest.approx(domain.spread)
     sizes = Sizes(dim=8, num_heads=2, out_norm=(1.0, 2.0))
-    model, variables = extremal_block(sizes, attention.DotProduct(), pooling.AveragePool(), 4)
+    model, variables = extremal_block(sizes, attention.DotProduct(), pooling.AveragePool())
     for length in (2, 3, 4):
         alone = bounds.tbm(
             model, variables, num_tokens=length, radius=domain.radius, spread=domain.spread

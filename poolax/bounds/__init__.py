@@ -6,6 +6,7 @@ vectors, on the domain that their ``radius`` and ``spread`` describe.
 """
 
 from poolax._records import AttentionBound as AttentionBound
+from poolax._records import BlockBound as BlockBound
 from poolax._records import Bound as Bound
 from poolax._records import Domain as Domain
 from poolax._records import ExpressivityBound as ExpressivityBound
@@ -18,8 +19,10 @@ from poolax.bounds._attention import attention as attention
 from poolax.bounds._attention import cosine_attention as cosine_attention
 from poolax.bounds._attention import dot_product_attention as dot_product_attention
 from poolax.bounds._attention import l2_attention as l2_attention
+from poolax.bounds._block import block as block
 from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
+from poolax.bounds._block import with_pooler as with_pooler
 from poolax.bounds._certified import certified_radius as certified_radius
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of

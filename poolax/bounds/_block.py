@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -17,7 +18,7 @@ from poolax._checks import (
 )
 from poolax._layer_specs import NormSpec
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax._records import AttentionBound, Bound, Domain, PoolerBound, TokenRange
+from poolax._records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import METHODS
@@ -146,10 +147,12 @@ def pooled_block(
             f"attention: expected a {method} bound for method {method!r}, got one of method "
             f"{attention.method!r}"
         )
-    seen = _as_pooled(attention, reads, token_range(num_tokens).high)
+    most = jnp.asarray(token_range(num_tokens).high, attention.sequence.dtype)
+    seen = _as_pooled(attention, reads, most)
     return _bound(reads.l2, seen, c2, norm_factor, method, f"poolax, smallest {method} form")
 
 
+@jax.jit
 def _as_pooled(attention: AttentionBound, reads: PoolerBound, num_tokens) -> Float[Array, ""]:
     """The attention's bound ``L`` for which a form is ``l2 (1 + L)``; the smallest of all forms."""
     l2, l1 = jnp.asarray(reads.l2), jnp.asarray(reads.l1)
@@ -164,7 +167,7 @@ def _as_pooled(attention: AttentionBound, reads: PoolerBound, num_tokens) -> Flo
     forms = [separate, own + ratio * mixing]
     if attention.method == "tight":
         if attention.pattern != "any":
-            forms.append(whole_sequence(jnp.asarray(num_tokens), largest, 1 + own) - 1)
+            forms.append(whole_sequence(num_tokens, largest, 1 + own) - 1)
         if reads.selects:
             forms.append(whole_sequence(jnp.square(ratio), largest, 1 + own) - 1)
         if reads.linf is not None:
@@ -223,6 +226,59 @@ def tbm(
     Reference:
         As :func:`pooled_block`, and Theory, section 8.17.
     """
+    bound = block(model, variables, num_tokens=num_tokens, radius=radius, spread=spread, method=method)
+    return with_pooler(bound, model.pooler, {"params": variables["params"].get("pooler", {})})
+
+
+@at_highest_precision
+def block(
+    model: TBM,
+    variables: Mapping[str, Any],
+    *,
+    num_tokens: float | Array | TokenRange,
+    radius: _Number | None = None,
+    spread: _Number | None = None,
+    method: str = "sharp",
+) -> BlockBound:
+    r"""What :func:`tbm` knows of a model before its pooler, to compare many poolers on one block.
+
+    Nearly all work of a bound is that of the block: norms of its matrices. :func:`with_pooler` makes
+    of it the bound for one pooler after another,
+
+        ``pooling_factor c^2 (1 + L) (1 + F)``
+
+    with ``L`` the attention's bound as that pooler sees it, ``c`` of ``norm_scale`` and ``F`` the
+    constant of the feed-forward layer; see :func:`pooled_block`.
+
+    Args:
+        model: The model; its own pooler does not count.
+        variables: What its ``init`` returned; those of a pooler are not needed.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange` for a padded batch.
+        radius: Largest norm of an input token; needed for dot-product attention, plain values and query
+            attention pooling.
+        spread: Half of the largest distance between two input tokens; ``None`` takes ``radius``.
+        method: ``"sharp"``, ``"tight"`` or ``"published"``.
+
+    Returns:
+        Bounds of the parts, and the spread of the tokens that are pooled.
+
+    Raises:
+        ValueError: for an attention kind, activation or option without a bound, for missing variables,
+            or for numbers out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from poolax.pooling import AveragePool
+        >>> model = TBM(num_heads=2, pooler=AveragePool())
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((16, 8)))
+        >>> parts = block(model, variables, num_tokens=16, radius=1.0)
+        >>> average, total = (with_pooler(parts, name) for name in ("avg", "sum"))
+        >>> bool(average.lipschitz < total.lipschitz)
+        True
+
+    Reference:
+        As :func:`tbm`.
+    """
     check_instance("model", model, TBM, "a TBM")
     check_choice("method", method, METHODS)
     params = variables.get("params", {}) if isinstance(variables, Mapping) else {}
@@ -241,27 +297,66 @@ def tbm(
         attention_params = _centre_output(attention_params)
         c2_kernel = _fold_norm(scales[0], c2_kernel)
     sizes = {"num_tokens": num_tokens, "radius": radius, "spread": spread}
-    bound = attention_bound(
+    attention = attention_bound(
         model.attention, attention_params, **sizes, method=method, pattern="full" if tight else "any"
     )
-    pooler = model.pooler
+    pooled_spread = None
+    # What was published reads no spread.
     if method != "published":
-        pooler = pooler_bound(
-            pooler,
-            {"params": params.get("pooler", {})},
-            num_tokens=num_tokens,
-            dim=kernel.shape[0],
-            spread=_pooled_spread(model, params, radius, spread, slope, tight),
-            method=method,
-        )
-    return pooled_block(
-        pooler,
-        attention=bound,
+        pooled_spread = _pooled_spread(model, params, radius, spread, slope, tight)
+    return BlockBound(
+        attention=attention,
         ffn=slope * spectral_norm(c2_kernel),
-        dim=kernel.shape[0],
-        num_tokens=num_tokens,
         norm_scale=jnp.stack([jnp.max(jnp.abs(scale)) for scale in scales]),
+        spread=pooled_spread,
+        num_tokens=num_tokens,
+        dim=kernel.shape[0],
+    )
+
+
+@at_highest_precision
+def with_pooler(
+    block: BlockBound, pooler: str | Pooler, variables: Mapping[str, Any] | None = None
+) -> Bound:
+    """Lipschitz bound of a block with a pooler on top.
+
+    Args:
+        block: What :func:`block` gave.
+        pooler: A pooler or its name.
+        variables: What the pooler's ``init`` returned; ``None`` if it has no parameters.
+
+    Returns:
+        The bound with its factors; see :func:`pooled_block`. It is of the block's method.
+
+    Raises:
+        ValueError: for an unknown pooler, one for which nothing was published if the method is
+            ``"published"``, missing variables, or a number of tokens that the pooler does not take.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from poolax.blocks import TBM
+        >>> from poolax.pooling import AveragePool
+        >>> model = TBM(num_heads=2, pooler=AveragePool())
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((16, 8)))
+        >>> bound = with_pooler(block(model, variables, num_tokens=16, radius=1.0), "avg")
+        >>> bool(bound.lipschitz == tbm(model, variables, num_tokens=16, radius=1.0).lipschitz)
+        True
+
+    Reference:
+        As :func:`pooled_block`, and Theory, section 6.
+    """
+    check_instance("block", block, BlockBound, "what bounds.block gave")
+    method, sizes = block.attention.method, {"num_tokens": block.num_tokens, "dim": block.dim}
+    reads: Any = pooler
+    if method != "published":
+        reads = pooler_bound(pooler, variables, **sizes, spread=block.spread, method=method)
+    return pooled_block(
+        reads,
+        attention=block.attention,
+        ffn=block.ffn,
+        norm_scale=block.norm_scale,
         method=method,
+        **sizes,
     )
 
 
@@ -342,6 +437,7 @@ def _published_factor(pooler, num_tokens, dim):
     return pooling_factor(instance, num_tokens=num_tokens, dim=dim, norm="operator")
 
 
+@functools.partial(jax.jit, static_argnames=("method", "source"))
 def _bound(pooling_factor, attention, c2, norm_factor, method, source):
     c1 = 1 + attention
     factors = [jnp.asarray(factor) for factor in (pooling_factor, norm_factor, c1, c2)]

@@ -90,6 +90,7 @@ def _inverse(x):
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
 
 
+@jax.jit
 def _stacked_norm(values, out, weights):
     """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other.
 

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -100,6 +101,7 @@ def _heads(
     return Heads(mixing, own, mixing_total, per_token, sequence)
 
 
+@jax.jit
 def whole_sequence(num_rows, mixing, own):
     r"""Norm of ``num_rows`` rows of which each is at most ``mixing max_k |dx_k| + own |dx_i|``.
 
@@ -124,6 +126,7 @@ def _shares(setting: Setting, logit_range):
     return share, setting.most / (1 + (setting.most - 1) * rest)
 
 
+@jax.jit
 def kappa(t: Float[Array, "*batch"], share: Float[Array, "*batch"] | float = 1.0):
     """Largest ``sqrt(p (1 + v t^2))``, ``v`` a variance on ``[-1, 1]`` with an atom ``p <= share``.
 

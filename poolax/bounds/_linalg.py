@@ -136,6 +136,7 @@ def _top_triplet_of_one(left, right):
     return q_left @ u[:, 0], s[0], q_right @ vt[0]
 
 
+@jax.jit
 def _top_triplet(left, right):
     batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left, right = (jnp.broadcast_to(side, (*batch, *side.shape[-2:])) for side in (left, right))
@@ -143,6 +144,7 @@ def _top_triplet(left, right):
 
 
 @jax.custom_jvp
+@jax.jit
 def lambert_w(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Principal branch of the Lambert W function, ``w exp(w) = x``, for ``x >= 0``.
 

@@ -127,7 +127,6 @@ def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
 def _hybrid(pooler, variables, *, num_tokens, dim, spread, method):
     parameters = _parameters(pooler, variables)
     check_finite("mixture", parameters["mixture"])
-    shares = jax.nn.softmax(parameters["mixture"])
     bounds = [
         rule_of(part, method)(
             part,
@@ -138,6 +137,13 @@ def _hybrid(pooler, variables, *, num_tokens, dim, spread, method):
         )
         for index, part in enumerate(pooler.poolers)
     ]
+
+    return _mixture(parameters["mixture"], bounds)
+
+
+@jax.jit
+def _mixture(logits, bounds):
+    shares = jax.nn.softmax(logits)
 
     def mixed(numbers):
         return jnp.sum(shares * jnp.stack([jnp.asarray(number, shares.dtype) for number in numbers]))
@@ -159,12 +165,20 @@ def _latent(pooler, variables, *, num_tokens, dim, spread, method):
     params = _parameters(pooler, variables)
     for name in ("latents", "query", "key", "value", "out"):
         check_finite(name, params[name])
+    token = _latent_token(params, use_norm=pooler.use_norm, tight=method == "tight")
+    low = jnp.asarray(num_tokens.low, token.dtype)
+    return PoolerBound(l2=token / jnp.sqrt(low), l1=token, linf=token / low)
+
+
+@functools.partial(jax.jit, static_argnames=("use_norm", "tight"))
+def _latent_token(params, *, use_norm, tight):
+    """Lipschitz constant of what latent attention makes of a single token."""
     query, value = (jnp.moveaxis(params[name], 1, 0) for name in ("query", "value"))
     root = math.sqrt(query.shape[-1])
     keys = jnp.einsum("md,dhk->hmk", params["latents"], params["key"])
     values = params["latents"] @ value
-    out = params["out"]
-    if method == "sharp":
+    out, dim = params["out"], params["out"].shape[-1]
+    if not tight:
         heads = spectral_norm(values) * spectral_norm(keys) * spectral_norm(query) / root
         moved = 0.5 * spectral_norm(out.reshape(-1, dim)) * safe_norm(heads)
     else:
@@ -175,13 +189,11 @@ def _latent(pooler, variables, *, num_tokens, dim, spread, method):
         moved = jnp.minimum(apart, joined)
     layers = [params[name]["kernel"] for name in ("mlp_in", "mlp_out")]
     slope = ACTIVATIONS["gelu (exact)"]
-    mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=method == "tight")
-    if pooler.use_norm:
+    mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=tight)
+    if use_norm:
         moved = moved * norm_lipschitz("layer", params["norm1"]["scale"], 1e-6)
         mlp = mlp * norm_lipschitz("layer", params["norm2"]["scale"], 1e-6)
-    token = (1 + moved) * (1 + mlp)
-    low = jnp.asarray(num_tokens.low, token.dtype)
-    return PoolerBound(l2=token / jnp.sqrt(low), l1=token, linf=token / low)
+    return (1 + moved) * (1 + mlp)
 
 
 _RULES[LatentAttentionPool] = functools.partial(_latent, method="sharp")
@@ -202,15 +214,20 @@ def _query(pooler, variables, *, num_tokens, dim, spread, method):
             "QueryAttentionPool, got None"
         )
     params = _parameters(pooler, variables)
-    query, key, value = (params[name] for name in ("query", "key", "value"))
     for name in ("query", "key", "value"):
         check_finite(name, params[name])
+    return _query_slices(params, num_tokens, spread, tight=method == "tight")
+
+
+@functools.partial(jax.jit, static_argnames="tight")
+def _query_slices(params, num_tokens, spread, *, tight):
+    query, key, value = (params[name] for name in ("query", "key", "value"))
     direction = jnp.einsum("dhk,qhk->qhd", key, query) / math.sqrt(query.shape[-1])
     slope = safe_norm(direction, axis=-1) * jnp.where(jnp.asarray(num_tokens.high) > 1, spread, 0)
     value_norm = spectral_norm(jnp.moveaxis(value, 0, -2))
     mixing = jnp.sqrt(1 + jnp.square(slope))
     total = mixing
-    if method == "tight":
+    if tight:
         share = 1 / (1 + (jnp.asarray(num_tokens.low) - 1) * jnp.exp(-2 * slope))
         total = kappa(slope, share)
     l2, l1 = safe_norm(value_norm * total), safe_norm(value_norm * mixing)
@@ -222,6 +239,7 @@ _RULES[QueryAttentionPool] = functools.partial(_query, method="sharp")
 _TIGHT_RULES[QueryAttentionPool] = functools.partial(_query, method="tight")
 
 
+@jax.jit
 def _largest_shares(logits, num_tokens):
     """Largest ``|softmax(logits_S)|``, Euclidean and largest entry, over sets S of num_tokens."""
     top_first = jnp.sort(logits, descending=True)

@@ -14,7 +14,7 @@ from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._inputs import read_inputs
 from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
 from poolax.cli._models import Blocks, load_model
-from poolax.cli._norms import POOLERS, Sizes, extremal_block, pooler_of
+from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
 from poolax.cli._rows import (
     bounds_table,
     describe_block,
@@ -30,6 +30,7 @@ from poolax.sensitivity import (
     embeddings_domain,
     pooled_ledgers,
     pooled_tokens,
+    pooler_bounds,
 )
 from poolax.training import Head
 
@@ -130,13 +131,15 @@ class Bounds:
         num_tokens, domain = self._tokens(64), self._domain(1.0, self.sizes.dim)
         sizes = dataclasses.asdict(self.sizes)
         longest: Any = num_tokens.high
+        poolers = [pooler_of(name, longest, self.sizes.dim) for name in self.poolers]
+        learnt = [initial_variables(pooler, longest, self.sizes.dim) for pooler in poolers]
         for label, kind in self.sizes.kinds().items():
-            for name in self.poolers:
-                pooler = pooler_of(name, longest, self.sizes.dim)
-                model, variables = extremal_block(self.sizes, kind, pooler, longest)
-                found = block_bounds(model, variables, num_tokens, domain)
+            model, variables = extremal_block(self.sizes, kind, poolers[0])
+            pairs = zip(poolers, learnt, strict=True)
+            found = pooler_bounds(model, variables, pairs, num_tokens, domain)
+            for name, constants in zip(self.poolers, found, strict=True):
                 row = {"attention": label, "pooler": name, **sizes}
-                yield row | describe_domain(num_tokens, domain) | found
+                yield row | describe_domain(num_tokens, domain) | constants
 
     def _of_blocks(self, blocks: Blocks) -> Iterator[dict[str, Any]]:
         for name, block in blocks.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -87,15 +88,19 @@ def pooler_of(name: str, num_tokens: int, dim: int) -> Pooler:
     return pooler
 
 
-def extremal_block(
-    sizes: Sizes, kind: Kind, pooler: Pooler, num_tokens: int
-) -> tuple[TBM, dict[str, Any]]:
+def initial_variables(pooler: Pooler, num_tokens: int, dim: int) -> Mapping[str, Any]:
+    """What ``init`` gives a pooler of tokens of width ``dim``; nothing if there is none to learn."""
+    # Compiled, nothing but the parameters is computed.
+    return jax.jit(pooler.init)(jax.random.key(0), jnp.zeros((num_tokens, dim)))
+
+
+def extremal_block(sizes: Sizes, kind: Kind, pooler: Pooler) -> tuple[TBM, dict[str, Any]]:
     """A block whose weights have the given norms, and whose bound is the largest of all that have them.
 
     Kernels of queries, keys and values are partial isometries of a head each, scaled, so that every
     product of two has the product of their norms. ``W_O`` of one given norm is a scaled identity;
-    from norms of heads it writes all heads to the same entries, where they add up. Learnable poolers
-    are as they are initialised.
+    from norms of heads it writes all heads to the same entries, where they add up. The
+    pooler's parameters are not among them.
     """
     dim, num_heads = sizes.dim, sizes.num_heads
     head_dim = dim // num_heads
@@ -119,7 +124,4 @@ def extremal_block(
         "norm1": norm,
         "norm2": norm,
     }
-    variables = pooler.init(jax.random.key(0), jnp.zeros((num_tokens, dim)))
-    if "params" in variables:
-        params["pooler"] = variables["params"]
     return TBM(num_heads, pooler, kind), {"params": params}
