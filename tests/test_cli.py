@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from poolax import cli
+from poolax.cli import _bounds
 from poolax.training import Records
 
 SMALL = [
@@ -87,6 +88,43 @@ def test_a_run_with_other_settings_is_refused(finished):
 
 def last_line(done):
     return done.stderr.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["data", "list"],
+        ["data", "list", "--json"],
+        ["bounds", "--dim", "4", "--num-heads", "2", "--num-tokens", "2", "--poolers", "sum", "--json"],
+    ],
+)
+def test_nobody_reads_on(arguments, unbuffered):
+    """As behind ``| head``: no word of it, and Python's exit code for a broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "poolax", *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert not re.search(r"poolax:|Errno|Exception|Traceback", done.stderr)
+
+
+def test_another_broken_pipe_is_told(monkeypatch, capfd):
+    def lose_connection(self):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(_bounds.Bounds, "run", lose_connection)
+    assert cli.main(["bounds"]) == cli.FAILURE
+    assert capfd.readouterr().err == "poolax: [Errno 32] Broken pipe\n"
 
 
 README_LINES = re.compile(r"```python\n(# reload.*?)```", re.DOTALL)

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,8 +23,20 @@ _COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the process's exit code.
 
-    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable.
+    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable. Where
+    nobody reads on, as behind ``| head``, it ends without a word, as a failure.
     """
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when Python flushes it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    return code
+
+
+def _run(arguments):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"poolax {poolax.__version__}")
@@ -52,11 +66,20 @@ def _execute(command):
         print(f"poolax: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_broken(sys.stdout):
+            raise
         if command.debug:
             traceback.print_exc()
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"poolax: {message}", file=sys.stderr)
         return USAGE if isinstance(error, ValueError) else FAILURE
+
+
+def _is_broken(stream):
+    """Whether a stream is a pipe that nobody reads; others, as a connection, break as well."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _first_sentence(box: str) -> str:
