@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import rich.console
+import rich.measure
 import rich.progress
 
 from poolax.reporting import Table
@@ -17,10 +19,15 @@ from poolax.training.step import Progress
 COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
 
 _MANY_DIGITS = 6
+_NO_LIMIT = 10_000
 
 
 def number(value: float | None, log10: float | None = None) -> str:
     """A number for people; beyond a million, and where only its logarithm is known, as ``10^x``."""
+    if value is not None and not math.isfinite(value):
+        value = None
+    if log10 is None and value:
+        log10 = math.log10(abs(value))
     if log10 is not None and (value is None or log10 > _MANY_DIGITS):
         return f"10^{log10:.1f}"
     if value is None:
@@ -39,7 +46,10 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
     console = rich.console.Console()
     for table in tables:
         # Notes as wide as the terminal rather than as the table.
-        console.print(dataclasses.replace(table, notes=()).rich())
+        bare = dataclasses.replace(table, notes=())
+        wide = console.options.update(max_width=_NO_LIMIT)
+        compact = rich.measure.Measurement.get(console, wide, bare.rich()).maximum > console.width
+        console.print(bare.rich(compact=compact))
         for note in table.notes:
             console.print(note, highlight=False)
 

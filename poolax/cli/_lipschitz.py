@@ -1,6 +1,7 @@
 """``poolax lipschitz``."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -158,6 +159,6 @@ def _local_text(row):
     if "local" in row:
         return number(max(row["local"]))
     logs = row["log10_local"]
-    if any(log is None for log in logs):
+    if any(log is None or log == math.inf for log in logs):
         return "–"
     return number(10 ** min(max(logs), 300.0), max(logs))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import rich.box
 import rich.table
 from rich.text import Text
 
@@ -82,15 +83,19 @@ class Table:
         columns = [self.columns[0], *(row[0].text for row in self.rows)]
         return dataclasses.replace(self, columns=columns, rows=rows)
 
-    def rich(self) -> rich.table.Table:
-        """The table for the terminal."""
+    def rich(self, *, compact: bool = False) -> rich.table.Table:
+        """The table for the terminal; compact, with spaces in place of lines between columns.
+
+        What is still too wide is broken over lines, never cut.
+        """
+        style: dict[str, Any] = {"padding": 0, "box": rich.box.SIMPLE_HEAD} if compact else {}
         table = rich.table.Table(
-            title=self.title, caption="\n".join(self.notes) or None, caption_justify="left"
+            title=self.title, caption="\n".join(self.notes) or None, caption_justify="left", **style
         )
         for index, column in enumerate(self.columns):
             # Several long names beside each other fit a terminal only when they are broken.
             lines = column.replace(", ", "\n").replace(" (", "\n(") if ", " in column else column
-            table.add_column(lines, justify="left" if index == 0 else "right", no_wrap=True)
+            table.add_column(lines, justify="left" if index == 0 else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*(cell.rich() for cell in row))
         return table
