@@ -2,12 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from poolax import bounds, empirical
@@ -47,6 +48,33 @@ def constant(name: str, log: Any = None, value: Any = None) -> dict[str, float |
         name: value if in_range else None,
         f"log10_{name}": log / math.log(10) if math.isfinite(log) else None,
     }
+
+
+def without_overflow(evaluate: Callable[..., Any], *arrays: Any) -> Any:
+    """``evaluate(*arrays)``, in double precision where single precision overflows on the way.
+
+    Args:
+        evaluate: Gives a tree of numbers; one that is infinite or undefined, but for the logarithm of
+            zero, says that something overflowed.
+        arrays: Trees of arrays; double precision from the start where one of them is.
+
+    Returns:
+        What ``evaluate`` gave; from double precision as NumPy arrays.
+    """
+    if not any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(arrays)):
+        # Numbers that do not fit show in what they lead to.
+        with np.errstate(over="ignore"):
+            found = evaluate(*arrays)
+        if all(np.all(np.asarray(leaf) < np.inf) for leaf in jax.tree.leaves(found)):
+            return found
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, evaluate(*jax.tree.map(_double, arrays)))
+
+
+def _double(leaf):
+    if isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating):
+        return np.asarray(leaf, np.float64)
+    return leaf
 
 
 def block_bounds(
@@ -94,18 +122,37 @@ def pooler_bounds(
         ValueError: as :func:`poolax.bounds.tbm` raises for sharp bounds.
     """
     sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
-    blocks = {
-        method: bounds.block(model, variables, **sizes, method=method) for method in ("sharp", "tight")
-    }
+
+    def block(method):
+        return without_overflow(
+            lambda variables: bounds.block(model, variables, **sizes, method=method), variables
+        )
+
+    def reads(block, pooler, parameters):
+        sizes = {"num_tokens": block.num_tokens, "dim": block.dim, "spread": block.spread}
+        return bounds.pooler(pooler, parameters, **sizes, method=block.attention.method)
+
+    def pooled(method, pooler, parameters):
+        block = blocks[method]
+        if method == "published":
+            bound = without_overflow(lambda block: bounds.with_pooler(block, pooler), block)
+        else:
+            known = without_overflow(
+                lambda block, parameters: reads(block, pooler, parameters), block, parameters
+            )
+            bound = without_overflow(bounds.with_pooler, block, known)
+        return constant(method, bound.log_lipschitz, bound.lipschitz)
+
+    blocks = {method: block(method) for method in ("sharp", "tight")}
     # The same arguments gave sharp bounds: nothing was published for such a block or pooler.
     with contextlib.suppress(ValueError):
-        blocks["published"] = bounds.block(model, variables, **sizes, method="published")
+        blocks["published"] = block("published")
     for pooler, parameters in poolers:
-        row = constant("published")
-        for method, block in blocks.items():
-            with contextlib.nullcontext() if method != "published" else contextlib.suppress(ValueError):
-                bound = bounds.with_pooler(block, pooler, parameters)
-                row |= constant(method, bound.log_lipschitz, bound.lipschitz)
+        row = pooled("sharp", pooler, parameters) | pooled("tight", pooler, parameters)
+        row |= constant("published")
+        if "published" in blocks:
+            with contextlib.suppress(ValueError):
+                row |= pooled("published", pooler, parameters)
         yield row
 
 
@@ -245,8 +292,14 @@ def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain)
         ValueError: as :func:`poolax.bounds.ledger` raises.
     """
     sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
-    specs = backbone.layer_specs(backbone.params)
-    return {method: bounds.ledger(specs, **sizes, method=method) for method in METHODS[1:]}
+
+    def ledger(method):
+        return without_overflow(
+            lambda params: bounds.ledger(backbone.layer_specs(params), **sizes, method=method),
+            backbone.params,
+        )
+
+    return {method: ledger(method) for method in METHODS[1:]}
 
 
 def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange) -> TokenRange:

@@ -1,6 +1,8 @@
 """``poolax bounds`` and ``poolax lipschitz`` on small models, in process."""
 
+import dataclasses
 import functools
+import itertools
 import json
 import re
 
@@ -12,8 +14,9 @@ from helpers import KINDS, exact_norm, random_tokens
 
 from poolax import attention, backbones, bounds, cli, pooling, training
 from poolax.blocks import TBM
-from poolax.cli._console import number
-from poolax.cli._norms import Sizes, extremal_block
+from poolax.cli._console import number, show
+from poolax.cli._lipschitz import _table
+from poolax.cli._norms import Sizes, extremal_block, initial_variables, pooler_of
 from poolax.sensitivity import measure_block
 
 SMALL = ["--num-tokens", "4", "--dim", "8", "--num-heads", "2"]
@@ -118,10 +121,50 @@ def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
     assert row["tight"] == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_bounds_beyond_single_precision_are_those_of_double_precision(capsys):
+    """Of a radius that single precision squares to infinity, and of one that it does not hold."""
+    names = ("avg", "map")
+    for radius in (1e30, 1e60):
+        rows = records_of(capsys, "bounds", *SMALL, "--radius", radius, "--poolers", *names)
+        for (label, kind), name in itertools.product(Sizes().kinds().items(), names):
+            row = next(row for row in rows if (row["attention"], row["pooler"]) == (label, name))
+            pooler = pooler_of(name, 4, 8)
+            model, variables = extremal_block(Sizes(dim=8, num_heads=2), kind, pooler)
+            learnt = initial_variables(pooler, 4, 8).get("params", {})
+            params = jax.tree.map(np.float64, variables["params"] | {"pooler": learnt})
+            sizes = {"num_tokens": 4, "radius": radius}
+            with jax.enable_x64(True):
+                for method in ("sharp", "tight"):
+                    bound = bounds.tbm(model, {"params": params}, **sizes, method=method)
+                    expected = float(bound.log_lipschitz) / np.log(10)
+                    assert row[f"log10_{method}"] == pytest.approx(expected, rel=1e-4)
+    code, out, _ = run(capsys, "bounds", *SMALL, "--radius", 1e30, "--poolers", "avg")
+    assert code == cli.COMPLETE
+    log10 = next(row for row in rows if row["attention"] == "dot product")["log10_sharp"] - 60
+    assert f"10^{log10:.1f}" in out
+
+
+def test_a_layer_beyond_single_precision_is_in_the_ledger(capsys, vit, tmp_path):
+    _, model = vit
+    large = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf * 1e25, model.params))
+    backbones.save(large, tmp_path / "large")
+    rows = records_of(capsys, "bounds", tmp_path / "large")
+    code, out, err = run(capsys, "bounds", tmp_path / "large")
+    assert code == cli.COMPLETE, err
+    layers = [row for row in rows if row["kind"] == "layer"]
+    assert max(row["log10_branch"] or 0 for row in layers) > 38
+    for row in layers:
+        assert f"10^{row['log10_factor']:.1f}" in out
+    total = sum(row["log10_factor"] for row in layers if row["method"] == "tight")
+    first = next(row for row in rows if row.get("pooler") == "first")
+    assert first["log10_tight"] == pytest.approx(total, rel=1e-3)
+
+
 def test_only_a_finite_bound_certifies(capsys):
-    sizes = ("--dim", 8, "--num-heads", 2, "--num-tokens", 4, "--poolers", "avg", "--radius", 1e30)
+    sizes = ("--dim", 8, "--num-heads", 2, "--num-tokens", 4, "--poolers", "avg", "--radius", 1e300)
     dot_product, *_ = records_of(capsys, "bounds", *sizes, "--epsilon", 0.01, "--sigma", 0.5)
     assert dot_product["sharp"] is None
+    assert dot_product["log10_sharp"] is None
     assert not dot_product["certified_zero"]
     assert dot_product["gamma"] is None
     dot_product, *_ = records_of(capsys, "bounds", *sizes, "--epsilon", 0, "--sigma", 0.5)
@@ -158,6 +201,9 @@ def test_tables_fit_terminals(columns, capsys, monkeypatch, blocks, vit):
     for arguments in (
         ["bounds", *SMALL, "--tau", 1e4, "--epsilon", 0.01, "--sigma", 0.5, "--poolers", "sum"],
         ["bounds", blocks, "--epsilon", 0.01, "--sigma", 0.5],
+        ["bounds", *SMALL, "--radius", 1e30, "--epsilon", 0.01, "--sigma", 0.5, "--poolers", "map"],
+        ["lipschitz", blocks],
+        ["lipschitz", vit[0], "--num-inputs", 1],
         ["bounds", vit[0]],
     ):
         code, out, err = run(capsys, *arguments)
@@ -300,12 +346,29 @@ def test_help_has_an_example(command, capsys):
         assert option in out
 
 
+@pytest.mark.parametrize("big", [3.0, 999999.0, 1.234e15, 1.234e150])
+def test_no_number_is_cut_at_80_columns(big, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    log10 = {f"log10_{name}": np.log10(big) for name in ("tight", "sharp", "published")}
+    row = {"attention": "dot product", "pooler": "hybrid", "num_inputs": 8, "num_tokens": [16, 16]}
+    row |= {"radius": 2.0, "spread": 2.0, "measured": [big], "local": [big], **log10}
+    row |= dict.fromkeys(("tight", "sharp", "published"), big)
+    show([_table([row], "digits", "poolax-quickstart")], [], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = [line for line in lines if "dot product" in line]
+    assert line.split().count(number(big, np.log10(big))) == 6
+    assert "published" in "".join(lines)
+
+
 def test_numbers_for_people():
     assert [number(value) for value in (None, 0.0, 0.00002, 0.5, 3.14159, 12345.6)] == [
         "–", "0", "2.0e-05", "0.5", "3.14", "12346",
     ]  # fmt: skip
     assert number(3e6, np.log10(3e6)) == "10^6.5"
     assert number(None, 43.21) == "10^43.2"
+    assert number(1e45) == "10^45.0"
+    assert number(np.inf) == "–"
 
 
 def test_series_files(tmp_path):

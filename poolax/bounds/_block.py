@@ -316,13 +316,16 @@ def block(
 
 @at_highest_precision
 def with_pooler(
-    block: BlockBound, pooler: str | Pooler, variables: Mapping[str, Any] | None = None
+    block: BlockBound,
+    pooler: str | Pooler | PoolerBound,
+    variables: Mapping[str, Any] | None = None,
 ) -> Bound:
     """Lipschitz bound of a block with a pooler on top.
 
     Args:
         block: What :func:`block` gave.
-        pooler: A pooler or its name.
+        pooler: A pooler, its name, or a :class:`PoolerBound` that holds for tokens with the spread of
+            ``block.spread``.
         variables: What the pooler's ``init`` returned; ``None`` if it has no parameters.
 
     Returns:
@@ -347,11 +350,10 @@ def with_pooler(
     """
     check_instance("block", block, BlockBound, "what bounds.block gave")
     method, sizes = block.attention.method, {"num_tokens": block.num_tokens, "dim": block.dim}
-    reads: Any = pooler
-    if method != "published":
-        reads = pooler_bound(pooler, variables, **sizes, spread=block.spread, method=method)
+    if method != "published" and not isinstance(pooler, PoolerBound):
+        pooler = pooler_bound(pooler, variables, **sizes, spread=block.spread, method=method)
     return pooled_block(
-        reads,
+        pooler,
         attention=block.attention,
         ffn=block.ffn,
         norm_scale=block.norm_scale,
@@ -444,12 +446,12 @@ def _bound(pooling_factor, attention, c2, norm_factor, method, source):
     dtype = jnp.result_type(jnp.float32, *factors)
     factors = [factor.astype(dtype) for factor in factors]
     lipschitz = round_up(functools.reduce(jnp.multiply, factors))
-    positive = jnp.all(jnp.stack(factors) > 0)
-    logs = jnp.stack([jnp.log(jnp.where(positive, factor, 1)) for factor in factors])
+    zero = jnp.any(jnp.stack(factors) == 0)
+    logs = jnp.stack([jnp.log(jnp.where(zero, 1, factor)) for factor in factors])
     rounding = 64 * jnp.finfo(dtype).eps * (1 + jnp.sum(jnp.abs(logs)))
     return Bound(
         lipschitz=lipschitz,
-        log_lipschitz=jnp.where(positive, jnp.sum(logs) + rounding, -jnp.inf),
+        log_lipschitz=jnp.where(zero, -jnp.inf, jnp.sum(logs) + rounding),
         attention=jnp.asarray(attention).astype(dtype),
         c1=factors[2],
         c2=factors[3],

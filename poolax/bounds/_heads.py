@@ -138,7 +138,7 @@ def kappa(t: Float[Array, "*batch"], share: Float[Array, "*batch"] | float = 1.0
     best = jnp.where(large, (1 + jnp.sqrt(1 + 0.75 / jnp.square(inner))) / 3, 1)
     p = jnp.minimum(best, share)
     variance = jnp.where(p > 0.5, 4 * p * (1 - p), 1)
-    return jnp.sqrt(p * (1 + variance * jnp.square(t)))
+    return jnp.sqrt(p) * jnp.hypot(1.0, jnp.sqrt(variance) * t)
 
 
 def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
@@ -151,7 +151,7 @@ def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> H
     spread = jnp.where(setting.most > 1, setting.spread, 0)
     slope = (logit_norm * setting.radius + shift) * spread
     own = logit_norm * jnp.square(spread)
-    mixing = jnp.sqrt(1 + jnp.square(slope))
+    mixing = jnp.hypot(1.0, slope)
     if not setting.tight:
         return _heads(setting, mixing, own)
     share, column_sum = _shares(setting, 2 * slope)

@@ -225,7 +225,7 @@ def _query_slices(params, num_tokens, spread, *, tight):
     direction = jnp.einsum("dhk,qhk->qhd", key, query) / math.sqrt(query.shape[-1])
     slope = safe_norm(direction, axis=-1) * jnp.where(jnp.asarray(num_tokens.high) > 1, spread, 0)
     value_norm = spectral_norm(jnp.moveaxis(value, 0, -2))
-    mixing = jnp.sqrt(1 + jnp.square(slope))
+    mixing = jnp.hypot(1.0, slope)
     total = mixing
     if tight:
         share = 1 / (1 + (jnp.asarray(num_tokens.low) - 1) * jnp.exp(-2 * slope))

@@ -132,10 +132,9 @@ class Bounds:
         sizes = dataclasses.asdict(self.sizes)
         longest: Any = num_tokens.high
         poolers = [pooler_of(name, longest, self.sizes.dim) for name in self.poolers]
-        learnt = [initial_variables(pooler, longest, self.sizes.dim) for pooler in poolers]
         for label, kind in self.sizes.kinds().items():
             model, variables = extremal_block(self.sizes, kind, poolers[0])
-            pairs = zip(poolers, learnt, strict=True)
+            pairs = ((pooler, initial_variables(pooler, longest, self.sizes.dim)) for pooler in poolers)
             found = pooler_bounds(model, variables, pairs, num_tokens, domain)
             for name, constants in zip(self.poolers, found, strict=True):
                 row = {"attention": label, "pooler": name, **sizes}

@@ -1,6 +1,5 @@
 """The ledger of a backbone: records and tables."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,20 +7,23 @@ from poolax.bounds import Ledger
 from poolax.cli._console import number
 from poolax.cli._rows import constant_text, tokens_text
 from poolax.reporting import Cell, Table
+from poolax.sensitivity import constant
 
 
 def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
-    """One record for each layer and method; logarithms are decimal."""
+    """One record for each layer and method; constants beside their decimal logarithms."""
     records = []
     for method, ledger in ledgers.items():
         for row in ledger.rows:
-            logs = {name: getattr(row, f"log_{name}") for name in ("branch", "norm", "factor")}
+            constants = {}
+            for name in ("branch", "norm", "factor"):
+                constants |= constant(name, getattr(row, f"log_{name}"))
             records.append(
                 {
                     "kind": "layer",
                     "method": method,
                     "layer": row.name,
-                    **{f"log10_{name}": _log10(log) for name, log in logs.items()},
+                    **constants,
                     **{name: float(getattr(row, name)) for name in ("radius_in", "radius_out")},
                     **{name: float(getattr(row, name)) for name in ("spread_in", "spread_out")},
                 }
@@ -32,12 +34,12 @@ def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
 def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """What each layer multiplies the tight bound with."""
     shown = [record for record in records if record["method"] == "tight"]
-    sharp = {row["layer"]: row["log10_factor"] for row in records if row["method"] == "sharp"}
+    sharp = {row["layer"]: row for row in records if row["method"] == "sharp"}
     rows = []
     for row in shown:
-        logs = [row["log10_branch"], row["log10_norm"], row["log10_factor"], sharp[row["layer"]]]
-        cells = [Cell(row["layer"]), *(Cell(_from_log(log)) for log in logs)]
-        rows.append([*cells, Cell(number(row["radius_in"]))])
+        texts = [constant_text(row, name) for name in ("branch", "norm", "factor")]
+        texts += [constant_text(sharp[row["layer"]], "factor"), number(row["radius_in"])]
+        rows.append([Cell(row["layer"]), *map(Cell, texts)])
     return Table(
         title=title,
         columns=["layer", "branch", "norms", "tight", "sharp", "radius"],
@@ -73,12 +75,3 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str) 
         ],
         tidy=list(records),
     )
-
-
-def _log10(log):
-    log = float(log)
-    return log / math.log(10) if math.isfinite(log) else None
-
-
-def _from_log(log10):
-    return "0" if log10 is None else number(10 ** min(log10, 300.0), log10)

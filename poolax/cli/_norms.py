@@ -1,6 +1,7 @@
 """Weights of a one-block model from their norms alone."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -88,6 +89,7 @@ def pooler_of(name: str, num_tokens: int, dim: int) -> Pooler:
     return pooler
 
 
+@functools.cache
 def initial_variables(pooler: Pooler, num_tokens: int, dim: int) -> Mapping[str, Any]:
     """What ``init`` gives a pooler of tokens of width ``dim``; nothing if there is none to learn."""
     # Compiled, nothing but the parameters is computed.

@@ -1,5 +1,6 @@
 """Rows of bounds: one record a model, and the tables that are made of them."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import number
 from poolax.pooling import to_config
 from poolax.reporting import Cell, Table
-from poolax.sensitivity import METHODS, constant
+from poolax.sensitivity import METHODS, constant, without_overflow
 from poolax.training import Head
 
 _ATTENTION = {"DotProduct": "dot product", "L2": "L2", "Cosine": "cosine"}
@@ -46,15 +47,19 @@ def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
 
 def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
     """Bounds from token states to the outputs of a head, as a record holds them."""
-    kernel = head.variables["params"]["output"]["kernel"]
-    out = jnp.linalg.norm(kernel, ord=2)
-    sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
-    variables = {"params": head.variables["params"].get("pooler", {})}
     pooler: Any = head.pooler
+
+    def lipschitz(params, method):
+        kernel = params["output"]["kernel"]
+        sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
+        variables = {"params": params.get("pooler", {})}
+        reads = bounds.pooler(pooler, variables, **sizes, method=method)
+        return jnp.linalg.norm(kernel, ord=2) * reads.l2
+
     row = constant("published")
     for method in ("sharp", "tight"):
-        lipschitz = out * bounds.pooler(pooler, variables, **sizes, method=method).l2
-        row |= constant(method, jnp.log(lipschitz), lipschitz)
+        found = without_overflow(functools.partial(lipschitz, method=method), head.variables["params"])
+        row |= constant(method, np.log(found) if found > 0 else -math.inf, found)
     return row
 
 
