@@ -186,18 +186,27 @@ class Bound:
         sqrt(2))``.
 
         Args:
-            epsilon: Size of the change, at least 0.
-            sigma: Distance of the outputs that counts as a move, above 0.
+            epsilon: Size of the change, at least 0; any shape.
+            sigma: Distance of the outputs that counts as a move, above 0; of a shape that broadcasts
+                with that of ``epsilon``.
 
         Returns:
-            ``gamma`` and what it says.
+            ``gamma`` and what it says, of the common shape.
 
         Raises:
             ValueError: if a concrete ``epsilon`` is negative or not finite, or a concrete ``sigma``
                 not positive and finite.
 
+        Example:
+            >>> from poolax import bounds
+            >>> bound = bounds.pooled_block("avg", attention=3.0, ffn=1.0, dim=64, num_tokens=16)
+            >>> small, large = bound.gamma(0.1, 0.5), bound.gamma(1.0, 0.5)
+            >>> bool(small.certified_zero), bool(large.vacuous)
+            (True, True)
+
         Reference:
-            "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1 and Theorem 4.2.
+            "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1 and Theorem 4.2; Theory,
+            section 2.2.
         """
         check_values("epsilon", epsilon, at_least=0.0)
         check_values("sigma", sigma, above=0.0)
@@ -262,7 +271,7 @@ class Bound:
             0.95 1e-82
 
         Reference:
-            This library's own.
+            Theory, section 2.4; this library's own.
         """
         check_values("scale", scale, at_least=0.0)
         check_values("sigma", sigma, above=0.0)

@@ -332,7 +332,8 @@ def attention(
         :func:`cosine_attention`.
 
     Raises:
-        ValueError: as these three raise.
+        ValueError: as these three raise, for another kind or pattern, and for rotary positions in
+            another kind than dot product.
 
     Example:
         >>> import jax.numpy as jnp

@@ -98,8 +98,9 @@ def pooled_block(
         The bound with its factors.
 
     Raises:
-        ValueError: for numbers out of range, ``d = 1``, an unknown pooler, an attention bound of
-            another method, or a pooler for which nothing was published.
+        ValueError: for numbers or shapes out of range, ``d = 1``, an unknown pooler, weights that are
+            missing or misplaced, an attention bound of another method or beside a bound for one token,
+            or a pooler for which nothing was published.
 
     Example:
         >>> bound = pooled_block("avg", attention=3.0, ffn=1.0, dim=64, num_tokens=16)

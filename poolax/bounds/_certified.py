@@ -56,7 +56,8 @@ def certified_radius(
         [0.707 0.   ]
 
     Reference:
-        Tsuzuku, Sato and Sugiyama, "Lipschitz-Margin Training" (NeurIPS 2018), Proposition 1.
+        Tsuzuku, Sato and Sugiyama, "Lipschitz-Margin Training" (NeurIPS 2018), Proposition 1; Theory,
+        section 9.
     """
     _check(logits, labels, lipschitz)
     dtype = accumulation_dtype(logits)

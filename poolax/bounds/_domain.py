@@ -40,6 +40,9 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     Example:
         >>> cube(1.0, 4)
         Domain(radius=2.0, spread=1.0)
+
+    Reference:
+        Theory, section 1.2; the cube is that of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025).
     """
     check_number("high", high, at_least=0.0)
     check_count("dim", dim)
@@ -51,6 +54,9 @@ def domain_of(
     tokens: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
 ) -> Domain:
     """The smallest domain that holds the given tokens.
+
+    Radius ``max_i |x_i|`` and spread ``max_{i, j} |x_i - x_j| / 2``, ``i`` and ``j`` real tokens of one
+    sequence.
 
     Args:
         tokens: Shape ``(*batch, n, d)``.
@@ -68,6 +74,9 @@ def domain_of(
         >>> domain = domain_of(jnp.array([[3.0, 4.0], [3.0, 0.0]]))
         >>> print(f"{domain.radius:.3f} {domain.spread:.3f}")
         5.000 2.000
+
+    Reference:
+        Theory, section 1.2.
     """
     check_tokens("tokens", tokens)
     mask = broadcast_mask(mask, tokens.shape[:-1])

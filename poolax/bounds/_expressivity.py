@@ -78,7 +78,7 @@ def expressivity(
 
     Reference:
         Definition: "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1. The bound is this
-        library's own.
+        library's own; Theory, section 2.3. Interval: Clopper and Pearson (1934).
     """
     check_rank("inputs", inputs, 3, "(N, n, d)")
     check_tokens("inputs", inputs)

@@ -73,8 +73,8 @@ def ledger(
         The ledger.
 
     Raises:
-        ValueError: for a layer, activation or combination without a bound, for parameters that are not
-            finite, or for numbers out of range.
+        ValueError: for no layers, for a layer, activation or combination without a bound, for
+            parameters that are not finite, or for numbers out of range.
 
     Example:
         >>> import jax

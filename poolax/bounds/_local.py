@@ -55,9 +55,8 @@ def local_attention(
     the spectral norm of an ``n`` by ``n`` matrix, since ``|sum_k J_ik dx_k| <= sum_k N_ik |dx_k|``.
     Blocks off the diagonal are bounded from the attention map and the heads' matrices, those on the
     diagonal are exact. For dot-product attention without rotary positions the smallest of this and
-    two other forms
-    counts: with ``a_i = A^T x_i + c`` and ``Cov_i`` the covariance of the tokens under ``P_i``, for
-    each head
+    two other forms counts: with ``a_i = A^T x_i + c`` and ``Cov_i`` the covariance of the tokens
+    under ``P_i``, for each head
 
         ``sqrt(max_k sum_i P_ik (1 + |a_i|^2 |Cov_i|)) + max_i |Cov_i A^T|``,
 
@@ -87,7 +86,8 @@ def local_attention(
         The bound at each sequence, shape ``(*batch,)``.
 
     Raises:
-        ValueError: for wrong shapes, dtypes or masks, ``n = 0``, or values that are not finite.
+        ValueError: for another kind, wrong shapes, dtypes or masks, ``n = 0``, or values that are not
+            finite.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -53,7 +53,8 @@ def local_ledger(
     Args:
         layers: Descriptions of the layers, as ``backbone.layer_specs(params)`` gives them.
         embeddings: What ``backbone.embed`` gives for one input, shape ``(n, d)``.
-        weights: Attention of every layer there, ``backbone.encode(..., return_weights=True).weights``.
+        weights: Attention of every layer there, shape ``(H, n, n)`` each:
+            ``backbone.encode(..., return_weights=True).weights`` of that input.
         mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
         pooler: A pooler on the token states, or ``None`` for the states themselves.
         variables: The pooler's variables, if it has any.
@@ -62,8 +63,9 @@ def local_ledger(
         The ledger, with the token states.
 
     Raises:
-        ValueError: for wrong shapes, dtypes or masks, values that are not finite, attention maps that
-            do not fit the layers, or layers that cut or merge tokens, for which nothing is known here.
+        ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite, attention
+            maps that do not fit the layers, or layers that cut or merge tokens, for which nothing is
+            known here.
 
     Example:
         >>> import jax

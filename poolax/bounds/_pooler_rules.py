@@ -53,8 +53,8 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
 
     The decorated function is called with ``(pooler, variables, *, num_tokens, dim, spread)``, where
     ``num_tokens`` is always a :class:`TokenRange`, and returns a :class:`PoolerBound` that holds
-    for every number of real tokens in it and for every mask. The rule is the class's own: subclasses
-    do not inherit it.
+    for every number of real tokens in it and for every mask: ``|d out| <= l2 |dZ|`` and ``|d out| <= l1
+    max_i |dz_i|``. The rule is the class's own: subclasses do not inherit it.
 
     Args:
         cls: The pooler's class.
@@ -74,6 +74,9 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
         >>> from poolax import bounds
         >>> print(f"{bounds.pooler(HalfSumPool(), num_tokens=16, dim=8).l2:.2f}")
         2.00
+
+    Reference:
+        Theory, section 6.1.
     """
 
     def register(rule: Rule) -> Rule:

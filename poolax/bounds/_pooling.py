@@ -91,7 +91,7 @@ def pooler(
     Reference:
         The l2 factors of average, sum and last are those of "Pool Me Wisely" (Ennadir et al.,
         NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all others. Theory,
-        section 6.
+        section 6; tight: 8.1 (query attention) and 8.10 (latent attention).
     """
     pooler = from_name(pooler)
     check_choice("method", method, METHODS)
@@ -153,7 +153,8 @@ def pooling_factor(
         The factor.
 
     Raises:
-        ValueError: for an unknown pooler or norm, or weights that are missing or misplaced.
+        ValueError: for an unknown pooler or norm, weights that are missing, misplaced or not one for
+            each token, or sizes out of range.
 
     Example:
         >>> print(f"{pooling_factor('max', num_tokens=16, dim=64, norm='operator'):.1f}")

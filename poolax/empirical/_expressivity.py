@@ -83,7 +83,8 @@ def expressivity(
         0.0
 
     Reference:
-        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1.
+        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1. Intervals: Clopper and Pearson
+        (1934), and Chernoff's bound; Theory, sections 2.1 and 10.4.
     """
     check_number("epsilon", epsilon, at_least=0.0)
     check_number("sigma", sigma, above=0.0)
@@ -135,7 +136,8 @@ def noise_curve(
 ) -> Any:
     r"""Mean distance of outputs against the size of noise on the input, for one or many outputs.
 
-    By default noise of size ``epsilon`` has independent Gaussian entries and root mean square norm
+    The curve is ``epsilon -> E |f(X) - f(X')|``, over inputs ``X`` and their neighbours ``X'``. By
+    default noise of size ``epsilon`` has independent Gaussian entries and root mean square norm
     ``epsilon``; the other neighbourhoods are those of :func:`expressivity`. All sizes use the same
     directions, so that the curve is smooth.
 
@@ -177,7 +179,7 @@ def noise_curve(
         4.000
 
     Reference:
-        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Figure 2, left.
+        "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Figure 2, left; Theory, section 10.4.
     """
     if np.ndim(epsilons) != 1 or np.size(epsilons) == 0:
         raise ValueError(f"epsilons: expected shape (k,) with k >= 1, got {np.shape(epsilons)}")

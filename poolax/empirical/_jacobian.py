@@ -24,7 +24,9 @@ def jacobian_norm(
     The Jacobian of a map from ``N`` to ``M`` numbers is built from ``N`` products with unit tangents
     (forward) or ``M`` products with unit cotangents (reverse), ``batch_size`` of them at a time, so
     that memory holds the Jacobian and the intermediate values of that many evaluations. The norm is
-    the root of the largest eigenvalue of the smaller Gram matrix.
+    the root of the largest eigenvalue of the smaller Gram matrix,
+
+        ``|J| = sqrt(lambda_max(J J^T)) = sqrt(lambda_max(J^T J))``.
 
     Args:
         fn: Takes one array and returns one array.
@@ -36,13 +38,17 @@ def jacobian_norm(
         The norm, with respect to the Euclidean (Frobenius) norms of input and output.
 
     Raises:
-        ValueError: for an unknown mode, an input that is not floating or not finite, or a Jacobian
-            that is not finite.
+        ValueError: for an unknown mode, a batch size below one, an input that is not floating or not
+            finite, a function that returns anything but one floating array, or a Jacobian that is not
+            finite.
 
     Example:
         >>> import jax.numpy as jnp
         >>> print(f"{jacobian_norm(lambda x: jnp.array([3.0 * x[0], 2.0 * x[1]]), jnp.ones(2)):.1f}")
         3.0
+
+    Reference:
+        Theory, section 10.1.
     """
     check_choice("mode", mode, ("auto", "forward", "reverse"))
     check_count("batch_size", batch_size)

@@ -65,7 +65,8 @@ def power_iteration(
 
     Reference:
         Golub and Kahan, "Calculating the Singular Values and Pseudo-Inverse of a Matrix" (1965); Wu
-        and Simon, "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems" (2000).
+        and Simon, "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems" (2000);
+        Theory, section 10.2.
     """
     check_choice("method", method, ("power", "lanczos"))
     check_count("max_steps", max_steps)

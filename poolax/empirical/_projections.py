@@ -14,11 +14,13 @@ Projection = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 def project_to_ball(radius: float) -> Projection:
     """Projection of each token, a row of the last axis, to the ball of the given radius.
 
+    ``x_i -> x_i min(1, radius / |x_i|)``.
+
     Args:
         radius: At least 0.
 
     Returns:
-        The projection, for :func:`maximize_jacobian_norm`.
+        The projection of tokens ``(*batch, n, d)``, for :func:`maximize_jacobian_norm`.
 
     Raises:
         ValueError: if ``radius`` is negative or not finite.
@@ -28,6 +30,9 @@ def project_to_ball(radius: float) -> Projection:
         >>> project_to_ball(1.0)(jnp.array([[3.0, 4.0], [0.0, 0.5]]))
         Array([[0.6, 0.8],
                [0. , 0.5]], dtype=float32)
+
+    Reference:
+        Theory, sections 1.2 and 10.3.
     """
     check_number("radius", radius, at_least=0.0)
 
@@ -41,11 +46,13 @@ def project_to_ball(radius: float) -> Projection:
 def project_to_cube(high: float) -> Projection:
     """Projection of each entry to the interval from 0 to ``high``.
 
+    ``x_ij -> min(max(x_ij, 0), high)``.
+
     Args:
         high: At least 0.
 
     Returns:
-        The projection, for :func:`maximize_jacobian_norm`.
+        The projection of arrays of any shape, for :func:`maximize_jacobian_norm`.
 
     Raises:
         ValueError: if ``high`` is negative or not finite.
@@ -54,6 +61,9 @@ def project_to_cube(high: float) -> Projection:
         >>> import jax.numpy as jnp
         >>> project_to_cube(1.0)(jnp.array([-1.0, 0.5, 2.0]))
         Array([0. , 0.5, 1. ], dtype=float32)
+
+    Reference:
+        The cube of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025); Theory, sections 1.2 and 10.3.
     """
     check_number("high", high, at_least=0.0)
     return lambda x: jnp.clip(x, 0, high)
@@ -82,6 +92,9 @@ def project_to_domain(radius: float, spread: float) -> Projection:
         >>> project_to_domain(5.0, 2.0)(jnp.array([[5.0, 0.0], [0.0, 0.0]])).round(3)
         Array([[4.5, 0. ],
                [0.5, 0. ]], dtype=float32)
+
+    Reference:
+        Theory, sections 1.2 and 10.3; this library's own.
     """
     check_number("spread", spread, at_least=0.0)
     to_ball = project_to_ball(radius)

@@ -94,6 +94,9 @@ def maximize_jacobian_norm(
         ... )
         >>> print(f"{found.value:.2f}")
         2.00
+
+    Reference:
+        Theory, section 10.3; this library's own. Adam: Kingma and Ba (ICLR 2015).
     """
     check_count("num_restarts", num_restarts)
     check_count("num_steps", num_steps)
