@@ -164,6 +164,10 @@ def test_poolers_on_one_block_are_as_poolers_on_blocks_of_their_own(kind, x64):
     block, weights = bounds.block(whole, variables, **sizes), {"params": {"weights": jnp.ones(3)}}
     with pytest.raises(ValueError, match=r"num_tokens: expected at most max_tokens = 3, got 12"):
         bounds.with_pooler(block, "wavg", weights)
+    reads = bounds.pooler("avg", num_tokens=sizes["num_tokens"], dim=4)
+    chex.assert_trees_all_equal(bounds.with_pooler(block, reads), bounds.with_pooler(block, "avg"))
+    with pytest.raises(ValueError, match=r"variables: expected None beside a PoolerBound, got keys"):
+        bounds.with_pooler(block, reads, weights)
 
 
 def test_given_weights():

@@ -316,6 +316,8 @@ def test_lipschitz_of_a_backbone(capsys, vit, tmp_path):
         (["bounds", "--query-norm", "1", "2"], r"query_norm: expected 1 or num_heads = 4 .*, got 2"),
         (["bounds", "--epsilon", "1"], r"epsilon, sigma: expected both or none, got one"),
         (["bounds", "--cube", "1", "--radius", "1"], r"cube: expected no radius or spread beside it.*"),
+        (["bounds", "--poolers"], r"poolers: expected at least one, got none"),
+        (["lipschitz", "VIT", "--poolers"], r"poolers: expected at least one, got none"),
         (["bounds", "--poolers", "mean"], r"name: expected one of cls, .*, got 'mean'"),
         (["bounds", "--radius", "-1"], r"radius: expected a finite number >= 0, got -1"),
         (["bounds", "--dim", "4"], r"num_heads: expected heads at least two wide, got 4"),

@@ -334,7 +334,8 @@ def with_pooler(
 
     Raises:
         ValueError: for an unknown pooler, one for which nothing was published if the method is
-            ``"published"``, missing variables, or a number of tokens that the pooler does not take.
+            ``"published"``, variables that are missing or beside a :class:`PoolerBound`, or a number of
+            tokens that the pooler does not take.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -351,7 +352,10 @@ def with_pooler(
     """
     check_instance("block", block, BlockBound, "what bounds.block gave")
     method, sizes = block.attention.method, {"num_tokens": block.num_tokens, "dim": block.dim}
-    if method != "published" and not isinstance(pooler, PoolerBound):
+    if isinstance(pooler, PoolerBound):
+        if variables is not None:
+            raise ValueError(f"variables: expected None beside a PoolerBound, got {_keys(variables)}")
+    elif method != "published":
         pooler = pooler_bound(pooler, variables, **sizes, spread=block.spread, method=method)
     return pooled_block(
         pooler,

@@ -103,6 +103,8 @@ class Bounds:
 
     def _check(self):
         self.sizes.check()
+        if not self.poolers:
+            raise ValueError("poolers: expected at least one, got none")
         if self.num_tokens is not None and len(self.num_tokens) not in (1, 2):
             raise ValueError(
                 f"num_tokens: expected a number, or the lowest and highest, got {len(self.num_tokens)}"
@@ -131,7 +133,7 @@ class Bounds:
         num_tokens, domain = self._tokens(64), self._domain(1.0, self.sizes.dim)
         sizes = dataclasses.asdict(self.sizes)
         longest: Any = num_tokens.high
-        poolers = [pooler_of(name, longest, self.sizes.dim) for name in self.poolers]
+        poolers: list[Any] = [pooler_of(name, longest, self.sizes.dim) for name in self.poolers]
         for label, kind in self.sizes.kinds().items():
             model, variables = extremal_block(self.sizes, kind, poolers[0])
             pairs = ((pooler, initial_variables(pooler, longest, self.sizes.dim)) for pooler in poolers)

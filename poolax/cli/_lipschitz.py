@@ -68,6 +68,8 @@ class Lipschitz:
         """Run the command and give its exit code."""
         check_count("num_inputs", self.num_inputs)
         check_count("seed", self.seed, at_least=0)
+        if not self.poolers:
+            raise ValueError("poolers: expected at least one, got none")
         model = load_model(self.model)
         if isinstance(model, Head):
             raise ValueError(
