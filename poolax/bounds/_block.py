@@ -148,7 +148,7 @@ def pooled_block(
             f"attention: expected a {method} bound for method {method!r}, got one of method "
             f"{attention.method!r}"
         )
-    most = jnp.asarray(token_range(num_tokens).high, attention.sequence.dtype)
+    most = jnp.asarray(token_range(num_tokens).high, float)
     seen = _as_pooled(attention, reads, most)
     return _bound(reads.l2, seen, c2, norm_factor, method, f"poolax, smallest {method} form")
 
