@@ -20,7 +20,7 @@ _VOCAB_SIZE = 1000
 _MAX_TOKENS = 48
 # Tokens of the texts that blocks are trained on; longer ones are cut, shorter ones left out.
 _BLOCK_TOKENS = 16
-_NUM_PREFIXES = {"train": 2000, "validation": 400, "test": 400}
+_NUM_PREFIXES = {"train": 4000, "validation": 400, "test": 400}
 # Topics of too few paragraphs to be told apart still have text to pretrain on.
 _FEW_PARAGRAPHS = 5
 
@@ -65,6 +65,7 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
         noisy=Noisy(embeddings, jnp.asarray(mask[chosen]), encode),
         tokens=Tokens(np.asarray(values), topic[long], splits, classification),
         noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
+        further_share=0.5,
     )
 
 
