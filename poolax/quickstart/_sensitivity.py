@@ -186,7 +186,10 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
 
 def _check_order(row, name):
     """Refuse measurements that are not finite or exceed a bound."""
-    measured = max(row["measured_real"], row["measured_adversarial"])
-    known = [value for value in (measured, row["sharp"], row["published"]) if value is not None]
-    if not all(map(math.isfinite, known)) or any(a > b for a, b in itertools.pairwise(known)):
-        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {known}")
+    measured = [row["measured_real"], row["measured_adversarial"]]
+    bounded = [value for value in (row["sharp"], row["published"]) if value is not None]
+    ordered = [max(measured), *bounded]
+    if not all(map(math.isfinite, measured + bounded)):
+        raise RuntimeError(f"expected finite constants for {name}, got {measured + bounded}")
+    if any(low > high for low, high in itertools.pairwise(ordered)):
+        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {ordered}")

@@ -57,6 +57,8 @@ class Study:
         noisy: Inputs that noise is added to.
         tokens: What blocks are trained on.
         noise_sizes: Root mean square norms of the noise.
+        further_share: Share of the settings' passes that tasks after the first take, for many examples
+            need fewer.
     """
 
     backbone: Backbone
@@ -64,6 +66,13 @@ class Study:
     noisy: Noisy
     tokens: Tokens
     noise_sizes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+    further_share: float = 1.0
+
+    def epochs(self, settings: Settings, index: int) -> int:
+        """Passes over the training examples of the task at an index."""
+        if index == 0:
+            return settings.epochs
+        return max(1, round(self.further_share * settings.further_epochs))
 
 
 def schedule(
