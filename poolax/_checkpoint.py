@@ -252,10 +252,10 @@ def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree
 
     Args:
         directory: As for :func:`save_checkpoint`.
-        like: As for :func:`restore_checkpoint`.
+        like: Tree of NumPy arrays with the structure, shapes and dtypes that are expected.
 
     Returns:
-        Its step and the tree, as NumPy arrays; 0 and ``None`` if there is none.
+        Its step and the tree, of NumPy arrays; 0 and ``None`` if there is none.
 
     Raises:
         ValueError: for a checkpoint that can be read but does not match ``like``.
@@ -263,14 +263,17 @@ def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree
     path = absolute_path(directory)
     for step in reversed(checkpoint_steps(path)):
         try:
-            tree = restore_checkpoint(path, step=step)
+            with _manager(path) as manager:
+                saved = manager.item_metadata(step)[_STATE]
+                arguments = ocp.args.StandardRestore(like)
+                found = manager.restore(step, args=ocp.args.Composite(state=arguments))[_STATE]
         except Exception as error:  # whatever a damaged file makes of its reader
             reason = " ".join(str(error).split())[:200]
             _log.warning("checkpoint %d in %s cannot be read and is removed: %s", step, path, reason)
             (path / str(step)).rmtree()
             continue
-        del tree
-        return step, jax.device_get(restore_checkpoint(path, step=step, like=like))
+        _check_match(saved, like, directory, check_dtype=True)
+        return step, found
     return 0, None
 
 
@@ -330,7 +333,8 @@ def _check_match(saved, like, directory, *, check_dtype):
 
 
 def _shape_and_dtype(leaf):
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+    dtype = leaf.dtype if isinstance(leaf, np.ndarray) else jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 
 def _format(shape_and_dtype):

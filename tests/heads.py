@@ -26,9 +26,10 @@ def toy(num_examples=50, num_tokens=5, dim=8, seed=0):
     return states.astype(np.float32), mask, targets, splits
 
 
-def one_at_a_time(module, states, mask, targets, train, rate, seed, epochs, batch_size):
+def one_at_a_time(module, states, mask, targets, train, rate, seed, epochs, batch_size, params=None):
     """The textbook's loop: one head, one device, one batch after the other."""
-    params = module.init(jax.random.key(seed), jnp.asarray(states[:1]))["params"]
+    if params is None:
+        params = module.init(jax.random.key(seed), jnp.asarray(states[:1]))["params"]
     optimizer = optax.adam(rate)
     state = optimizer.init(params)
 

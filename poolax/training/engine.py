@@ -1,6 +1,7 @@
 """Training heads of one or several structures on one source of token states."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from poolax._compilation import compile_quickly
 from poolax.training.keeping import Keeper
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import (
@@ -65,14 +67,20 @@ class HeadGroup:
 
     def init(self, source: TokenSource) -> PyTree:
         """Parameters of one head of each run, with a leading run axis."""
+        initialise = jax.jit(
+            jax.vmap(functools.partial(self._init, source)), compiler_options=compile_quickly()
+        )
+        return initialise(jnp.asarray([seed for _, seed in self.runs]))
+
+    def shapes(self, source: TokenSource) -> PyTree:
+        """Shapes and dtypes of the parameters of one head."""
+        return jax.eval_shape(functools.partial(self._init, source), 0)
+
+    def _init(self, source, seed):
         tokens = jnp.zeros((1, *source.shape[1:]), jnp.promote_types(source.dtype, jnp.float32))
         tokens, _ = leave_out(tokens, None, self.num_prefix)
-
-        def initial(seed):
-            params = self.module.init(jax.random.key(seed), tokens)["params"]
-            return jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), params)
-
-        return jax.jit(jax.vmap(initial))(jnp.asarray([seed for _, seed in self.runs]))
+        params = self.module.init(jax.random.key(seed), tokens)["params"]
+        return jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), params)
 
 
 def leave_out(states: Array, mask: Array | None, num_prefix: int) -> tuple[Array, Array | None]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax import bounds
+from poolax._compilation import compile_quickly
 from poolax._decompositions import spectral_norm
 from poolax.bounds._pooler_rules import has_rule
 
@@ -72,7 +73,7 @@ def head_factors(
 
     if not all(map(has_rule, poolers)):
         return None
-    compiled = jax.jit(of_all)
+    compiled = jax.jit(of_all, compiler_options=compile_quickly())
 
     def factors(params):
         return np.asarray(compiled(params))

@@ -291,9 +291,7 @@ class SweepPlan:
         batch = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype), batch
         )
-        params = jax.eval_shape(lambda: group.init(source))
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
-        return head_cost(of_batch, one, batch)
+        return head_cost(of_batch, group.shapes(source), batch)
 
     def _split(self, description, runs, cost, num_groups):
         budget = self.limits.budget
