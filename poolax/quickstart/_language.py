@@ -9,8 +9,9 @@ from etils import epath
 
 from poolax.backbones import GPT2Config, TextPreprocess
 from poolax.data.language import next_token, topics
+from poolax.quickstart._recipes import pretraining_schedule
 from poolax.quickstart._settings import Settings
-from poolax.quickstart._study import Noisy, Study, Tokens, schedule
+from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, NextToken, pretrain_next_token
 from poolax.training.step import Progress
 
@@ -29,10 +30,13 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     preprocess = TextPreprocess(_tokenizer(texts[data.splits["train"]]), _MAX_TOKENS)
     ids, mask = preprocess(texts.tolist())
     train = data.splits["train"]
+    schedule = pretraining_schedule(
+        settings.pretrain_epochs, seed=settings.seed, out=out / "pretraining", progress=progress
+    )
     gpt2 = pretrain_next_token(
         GPT2Config(_VOCAB_SIZE, _MAX_TOKENS, width=64, num_layers=2, num_heads=4, mlp_dim=256),
         ids[train],
-        schedule(settings, out, progress, learning_rate=3e-3),
+        schedule,
         mask=mask[train],
         preprocess=preprocess,
     )
