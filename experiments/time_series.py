@@ -24,7 +24,7 @@ STRIDE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.PretrainingOptions):
-    """Compare poolers on series with a small patch transformer, pretrained first without labels."""
+    """Compare poolers on series with a small patch transformer that is pretrained first."""
 
     out: str = "poolax-time-series"
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)

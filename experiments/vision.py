@@ -19,7 +19,7 @@ from poolax.data.vision import inpainting
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.PretrainingOptions):
-    """Compare poolers on image tasks with small Vision Transformers, pretrained first without labels."""
+    """Compare poolers on image tasks with small Vision Transformers that are pretrained first."""
 
     out: str = "poolax-vision"
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)

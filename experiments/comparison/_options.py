@@ -64,7 +64,7 @@ class PretrainingOptions(Options):
         pretrain_seed: Sets everything random in pretraining.
     """
 
-    pretrain_epochs: int = 50
+    pretrain_epochs: int = 100
     pretrain_seed: int = 0
 
     def check(self, datasets: tuple[str, ...]) -> None:

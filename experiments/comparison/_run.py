@@ -58,7 +58,7 @@ class _Command:
             records = _sweep(self.study, Context(self.options, out, progress))
         scores = table(records, title=self.study.title)
         _write(self.study.name, out, records, scores)
-        show([scores.transposed()], records, as_json=self.options.as_json)
+        show(_narrow(scores), records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
             console.print(f"Complete with {diverged} diverged heads: {out}", soft_wrap=True)
@@ -93,6 +93,14 @@ def _sweep(study: Study, context: Context) -> Records:
         notes = list(datasets[name].notes)
         rows += [published(row, study=study, model=model, notes=notes) for row in found]
     return Records(rows)
+
+
+def _narrow(scores: Table, rows: int = 3) -> list[Table]:
+    """The table for a terminal: a column for each of a few rows at a time, and the notes at last."""
+    starts = range(0, len(scores.rows), rows)
+    parts = [dataclasses.replace(scores, rows=scores.rows[k : k + rows], notes=()) for k in starts]
+    parts[-1] = dataclasses.replace(parts[-1], notes=scores.notes)
+    return [part.transposed() for part in parts]
 
 
 def _within(name: str, progress: Progress) -> Progress:

@@ -85,7 +85,6 @@ def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
 def _protocol(rows):
     first = rows[0]
     rates = " or ".join(f"{rate:g}" for rate in dict.fromkeys(row["learning_rate"] for row in rows))
-    training = (
-        f"Adam at {rates}, batches of {first['batch_size']}, passes over the data: {first['epochs']}"
-    )
+    epochs = f"{first['epochs']} epoch" + "s" * (first["epochs"] > 1)
+    training = f"Adam at {rates}, batches of {first['batch_size']}, {epochs}"
     return "; ".join([training, *first["data_notes"]])

@@ -262,8 +262,8 @@ def _score_notes(summary):
     ]
     if any(entry["num_learning_rates"] > 1 for entry in summary):
         notes.append(
-            "The learning rate of each pooler was chosen by mean validation score, and its test score is "
-            "reported."
+            "The learning rate of each pooler was chosen by mean validation score; reported "
+            "is its test score."
         )
     renamed = {e["pooler"]: e["resolved"] for e in summary if e["pooler"] != e["resolved"]}
     notes += [
