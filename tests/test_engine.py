@@ -506,16 +506,15 @@ def test_kill_at_any_moment_loses_an_interval_at_most(tmp_path):
         command = [sys.executable, "-c", KILLED, str(tmp_path / name)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
-    whole = start("whole")
-    whole.communicate(timeout=300)
-    killed = start("killed")
-    for line in killed.stdout:
-        if line.startswith("wavg 11"):
-            killed.kill()
-            break
-    killed.wait(timeout=60)
-    resumed = start("killed")
-    lines, _ = resumed.communicate(timeout=300)
+    with start("whole") as whole:
+        whole.communicate(timeout=300)
+    with start("killed") as killed:
+        for line in killed.stdout:
+            if line.startswith("wavg 11"):
+                killed.kill()
+                break
+    with start("killed") as resumed:
+        lines, _ = resumed.communicate(timeout=300)
     epochs = [int(line.split()[1]) for line in lines.splitlines() if line.startswith("wavg")]
     assert 1 < epochs[0] <= 12
     one, two = (Records.read(tmp_path / name / "records.jsonl")[0] for name in ("whole", "killed"))

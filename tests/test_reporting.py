@@ -65,6 +65,16 @@ def test_markdown_and_csv():
     assert float(rows[2]["mean"]) == pytest.approx(0.75)
 
 
+def test_latex():
+    rows = [{**row, "dataset": "50 % & more_data"} for row in ROWS]
+    text = reporting.score_table(rows, title="On x_1 ^ ~").latex()
+    row = r"ViT, 50 \% \& more\_data, classification (accuracy in \%) & 10.00 & 60.00 $\pm$ 14.14 & "
+    assert row + r"\underline{65.00 $\pm$ 0.00} & \textbf{75.00 $\pm$ 7.07} \\" in text
+    assert r"\caption{On x\_1 \textasciicircum{} \textasciitilde{}. Test scores" in text
+    assert text.count("&") - text.count(r"\&") == 2 * 4
+    assert r"\begin{tabular}{lrrrr}" in text
+
+
 def test_the_best_of_all_may_be_fixed_and_lower_may_be_better():
     rows = [{**row, "higher_is_better": False, "metric": "mse"} for row in ROWS]
     text = reporting.score_table(rows).markdown()

@@ -1,6 +1,5 @@
 """Language: a small GPT-2 on Python's own documentation."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +10,9 @@ from etils import epath
 from poolax.backbones import GPT2Config, TextPreprocess
 from poolax.data import Dataset
 from poolax.data.language import next_token, topics
+from poolax.quickstart._recipes import pretraining_schedule
 from poolax.quickstart._settings import Settings
-from poolax.quickstart._study import Noisy, Study, Tokens, schedule
+from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, NextToken, pretrain_next_token
 from poolax.training.step import Progress
 
@@ -34,11 +34,16 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     preprocess = TextPreprocess(_tokenizer(unlabelled), _MAX_TOKENS)
     ids, mask = preprocess(unlabelled)
     # Half the passes over twice the texts: such a small corpus is soon learned by heart.
-    plan = schedule(settings, out, progress, learning_rate=3e-3)
+    schedule = pretraining_schedule(
+        max(1, settings.pretrain_epochs // 2),
+        seed=settings.seed,
+        out=out / "pretraining",
+        progress=progress,
+    )
     gpt2 = pretrain_next_token(
         GPT2Config(_VOCAB_SIZE, _MAX_TOKENS, width=64, num_layers=2, num_heads=4, mlp_dim=256),
         ids,
-        dataclasses.replace(plan, epochs=max(1, plan.epochs // 2)),
+        schedule,
         mask=mask,
         preprocess=preprocess,
     )

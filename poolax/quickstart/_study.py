@@ -5,14 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data import Dataset
 from poolax.quickstart._settings import Settings
-from poolax.training import Schedule, Task
-from poolax.training.step import Progress
+from poolax.training import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +71,3 @@ class Study:
         if index == 0:
             return settings.epochs
         return max(1, round(self.further_share * settings.further_epochs))
-
-
-def schedule(
-    settings: Settings, out: epath.Path, progress: Progress, *, learning_rate: float
-) -> Schedule:
-    """How the backbone is pretrained."""
-    return Schedule(
-        epochs=settings.pretrain_epochs,
-        batch_size=32,
-        learning_rate=learning_rate,
-        seed=settings.seed,
-        out=out / "pretraining",
-        progress=progress,
-    )
