@@ -381,10 +381,17 @@ def test_a_sweep_that_is_stopped_goes_on(vit, tmp_path):
 
 def test_sigterm_asks_to_stop():
     before = signal.getsignal(signal.SIGTERM)
-    with stop_on_sigterm() as should_stop:
-        assert not should_stop()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert should_stop()
+    heard = []
+
+    def listen():
+        with stop_on_sigterm() as should_stop:
+            heard.append(should_stop())
+            os.kill(os.getpid(), signal.SIGTERM)
+            heard.append(should_stop())
+
+    with pytest.raises(PreemptedError):
+        listen()
+    assert heard == [False, True]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

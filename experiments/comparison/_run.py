@@ -15,7 +15,7 @@ from comparison._tables import published, table
 from poolax._paths import write_atomically
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
 from poolax.reporting import Table, plot_scores
-from poolax.training import Records, sweep
+from poolax.training import Limits, Records, stop_on_sigterm, sweep
 from poolax.training.step import Progress
 
 
@@ -78,18 +78,20 @@ def _sweep(study: Study, context: Context) -> Records:
     rows = []
     for name, case in chosen.items():
         backbone, model = case.backbone(context)
-        found = sweep(
-            backbone,
-            datasets[name],
-            case.task(datasets[name]),
-            poolers=options.poolers,
-            seeds=options.seeds,
-            epochs=options.epochs or case.epochs,
-            batch_size=case.batch_size,
-            learning_rates=options.learning_rates,
-            out=context.out,
-            progress=_within(name, context.progress),
-        )
+        with stop_on_sigterm() as should_stop:
+            found = sweep(
+                backbone,
+                datasets[name],
+                case.task(datasets[name]),
+                poolers=options.poolers,
+                seeds=options.seeds,
+                epochs=options.epochs or case.epochs,
+                batch_size=case.batch_size,
+                learning_rates=options.learning_rates,
+                out=context.out,
+                limits=Limits(should_stop=should_stop),
+                progress=_within(name, context.progress),
+            )
         notes = list(datasets[name].notes)
         rows += [published(row, study=study, model=model, notes=notes) for row in found]
     return Records(rows)

@@ -12,6 +12,7 @@ from typing import Protocol
 import jax
 
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.training import PreemptedError
 
 
 class Command(Protocol):
@@ -36,7 +37,7 @@ class Command(Protocol):
 def run_program(name: str, parse: Callable[[], Command]) -> int:
     """Parse a command line and run the command; what goes wrong is told in one line.
 
-    SIGTERM interrupts a command as Ctrl-C does.
+    SIGTERM interrupts a command as Ctrl-C does, except where it saves first what it is at.
 
     Args:
         name: Name of the program, in front of every line.
@@ -58,7 +59,7 @@ def run_program(name: str, parse: Callable[[], Command]) -> int:
     try:
         with _terminable():
             return command.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PreemptedError):
         goes_on = "; the same command goes on from what is finished" if command.resumable else ""
         print(f"{name}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -25,25 +26,33 @@ def never() -> bool:
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGTERM has arrived, for ``should_stop``.
+    """A function that says whether SIGTERM has arrived, for :class:`Limits`.
 
-    Schedulers send it some seconds before they take a machine away. To be used in the main thread; the
-    handler that was there before is put back afterwards.
+    Schedulers send it some seconds before they take a machine away. The handler that was there before
+    is put back afterwards. Outside of the main thread, where Python takes no signals, it never arrives.
 
     Yields:
         ``should_stop``.
+
+    Raises:
+        PreemptedError: at the end of the block, if it has arrived.
 
     Example:
         >>> with stop_on_sigterm() as should_stop:
         ...     should_stop()
         False
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield never
+        return
     arrived = []
     before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
     try:
         yield lambda: bool(arrived)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if arrived:
+        raise PreemptedError("stopped by SIGTERM")
 
 
 class Keeper:
