@@ -3,9 +3,11 @@ import io
 
 import pytest
 import rich.console
+from matplotlib.figure import Figure
 from PIL import Image
 
 from poolax import reporting
+from poolax.reporting._figures import _plot_panel
 
 
 def head(pooler, seed, test, *, validation=None, rate=1e-3, resolved=None, diverged=False):
@@ -153,6 +155,14 @@ def test_figures(tmp_path):
         assert image.width > 600
         colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=10**6)}
         assert len(colours) > 10
+
+
+@pytest.mark.parametrize(("baseline", "scale"), [(0.5, "linear"), (8.0, "log")])
+def test_scores_far_from_the_baseline_stay_apart(baseline, scale):
+    axes = Figure().subplots()
+    rows = [head("avg", 0, 0.1) | {"baseline": baseline}, head("sum", 0, 0.2) | {"baseline": baseline}]
+    _plot_panel(axes, reporting.summarize_scores(rows))
+    assert axes.get_yscale() == scale
 
 
 def test_no_record():

@@ -3,19 +3,20 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import rich.console
 import tyro
 from etils import epath
 
+from comparison._options import Options
 from comparison._study import Context, Study
 from comparison._tables import published, table
 from poolax._paths import write_atomically
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
 from poolax.reporting import Table, plot_scores
-from poolax.training import Records, sweep
+from poolax.training import Limits, Records, stop_on_sigterm, sweep
 from poolax.training.step import Progress
 
 
@@ -78,21 +79,33 @@ def _sweep(study: Study, context: Context) -> Records:
     rows = []
     for name, case in chosen.items():
         backbone, model = case.backbone(context)
-        found = sweep(
-            backbone,
-            datasets[name],
-            case.task(datasets[name]),
-            poolers=options.poolers,
-            seeds=options.seeds,
-            epochs=options.epochs or case.epochs,
-            batch_size=case.batch_size,
-            learning_rates=options.learning_rates,
-            out=context.out,
-            progress=_within(name, context.progress),
-        )
+        with stop_on_sigterm() as should_stop:
+            found = sweep(
+                backbone,
+                datasets[name],
+                case.task(datasets[name]),
+                poolers=options.poolers,
+                seeds=options.seeds,
+                epochs=options.epochs or case.epochs,
+                batch_size=case.batch_size,
+                learning_rates=options.learning_rates,
+                features=options.features,
+                out=context.out,
+                limits=_limits(options, should_stop),
+                progress=_within(name, context.progress),
+            )
         notes = list(datasets[name].notes)
         rows += [published(row, study=study, model=model, notes=notes) for row in found]
     return Records(rows)
+
+
+def _limits(options: Options, should_stop: Callable[[], bool]) -> Limits:
+    mebibytes = options.memory_budget
+    return Limits(
+        memory_budget=None if mebibytes is None else mebibytes * 2**20,
+        shard=options.shard,
+        should_stop=should_stop,
+    )
 
 
 def _narrow(scores: Table, rows: int = 3) -> list[Table]:

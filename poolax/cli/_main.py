@@ -7,8 +7,8 @@ import tyro
 
 import poolax
 from poolax.cli._bounds import Bounds
-from poolax.cli._console import COMPLETE
-from poolax.cli._data import Data, with_option_flags
+from poolax.cli._console import COMPLETE, USAGE
+from poolax.cli._data import Data, expand_options
 from poolax.cli._lipschitz import Lipschitz
 from poolax.cli._program import run_program
 from poolax.cli._quickstart import Quickstart
@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"poolax {poolax.__version__}")
         return COMPLETE
     if arguments[:1] == ["data"]:
-        arguments = with_option_flags(arguments)
+        try:
+            arguments = expand_options(arguments)
+        except ValueError as error:
+            print(f"poolax: {error}", file=sys.stderr)
+            return USAGE
     app = tyro.extras.SubcommandApp()
     for name, command in _COMMANDS.items():
         app.command(name=name)(command)

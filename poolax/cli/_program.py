@@ -7,11 +7,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.training import PreemptedError
 
 
 class Command(Protocol):
@@ -22,8 +23,7 @@ class Command(Protocol):
         debug: Whether to show where an error comes from.
     """
 
-    @property
-    def resumable(self) -> bool: ...
+    resumable: ClassVar[bool]
 
     @property
     def debug(self) -> bool: ...
@@ -58,7 +58,7 @@ def run_program(name: str, parse: Callable[[], Command]) -> int:
     try:
         with _terminable():
             return command.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PreemptedError):
         goes_on = "; the same command goes on from what is finished" if command.resumable else ""
         print(f"{name}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED

@@ -97,7 +97,7 @@ def run(
             task,
             poolers=POOLERS,
             seeds=settings.seeds,
-            epochs=settings.further_epochs if index else settings.epochs,
+            epochs=study.epochs(settings, index),
             learning_rates=settings.learning_rates,
             out=out,
             progress=progress,

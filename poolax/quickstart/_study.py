@@ -9,6 +9,7 @@ import numpy as np
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data import Dataset
+from poolax.quickstart._settings import Settings
 from poolax.training import Task
 
 
@@ -54,6 +55,8 @@ class Study:
         noisy: Inputs that noise is added to.
         tokens: What blocks are trained on.
         noise_sizes: Root mean square norms of the noise.
+        further_share: Share of the settings' passes that tasks after the first take, for many examples
+            need fewer.
     """
 
     backbone: Backbone
@@ -61,3 +64,10 @@ class Study:
     noisy: Noisy
     tokens: Tokens
     noise_sizes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+    further_share: float = 1.0
+
+    def epochs(self, settings: Settings, index: int) -> int:
+        """Passes over the training examples of the task at an index."""
+        if index == 0:
+            return settings.epochs
+        return max(1, round(self.further_share * settings.further_epochs))
