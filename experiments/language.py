@@ -73,9 +73,9 @@ STUDY = comparison.Study(
     cases={
         "banking77": case("banking77", classification, max_tokens=32),
         "tweet_emotion": case("tweet_emotion", classification, max_tokens=48),
-        "stsb": case("stsb", lambda data: training.SentenceSimilarity(), max_tokens=32),
+        "stsb": case("stsb", lambda _: training.SentenceSimilarity(), max_tokens=32),
         "hellaswag": case(
-            "hellaswag", lambda data: training.SentenceCompletion(), max_tokens=64, limit=2000
+            "hellaswag", lambda _: training.SentenceCompletion(), max_tokens=64, limit=2000
         ),
     },
 )

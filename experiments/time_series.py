@@ -83,13 +83,13 @@ STUDY = comparison.Study(
         **{name: classification(name) for name in UCR},
         "etth1_forecasting": comparison.Case(
             dataset=forecasts,
-            task=lambda data: training.Forecasting(HORIZON),
+            task=lambda _: training.Forecasting(HORIZON),
             backbone=backbone,
             batch_size=64,
         ),
         "etth1_imputation": comparison.Case(
             dataset=gaps,
-            task=lambda data: training.Imputation(NUM_STEPS),
+            task=lambda _: training.Imputation(NUM_STEPS),
             backbone=backbone,
             batch_size=64,
         ),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from poolax import quickstart
-from poolax.training import Records
+from poolax.training import PreemptedError, Records
 
 SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
 
@@ -135,10 +135,16 @@ def test_failure_and_interruption(run, monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
+    def preempt(*_, **__):
+        raise PreemptedError("state is saved")
+
     def fail(*_, **__):
         raise RuntimeError("no more memory")
 
     monkeypatch.setattr(quickstart, "pretrain_vit", stop)
+    assert run("vision", *DIGITS, "--out", tmp_path) == 75
+    assert "the same command goes on from what is finished" in capsys.readouterr().err
+    monkeypatch.setattr(quickstart, "pretrain_vit", preempt)
     assert run("vision", *DIGITS, "--out", tmp_path) == 75
     assert "the same command goes on from what is finished" in capsys.readouterr().err
     monkeypatch.setattr(quickstart, "pretrain_vit", fail)

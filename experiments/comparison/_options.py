@@ -1,7 +1,7 @@
 """The command line of a comparison."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,10 @@ class Options:
         epochs: Passes over the training split; by default those of the protocol.
         learning_rates: Tried for each pooler and chosen by validation.
         num_examples: Most examples of each split; by default those that the table's notes tell.
+        features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
+        memory_budget: MiB for token states, and for the heads that are trained at once; by default half
+            of what is free.
+        shard: What is split over devices: "batch", "heads" or "auto".
         devices: Simulate this many CPU devices; by default all local devices are used.
         as_json: Print records instead of the table.
         debug: Show where an error comes from.
@@ -38,6 +42,9 @@ class Options:
     epochs: int | None = None
     learning_rates: tuple[float, ...] = (1e-3,)
     num_examples: int | None = None
+    features: Literal["auto", "memory", "disk", "stream"] = "auto"
+    memory_budget: int | None = None
+    shard: Literal["auto", "batch", "heads"] = "auto"
     devices: int | None = None
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
@@ -50,7 +57,7 @@ class Options:
             raise ValueError("poolers: expected at least one, got none")
         for name in self.poolers:
             from_name(name)
-        for field in ("seeds", "epochs", "num_examples", "devices"):
+        for field in ("seeds", "epochs", "num_examples", "memory_budget", "devices"):
             if getattr(self, field) is not None:
                 check_count(field, getattr(self, field))
 

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import rich.console
 import tyro
 from etils import epath
 
+from comparison._options import Options
 from comparison._study import Context, Study
 from comparison._tables import published, table
 from poolax._paths import write_atomically
@@ -88,13 +89,23 @@ def _sweep(study: Study, context: Context) -> Records:
                 epochs=options.epochs or case.epochs,
                 batch_size=case.batch_size,
                 learning_rates=options.learning_rates,
+                features=options.features,
                 out=context.out,
-                limits=Limits(should_stop=should_stop),
+                limits=_limits(options, should_stop),
                 progress=_within(name, context.progress),
             )
         notes = list(datasets[name].notes)
         rows += [published(row, study=study, model=model, notes=notes) for row in found]
     return Records(rows)
+
+
+def _limits(options: Options, should_stop: Callable[[], bool]) -> Limits:
+    mebibytes = options.memory_budget
+    return Limits(
+        memory_budget=None if mebibytes is None else mebibytes * 2**20,
+        shard=options.shard,
+        should_stop=should_stop,
+    )
 
 
 def _narrow(scores: Table, rows: int = 3) -> list[Table]:

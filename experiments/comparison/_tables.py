@@ -12,7 +12,17 @@ from poolax.reporting import Table, score_table
 _FIELDS = (
     *("id", "dataset", "task", "task_options", "metric", "higher_is_better", "pooler", "resolved"),
     *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
-    *("baseline", "diverged", "backbone_config", "data_source", "versions", "devices", "git"),
+    *(
+        "baseline",
+        "diverged",
+        "diverged_step",
+        "batch_order",
+        "backbone_config",
+        "data_source",
+        "versions",
+        "devices",
+        "git",
+    ),
 )
 _PATHS = {"--data-dir": "DIR", "--out": None, "--backbone": None}
 
@@ -87,4 +97,6 @@ def _protocol(rows):
     rates = " or ".join(f"{rate:g}" for rate in dict.fromkeys(row["learning_rate"] for row in rows))
     epochs = f"{first['epochs']} epoch" + "s" * (first["epochs"] > 1)
     training = f"Adam at {rates}, batches of {first['batch_size']}, {epochs}"
-    return "; ".join([training, *first["data_notes"]])
+    orders = dict.fromkeys(row.get("batch_order", "of each seed") for row in rows)
+    shared = [f"order of batches {order}" for order in orders if order != "of each seed"]
+    return "; ".join([training, *shared, *first["data_notes"]])

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 
@@ -23,8 +23,7 @@ class Command(Protocol):
         debug: Whether to show where an error comes from.
     """
 
-    @property
-    def resumable(self) -> bool: ...
+    resumable: ClassVar[bool]
 
     @property
     def debug(self) -> bool: ...
