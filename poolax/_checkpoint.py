@@ -4,6 +4,8 @@ The only module that knows Orbax. Arrays are saved from the host, so that a chec
 number and kind of devices, with poolax or with Orbax alone.
 """
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ from poolax._checks import check_count
 from poolax._paths import absolute_path
 
 _STATE, _METADATA = "state", "metadata"
+_log = logging.getLogger(__name__)
 
 
 def save_checkpoint(
@@ -160,6 +163,120 @@ def latest_step(directory: epath.PathLike) -> int | None:
         return manager.latest_step()
 
 
+class CheckpointWriter:
+    """Writes the checkpoints of one run in the background; only process 0 writes.
+
+    Args:
+        directory: Where they stand, local or ``gs://``.
+        keep: Number of newest checkpoints to keep; ``None`` keeps all.
+        best: Name of the entry of ``metrics`` by whose largest value one more is kept, the best;
+            ``None`` for the newest alone.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     writer = CheckpointWriter(directory, keep=1, best="score")
+        ...     for step, score in enumerate([0.1, 0.9, 0.5]):
+        ...         writer.save(step, {"w": jnp.ones(2) * step}, metrics={"score": score})
+        ...     writer.close()
+        ...     checkpoint_steps(directory)
+        [1, 2]
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int | None = None, best: str | None = None):
+        policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
+        if best is not None:
+            policies.append(
+                ocp.checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[best], reverse=False, n=1
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+        )
+        self._manager = None
+        if jax.process_index() == 0:
+            self._manager = _manager(absolute_path(directory), options)
+
+    def save(
+        self,
+        step: int,
+        tree: PyTree,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begin to save; arrays may change afterwards.
+
+        Args:
+            step: Above those that are there.
+            tree: Arrays.
+            metadata: Plain JSON.
+            metrics: What ``best`` is chosen by.
+
+        Raises:
+            ValueError: if there is a checkpoint at or after ``step``.
+        """
+        if self._manager is None:
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.device_get(tree)),
+            metadata=ocp.args.JsonSave(dict(metadata or {})),
+        )
+        if not self._manager.save(step, args=arguments, metrics=metrics):
+            latest = self._manager.latest_step()
+            raise ValueError(f"step: expected above {latest}, the latest checkpoint, got {step}")
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
+
+
+def checkpoint_steps(directory: epath.PathLike) -> list[int]:
+    """Steps of the finished checkpoints in a directory, ascending; none if it is not there."""
+    path = absolute_path(directory)
+    if not path.exists():
+        return []
+    with _manager(path) as manager:
+        return sorted(manager.all_steps())
+
+
+def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree | None]:
+    """Restore the newest checkpoint that can be read.
+
+    One that cannot be read is removed with a warning, and the one before is taken.
+
+    Args:
+        directory: As for :func:`save_checkpoint`.
+        like: Tree of NumPy arrays with the structure, shapes and dtypes that are expected.
+
+    Returns:
+        Its step and the tree, of NumPy arrays; 0 and ``None`` if there is none.
+
+    Raises:
+        ValueError: for a checkpoint that can be read but does not match ``like``.
+    """
+    path = absolute_path(directory)
+    for step in reversed(checkpoint_steps(path)):
+        try:
+            with _manager(path) as manager:
+                saved = manager.item_metadata(step)[_STATE]
+                arguments = ocp.args.StandardRestore(like)
+                found = manager.restore(step, args=ocp.args.Composite(state=arguments))[_STATE]
+        except Exception as error:  # whatever a damaged file makes of its reader
+            reason = " ".join(str(error).split())[:200]
+            _log.warning("checkpoint %d in %s cannot be read and is removed: %s", step, path, reason)
+            (path / str(step)).rmtree()
+            continue
+        _check_match(saved, like, directory, check_dtype=True)
+        return step, found
+    return 0, None
+
+
 def _find(directory, step):
     path = absolute_path(directory)
     latest = latest_step(path)
@@ -177,6 +294,20 @@ def _find(directory, step):
 def _manager(path, options=None):
     # Without handlers a manager that has saved nothing cannot say what a checkpoint holds.
     handlers = {_STATE: ocp.StandardCheckpointHandler(), _METADATA: ocp.JsonCheckpointHandler()}
+    options = options or ocp.CheckpointManagerOptions()
+    if jax.process_count() > 1:
+        # Each process reads, and process 0 writes, without waiting for the others.
+        alone = jax.process_index()
+        options = dataclasses.replace(
+            options,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=alone,
+                active_processes={alone},
+                barrier_sync_key_prefix=f"process{alone}",
+            ),
+        )
+        path.mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
 
@@ -202,7 +333,8 @@ def _check_match(saved, like, directory, *, check_dtype):
 
 
 def _shape_and_dtype(leaf):
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+    dtype = leaf.dtype if isinstance(leaf, np.ndarray) else jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), dtype)
 
 
 def _format(shape_and_dtype):

@@ -32,3 +32,21 @@ def test_data():
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder}; set POOLAX_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A small BERT with a tokenizer of words."""
+    import tokenizers
+
+    from poolax import backbones
+    from poolax.backbones import TextPreprocess
+
+    vocabulary = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "the": 3, "of": 4, "is": 5}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    prepare = TextPreprocess(words.to_str(), 12, prefix=("[CLS]",), suffix=("[SEP]",))
+    config = backbones.BertConfig(6, 12, width=8, num_layers=2, num_heads=2, mlp_dim=16)
+    folder = tmp_path_factory.mktemp("bert") / "model"
+    backbones.save(backbones.Bert.init(config, jax.random.key(0), prepare), folder)
+    return folder

@@ -58,6 +58,11 @@ def test_list_as_json(said):
     assert cifar["sizes"] == {"train": 50000, "test": 10000}
     assert cifar["tfds_builder_needs_tensorflow"] is True
     assert cifar["verified"] is False
+    assert [download["file"] for download in cifar["downloads"]] == ["cifar-10-binary.tar.gz"]
+    voc = next(record for record in records if record["name"] == "voc")
+    assert re.match(
+        r"its download comes from the mirror that TensorFlow Datasets names", voc["notes"][0]
+    )
 
 
 def test_show_digits(said, tmp_path):
@@ -163,7 +168,10 @@ def test_prepare_and_show(said, test_data, tmp_path):
     ("arguments", "message"),
     [
         (["show", "mnist"], r"name: expected a data set \(cifar10, .*\), got 'mnist'"),
-        (["show", "digits", "--size", "4"], r"Unrecognized options: --size.*"),
+        (["show", "digits", "--size", "4"], r"--size: expected an option of 'digits' \(none\) or of the "
+         r"command \(--data-dir, --debug, --help, --json, --option, --out, --tfds-dir\), got it"),
+        (["show", "cifar10", "--sise=4"], r"--sise: expected an option of 'cifar10' \(--size\) or .* got it"),
+        (["prepare", "voc", "--out", "x"], r"--out: .* \(--size, --fit, --output-grid\) or .* got it"),
         (["show", "digits", "--option", "size=4"], r"size: expected options of 'digits' \(none\), got it"),
         (["show", "cifar10", "--size", "big"], r"size: expected a whole number, got 'big'"),
         (["show", "cifar10", "--size"], r"option: expected KEY=VALUE, got 'size='"),
@@ -217,6 +225,20 @@ def test_a_malformed_file_takes_one_line(capsys, test_data, tmp_path):
         lines = capsys.readouterr().err.splitlines()
         assert re.fullmatch(r"poolax: .*/sts-dev.csv, line 7: expected 7 columns .*, got 2", lines[-1])
     assert not list((tmp_path / "tfds").rglob("*"))
+
+
+def test_advice_names_options_as_the_command_line_does(capsys, tmp_path):
+    rows = [f"2020-01-01 {hour:02d}:00:00,{hour},1" for hour in range(20)]
+    rows[7] = "2020-01-01 07:00:00,,1"
+    (tmp_path / "weather.csv").write_text("\n".join(["date,OT,b", *rows]))
+    command = ("show", "weather", "--data-dir", tmp_path, "--context", 2, "--horizon", 1)
+    run(*command, code=cli.USAGE)
+    assert re.fullmatch(
+        r"poolax: .*weather.csv, line 9, column 'OT': expected a number, got NaN \(1 in all\); "
+        r"--missing drop leaves out windows that touch one, --missing keep shows it as missing\n",
+        capsys.readouterr().err,
+    )
+    run(*command, "--missing", "drop")
 
 
 def test_options_by_the_types_of_their_defaults():

@@ -157,7 +157,9 @@ def test_co2_keeps_its_gaps():
         "2001-12-29T00:00:00",
     )
     assert (np.diff(series.dates) == np.timedelta64(7, "D")).all()
-    with pytest.raises(ValueError, match=r"'co2', got NaN in row 6, column 'co2' \(59 in all\)"):
+    with pytest.raises(
+        ValueError, match=r"values of 'co2', row 6, column 'co2': .* got NaN \(59 in all\)"
+    ):
         forecasting(series, context=104, horizon=26)
     data = ENTRIES["co2"].embedded()
     rows = 1598 - 130 + 1
@@ -382,6 +384,11 @@ def test_empty_cells_sentinels_and_uneven_dates(tmp_path):
     series = read_series("weather", tmp_path, sentinel=-9999)
     assert np.isnan(series.values[[2, 4], 1]).all()
     assert "1 values of -9999 read as missing" in series.notes
+    with pytest.raises(
+        ValueError,
+        match=r"weather.csv, line 4, column 'OT': expected a number, got NaN \(2 in all\); missing='drop'",
+    ):
+        ENTRIES["weather"].read(tmp_path, context=4, horizon=2, sentinel=-9999)
     data = ENTRIES["weather"].read(tmp_path, context=4, horizon=2, missing="drop", sentinel=-9999)
     assert np.isfinite(data.inputs[:]).all()
 
@@ -397,7 +404,7 @@ def test_empty_cells_sentinels_and_uneven_dates(tmp_path):
         (
             4,
             "2020-01-01 00:30:00,1,inf",
-            r"expected finite numbers in 'weather', got inf in row 3, column 'b'",
+            r"weather.csv, line 5, column 'b': expected a finite number, got inf",
         ),
     ],
 )
@@ -603,7 +610,8 @@ def test_gaps_without_an_option_and_gaps_everywhere():
     series = with_gaps((3, 1), (7, 0))
     for function in (forecasting, imputation, windows):
         with pytest.raises(
-            ValueError, match=r"'toy', got NaN in row 3, column 'c1' \(2 in all\); missing="
+            ValueError,
+            match=r"'toy', row 3, column 'c1': expected a number, got NaN \(2 in all\); miss",
         ):
             function(series, context=32)
     gaps = with_gaps(*((row, 0) for row in range(84, 96)), num_channels=1)

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from poolax import backbones
 from poolax.training import Records
 
 
@@ -16,23 +15,6 @@ def script(pytestconfig):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
         yield importlib.import_module("bounds")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A small BERT with a tokenizer of words."""
-    import tokenizers
-
-    from poolax.backbones import TextPreprocess
-
-    vocabulary = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "the": 3, "of": 4, "is": 5}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    prepare = TextPreprocess(words.to_str(), 12, prefix=("[CLS]",), suffix=("[SEP]",))
-    config = backbones.BertConfig(6, 12, width=8, num_layers=2, num_heads=2, mlp_dim=16)
-    folder = tmp_path_factory.mktemp("bert") / "model"
-    backbones.save(backbones.Bert.init(config, jax.random.key(0), prepare), folder)
-    return folder
 
 
 QUICK = ["--quick", "--restarts", "2"]

@@ -7,7 +7,7 @@ from helpers import POOLERS, assert_close, pad, random_variables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolax import pooling
+from poolax import blocks, pooling
 
 DIM = 8
 every_pooler = pytest.mark.parametrize("name", POOLERS)
@@ -151,6 +151,19 @@ def test_pooled_vectors_of_fixed_poolers_ignore_the_order_of_tokens(seed):
 def test_max_shares_the_gradient_of_ties():
     gradient = jax.grad(lambda z: pooling.max_pool(z).sum())(jnp.ones((4, 2)))
     np.testing.assert_allclose(gradient, 0.25)
+
+
+def test_the_derivative_of_max_is_the_same_however_it_is_compiled():
+    # Without optimisation XLA computes the tokens twice, rounded otherwise, and none equals the maximum.
+    model = blocks.TBM(num_heads=2, pooler=pooling.MaxPool())
+    z = 0.2 * jax.random.normal(jax.random.key(0), (4, 8))
+    variables = model.init(jax.random.key(1), z)
+
+    def derivative(z):
+        return jax.jvp(lambda z: model.apply(variables, z), (z,), (z,))[1]
+
+    plain = jax.jit(derivative, compiler_options={"xla_backend_optimization_level": 0})(z)
+    assert_close(plain, jax.jit(derivative)(z))
 
 
 def test_weights_stand_for_offsets_from_the_first_real_token():

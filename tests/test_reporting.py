@@ -3,9 +3,11 @@ import io
 
 import pytest
 import rich.console
+from matplotlib.figure import Figure
 from PIL import Image
 
 from poolax import reporting
+from poolax.reporting._figures import _plot_panel
 
 
 def head(pooler, seed, test, *, validation=None, rate=1e-3, resolved=None, diverged=False):
@@ -61,6 +63,16 @@ def test_markdown_and_csv():
     rows = list(csv.DictReader(io.StringIO(table.csv())))
     assert [row["pooler"] for row in rows] == ["last", "max", "attn"]
     assert float(rows[2]["mean"]) == pytest.approx(0.75)
+
+
+def test_latex():
+    rows = [{**row, "dataset": "50 % & more_data"} for row in ROWS]
+    text = reporting.score_table(rows, title="On x_1 ^ ~").latex()
+    row = r"ViT, 50 \% \& more\_data, classification (accuracy in \%) & 10.00 & 60.00 $\pm$ 14.14 & "
+    assert row + r"\underline{65.00 $\pm$ 0.00} & \textbf{75.00 $\pm$ 7.07} \\" in text
+    assert r"\caption{On x\_1 \textasciicircum{} \textasciitilde{}. Test scores" in text
+    assert text.count("&") - text.count(r"\&") == 2 * 4
+    assert r"\begin{tabular}{lrrrr}" in text
 
 
 def test_the_best_of_all_may_be_fixed_and_lower_may_be_better():
@@ -143,6 +155,14 @@ def test_figures(tmp_path):
         assert image.width > 600
         colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=10**6)}
         assert len(colours) > 10
+
+
+@pytest.mark.parametrize(("baseline", "scale"), [(0.5, "linear"), (8.0, "log")])
+def test_scores_far_from_the_baseline_stay_apart(baseline, scale):
+    axes = Figure().subplots()
+    rows = [head("avg", 0, 0.1) | {"baseline": baseline}, head("sum", 0, 0.2) | {"baseline": baseline}]
+    _plot_panel(axes, reporting.summarize_scores(rows))
+    assert axes.get_yscale() == scale
 
 
 def test_no_record():

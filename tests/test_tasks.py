@@ -21,10 +21,10 @@ from poolax.training import (
     SentenceCompletion,
     SentenceSimilarity,
     TokenHead,
+    head_directory,
     load_head,
     sweep_states,
 )
-from poolax.training.sweep import head_directory
 
 RNG = np.random.default_rng(0)
 

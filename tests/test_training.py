@@ -7,9 +7,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tokenizers
+from heads import one_at_a_time, toy
 from helpers import assert_close
 
 from poolax import pooling
@@ -36,48 +36,12 @@ from poolax.training import (
     sweep_states,
     train_heads,
 )
+from poolax.training.engine import leave_out
+from poolax.training.plan import prefix_of
 from poolax.training.step import Mapper, epoch_batches, put, take
-from poolax.training.sweep import _tokens
 
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
 TASK = Classification(3)
-
-
-def toy(num_examples=50, num_tokens=5, dim=8, seed=0):
-    """Token states whose class shows in every token, with padding on both sides."""
-    rng = np.random.default_rng(seed)
-    targets = rng.integers(0, 3, num_examples)
-    centres = rng.normal(size=(3, dim))
-    states = rng.normal(size=(num_examples, num_tokens, dim)) + centres[targets][:, None]
-    mask = np.ones((num_examples, num_tokens), bool)
-    mask[::2, 0] = False
-    mask[1::3, -2:] = False
-    order = rng.permutation(num_examples)
-    parts = np.split(order, [num_examples * 3 // 5, num_examples * 4 // 5])
-    splits = dict(zip(("train", "validation", "test"), parts, strict=True))
-    return states.astype(np.float32), mask, targets, splits
-
-
-def one_at_a_time(module, states, mask, targets, train, rate, seed, epochs, batch_size):
-    """The textbook's loop: one head, one device, one batch after the other."""
-    params = module.init(jax.random.key(seed), jnp.asarray(states[:1]))["params"]
-    optimizer = optax.adam(rate)
-    state = optimizer.init(params)
-
-    @jax.jit
-    def step(params, state, z, m, y):
-        def loss(params):
-            return TASK.loss(module.apply({"params": params}, z, m), y).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    for epoch in range(epochs):
-        batches = epoch_batches(seed, epoch, len(train), batch_size)
-        for indices, weights in zip(batches.indices, batches.weights, strict=True):
-            chosen = train[indices[weights > 0]]
-            params, state = step(params, state, states[chosen], mask[chosen], targets[chosen])
-    return params
 
 
 @pytest.mark.parametrize("name", ["avg", "wavg", "attn"])
@@ -310,12 +274,13 @@ def test_learning_rates_and_prefix(vit):
 def test_prefix_tokens_are_left_out_wherever_padding_puts_them(masked):
     states = np.arange(10.0).reshape(2, 5, 1)
     mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool) if masked else None
-    kept, real = _tokens(pooling.AveragePool(), states, mask, 1)
-    pooled = pooling.average_pool(jnp.asarray(kept), real)
+    kept, real = leave_out(jnp.asarray(states), None if mask is None else jnp.asarray(mask), 1)
+    pooled = pooling.average_pool(kept, real)
     expected = [[3.5], [6.5]] if masked else [[2.5], [7.5]]
     assert_close(pooled, np.array(expected))
-    kept, real = _tokens(pooling.FirstPool(), states, mask, 1)
-    assert_close(pooling.first_pool(jnp.asarray(kept), real), [[2.0 if masked else 0.0], [5.0]])
+    assert prefix_of(pooling.AveragePool(), 1, include_prefix=False) == 1
+    assert prefix_of(pooling.AveragePool(), 1, include_prefix=True) == 0
+    assert prefix_of(pooling.FirstPool(), 1, include_prefix=False) == 0
 
 
 def test_sweep_of_states_with_a_mask():
@@ -421,7 +386,9 @@ def test_bad_sweeps_are_named(changes, message):
 def test_bad_backbone_and_features(vit):
     with pytest.raises(ValueError, match=r"backbone: expected a Backbone, got 'vit'"):
         sweep("vit", digits(), Classification(10), poolers=["avg"])
-    with pytest.raises(ValueError, match=r"features: expected one of 'auto', 'memory', got 'disk'"):
+    with pytest.raises(
+        ValueError, match=r"feature_dir: expected a folder for states on disk, got neither"
+    ):
         sweep(vit, digits(), Classification(10), poolers=["avg"], features="disk")
     with pytest.raises(ValueError, match=r"num_classes: expected a whole number >= 2, got 1"):
         Classification(1)

@@ -123,25 +123,18 @@ def train(module: HeadModule, tokens, labels, strengths: tuple[float, ...], opti
         errors = optax.softmax_cross_entropy_with_integer_labels(logits, data["labels"][indices])
         return errors + data["strength"] * log_lipschitz(module, params, tokens.shape[1])
 
-    num_images, groups = len(tokens), len(strengths)
     optimizer = optax.adam(options.learning_rate)
-    trainer = Trainer(loss, optimizer)
+    trainer = Trainer(loss, optimizer, own=("strength",))
     seeds = range(options.seeds)
     params = jax.vmap(lambda seed: module.init(jax.random.key(seed), tokens[:1])["params"])(
         jnp.arange(options.seeds)
     )
-    state = put(stack([(params, jax.vmap(optimizer.init)(params))] * groups))
-    data = put(
-        {
-            "tokens": np.broadcast_to(tokens, (groups, *tokens.shape)),
-            "labels": np.broadcast_to(labels, (groups, *labels.shape)),
-            "strength": np.asarray(strengths, np.float32),
-        }
-    )
+    state = trainer.init(params, num_groups=len(strengths))
+    data = put({"tokens": tokens, "labels": labels, "strength": np.asarray(strengths, np.float32)})
     for epoch in range(options.epochs):
-        batches = [epoch_batches(seed, epoch, num_images, options.batch_size) for seed in seeds]
-        state, _ = trainer.epoch(state, data, stack(batches))
-    return take(state[0])
+        batches = [epoch_batches(seed, epoch, len(tokens), options.batch_size) for seed in seeds]
+        state, _ = trainer.steps(state, data, stack(batches))
+    return take(state.params)
 
 
 def measure(module: HeadModule, validation, test, options: Options) -> Callable:

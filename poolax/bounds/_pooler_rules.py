@@ -48,6 +48,12 @@ def rule_of(pooler: Pooler, method: str) -> Rule:
     return rules[type(pooler)]
 
 
+def has_rule(pooler: object) -> bool:
+    """Whether a bound of this pooler is known, and of all that it mixes."""
+    parts = pooler.poolers if isinstance(pooler, HybridPool) else ()
+    return type(pooler) in _RULES and all(map(has_rule, parts))
+
+
 def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
     """Register the bound of a pooler of your own; a decorator.
 

@@ -5,4 +5,8 @@ from poolax.cli._console import DIVERGED as DIVERGED
 from poolax.cli._console import FAILURE as FAILURE
 from poolax.cli._console import INTERRUPTED as INTERRUPTED
 from poolax.cli._console import USAGE as USAGE
+from poolax.cli._console import progress_bars as progress_bars
+from poolax.cli._console import show as show
 from poolax.cli._main import main as main
+from poolax.cli._program import run_program as run_program
+from poolax.cli._program import simulate_devices as simulate_devices

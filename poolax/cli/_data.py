@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import rich.console
 import tyro
@@ -14,7 +14,7 @@ from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._data_describe import describe_dataset
 from poolax.cli._data_figures import contact_sheet, series_figure
 from poolax.cli._data_list import describe_entry, print_entries
-from poolax.cli._data_options import parse_options
+from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
 from poolax.data._prepare import way_to_prepare
 
@@ -91,7 +91,7 @@ class Prepare:
                 "preparing from the files of the publisher.",
                 file=sys.stderr,
             )
-        with progress_bars(stderr()) as progress:
+        with progress_bars(stderr()) as progress, errors_in_flags(entry):
             path = data.prepare(
                 self.name,
                 data_dir=self.data_dir,
@@ -143,7 +143,8 @@ class Show:
         """Run the command and give its exit code."""
         entry = data.entry(self.name)
         options = parse_options(entry, self.option)
-        dataset = data.load(self.name, data_dir=self.data_dir, tfds_dir=self.tfds_dir, **options)
+        with errors_in_flags(entry):
+            dataset = data.load(self.name, data_dir=self.data_dir, tfds_dir=self.tfds_dir, **options)
         record = describe_dataset(entry, dataset, options)
         if entry.modality != "language":
             record["picture"] = str(self._draw(entry, dataset))
@@ -190,23 +191,18 @@ class Data:
         return self.command.run()
 
 
-def with_option_flags(arguments: Sequence[str]) -> list[str]:
-    """The arguments of ``poolax data`` with ``--size 128`` as ``--option size=128``.
+_COMMANDS = {"list": List, "prepare": Prepare, "show": Show}
 
-    Which flags are options depends on the data set, whose name stands among the arguments.
+
+def expand_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``poolax data`` with flags of the data set as ``--option KEY=VALUE``.
+
+    Raises:
+        ValueError: for a flag that neither the command nor the data set has.
     """
-    known: Any = {}
-    for argument in arguments:
-        if argument in data.names():
-            known = data.entry(argument).options
-            break
-    expanded, rest = [], iter(arguments)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        key = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and key in known:
-            value = value if equals else next(rest, "")
-            expanded += ["--option", f"{key}={value}"]
-        else:
-            expanded.append(argument)
-    return expanded
+    command = next((_COMMANDS[argument] for argument in arguments if argument in _COMMANDS), None)
+    if command is None:
+        return list(arguments)
+    names = ("json" if field.name == "as_json" else field.name for field in dataclasses.fields(command))
+    flags = {f"--{name.replace('_', '-')}" for name in names if name != "name"}
+    return with_option_flags(arguments, flags | {"--help"})

@@ -65,7 +65,7 @@ def describe_dataset(entry: Entry, dataset: Dataset, options: Mapping[str, Any])
         ],
         "source": dataset.source,
         "licence": dataset.licence,
-        "notes": list(dataset.notes),
+        "notes": [*entry.notes, *dataset.notes],
     }
 
 

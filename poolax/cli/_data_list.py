@@ -1,5 +1,6 @@
 """What ``poolax data list`` says of each data set."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -48,7 +49,9 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
         "options": dict(entry.options),
         "tfds_builder": None if tfds is None else tfds.name,
         "tfds_builder_needs_tensorflow": None if tfds is None else tfds.needs_tensorflow,
+        "downloads": [dataclasses.asdict(download) for download in entry.downloads],
         "preprocessing": entry.preprocessing,
+        "notes": list(entry.notes),
         "source": entry.source,
         "licence": entry.licence,
         "citation": entry.citation,
@@ -102,6 +105,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     if not all(entry.verified for entry in entries):
         notes.append(
             "†: never downloaded as a whole by the authors of poolax. What is said of it comes from "
-            "its publisher or TFDS, and its reader was tested on small files of the same layout."
+            "its publisher, TFDS or public records of others, and its reader was tested on small files "
+            "of the same layout."
         )
     return notes

@@ -1,11 +1,78 @@
 """Options of a data set from the command line."""
 
 import ast
+import contextlib
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from poolax import data
 from poolax.data import Entry
+
+
+def with_option_flags(arguments: Sequence[str], command_flags: Collection[str]) -> list[str]:
+    """Arguments with ``--size 128`` as ``--option size=128``.
+
+    Which flags are options depends on the data set, whose name stands among the arguments.
+
+    Args:
+        arguments: Those of ``poolax data``.
+        command_flags: Flags of its commands, such as ``"--out"``.
+
+    Raises:
+        ValueError: for a flag that is neither the command's nor an option of the data set.
+    """
+    entry = next((data.entry(name) for name in arguments if name in data.names()), None)
+    if entry is None:
+        return list(arguments)
+    expanded, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        key = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or _flag(key.removeprefix("no_")) in command_flags:
+            expanded.append(argument)
+        elif key in entry.options:
+            value = value if equals else next(rest, "")
+            expanded += ["--option", f"{key}={value}"]
+        else:
+            options = ", ".join(map(_flag, entry.options)) or "none"
+            own = ", ".join(sorted(command_flags))
+            raise ValueError(
+                f"{flag}: expected an option of {entry.name!r} ({options}) or of the command ({own}), "
+                "got it"
+            )
+    return expanded
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@contextlib.contextmanager
+def errors_in_flags(entry: Entry) -> Iterator[None]:
+    """Errors of a data set with its options as one writes them on the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(in_flags(str(error), entry.options)) from error
+
+
+def in_flags(text: str, options: Iterable[str]) -> str:
+    """A text with options as one writes them on the command line.
+
+    Example:
+        >>> in_flags("got NaN; missing='drop' leaves it out", ["missing"])
+        'got NaN; --missing drop leaves it out'
+    """
+    names = "|".join(map(re.escape, options))
+    if not names:
+        return text
+    return re.sub(
+        rf"\b({names})=(?:'([^']*)'|([\w.-]*\w))",
+        lambda found: f"{_flag(found[1])} {found[2] or found[3]}",
+        text,
+    )
 
 
 def parse_options(entry: Entry, given: Sequence[str]) -> dict[str, Any]:

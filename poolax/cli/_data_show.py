@@ -9,6 +9,7 @@ import rich.table
 from rich.text import Text
 
 from poolax.cli._console import number
+from poolax.cli._data_options import in_flags
 from poolax.reporting import Cell, Table
 
 _MANY_LABELS = 20
@@ -41,7 +42,7 @@ def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> No
         if record[name]:
             facts.add_row(name, Text(record[name]))
     for index, note in enumerate(record["notes"]):
-        facts.add_row("" if index else "notes", Text(note))
+        facts.add_row("" if index else "notes", Text(in_flags(note, record["options"])))
     for index, (name, meaning) in enumerate(record["options"].items()):
         facts.add_row("" if index else "options", Text(f"--{name.replace('_', '-')}: {meaning}"))
     console.print(facts, highlight=False)

@@ -1,20 +1,16 @@
-"""The entry point of ``poolax``: which command to run, and how what goes wrong is told."""
+"""The entry point of ``poolax``: which command to run."""
 
-import contextlib
-import io
-import os
-import select
 import sys
-import traceback
 from collections.abc import Sequence
 
 import tyro
 
 import poolax
 from poolax.cli._bounds import Bounds
-from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
-from poolax.cli._data import Data, with_option_flags
+from poolax.cli._console import COMPLETE, USAGE
+from poolax.cli._data import Data, expand_options
 from poolax.cli._lipschitz import Lipschitz
+from poolax.cli._program import run_program
 from poolax.cli._quickstart import Quickstart
 
 _COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz, "data": Data}
@@ -23,73 +19,23 @@ _COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the process's exit code.
 
-    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable. Where
-    nobody reads on, as behind ``| head``, it ends without a word, as a failure.
+    0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable.
     """
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail again when Python flushes it on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
-    return code
-
-
-def _run(arguments):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments == ["--version"]:
-        print(f"poolax {poolax.__version__}")
-        return COMPLETE
     if arguments[:1] == ["data"]:
-        arguments = with_option_flags(arguments)
+        try:
+            arguments = expand_options(arguments)
+        except ValueError as error:
+            print(f"poolax: {error}", file=sys.stderr)
+            return USAGE
     app = tyro.extras.SubcommandApp()
     for name, command in _COMMANDS.items():
         app.command(name=name)(command)
-    problems = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(problems):
-            command = app.cli(prog="poolax", description=poolax.__doc__, args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            return COMPLETE
-        print(f"poolax: {_first_sentence(problems.getvalue())}", file=sys.stderr)
-        return USAGE
-    return _execute(command)
 
+    def parse():
+        if arguments == ["--version"]:
+            print(f"poolax {poolax.__version__}")
+            sys.exit(COMPLETE)
+        return app.cli(prog="poolax", description=poolax.__doc__, args=arguments)
 
-def _execute(command):
-    try:
-        return command.run()
-    except KeyboardInterrupt:
-        goes_on = "; the same command goes on from what is finished" if command.resumable else ""
-        print(f"poolax: interrupted{goes_on}", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _is_broken(sys.stdout):
-            raise
-        if command.debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"poolax: {message}", file=sys.stderr)
-        return USAGE if isinstance(error, ValueError) else FAILURE
-
-
-def _is_broken(stream):
-    """Whether a stream is a pipe that nobody reads; others, as a connection, break as well."""
-    poll = select.poll()
-    poll.register(stream.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _first_sentence(box: str) -> str:
-    """What a boxed message of the parser says before its first rule, on one line."""
-    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()[1:]]
-    said = []
-    for line in lines:
-        if set(line) <= {"─", "-"}:
-            if said:
-                break
-            continue
-        said.append(line)
-    return " ".join(" ".join(said).split()) or " ".join(box.split())
+    return run_program("poolax", parse)

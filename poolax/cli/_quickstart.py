@@ -16,6 +16,7 @@ import tyro
 from poolax import quickstart
 from poolax._checks import check_count
 from poolax.cli._console import COMPLETE, DIVERGED, progress_bars
+from poolax.cli._program import simulate_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +109,6 @@ def _configure(devices, compilation_cache):
         simulate_devices(devices)
     if compilation_cache is not None:
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
-
-
-def simulate_devices(count: int) -> None:
-    """Split the CPU into ``count`` devices; to be called before JAX is used for the first time."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
-    if count > 1:
-        # A collective waits until every device has a thread, and the runtime makes one for each core
-        # that it believes to have.
-        os.environ.setdefault("PJRT_NPROC", str(2 * count))
 
 
 @contextlib.contextmanager

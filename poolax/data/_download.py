@@ -47,7 +47,7 @@ def fetch(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / download.file
     beside = path.with_name(f"{path.name}.sha256")
-    expected, source = download.sha256, "its publisher or an identical copy"
+    expected, source = download.sha256, "its publisher or records of it"
     if expected is None and beside.exists():
         expected, source = beside.read_text().split()[0], beside.name
     if path.exists() and expected is not None and pooch.file_hash(str(path)) == expected:

@@ -22,8 +22,9 @@ class Download:
 
     Attributes:
         url: Address.
-        sha256: Digest, where the publisher prints it or a byte-identical file was read; ``None``
-            otherwise, and the first download writes its own beside the data for later ones.
+        sha256: Digest, where the publisher, TensorFlow Datasets or public records of a download print
+            it, or a byte-identical file was read; ``None`` otherwise, and the first download writes its
+            own beside the data for later ones.
         file: Name under which it is kept.
     """
 
@@ -87,6 +88,7 @@ class Entry:
         tfds: The builder of TensorFlow Datasets, if there is one.
         downloads: Files that make up ``layout``, if they can be fetched without an account.
         stored: What is prepared, where that is not the data set itself.
+        notes: What else is to be known before it is read, such as a download that is a mirror's.
         verified: Whether the whole of it was read and checked by the authors of this library.
     """
 
@@ -106,6 +108,7 @@ class Entry:
     tfds: TFDS | None = None
     downloads: tuple[Download, ...] = ()
     stored: Stored | None = None
+    notes: tuple[str, ...] = ()
     verified: bool = False
 
     def check_options(self, options: Mapping[str, Any]) -> None:

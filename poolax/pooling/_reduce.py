@@ -2,6 +2,7 @@
 
 from typing import final
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -145,9 +146,29 @@ def max_pool(
     """
     z, mask = check_input(z, mask)
     if mask is None:
-        return jnp.max(z, axis=-2)
-    top = jnp.max(jnp.where(mask[..., None], z, -jnp.inf), axis=-2)
-    return zero_empty(top, mask)
+        return _largest(z)
+    return zero_empty(_largest(jnp.where(mask[..., None], z, -jnp.inf)), mask)
+
+
+@jax.custom_jvp
+def _largest(z: Float[Array, "*batch n d"]) -> Float[Array, "*batch d"]:
+    """The largest value of each coordinate, with a derivative that is finite in any program.
+
+    XLA may compute ``z`` once for the maximum and again to find what attains it, rounded otherwise.
+    JAX's own derivative then finds nothing and divides by zero; the position of the maximum is always
+    found.
+    """
+    return jnp.max(z, axis=-2)
+
+
+@_largest.defjvp
+def _largest_jvp(primals, tangents):
+    (z,), (tangent,) = primals, tangents
+    largest = jnp.max(z, axis=-2)
+    position = jnp.argmax(z, axis=-2)[..., None, :]
+    attained = (z == largest[..., None, :]) | (jnp.arange(z.shape[-2])[:, None] == position)
+    share = attained / jnp.sum(attained, axis=-2, keepdims=True, dtype=z.dtype)
+    return largest, jnp.sum(share * tangent, axis=-2)
 
 
 def zero_empty(

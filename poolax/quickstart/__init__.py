@@ -5,6 +5,9 @@ them, and set measured Lipschitz constants beside their bounds. Every stage leav
 second run takes over what is finished.
 """
 
+from poolax.quickstart._recipes import pretrain_moment as pretrain_moment
+from poolax.quickstart._recipes import pretrain_vit as pretrain_vit
+from poolax.quickstart._recipes import pretraining_schedule as pretraining_schedule
 from poolax.quickstart._run import MODALITIES as MODALITIES
 from poolax.quickstart._run import Report as Report
 from poolax.quickstart._run import run as run

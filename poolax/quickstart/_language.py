@@ -8,9 +8,11 @@ import tokenizers
 from etils import epath
 
 from poolax.backbones import GPT2Config, TextPreprocess
+from poolax.data import Dataset
 from poolax.data.language import next_token, topics
+from poolax.quickstart._recipes import pretraining_schedule
 from poolax.quickstart._settings import Settings
-from poolax.quickstart._study import Noisy, Study, Tokens, schedule
+from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, NextToken, pretrain_next_token
 from poolax.training.step import Progress
 
@@ -18,7 +20,9 @@ _VOCAB_SIZE = 1000
 _MAX_TOKENS = 48
 # Tokens of the texts that blocks are trained on; longer ones are cut, shorter ones left out.
 _BLOCK_TOKENS = 16
-_NUM_PREFIXES = {"train": 2000, "validation": 400, "test": 400}
+_NUM_PREFIXES = {"train": 4000, "validation": 400, "test": 400}
+# Topics of too few paragraphs to be told apart still have text to pretrain on.
+_FEW_PARAGRAPHS = 5
 
 
 def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
@@ -26,16 +30,24 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     data = topics()
     texts: Any = data.inputs
     topic: Any = data.targets
-    preprocess = TextPreprocess(_tokenizer(texts[data.splits["train"]]), _MAX_TOKENS)
-    ids, mask = preprocess(texts.tolist())
-    train = data.splits["train"]
+    unlabelled = _unlabelled(data)
+    preprocess = TextPreprocess(_tokenizer(unlabelled), _MAX_TOKENS)
+    ids, mask = preprocess(unlabelled)
+    # Half the passes over twice the texts: such a small corpus is soon learned by heart.
+    schedule = pretraining_schedule(
+        max(1, settings.pretrain_epochs // 2),
+        seed=settings.seed,
+        out=out / "pretraining",
+        progress=progress,
+    )
     gpt2 = pretrain_next_token(
         GPT2Config(_VOCAB_SIZE, _MAX_TOKENS, width=64, num_layers=2, num_heads=4, mlp_dim=256),
-        ids[train],
-        schedule(settings, out, progress, learning_rate=3e-3),
-        mask=mask[train],
+        ids,
+        schedule,
+        mask=mask,
         preprocess=preprocess,
     )
+    ids, mask = preprocess(texts.tolist())
     classification = Classification(len(data.class_names or ()))
     prefixes = next_token(data, preprocess, context=32, num_examples=_NUM_PREFIXES, seed=settings.seed)
     chosen = data.splits["test"][: settings.num_inputs]
@@ -58,10 +70,19 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
         noisy=Noisy(embeddings, jnp.asarray(mask[chosen]), encode),
         tokens=Tokens(np.asarray(values), topic[long], splits, classification),
         noise_sizes=(0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
+        further_share=0.5,
     )
 
 
-def _tokenizer(texts) -> str:
+def _unlabelled(data: Dataset) -> list[str]:
+    """Paragraphs of the whole documentation, but for those that heads are validated and tested on."""
+    texts: Any = data.inputs
+    held_out = {*texts[data.splits["validation"]], *texts[data.splits["test"]]}
+    everything: Any = topics(min_paragraphs=_FEW_PARAGRAPHS).inputs
+    return [text for text in everything if text not in held_out]
+
+
+def _tokenizer(texts: list[str]) -> str:
     """A byte-level vocabulary of the training texts."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,5 +92,5 @@ def _tokenizer(texts) -> str:
         show_progress=False,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(list(texts), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer.to_str()

@@ -23,7 +23,14 @@ from poolax.reporting import (
     sensitivity_table,
     summarize_scores,
 )
-from poolax.training import Records, checkpoint_metadata, head_directory, sweep
+from poolax.training import (
+    Limits,
+    Records,
+    checkpoint_metadata,
+    head_directory,
+    stop_on_sigterm,
+    sweep,
+)
 from poolax.training.step import Progress, no_progress
 
 RECORDS = "records.jsonl"
@@ -81,6 +88,7 @@ def run(
         ValueError: if ``out`` cannot be written or holds a run with other settings.
         RuntimeError: if a measured constant exceeds its bound.
         FloatingPointError: if pretraining or all heads diverge.
+        PreemptedError: for SIGTERM while heads are trained; their state is saved.
     """
     settings = Settings() if settings is None else settings
     settings.check()
@@ -90,20 +98,22 @@ def run(
     study = MODALITIES[modality](out, settings, progress)
     if not is_saved_backbone(out / "backbone"):
         save_backbone(study.backbone, out / "backbone")
-    by_task = [
-        sweep(
-            study.backbone,
-            dataset,
-            task,
-            poolers=POOLERS,
-            seeds=settings.seeds,
-            epochs=settings.further_epochs if index else settings.epochs,
-            learning_rates=settings.learning_rates,
-            out=out,
-            progress=progress,
-        )
-        for index, (dataset, task) in enumerate(study.tasks)
-    ]
+    by_task = []
+    for index, (dataset, task) in enumerate(study.tasks):
+        with stop_on_sigterm() as should_stop:
+            records = sweep(
+                study.backbone,
+                dataset,
+                task,
+                poolers=POOLERS,
+                seeds=settings.seeds,
+                epochs=study.epochs(settings, index),
+                learning_rates=settings.learning_rates,
+                out=out,
+                limits=Limits(should_stop=should_stop),
+                progress=progress,
+            )
+        by_task.append(records)
     best = _best_heads(by_task[0])
     identity = {"backbone": by_task[0][0]["backbone_fingerprint"], **settings.sizes()}
     store = Store(out / RECORDS, identity)

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from poolax import attention, bounds, empirical
+from poolax._compilation import compile_quickly
 from poolax.blocks import TBM
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
@@ -34,8 +35,6 @@ _KINDS = {
     "L2": attention.L2(),
     "scaled cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
 }
-# The program of a search is long and runs once: on a CPU its compilation takes most of the time.
-_COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}
 # Poolers for which nothing was published; bounds.tbm refuses them.
 _UNBOUNDED = {"sharp": set(), "published": {"attn", "wavg"}}
 
@@ -156,7 +155,7 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
             num_restarts=settings.search_restarts,
             num_steps=settings.search_steps,
         ),
-        compiler_options=_COMPILE_QUICKLY if jax.default_backend() == "cpu" else None,
+        compiler_options=compile_quickly(),
     )(most_sensitive, jax.random.key(settings.seed))
     num_tokens, width = inputs.shape[1:]
     row = {
@@ -186,7 +185,10 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
 
 def _check_order(row, name):
     """Refuse measurements that are not finite or exceed a bound."""
-    measured = max(row["measured_real"], row["measured_adversarial"])
-    known = [value for value in (measured, row["sharp"], row["published"]) if value is not None]
-    if not all(map(math.isfinite, known)) or any(a > b for a, b in itertools.pairwise(known)):
-        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {known}")
+    measured = [row["measured_real"], row["measured_adversarial"]]
+    bounded = [value for value in (row["sharp"], row["published"]) if value is not None]
+    ordered = [max(measured), *bounded]
+    if not all(map(math.isfinite, measured + bounded)):
+        raise RuntimeError(f"expected finite constants for {name}, got {measured + bounded}")
+    if any(low > high for low, high in itertools.pairwise(ordered)):
+        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {ordered}")

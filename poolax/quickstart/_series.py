@@ -4,43 +4,30 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poolax.backbones import MomentConfig, SeriesPreprocess
 from poolax.data.series import co2, forecasting, imputation, sunspots, windows
+from poolax.quickstart._recipes import pretrain_moment, pretraining_schedule
 from poolax.quickstart._settings import Settings
-from poolax.quickstart._study import Noisy, Study, Tokens, schedule
-from poolax.training import Forecasting, Imputation, pretrain_masked_series
+from poolax.quickstart._study import Noisy, Study, Tokens
+from poolax.training import Forecasting, Imputation
 from poolax.training.step import Progress
 
 _CONTEXT = 64
 _PATCH = 4
 # Half a year ahead, and most of a cycle of the sun.
 _WEEKS, _YEARS = 26, 8
-_CONFIG = MomentConfig(
-    num_steps=_CONTEXT,
-    patch_len=_PATCH,
-    max_patches=_CONTEXT // _PATCH,
-    width=64,
-    num_layers=2,
-    num_heads=4,
-    head_dim=16,
-    mlp_dim=128,
-)
 
 
 def time_series(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     """Forecasts of carbon dioxide and sunspots, and hidden spans of both filled in."""
     weekly, yearly = co2(), sunspots()
-    preprocess = SeriesPreprocess(_CONTEXT, _PATCH)
     unlabelled = [
         windows(weekly, context=_CONTEXT, split="train", missing="drop")[:],
         windows(yearly, context=_CONTEXT, split="train")[:],
     ]
-    moment = pretrain_masked_series(
-        _CONFIG,
-        np.concatenate(unlabelled),
-        schedule(settings, out, progress, learning_rate=3e-3),
-        preprocess=preprocess,
+    schedule = pretraining_schedule(
+        settings.pretrain_epochs, seed=settings.seed, out=out / "pretraining", progress=progress
     )
+    moment = pretrain_moment(np.concatenate(unlabelled), schedule, num_steps=_CONTEXT, patch_len=_PATCH)
     weekly_forecast = forecasting(weekly, context=_CONTEXT, horizon=_WEEKS, missing="drop")
     yearly_forecast = forecasting(yearly, context=_CONTEXT // 2, horizon=_YEARS)
     hidden = imputation(weekly, context=_CONTEXT, span=2 * _PATCH, missing="drop")

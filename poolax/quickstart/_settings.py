@@ -14,8 +14,8 @@ class Settings:
     Attributes:
         seeds: Heads of each pooler.
         epochs: Passes over the training examples of each head.
-        further_epochs: The same for the tasks after the first.
-        pretrain_epochs: Passes over the training examples of the backbone.
+        further_epochs: The same for the tasks after the first, half of them over texts.
+        pretrain_epochs: Passes over the training examples of the backbone, half of them over texts.
         block_epochs: Passes over the training examples of each block whose sensitivity is measured.
         learning_rates: Tried for each pooler; chosen by validation.
         num_inputs: Test examples at which sensitivity is measured.

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data import Dataset
 from poolax.quickstart._settings import Settings
-from poolax.training import Schedule, Task
-from poolax.training.step import Progress
+from poolax.training import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Study:
         noisy: Inputs that noise is added to.
         tokens: What blocks are trained on.
         noise_sizes: Root mean square norms of the noise.
+        further_share: Share of the settings' passes that tasks after the first take, for many examples
+            need fewer.
     """
 
     backbone: Backbone
@@ -64,17 +64,10 @@ class Study:
     noisy: Noisy
     tokens: Tokens
     noise_sizes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+    further_share: float = 1.0
 
-
-def schedule(
-    settings: Settings, out: epath.Path, progress: Progress, *, learning_rate: float
-) -> Schedule:
-    """How the backbone is pretrained."""
-    return Schedule(
-        epochs=settings.pretrain_epochs,
-        batch_size=32,
-        learning_rate=learning_rate,
-        seed=settings.seed,
-        out=out / "pretraining",
-        progress=progress,
-    )
+    def epochs(self, settings: Settings, index: int) -> int:
+        """Passes over the training examples of the task at an index."""
+        if index == 0:
+            return settings.epochs
+        return max(1, round(self.further_share * settings.further_epochs))

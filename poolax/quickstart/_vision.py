@@ -6,26 +6,23 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poolax.backbones import ImagePreprocess, ViTConfig
+from poolax.backbones import ImagePreprocess
 from poolax.data.vision import digits, inpainting, segmentation
+from poolax.quickstart._recipes import pretrain_vit, pretraining_schedule
 from poolax.quickstart._settings import Settings
-from poolax.quickstart._study import Noisy, Study, Tokens, schedule
-from poolax.training import Classification, Inpainting, Segmentation, pretrain_masked_patches
+from poolax.quickstart._study import Noisy, Study, Tokens
+from poolax.training import Classification, Inpainting, Segmentation
 from poolax.training.step import Progress
-
-_CONFIG = ViTConfig(8, 2, 1, width=64, num_layers=2, num_heads=4, mlp_dim=256, use_mask_token=True)
 
 
 def vision(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     """Classification, inpainting and foreground segmentation of digits."""
     data = digits()
-    vit = pretrain_masked_patches(
-        _CONFIG,
-        np.asarray(data.inputs[data.splits["train"]]),
-        schedule(settings, out, progress, learning_rate=3e-3),
-        preprocess=ImagePreprocess(scale=1 / 16),
-        hidden_fraction=0.75,
+    schedule = pretraining_schedule(
+        settings.pretrain_epochs, seed=settings.seed, out=out / "pretraining", progress=progress
     )
+    images = np.asarray(data.inputs[data.splits["train"]])
+    vit = pretrain_vit(images, schedule, patch_size=2, preprocess=ImagePreprocess(scale=1 / 16))
     classification = Classification(10)
     masked = inpainting(data, output_grid=8)
     hidden: Any = masked.targets

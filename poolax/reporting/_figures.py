@@ -10,6 +10,8 @@ from poolax.reporting._tables import summarize_scores
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Scores further apart than by this factor, such as those of a baseline, need a logarithmic axis.
+_WIDE = 20
 
 
 def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
@@ -42,6 +44,9 @@ def _plot_panel(axes, summary):
             markersize=7,
             capsize=4,
         )
+    levels = [summary[0]["baseline"], *(entry["mean"] for entry in summary)]
+    if min(levels) > 0 and max(levels) > _WIDE * min(levels):
+        axes.set_yscale("log")
     axes.axhline(summary[0]["baseline"], color="#777777", linestyle=":", linewidth=1)
     axes.text(-0.4, summary[0]["baseline"], " baseline", color="#555555", fontsize=8, va="bottom")
     axes.set_xticks(range(len(summary)), [entry["pooler"] for entry in summary])

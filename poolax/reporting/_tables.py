@@ -33,6 +33,12 @@ class Cell:
         text = f"<u>{self.text}</u>" if self.underlined else self.text
         return f"**{text}**" if self.bold else text
 
+    def latex(self) -> str:
+        """The cell in LaTeX."""
+        text = _latex_text(self.text)
+        text = rf"\underline{{{text}}}" if self.underlined else text
+        return rf"\textbf{{{text}}}" if self.bold else text
+
     def rich(self) -> Text:
         """The cell for the terminal."""
         style = " ".join(["bold"] * self.bold + ["underline"] * self.underlined)
@@ -73,6 +79,23 @@ class Table:
         writer.writerows(self.tidy)
         return text.getvalue()
 
+    def latex(self) -> str:
+        """The table in LaTeX, with rules of the package booktabs."""
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex_text(' '.join([f'{self.title}.', *self.notes]))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex_text, self.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(cell.latex() for cell in row) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
     def transposed(self) -> "Table":
         """The same table with rows and columns exchanged, where there are few rows and many columns."""
         rows = [
@@ -99,6 +122,18 @@ class Table:
         for row in self.rows:
             table.add_row(*(cell.rich() for cell in row))
         return table
+
+
+_LATEX = str.maketrans(
+    {name: rf"\{name}" for name in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$"}
+)
+
+
+def _latex_text(text: str) -> str:
+    """Text with what LaTeX reads as a command written out."""
+    return text.translate(_LATEX)
 
 
 def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -231,7 +266,10 @@ def _score_notes(summary):
         "the best prediction that does not look at the input."
     ]
     if any(entry["num_learning_rates"] > 1 for entry in summary):
-        notes.append("The learning rate of each pooler was chosen by mean validation score.")
+        notes.append(
+            "The learning rate of each pooler was chosen by mean validation score; reported "
+            "is its test score."
+        )
     renamed = {e["pooler"]: e["resolved"] for e in summary if e["pooler"] != e["resolved"]}
     notes += [
         f"{pooler} is the {resolved} token here."

@@ -1,16 +1,25 @@
 """The frozen backbone's pass over the data, where a probe's time goes."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data._dataset import Inputs
-from poolax.training.step import Mapper, Progress, no_progress
+from poolax.training.step import Mapper, Progress, mesh_of, no_progress
+
+# A shorter sequence is another program: what it has to save, in tokens, to be worth compiling.
+_LEAST_SAVING = 2**14
+_MOST_LENGTHS = 4
+_LENGTH_STEP = 8
 
 
 def extract_states(
@@ -22,7 +31,10 @@ def extract_states(
     batch_size: int = 256,
     progress: Progress = no_progress,
 ) -> TokenStates:
-    """Token states of inputs, computed once, batches split over the local devices.
+    """Token states of inputs, computed once, batches split over the devices.
+
+    Texts are sorted by length, so that their padding is hardly computed. Weights that are split over
+    a mesh stay there.
 
     Args:
         backbone: A frozen backbone.
@@ -31,12 +43,12 @@ def extract_states(
             batch.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         indices: Which inputs, shape ``(num,)``; ``None`` for all of them.
-        batch_size: Inputs at a time over all devices.
+        batch_size: Inputs at a time over the local devices.
         progress: Called with a description, the number done and the total.
 
     Returns:
         The states, shape ``(N, n, d)`` or ``(N, parts, n, d)``, and their mask as NumPy arrays, in the
-        order of ``indices`` if given.
+        order of ``indices`` if given. States of padding tokens of texts are zero.
 
     Raises:
         ValueError: if there is no input, or as the backbone raises.
@@ -49,20 +61,250 @@ def extract_states(
         >>> extract_states(vit, np.zeros((10, 4, 4, 1), np.float32)).states.shape
         (10, 5, 8)
     """
-    if len(inputs) == 0:
-        raise ValueError("inputs: expected at least one, got none")
-    if indices is not None:
-        inputs = _Rows(np.asarray(inputs) if isinstance(inputs, Sequence) else inputs, indices)
-        mask = None if mask is None else _Rows(mask, indices)
-    if getattr(backbone.preprocess, "on_host", False):
-        inputs, mask = _prepare_texts(backbone, inputs, mask)
-        backbone = dataclasses.replace(backbone, preprocess=None)
-    arrays = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
+    features = FeaturePass(backbone, inputs, mask, indices=indices, batch_size=batch_size)
+    collected: Any = features.collect(progress)
+    return TokenStates(collected.states, collected.mask, features.num_prefix)
 
-    def forward(params, batch):
-        return backbone.apply(params, *backbone.prepare(batch["inputs"], batch.get("mask")))
 
-    return Mapper(forward, batch_size)(backbone.params, arrays, progress, "features")
+@dataclasses.dataclass(frozen=True)
+class HostStates:
+    """Token states on the host.
+
+    Attributes:
+        states: Shape ``(N, *parts, n, d)``.
+        mask: True at real tokens, shape ``(N, *parts, n)``; ``None`` if all are real.
+    """
+
+    states: np.ndarray
+    mask: np.ndarray | None
+
+
+class FeaturePass:
+    """A backbone and the inputs that it is to map, prepared once: texts are tokens.
+
+    Args:
+        backbone: A frozen backbone.
+        inputs: As for :func:`extract_states`.
+        mask: As for :func:`extract_states`.
+        indices: As for :func:`extract_states`.
+        batch_size: As for :func:`extract_states`.
+
+    Raises:
+        ValueError: if there is no input, or as the backbone's ``prepare`` raises for texts.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        inputs: Inputs | np.ndarray | Sequence[str],
+        mask: Any = None,
+        *,
+        indices: Int[np.ndarray, " num"] | None = None,
+        batch_size: int = 256,
+    ):
+        if len(inputs) == 0:
+            raise ValueError("inputs: expected at least one, got none")
+        inputs = np.asarray(inputs) if isinstance(inputs, Sequence) else inputs
+        if indices is not None:
+            inputs = _Rows(inputs, indices)
+            mask = None if mask is None else _Rows(mask, indices)
+        if getattr(backbone.preprocess, "on_host", False):
+            inputs, mask = _prepare_texts(backbone, inputs, mask)
+            backbone = dataclasses.replace(backbone, preprocess=None)
+        self.num_examples = len(inputs)
+        self.num_prefix = backbone.num_prefix
+        self._backbone, self._inputs, self._mask = backbone, inputs, mask
+        mesh = mesh_of(backbone.params)
+        self._mapper = Mapper(self._forward, batch_size, mesh)
+        # Sequences one by one, in batches of whole examples on every device.
+        self._parts = inputs.shape[1] if len(inputs.shape) == 3 else 1
+        unit = self._parts * (jax.local_device_count() if mesh is None else 1)
+        self._sequence_mapper = Mapper(self._forward, max(1, batch_size // unit) * unit, mesh)
+
+    @property
+    def _is_text(self):
+        """Whether inputs are token ids with a mask, of which padding can be cut off."""
+        dtype = getattr(self._inputs, "dtype", None)
+        is_integer = dtype is not None and np.issubdtype(dtype, np.integer)
+        return self._mask is not None and is_integer
+
+    def _forward(self, params, batch):
+        prepared = self._backbone.prepare(batch["inputs"], batch.get("mask"))
+        return self._backbone.apply(params, *prepared)
+
+    def _arrays(self):
+        return {"inputs": self._inputs} | ({} if self._mask is None else {"mask": self._mask})
+
+    def program(self) -> str:
+        """The lowered forward program of one input, which is another if the computation is."""
+        return jax.jit(self._forward).lower(*self._one_example()).as_text()
+
+    @functools.cached_property
+    def one_output(self) -> TokenStates:
+        """Shape and dtype of the token states of one input; nothing is computed."""
+        return jax.eval_shape(self._forward, *self._one_example())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all states, ``(N, *parts, n, d)``."""
+        return (self.num_examples, *self.one_output.states.shape[1:])
+
+    @property
+    def token_counts(self) -> tuple[int, int]:
+        """Fewest and most real tokens of a sequence, at least one; of series one is the fewest."""
+        if self._mask is not None and self._is_text:
+            return count_tokens(self._mask[:])
+        num_tokens = self.shape[-2]
+        return (1 if self.one_output.mask is not None else num_tokens), num_tokens
+
+    def _one_example(self):
+        one = {name: np.asarray(array[:1]) for name, array in self._arrays().items()}
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
+            (self._backbone.params, one),
+        )
+
+    def of_examples(self, positions: Int[np.ndarray, " num"]) -> HostStates:
+        """Token states of some inputs, in this order, padded as all are."""
+        rows = {name: _Rows(array, positions) for name, array in self._arrays().items()}
+        tokens = self._mapper(self._backbone.params, rows, description="features")
+        return _on_host(tokens)
+
+    def collect(self, progress: Progress = no_progress) -> HostStates:
+        """All token states in memory."""
+        states, masks = None, None
+        for positions, batch in self.batches(progress):
+            if states is None:
+                states = np.zeros((self.num_examples, *batch.states.shape[1:]), batch.states.dtype)
+                if batch.mask is not None:
+                    masks = np.zeros(states.shape[:-1], np.bool_)
+            states[positions] = batch.states
+            if masks is not None:
+                masks[positions] = batch.mask
+        if states is None:
+            raise ValueError("inputs: expected at least one, got none")
+        return HostStates(states, masks)
+
+    def batches(
+        self, progress: Progress = no_progress
+    ) -> Iterator[tuple[Int[np.ndarray, " num"], HostStates]]:
+        """All token states, batch by batch, and the positions of their inputs."""
+        starts = _contiguous(self._mask[:]) if self._is_text else None
+        yield from self._as_they_are(progress) if starts is None else self._by_length(starts, progress)
+
+    def _as_they_are(self, progress):
+        arrays = self._arrays()
+
+        def fetch(start, stop):
+            return {name: np.asarray(array[start:stop]) for name, array in arrays.items()}
+
+        done = 0
+        results = self._mapper.batches(
+            self._backbone.params, fetch, self.num_examples, progress, "features"
+        )
+        for tokens in results:
+            positions = np.arange(done, done + len(tokens.states))
+            done += len(positions)
+            yield positions, _on_host(tokens)
+
+    def _by_length(self, starts, progress):
+        """Sequences of like length together, each moved to the front and back again.
+
+        Positions count from the first real token, so that a sequence may stand anywhere.
+        """
+        all_masks, parts = self._mask[:], self._parts
+        num_tokens = all_masks.shape[-1]
+        ids, mask = (
+            np.asarray(self._inputs[:]).reshape(-1, num_tokens),
+            all_masks.reshape(-1, num_tokens),
+        )
+        starts, lengths = starts.ravel(), mask.sum(-1)
+        # Examples are given back whole: all their parts are as long as the longest.
+        longest = np.repeat(np.maximum(lengths, 1).reshape(-1, parts).max(-1), parts)
+        done = 0
+        for shorter, length in itertools.pairwise([0, *length_groups(longest, num_tokens)]):
+            rows = np.flatnonzero((longest > shorter) & (longest <= length))
+            columns = np.minimum(starts[rows, None] + np.arange(length), num_tokens - 1)
+            real = np.arange(length) < lengths[rows, None]
+            front = np.where(real, np.take_along_axis(ids[rows], columns, 1), 0)
+
+            def fetch(start, stop, front=front, real=real):
+                return {"inputs": front[start:stop], "mask": real[start:stop]}
+
+            for tokens in self._sequence_mapper.batches(self._backbone.params, fetch, len(rows)):
+                now, rows = np.split(rows, [len(tokens.states)])
+                real_now, real = np.split(real, [len(now)])
+                values = np.asarray(tokens.states)
+                states = np.zeros((len(now), num_tokens, values.shape[-1]), values.dtype)
+                states[mask[now]] = values[real_now]
+                positions = now[::parts] // parts
+                masks = all_masks[positions]
+                done += len(positions)
+                progress("features", done, self.num_examples)
+                yield positions, HostStates(states.reshape(*masks.shape, -1), masks)
+
+
+def length_groups(lengths: Int[np.ndarray, " num"], num_tokens: int) -> list[int]:
+    """Lengths to which sequences are padded, so that little is computed on padding.
+
+    Args:
+        lengths: Length of each sequence.
+        num_tokens: Length that all are padded to otherwise.
+
+    Returns:
+        Ascending lengths, the last ``num_tokens``'s or that of the longest; a sequence is padded to the
+        first that is not below its own. There are at most four, and each saves as many tokens as
+        it takes to pay for compiling one more program.
+
+    Example:
+        >>> length_groups(np.repeat([5, 30], 5_000), 32)
+        [8, 32]
+    """
+    rounded = np.minimum(-(-np.maximum(lengths, 1) // _LENGTH_STEP) * _LENGTH_STEP, num_tokens)
+    candidates, counts = np.unique(rounded, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    last = len(candidates) - 1
+    # best[j]: least tokens, and the groups, of all sequences up to candidate j; one more group a turn.
+    best = [(before[j + 1] * candidates[j], [int(candidates[j])]) for j in range(last + 1)]
+    chosen = best[last]
+    for _ in range(_MOST_LENGTHS - 1):
+        best = [
+            min(
+                [best[j]]
+                + [
+                    (
+                        best[i][0] + (before[j + 1] - before[i + 1]) * candidates[j],
+                        [*best[i][1], int(candidates[j])],
+                    )
+                    for i in range(j)
+                ]
+            )
+            for j in range(last + 1)
+        ]
+        if chosen[0] - best[last][0] < _LEAST_SAVING:
+            break
+        chosen = best[last]
+    return chosen[1]
+
+
+def count_tokens(mask: Bool[np.ndarray, "*batch n"]) -> tuple[int, int]:
+    """Fewest and most real tokens of a sequence; one without any counts as one."""
+    lengths = np.maximum(np.asarray(mask).sum(axis=-1), 1)
+    return int(lengths.min()), int(lengths.max())
+
+
+def _contiguous(mask) -> np.ndarray | None:
+    """Where each row's real tokens start, if they stand side by side in every row."""
+    mask = np.asarray(mask)
+    starts = np.argmax(mask, axis=-1)
+    offsets = np.arange(mask.shape[-1]) - starts[..., None]
+    whole = (offsets >= 0) & (offsets < mask.sum(-1, keepdims=True))
+    return starts if (mask == whole).all() else None
+
+
+def _on_host(tokens):
+    mask = None if tokens.mask is None else np.asarray(tokens.mask)
+    return HostStates(np.asarray(tokens.states), mask)
 
 
 class _Rows:
@@ -72,6 +314,7 @@ class _Rows:
         self._array = array
         self._indices = indices
         self.shape = (len(indices), *array.shape[1:])
+        self.dtype = getattr(array, "dtype", None)
 
     def __len__(self):
         return len(self._indices)
@@ -84,7 +327,7 @@ def _prepare_texts(backbone, texts, mask):
     if isinstance(texts, _Rows):
         texts = texts[:]
     if np.issubdtype(np.asarray(texts).dtype, np.integer):  # token ids already
-        return texts, mask
+        return np.asarray(texts), None if mask is None else np.asarray(mask[:])
     shape = np.shape(texts)
     ids, mask = map(np.asarray, backbone.prepare(np.ravel(texts).tolist(), mask))
     return ids.reshape(*shape, -1), mask.reshape(*shape, -1)

@@ -8,22 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
 from poolax.pooling import from_config
-from poolax.training.step import (
-    Mapper,
-    Progress,
-    Trainer,
-    epoch_batches,
-    no_progress,
-    put,
-    stack,
-    take,
-)
+from poolax.training.engine import HeadGroup, Protocol, TrainedHeads, train_groups
+from poolax.training.sources import MemorySource, PooledSource
+from poolax.training.step import Progress, no_progress
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -116,29 +108,6 @@ def load_head(directory: epath.PathLike, *, pooler: nn.Module | None = None) -> 
     return Head(pooler=pooler, variables=variables, config=config)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedHeads:
-    """All heads of one structure after training; leading axes (group, run).
-
-    Attributes:
-        variables: Variables on the host.
-        train_loss: Mean loss of each epoch, shape (group, run, epochs).
-        validation_loss: After each epoch, shape (group, run, epochs).
-        validation_metrics: Each metric after the last epoch, shape (group, run).
-        test_metrics: Each metric after the last epoch, shape (group, run).
-        test_scores: Score of each test example, shape (group, run, N, ...).
-        diverged: Whether a loss was not finite, shape (group, run).
-    """
-
-    variables: PyTree
-    train_loss: np.ndarray
-    validation_loss: np.ndarray
-    validation_metrics: Mapping[str, np.ndarray]
-    test_metrics: Mapping[str, np.ndarray]
-    test_scores: np.ndarray
-    diverged: np.ndarray
-
-
 def train_heads(
     module: nn.Module,
     states: Float[np.ndarray, "group N *parts n d"],
@@ -174,97 +143,18 @@ def train_heads(
     Returns:
         The heads with their losses and scores.
     """
-    num_groups = states.shape[0]
-    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
-    trainer = Trainer(_loss_fn(module, task), optimizer)
-    splits = {name: np.asarray(indices) for name, indices in splits.items()}
-    train = splits["train"]
-    data = put(_select(states, mask, targets, train))
-    evaluate = _Evaluation(module, task, states, mask, targets)
-
-    @jax.vmap
-    def initial(learning_rate, seed):
-        params = module.init(jax.random.key(seed), jnp.asarray(states[0, :1]))["params"]
-        state: Any = optimizer.init(params)
-        state.hyperparams["learning_rate"] = learning_rate
-        return params, state
-
-    rates, seeds = (jnp.asarray(column) for column in zip(*runs, strict=True))
-    state = put(stack([initial(rates, seeds)] * num_groups))
-    params = take(state[0])
-    train_loss, validation_loss, validation_scores = [], [], np.zeros(0)
-    for epoch in range(epochs):
-        batches = stack([epoch_batches(seed, epoch, len(train), batch_size) for _, seed in runs])
-        state, losses = trainer.epoch(state, data, batches)
-        train_loss.append(losses)
-        params = take(state[0])
-        loss, validation_scores = evaluate(params, splits["validation"])
-        validation_loss.append(loss)
-        progress(description, epoch + 1, epochs)
-    test_loss, test_scores = evaluate(params, splits["test"])
-    train_loss, validation_loss = np.stack(train_loss, -1), np.stack(validation_loss, -1)
-    finite = np.isfinite(train_loss).all(-1) & np.isfinite(validation_loss).all(-1)
-    return TrainedHeads(
-        variables={"params": params},
-        train_loss=train_loss,
-        validation_loss=validation_loss,
-        validation_metrics=_metrics(task, validation_scores, targets, splits["validation"]),
-        test_metrics=_metrics(task, test_scores, targets, splits["test"]),
-        test_scores=test_scores,
-        diverged=~(finite & np.isfinite(test_loss)),
-    )
-
-
-def _select(states, mask, targets, indices):
-    """What a loss reads, with the group axis in front of every array."""
-    groups = states.shape[0]
-
-    def shared(array):
-        return np.broadcast_to(array[indices], (groups, *array[indices].shape))
-
-    selected = {"targets": jax.tree.map(shared, targets), "states": states[:, indices]}
-    if mask is not None:
-        selected["mask"] = shared(mask)
-    return selected
-
-
-def _metrics(task, scores, targets, indices):
-    """The task's metrics of scores (group, run, N, ...), each of shape (group, run)."""
-    chosen = jax.tree.map(lambda array: array[indices], targets)
-    rows = [[task.metrics(of_run, chosen) for of_run in of_group] for of_group in scores]
-    return {name: np.array([[run[name] for run in row] for row in rows]) for name in rows[0][0]}
-
-
-def _loss_fn(module, task):
-    def loss(params, data, indices, keys):
-        del keys
-        batch = jax.tree.map(lambda leaf: leaf[indices], data)
-        outputs = module.apply({"params": params}, batch["states"], batch.get("mask"))
-        return task.loss(outputs, batch["targets"])
-
-    return loss
-
-
-class _Evaluation:
-    """Mean loss of all heads on some examples, and their scores (group, run, N, ...)."""
-
-    def __init__(self, module, task, states, mask, targets, batch_size=256):
-        def of_head(params, batch):
-            outputs = module.apply({"params": params}, batch["states"], batch.get("mask"))
-            return task.loss(outputs, batch["targets"]), task.score(outputs, batch["targets"])
-
-        def of_all(params, batch):  # params (group, run, ...), batch (group, batch, ...)
-            of_runs = jax.vmap(of_head, in_axes=(0, None))
-            per_example = jax.vmap(of_runs)(
-                params, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), batch)
-            )
-            return jax.tree.map(lambda a: jnp.moveaxis(a, 2, 0), per_example)
-
-        self._states, self._mask, self._targets = states, mask, targets
-        self._mapper = Mapper(of_all, batch_size)
-
-    def __call__(self, params, indices):
-        selected = _select(self._states, self._mask, self._targets, indices)
-        by_example = jax.tree.map(lambda a: np.swapaxes(a, 0, 1), selected)
-        losses, scores = self._mapper(params, by_example)
-        return losses.mean(axis=0), np.moveaxis(scores, 0, 2)
+    if len(states) == 1:
+        source = MemorySource(states[0], mask)
+    elif states.shape[-2] == 1 and mask is None:
+        source = PooledSource(np.swapaxes(states[..., 0, :], 0, 1))
+    else:
+        raise ValueError(
+            f"states: expected one group, or groups of one token without a mask, got {states.shape}"
+        )
+    group = HeadGroup(module, tuple(runs), num_groups=len(states))
+    protocol = Protocol(epochs, batch_size)
+    [heads] = train_groups(
+        source, [group], targets, task, protocol,
+        splits=splits, progress=progress, description=description,
+    )  # fmt: skip
+    return heads

@@ -1,11 +1,11 @@
-"""Data parallelism over local devices: the only module that knows ``pmap``.
+"""Runs and batches over devices: the only module that knows ``pmap``.
 
-Everything here takes pure functions and host arrays, and gives host arrays or replicated state back.
+Everything here takes pure functions and host arrays, and gives host arrays or placed state back.
 A batch that the devices do not divide is padded; padding carries weight zero.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from poolax._checks import check_count
+from poolax._checks import check_choice, check_count
 from poolax._progress import Progress as Progress
 from poolax._progress import no_progress as no_progress
 from poolax.data._order import epoch_order, epoch_step_keys, in_batches
@@ -28,12 +28,14 @@ class Batches:
     """A run's batches, in order: which examples, and how much each counts (padding 0).
 
     Attributes:
-        indices: Shape ``(steps, batch)``.
+        indices: Rows of the data that the loss reads, shape ``(steps, batch)``.
+        examples: Which examples those are, shape ``(steps, batch)``; what random keys depend on.
         weights: Shape ``(steps, batch)``.
         keys: One random key (its data) for each step, shape ``(steps, 2)``.
     """
 
     indices: Array | np.ndarray
+    examples: Array | np.ndarray
     weights: Array | np.ndarray
     keys: Array | np.ndarray
 
@@ -45,7 +47,8 @@ def epoch_batches(seed: int, epoch: int, num_examples: int, batch_size: int) -> 
     uninterrupted one would have seen.
     """
     indices, weights = in_batches(epoch_order(seed, epoch, num_examples), batch_size)
-    return Batches(indices=indices, weights=weights, keys=epoch_step_keys(seed, epoch, len(indices)))
+    keys = epoch_step_keys(seed, epoch, len(indices))
+    return Batches(indices=indices, examples=indices, weights=weights, keys=keys)
 
 
 def stack(trees: list[PyTree]) -> PyTree:
@@ -53,111 +56,281 @@ def stack(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
+@struct.dataclass
+class TrainState:
+    """Runs of one structure; every leaf has leading axes (group, run).
+
+    Attributes:
+        params: Parameters.
+        opt_state: State of the optimizer.
+        step: Steps taken.
+        diverged_step: Step whose loss or gradient was not finite, after which a run stands still; -1
+            while there is none.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    step: Int[Array, "*runs"]
+    diverged_step: Int[Array, "*runs"]
+
+
+@struct.dataclass
+class Sums:
+    """What a stretch of steps adds up to, so that several add up to an epoch; (group, run) each.
+
+    Attributes:
+        loss: Sum of the losses of all examples.
+        examples: Number of examples.
+        gradient_norm: Sum of the norms of all steps' gradients.
+        steps: Number of steps.
+    """
+
+    loss: Array | np.ndarray
+    examples: Array | np.ndarray
+    gradient_norm: Array | np.ndarray
+    steps: Array | np.ndarray
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Sums of both stretches."""
+        return jax.tree.map(np.add, self, other)
+
+    @property
+    def mean_loss(self) -> np.ndarray:
+        """Mean loss of an example."""
+        return np.asarray(self.loss) / np.asarray(self.examples)
+
+    @property
+    def mean_gradient_norm(self) -> np.ndarray:
+        """Mean norm of a step's gradient."""
+        return np.asarray(self.gradient_norm) / np.asarray(self.steps)
+
+
 class Trainer:
-    """Trains many runs of one structure at once: runs vmapped, batches split over devices.
+    """Trains many runs of one structure at once, vmapped, over all devices.
 
     Attributes:
         loss_fn: ``(params, data, indices, keys) -> (batch,)``, the loss of each example with a random
-            key for each; ``data`` is what the runs of a group share.
+            key for each.
         optimizer: Optax transformation; one state for each run.
+        own: Names of the arrays in ``data`` that each group has of its own, with a leading group axis;
+            the others are shared.
+        shard: What is split over the devices: the ``"batch"`` of every step, which takes a sum over
+            devices, or the ``"heads"``, whole runs, which takes none.
     """
 
     def __init__(
         self,
         loss_fn: Callable[[PyTree, PyTree, Array, Array], Float[Array, " batch"]],
         optimizer: optax.GradientTransformation,
+        *,
+        own: Collection[str] = (),
+        shard: str = "batch",
     ):
+        check_choice("shard", shard, ("batch", "heads"))
         self.loss_fn = loss_fn
         self.optimizer = optimizer
-        # (group, run, ...) state; data differs by group, batches by run and group.
-        runs = jax.vmap(self._epoch, in_axes=(0, None, 0))
-        groups = jax.vmap(runs, in_axes=(0, 0, None))
-        self._pmapped = jax.pmap(groups, axis_name=_AXIS, donate_argnums=0)
+        self.own = own
+        self.shard = shard
+        self._pmapped = jax.pmap(self._all_runs, axis_name=_AXIS, donate_argnums=0)
 
-    def _epoch(self, state, data, batches):
+    def _all_runs(self, state, data, batches):
+        of_group = {name: 0 if name in self.own else None for name in data}
+        runs = jax.vmap(self._one_run, in_axes=(0, None, 0))
+        return jax.vmap(runs, in_axes=(0, of_group, None))(state, data, batches)
+
+    def _one_run(self, state, data, batches):
         def step(state, batch):
-            params, opt_state = state
-
             def total_loss(params):
                 # A key for each example, so that the number of devices changes nothing.
                 key = jax.random.wrap_key_data(batch.keys)
-                keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.indices)
+                keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.examples)
                 losses = self.loss_fn(params, data, batch.indices, keys)
                 return jnp.sum(losses * batch.weights)
 
-            loss, gradient = jax.value_and_grad(total_loss)(params)
-            sums = jax.lax.psum((loss, gradient, jnp.sum(batch.weights)), _AXIS)
-            loss, gradient = jax.tree.map(lambda leaf: leaf / sums[2], sums[:2])
-            updates, opt_state = self.optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), (loss, sums[2])
+            loss, gradient = jax.value_and_grad(total_loss)(state.params)
+            loss, gradient, count = self._sum((loss, gradient, jnp.sum(batch.weights)))
+            is_real = count > 0  # a step without examples fills up a stretch of steps
+            gradient = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradient)
+            norm = optax.tree.norm(gradient)
+            is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            moved = (optax.apply_updates(state.params, updates), opt_state)
+            goes_on = is_real & is_finite & (state.diverged_step < 0)
+            kept = jax.tree.map(
+                functools.partial(jnp.where, goes_on), moved, (state.params, state.opt_state)
+            )
+            fails = is_real & ~is_finite & (state.diverged_step < 0)
+            new = TrainState(
+                params=kept[0],
+                opt_state=kept[1],
+                step=state.step + is_real,
+                diverged_step=jnp.where(fails, state.step, state.diverged_step),
+            )
+            return new, Sums(loss, count, jnp.where(is_real, norm, 0), is_real.astype(norm.dtype))
 
-        state, (losses, counts) = jax.lax.scan(step, state, batches)
-        return state, jnp.sum(losses * counts) / jnp.sum(counts)
+        state, sums = jax.lax.scan(step, state, batches)
+        return state, jax.tree.map(jnp.sum, sums)
 
-    def epoch(self, state: PyTree, data: PyTree, batches: Batches) -> tuple[PyTree, np.ndarray]:
-        """One epoch of all runs.
+    def _sum(self, tree):
+        return jax.lax.psum(tree, _AXIS) if self.shard == "batch" else tree
+
+    def init(self, params: PyTree, num_groups: int = 1, **hyperparams: Any) -> TrainState:
+        """The state before the first step, on the devices.
 
         Args:
-            state: ``(params, opt_state)`` with leading axes (group, run), replicated on the devices
-                by :func:`put`; donated.
-            data: What the loss reads, with a leading group axis, replicated by :func:`put`.
+            params: With a leading run axis.
+            num_groups: Number of groups that start from them.
+            hyperparams: Of ``optax.inject_hyperparams``, with a leading run axis.
+        """
+        opt_state: Any = jax.vmap(self.optimizer.init)(params)
+        if hyperparams:
+            opt_state.hyperparams.update(hyperparams)
+        zeros = jnp.zeros(len(jax.tree.leaves(params)[0]), jnp.int32)
+        return self.put(stack([TrainState(params, opt_state, zeros, zeros - 1)] * num_groups))
+
+    def put(self, state: TrainState) -> TrainState:
+        """Place a state, with leading axes (group, run), on the devices."""
+        return _put_runs(state) if self.shard == "heads" else put(state)
+
+    def take(self, tree: PyTree, num_runs: int) -> PyTree:
+        """A state, or a part of it, on the host again."""
+        return _take_runs(tree, num_runs) if self.shard == "heads" else take(tree)
+
+    def steps(
+        self, state: TrainState, data: Mapping[str, PyTree], batches: Batches
+    ) -> tuple[TrainState, Sums]:
+        """Steps of all runs in one compiled loop: an epoch, or a stretch of one.
+
+        Args:
+            state: As :meth:`init` gives it; donated.
+            data: What the loss reads, replicated by :func:`put`.
             batches: With a leading run axis.
 
         Returns:
-            The new state, and each run's mean loss, shape (group, run).
+            The new state, and the sums of these steps.
         """
-        devices = jax.local_device_count()
-        state, losses = self._pmapped(state, data, _split_batches(batches, devices))
-        return state, np.asarray(jax.device_get(losses)[0])
+        num_runs = len(batches.weights)
+        split = _split_runs(batches) if self.shard == "heads" else _split_batches(batches)
+        state, sums = self._pmapped(state, data, split)
+        return state, self.take(sums, num_runs)
 
 
-def _split_batches(batches, devices):
-    """(run, steps, batch) to (device, run, steps, batch / devices), padded with weight zero."""
+def _split_batches(batches):
+    """(run, steps, batch) to (local device, run, steps, batch / devices), padded with weight zero."""
+    devices = jax.device_count()
 
-    def split(array, fill):
+    def split(array):
         padding = -array.shape[-1] % devices
-        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, padding)], constant_values=fill)
-        return np.stack(np.split(array, devices, axis=-1))
+        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, padding)])
+        return np.stack(np.split(array, devices, axis=-1))[_own_devices()]
 
-    keys = np.broadcast_to(batches.keys, (devices, *batches.keys.shape))
-    return Batches(indices=split(batches.indices, 0), weights=split(batches.weights, 0), keys=keys)
+    keys = np.broadcast_to(batches.keys, (jax.local_device_count(), *batches.keys.shape))
+    return Batches(split(batches.indices), split(batches.examples), split(batches.weights), keys)
+
+
+def _split_runs(tree, axis=0):
+    """Split a run axis over the local devices; the last runs are repeated to fill up."""
+
+    def split(array):
+        array = np.moveaxis(np.asarray(array), axis, 0)
+        padding = -len(array) % jax.device_count()
+        array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
+        parts = np.stack(np.split(array, jax.device_count()))[_own_devices()]
+        return np.moveaxis(parts, 1, axis + 1)
+
+    return jax.tree.map(split, tree)
+
+
+def _own_devices():
+    first = jax.process_index() * jax.local_device_count()
+    return slice(first, first + jax.local_device_count())
+
+
+def _put_runs(tree):
+    return jax.tree.map(_place, _split_runs(tree, axis=1))
+
+
+def _take_runs(tree, num_runs):
+    def join(leaf):
+        # (device, group, run / device, ...) to (group, run, ...)
+        joined = np.concatenate(list(leaf), axis=1)
+        return joined[:, :num_runs]
+
+    local = jax.tree.map(_local_parts, tree)
+    return jax.tree.map(join, _gather(local))
 
 
 def put(tree: PyTree) -> PyTree:
-    """Replicate a tree of arrays on the local devices, placed as ``pmap`` places its results.
+    """Replicate a tree of arrays on the devices, placed as ``pmap`` places its results.
 
     Any other placement would compile every step twice: for the first call and for all others.
     """
-    devices = jax.local_devices()
-    mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
 
     def replicate(leaf):
         leaf = np.asarray(leaf)
-        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
+        return _place(np.broadcast_to(leaf, (jax.local_device_count(), *leaf.shape)))
 
     return jax.tree.map(replicate, tree)
 
 
+def _place(local):
+    """Place an array with a leading axis of the local devices."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (_AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
+    if jax.process_count() == 1:
+        return jax.device_put(local, sharding)
+    return jax.make_array_from_process_local_data(sharding, local)
+
+
 def take(tree: PyTree) -> PyTree:
     """One copy of a replicated tree, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[0]), jax.device_get(tree))
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)[0]), tree)
+
+
+def _local_parts(leaf):
+    """The parts on the local devices, in the order of the devices."""
+    shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _gather(tree):
+    """Leading axes of all processes, joined in their order."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    gathered = multihost_utils.process_allgather(tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), gathered)
 
 
 class Mapper:
-    """Maps a function over examples in batches, split over the local devices.
+    """Maps a function over examples in batches, split over all devices.
 
     Attributes:
         fn: ``(shared, batch) -> tree`` with the batch's leading axis on every leaf.
-        batch_size: Examples at a time over all devices; rounded up to a multiple of them.
+        batch_size: Examples at a time over the local devices; rounded up to a multiple of them.
+        mesh: Mesh over which ``shared`` is split already, where it is too large for one device; every
+            batch is then on all of its devices.
     """
 
-    def __init__(self, fn: Callable[[PyTree, PyTree], PyTree], batch_size: int):
+    def __init__(
+        self,
+        fn: Callable[[PyTree, PyTree], PyTree],
+        batch_size: int,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
         check_count("batch_size", batch_size)
-        devices = jax.local_device_count()
+        self._mesh = mesh
+        devices = jax.local_device_count() if mesh is None else 1
         self.per_device = -(-batch_size // devices)
         self.batch_size = self.per_device * devices
-        self._pmapped = jax.pmap(fn, axis_name=_AXIS)
+        if mesh is None:
+            self._mapped = jax.pmap(fn, axis_name=_AXIS, devices=jax.local_devices())
+        else:
+            compiled = jax.jit(fn)
+            self._mapped = lambda shared, batch: jax.tree.map(
+                lambda leaf: leaf[None], compiled(shared, jax.tree.map(lambda leaf: leaf[0], batch))
+            )
 
     def __call__(
         self,
@@ -166,25 +339,82 @@ class Mapper:
         progress: Progress = no_progress,
         description: str = "map",
     ) -> Any:
-        """Map over the leading axis of all ``arrays``; the last batch is padded and cut again."""
+        """Map over the leading axis of all ``arrays``."""
         num_examples = jax.tree.leaves(arrays)[0].shape[0]
-        shared = put(shared)
-        pieces = []
-        for start in range(0, num_examples, self.batch_size):
-            stop = min(start + self.batch_size, num_examples)
-            batch = jax.tree.map(functools.partial(self._split, start=start, stop=stop), arrays)
-            out = jax.device_get(self._pmapped(shared, batch))
-            pieces.append(jax.tree.map(functools.partial(_join, count=stop - start), out))
-            progress(description, stop, num_examples)
+
+        def fetch(start, stop):
+            return jax.tree.map(lambda array: np.asarray(array[start:stop]), arrays)
+
+        pieces = list(self.batches(shared, fetch, num_examples, progress, description))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
-    def _split(self, array, *, start, stop):
-        piece = np.asarray(array[start:stop])
+    def batches(
+        self,
+        shared: PyTree,
+        fetch: Callable[[int, int], PyTree],
+        num_examples: int,
+        progress: Progress = no_progress,
+        description: str = "map",
+    ) -> Iterator[PyTree]:
+        """Results in order, as they come; each batch is begun before the one before it is read.
+
+        The last batch is padded and cut again. Several processes take turns, and each has all results.
+
+        Args:
+            shared: What all batches share.
+            fetch: From the first example of a batch and the one after its last to its arrays.
+            num_examples: Number of examples.
+            progress: Called with a description, the number done and the total.
+            description: For ``progress``.
+
+        Yields:
+            Results of the next examples, on the host.
+        """
+        shared = shared if self._mesh is not None else _replicate_locally(shared)
+        stride = self.batch_size * jax.process_count()
+        begun = None
+        for first in range(0, num_examples, stride):
+            start = min(first + jax.process_index() * self.batch_size, num_examples - 1)
+            batch = fetch(start, min(start + self.batch_size, num_examples))
+            result = self._mapped(shared, jax.tree.map(self._split, batch))
+            if begun is not None:
+                yield self._finish(*begun, num_examples, progress, description)
+            begun = (result, first)
+        if begun is not None:
+            yield self._finish(*begun, num_examples, progress, description)
+
+    def _finish(self, result, first, num_examples, progress, description):
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(result))
+        rows = _gather(rows)
+        stop = min(first + self.batch_size * jax.process_count(), num_examples)
+        progress(description, stop, num_examples)
+        return jax.tree.map(lambda leaf: leaf[: stop - first], rows)
+
+    def _split(self, piece):
         padding = [(0, self.batch_size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
         # Repeating a real example keeps padding free of values that no example has.
         piece = np.pad(piece, padding, mode="edge")
         return piece.reshape(-1, self.per_device, *piece.shape[1:])
 
 
-def _join(array, *, count):
-    return array.reshape(-1, *array.shape[2:])[:count]
+def _replicate_locally(tree):
+    """Replicate on the devices of this process, which maps batches of its own."""
+    local = jax.local_devices()
+    mesh = jax.sharding.Mesh(np.asarray(local), (_AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
+
+    def replicate(leaf):
+        leaf = np.asarray(leaf)
+        return jax.device_put(np.broadcast_to(leaf, (len(local), *leaf.shape)), sharding)
+
+    return jax.tree.map(replicate, tree)
+
+
+def mesh_of(tree: PyTree) -> jax.sharding.Mesh | None:
+    """The mesh over which an array of a tree is split; ``None`` if each is whole on one device."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, jax.sharding.NamedSharding) and not sharding.is_fully_replicated:
+            mesh = sharding.mesh
+            return mesh if isinstance(mesh, jax.sharding.Mesh) else None
+    return None

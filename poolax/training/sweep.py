@@ -5,32 +5,35 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
 
-from poolax._checkpoint import save_checkpoint
 from poolax._checks import (
     check_choice,
-    check_count,
     check_instance,
-    check_number,
     check_tokens,
 )
-from poolax._paths import absolute_path
 from poolax.backbones import Backbone, SeriesPreprocess
-from poolax.pooling import AveragePool, FirstPool, Pooler, from_name, to_config
-from poolax.training.features import extract_states
-from poolax.training.heads import head_module, train_heads
-from poolax.training.records import Records, digest, environment, fingerprint
-from poolax.training.step import Mapper, Progress, no_progress
+from poolax.pooling import FirstPool, Pooler, from_name
+from poolax.training.features import FeaturePass
+from poolax.training.plan import Limits, SweepPlan, pool_features, prefix_of
+from poolax.training.records import Records, fingerprint
+from poolax.training.sources import (
+    MODES,
+    MemorySource,
+    StreamedSource,
+    check_finite_states,
+    choose_mode,
+    memory_source,
+)
+from poolax.training.step import Progress, no_progress
+from poolax.training.store import open_store
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
 PoolerLike = str | Pooler | TokenHead
-_RECORDS = "records.jsonl"
 
 
 def sweep(
@@ -44,9 +47,12 @@ def sweep(
     batch_size: int = 32,
     learning_rates: Sequence[float] = (1e-3,),
     features: str = "auto",
+    feature_dir: epath.PathLike | None = None,
+    feature_dtype: str = "float32",
     include_prefix: bool = True,
     out: epath.PathLike | None = None,
     resume: bool = True,
+    limits: Limits | None = None,
     progress: Progress = no_progress,
 ) -> Records:
     """Compare poolers on a frozen backbone: one pass over the data, then all heads on its states.
@@ -63,10 +69,17 @@ def sweep(
         epochs: Passes over the training split.
         batch_size: Examples a step.
         learning_rates: Learning rates to try; choose by ``validation``.
-        features: Where token states are kept: ``"memory"``, which ``"auto"`` takes.
+        features: Where token states are: in ``"memory"``, on ``"disk"``, or nowhere: ``"stream"`` runs
+            the backbone in every epoch, once for all heads, which then share one order of batches.
+            ``"auto"`` takes the first for which there is room. Fixed poolers need no token states, and
+            where there are no others, none are kept.
+        feature_dir: Local folder of token states on disk, for this sweep and others; ``None`` takes
+            ``out / "features"``.
+        feature_dtype: ``"float32"`` or ``"bfloat16"``, in which states are kept on disk.
         include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
+        limits: Memory, devices, checkpoints.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -75,6 +88,7 @@ def sweep(
     Raises:
         ValueError: for an unknown pooler or option, numbers out of range, or targets that do not fit
             the task.
+        PreemptedError: if asked to stop; what is saved is taken over by the same call.
 
     Example:
         >>> import jax
@@ -90,42 +104,65 @@ def sweep(
         [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
     check_instance("backbone", backbone, Backbone, "a Backbone")
-    check_choice("features", features, ("auto", "memory"))
+    check_choice("features", features, ("auto", *MODES))
+    check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
     named = {
         label: _summary_pooler(pooler, backbone.summary_token)
         for label, pooler in _label(poolers).items()
     }
-    source = {
+    limits = limits or Limits()
+    backbone_fingerprint = fingerprint(
+        backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
+    )
+    identity = {
         "dataset": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "backbone": type(backbone).__name__,
         "backbone_config": _plain(backbone.config),
-        "backbone_fingerprint": fingerprint(
-            backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
-        ),
+        "backbone_fingerprint": backbone_fingerprint,
         "preprocess": _describe_preprocess(backbone.preprocess, dataset.inputs),
         "include_prefix": include_prefix,
     }
-    plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
-    task.check_targets(dataset.targets)
-    _check_splits(dataset.splits, len(dataset.inputs))
-    if not plan.pending():
-        return plan.records()
-    # Words about the data, of which its fingerprint and the identity of a head know nothing.
-    plan.extra |= {"data_source": dataset.source, "data_notes": list(dataset.notes)}
-    started = time.perf_counter()
     # States are what costs: of a small subset of many examples, its own alone.
+    _check_splits(dataset.splits, len(dataset.inputs))
     used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
     splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
-    tokens = extract_states(backbone, dataset.inputs, dataset.mask, indices=used, progress=progress)
-    plan.extra["features_wall_s"] = round(time.perf_counter() - started, 3)
-    _check_states(tokens.states, tokens.mask, task)
-    # A token head stands for patches alone, whatever enters the poolers.
+    passed = FeaturePass(backbone, dataset.inputs, dataset.mask, indices=used)
+    directory = feature_dir or (None if out is None else epath.Path(out) / "features")
+    mode = choose_mode(features, passed.shape, budget=limits.budget, directory=directory)
+    identity |= {
+        "features": "stream" if mode == "stream" else "kept",
+        "feature_dtype": feature_dtype if mode == "disk" else "float32",
+    }
+    plan = SweepPlan(
+        task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume, limits
+    )
+    task.check_targets(dataset.targets)
+    if not plan.pending():
+        return plan.records()
+    _check_shape(passed.shape, task)
     prefixes = {
-        label: tokens.num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
+        label: prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix)
         for label, pooler in named.items()
     }
-    plan.run(tokens.states, tokens.mask, _rows(dataset.targets, used), splits, prefixes, progress)
+    started = time.perf_counter()
+    pooled, source = None, StreamedSource(passed)
+    if mode != "stream" and not plan.needs_tokens(passed.shape):
+        pooled = pool_features(plan.fixed(passed.shape), prefixes, passed, progress)
+    elif mode == "disk":
+        assert directory is not None  # without one there is no such mode
+        key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
+        source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
+    elif mode == "memory":
+        source = memory_source(passed, progress)
+    # Words about the data, of which its fingerprint and the identity of a head know nothing.
+    plan.extra |= {
+        "data_source": dataset.source,
+        "data_notes": list(dataset.notes),
+        "features_wall_s": round(time.perf_counter() - started, 3),
+    }
+    targets = jax.tree.map(lambda array: array[used], dataset.targets)
+    plan.run(source, targets, splits, prefixes, progress, pooled)
     return plan.records()
 
 
@@ -143,6 +180,7 @@ def sweep_states(
     learning_rates: Sequence[float] = (1e-3,),
     out: epath.PathLike | None = None,
     resume: bool = True,
+    limits: Limits | None = None,
     progress: Progress = no_progress,
 ) -> Records:
     """Compare poolers on token states of any model.
@@ -161,6 +199,7 @@ def sweep_states(
         learning_rates: Learning rates to try; choose by ``validation``.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
+        limits: Memory, devices, checkpoints.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -169,6 +208,7 @@ def sweep_states(
     Raises:
         ValueError: for an unknown pooler, numbers out of range, shapes that do not fit, or targets
             that do not fit the task.
+        PreemptedError: if asked to stop; what is saved is taken over by the same call.
 
     Example:
         >>> import numpy as np
@@ -200,172 +240,18 @@ def sweep_states(
                 f"mask: expected bool{list(states.shape[:-1])}, got {mask.dtype}{list(mask.shape)}"
             )
         states = np.where(mask[..., None], states, np.zeros((), states.dtype))
-    _check_states(states, mask, task)
+    _check_shape(states.shape, task)
+    check_finite_states(states, mask)
     named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
     _check_splits(splits, len(states))
-    source = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
-    plan = _Plan(task, named, seeds, epochs, batch_size, learning_rates, source, out, resume)
+    identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
+    plan = SweepPlan(
+        task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume,
+        limits or Limits(),
+    )  # fmt: skip
     if plan.pending():
-        plan.run(states, mask, targets, splits, dict.fromkeys(named, 0), progress)
+        plan.run(MemorySource(states, mask), targets, splits, dict.fromkeys(named, 0), progress)
     return plan.records()
-
-
-class _Plan:
-    """Which heads there are, which of them are finished, and how the others are trained."""
-
-    def __init__(self, task, poolers, seeds, epochs, batch_size, learning_rates, source, out, resume):
-        check_count("epochs", epochs)
-        check_count("batch_size", batch_size)
-        if isinstance(seeds, (int, np.integer)):
-            check_count("seeds", seeds)
-            seeds = range(seeds)
-        for learning_rate in learning_rates:
-            check_number("learning_rates", learning_rate, above=0.0)
-        self.task, self.poolers, self.epochs, self.batch_size = task, poolers, epochs, batch_size
-        self.runs = [(float(rate), int(seed)) for rate in learning_rates for seed in seeds]
-        if not self.runs:
-            raise ValueError("seeds, learning_rates: expected at least one of each, got none")
-        self.source = source
-        self.extra = {}
-        self.out = None if out is None else absolute_path(out)
-        self.finished = {}
-        identity = {
-            "task": task.name,
-            "task_options": _task_options(task),
-            "num_outputs": task.num_outputs,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "source": dict(source),
-        }
-        self.ids = {
-            (label, run): digest({**identity, "label": label, "pooler": _describe(pooler), "run": run})
-            for label, pooler in poolers.items()
-            for run in self.runs
-        }
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-            if resume:
-                known = {row["id"]: row for row in Records.read(self.out / _RECORDS) if "id" in row}
-                self.finished = {key: known[i] for key, i in self.ids.items() if i in known}
-
-    def pending(self):
-        return [key for key in self.ids if key not in self.finished]
-
-    def records(self):
-        return Records(self.finished[key] for key in self.ids)
-
-    def run(self, states, mask, targets, splits, prefixes, progress):
-        missing = {
-            label: tuple(run for run in self.runs if (label, run) not in self.finished)
-            for label in self.poolers
-        }
-        tokens = {
-            label: _tokens(pooler, states, mask, prefixes[label])
-            for label, pooler in self.poolers.items()
-        }
-        fixed = [label for label, p in self.poolers.items() if _is_fixed(p, tokens[label][0])]
-        # What a fixed pooler needs is d numbers an example, and such heads share one structure.
-        for runs in dict.fromkeys(missing[label] for label in fixed if missing[label]):
-            labels = [label for label in fixed if missing[label] == runs]
-            pooled = np.stack([_pool(self.poolers[label], *tokens[label]) for label in labels])
-            pooled = pooled[..., None, :]
-            self._train(labels, runs, AveragePool(), pooled, None, targets, splits, progress)
-        for label, pooler in self.poolers.items():
-            if label not in fixed and missing[label]:
-                own, own_mask = tokens[label]
-                self._train(
-                    [label], missing[label], pooler, own[None], own_mask, targets, splits, progress
-                )
-
-    def _train(self, labels, runs, pooler, states, mask, targets, splits, progress):
-        started = time.perf_counter()
-        heads = train_heads(
-            head_module(pooler, self.task.num_outputs),
-            states,
-            mask,
-            targets,
-            self.task,
-            splits=splits,
-            runs=runs,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            progress=progress,
-            description=", ".join(labels),
-        )
-        wall_s = round(time.perf_counter() - started, 3)
-        train, test = (_rows(targets, splits[name]) for name in ("train", "test"))
-        baseline = self.task.baseline(train, test)
-        metric = self.task.metric
-        rows = {}
-        for group, label in enumerate(labels):
-            for index, run in enumerate(runs):
-                place = (group, index)
-                rows[label, run] = {
-                    "kind": "head",
-                    "id": self.ids[label, run],
-                    "task": self.task.name,
-                    "task_options": _task_options(self.task),
-                    "metric": self.task.metric,
-                    "higher_is_better": self.task.higher_is_better,
-                    "pooler": label,
-                    "resolved": _describe(self.poolers[label]),
-                    "learning_rate": run[0],
-                    "seed": run[1],
-                    "epochs": self.epochs,
-                    "batch_size": self.batch_size,
-                    "validation": float(heads.validation_metrics[metric][place]),
-                    "test": float(heads.test_metrics[metric][place]),
-                    "test_metrics": {
-                        name: float(value[place]) for name, value in heads.test_metrics.items()
-                    },
-                    "baseline": baseline,
-                    "train_loss": heads.train_loss[place].tolist(),
-                    "validation_loss": heads.validation_loss[place].tolist(),
-                    "diverged": bool(heads.diverged[place]),
-                    "heads_trained_together": len(labels) * len(runs),
-                    "wall_s": wall_s,
-                    **self.source,
-                    **self.extra,
-                    **environment(),
-                }
-                variables = jax.tree.map(lambda leaf, at=place: leaf[at], heads.variables)
-                self._save(label, run, rows[label, run], variables)
-        self.finished |= rows
-        if self.out is not None:
-            Records(rows.values()).write_to(self.out / _RECORDS)
-
-    def _save(self, label, run, row, variables):
-        if self.out is None:
-            return
-        directory = head_directory(self.out, row)
-        # A head that is there without a record was left behind by an interrupted run.
-        if directory.exists():
-            directory.rmtree()
-        config = {
-            "pooler": _config_or_none(self.poolers[label]),
-            "num_outputs": self.task.num_outputs,
-            "task": self.task.name,
-            "learning_rate": run[0],
-            "seed": run[1],
-            "epochs": self.epochs,
-            **self.source,
-        }
-        save_checkpoint(directory, self.epochs, variables, metadata=config)
-
-
-def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path:
-    """Where a sweep keeps the checkpoint of a head.
-
-    Args:
-        out: The sweep's folder.
-        record: The head's record.
-
-    Returns:
-        The directory that :func:`load_head` takes.
-    """
-    # The record's id keeps heads of other configurations apart.
-    name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
-    return epath.Path(out) / "heads" / record["task"] / record["pooler"] / name
 
 
 def _check_splits(splits, num_examples):
@@ -380,24 +266,13 @@ def _check_splits(splits, num_examples):
             )
 
 
-def _rows(targets, indices):
-    return jax.tree.map(lambda array: array[indices], targets)
-
-
-def _check_states(states, mask, task):
+def _check_shape(shape, task):
     parts = () if task.num_parts == 1 else (task.num_parts,)
-    if np.ndim(states) != 3 + len(parts) or np.shape(states)[1:-2] != parts:
+    if len(shape) != 3 + len(parts) or shape[1:-2] != parts:
         axes = f"(N, {task.num_parts}, n, d)" if parts else "(N, n, d)"
         raise ValueError(
-            f"states: expected shape {axes} for {task.name}, got {np.shape(states)}"
+            f"states: expected shape {axes} for {task.name}, got {shape}"
             + ("" if parts else "; channels are samples of their own, each with its target")
-        )
-    finite = np.isfinite(states).all(axis=-1)
-    if mask is not None:
-        finite = finite | ~mask
-    if not finite.all():
-        raise ValueError(
-            f"states: expected finite values at real tokens, got {np.sum(~finite)} tokens that are not"
         )
 
 
@@ -424,53 +299,11 @@ def _summary_pooler(pooler, summary_token):
     return FirstPool() if pooler == "last" and summary_token == "first" else _as_module(pooler)
 
 
-def _tokens(pooler, states, mask, num_prefix):
-    if num_prefix == 0 or isinstance(pooler, FirstPool):
-        return states, mask
-    if mask is None:
-        return states[..., num_prefix:, :], None
-    # The first real tokens, which padding on the left puts anywhere.
-    return states, mask & (np.cumsum(mask, axis=-1) > num_prefix)
-
-
-def _is_fixed(pooler, states):
-    example = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
-    variables = jax.eval_shape(pooler.init, jax.random.key(0), example)
-    return not jax.tree.leaves(variables)
-
-
-def _pool(pooler, states, mask):
-    arrays = {"states": states} if mask is None else {"states": states, "mask": mask}
-
-    def pool(_, batch):
-        return pooler.apply({}, batch["states"], batch.get("mask"))
-
-    return Mapper(pool, 1024)((), arrays)
-
-
-def _config_or_none(pooler):
-    if isinstance(pooler, TokenHead):
-        options = {"num_classes": pooler.num_classes, "output_grid": pooler.output_grid}
-        return {"name": TokenHead.__name__, "options": options}
-    try:
-        return to_config(pooler)
-    except ValueError:
-        return None
-
-
-def _describe(pooler: nn.Module):
-    return _config_or_none(pooler) or {"name": type(pooler).__name__, "options": repr(pooler)}
-
-
 def _describe_preprocess(preprocess, inputs):
     """What was done to the inputs; series say whether they were resampled."""
     if isinstance(preprocess, SeriesPreprocess):
         return preprocess.describe(inputs.shape[-1])
     return None if preprocess is None else repr(preprocess)
-
-
-def _task_options(task):
-    return _plain(task) if dataclasses.is_dataclass(task) else {}
 
 
 def _plain(config):

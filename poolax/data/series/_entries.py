@@ -110,6 +110,10 @@ def _ucr(entry: str, name: str, train: int, test: int, sha256: str | None = None
         read=functools.partial(_classification, entry, name),
         options=UCR_OPTIONS,
         downloads=(Download(f"{ZIPS}/{name}.zip", sha256, f"{name}.zip"),),
+        notes=(
+            "its download comes from timeseriesclassification.com, which distributes the sets of the "
+            "archive one by one",
+        ),
         verified=verified,
     )
 

@@ -113,6 +113,7 @@ def read_long(name: str, directory: epath.PathLike) -> Series:
         licence=spec.licence,
         dates=dates,
         notes=_irregular_steps(dates),
+        file=str(path),
     )
 
 

@@ -24,6 +24,8 @@ class Series:
         licence: Licence of the series.
         dates: Time of each step, ``(time,)``; ``None`` where none are given.
         notes: What was decided or found when it was read.
+        file: Where it was read from, for errors: a line of names, then a line for each step; ``None``
+            where it comes from no such file.
 
     Example:
         >>> import numpy as np
@@ -41,6 +43,7 @@ class Series:
     licence: str
     dates: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    file: str | None = None
 
     def __post_init__(self):
         """Refuse parts that do not fit each other, and infinite values."""
@@ -63,8 +66,7 @@ class Series:
         if np.isinf(self.values).any():
             row, column = np.argwhere(np.isinf(self.values))[0]
             raise ValueError(
-                f"values: expected finite numbers in {self.name!r}, got {self.values[row, column]} in "
-                f"row {row}, column {self.names[column]!r}"
+                f"{self._where(row, column)}: expected a finite number, got {self.values[row, column]}"
             )
 
     def statistics(self) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels"]]:
@@ -97,10 +99,16 @@ class Series:
         if len(missing):
             row, column = missing[0]
             raise ValueError(
-                f"values: expected numbers in {self.name!r}, got NaN in row {row}, column "
-                f"{self.names[column]!r} ({len(missing)} in all); missing='drop' leaves out windows "
-                "that touch one, missing='keep' shows it as missing"
+                f"{self._where(row, column)}: expected a number, got NaN ({len(missing)} in all); "
+                "missing='drop' leaves out windows that touch one, missing='keep' shows it as missing"
             )
+
+    def _where(self, row: int, column: int) -> str:
+        """What an error calls a value."""
+        place = f"values of {self.name!r}, row {row}"
+        if self.file is not None:
+            place = f"{self.file}, line {row + 2}"
+        return f"{place}, column {self.names[column]!r}"
 
 
 def ratio_borders(num_steps: int) -> tuple[int, int, int]:

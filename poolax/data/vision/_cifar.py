@@ -17,7 +17,7 @@ from poolax.data.vision._tfds import read_labelled
 
 _SIDE = 32
 _SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_LICENCE = "none stated"
+_LICENCE = "none found"
 
 
 class _Layout(NamedTuple):

@@ -13,7 +13,7 @@ from poolax.data.vision._lists import root_of, rows, whole_number
 from poolax.data.vision._tfds import read_labelled
 
 _SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
-_LICENCE = "none stated"
+_LICENCE = "none found"
 
 
 def read_cub200(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:

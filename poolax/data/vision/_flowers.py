@@ -15,7 +15,7 @@ from poolax.data.vision._tfds import read_labelled
 _NUM_CLASSES = 102
 _SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 _SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
-_LICENCE = "none stated"
+_LICENCE = "none found"
 
 
 def read_flowers102(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:

@@ -148,5 +148,9 @@ ENTRIES = (
                 file="VOCtrainval_11-May-2012.tar",
             ),
         ),
+        notes=(
+            "its download comes from the mirror that TensorFlow Datasets names, since the publisher's "
+            "server is often down",
+        ),
     ),
 )

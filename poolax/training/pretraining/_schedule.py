@@ -96,14 +96,15 @@ def run_schedule(
         "learning_rate": schedule.learning_rate,
         "seed": schedule.seed,
     }
-    state = (params, optimizer.init(params))
-    start, state = _restore(schedule.out, state, recipe)
-    data = put({name: array[None] for name, array in arrays.items()})
-    state = put(stack([stack([state])]))
+    state = trainer.init(stack([params]))
+    start, kept = _restore(schedule.out, _only_run(state), recipe)
+    if start:
+        state = trainer.put(stack([stack([kept])]))
+    data = put(dict(arrays))
     for epoch in range(start, schedule.epochs):
         batches = stack([epoch_batches(schedule.seed, epoch, num_examples, schedule.batch_size)])
-        state, loss = trainer.epoch(state, data, batches)
-        if not np.isfinite(loss).all():
+        state, _ = trainer.steps(state, data, batches)
+        if (take(state.diverged_step) >= 0).any():
             raise FloatingPointError(
                 f"pretraining diverged in epoch {epoch} at learning rate {schedule.learning_rate:g}"
             )
@@ -112,7 +113,7 @@ def run_schedule(
         is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
         if schedule.out is not None and is_due:
             save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
-    return jax.tree.map(jnp.asarray, _only_run(state)[0])
+    return jax.tree.map(jnp.asarray, _only_run(state).params)
 
 
 def _restore(out, state, recipe):

@@ -52,6 +52,21 @@ class Task(abc.ABC):
         del targets
         return {self.metric: float(np.mean(scores))}
 
+    def example_scores(
+        self, scores: Float[np.ndarray, "N ..."], targets: PyTree
+    ) -> Float[np.ndarray, " N"]:
+        """One number for each example, such as whether it is right, which records keep.
+
+        Args:
+            scores: Scores of all examples.
+            targets: Targets of all examples.
+
+        Returns:
+            The numbers; here the scores, which are one number each.
+        """
+        del targets
+        return scores
+
     @abc.abstractmethod
     def baseline(self, train_targets: PyTree, test_targets: PyTree) -> float:
         """:attr:`metric` of the best prediction that does not look at the input."""

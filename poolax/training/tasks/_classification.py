@@ -106,6 +106,11 @@ class NextToken(Task):
         rank = jnp.sum(~(outputs < of_target), axis=-1, keepdims=True)
         return (rank <= jnp.array([self.top_k, 1])).astype(outputs.dtype)
 
+    def example_scores(self, scores, targets):
+        """Whether the target is among the ``top_k`` largest outputs."""
+        del targets
+        return scores[:, 0]
+
     def metrics(self, scores, targets):
         """Top-k accuracy and accuracy."""
         del targets

@@ -35,6 +35,12 @@ class _Regression(Task):
         sums = (jnp.square(errors).sum(-1), jnp.abs(errors).sum(-1), scored.sum(-1))
         return jnp.stack([total.astype(errors.dtype) for total in sums], axis=-1)
 
+    def example_scores(self, scores, targets):
+        """Mean squared error of each example; NaN where nothing is scored."""
+        del targets
+        squared, _, count = scores.T
+        return np.where(count > 0, squared / np.maximum(count, 1), np.nan)
+
     def metrics(self, scores, targets):
         """Mean squared and mean absolute error."""
         del targets

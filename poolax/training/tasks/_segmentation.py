@@ -67,6 +67,13 @@ class Segmentation(Task):
         chosen = jnp.argmax(self._logits(outputs), axis=-1)[..., None] == classes
         return jnp.einsum("...ijt,...ijc->...tc", truth, chosen.astype(outputs.dtype))
 
+    def example_scores(self, scores, targets):
+        """Pixel accuracy of each example; NaN where all cells are void."""
+        del targets
+        cells = scores.sum(axis=(1, 2))
+        hits = np.trace(scores, axis1=1, axis2=2)
+        return np.where(cells > 0, hits / np.maximum(cells, 1), np.nan)
+
     def metrics(self, scores, targets):
         """Pixel accuracy, and intersection over union averaged over the classes that occur."""
         del targets

@@ -140,6 +140,10 @@ class SentenceCompletion(Task):
         del targets
         return jnp.argmax(self._logits(outputs), axis=-1).astype(outputs.dtype)
 
+    def example_scores(self, scores, targets):
+        """1 where the right ending is chosen, else 0."""
+        return (scores == targets).astype(scores.dtype)
+
     def metrics(self, scores, targets):
         """F1 averaged over the numbers of the endings, and accuracy."""
         from sklearn.metrics import f1_score

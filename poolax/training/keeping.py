@@ -1,0 +1,121 @@
+"""Keeping the state of a run while it goes on, so that an interruption loses little."""
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from etils import epath
+from jaxtyping import PyTree
+
+from poolax._checkpoint import CheckpointWriter, restore_newest
+
+_log = logging.getLogger(__name__)
+
+
+class PreemptedError(Exception):
+    """A run was asked to stop, has saved its state, and can be resumed."""
+
+
+def never() -> bool:
+    """Whether to stop: no."""
+    return False
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGTERM has arrived, for :class:`Limits`.
+
+    Schedulers send it some seconds before they take a machine away. The handler that was there before
+    is put back afterwards. Outside of the main thread, where Python takes no signals, it never arrives.
+
+    Yields:
+        ``should_stop``.
+
+    Raises:
+        PreemptedError: at the end of the block, if it has arrived.
+
+    Example:
+        >>> with stop_on_sigterm() as should_stop:
+        ...     should_stop()
+        False
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield never
+        return
+    arrived = []
+    before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if arrived:
+        raise PreemptedError("stopped by SIGTERM")
+
+
+class Keeper:
+    """Saves the state of one run every so often, in the background, and when it is asked to stop.
+
+    Args:
+        directory: Where its checkpoints stand; ``None`` keeps nothing.
+        every: Seconds between two of them.
+        should_stop: Whether the run is to stop.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike | None,
+        *,
+        every: float = 60.0,
+        should_stop: Callable[[], bool] = never,
+    ):
+        self._directory = None if directory is None else epath.Path(directory)
+        self._every = every
+        self._should_stop = should_stop
+        self._saved_at = time.monotonic()
+        self._writer = None
+
+    def restore(self, like: PyTree) -> tuple[int, PyTree | None]:
+        """The newest state that can be read, and its step; 0 and ``None`` if there is none."""
+        if self._directory is None:
+            return 0, None
+        step, tree = restore_newest(self._directory, like)
+        if tree is not None:
+            _log.info("going on from step %d of %s", step, self._directory)
+        return step, tree
+
+    def after(self, step: int, tree: Callable[[], PyTree]) -> None:
+        """Save the state after a step if it is time to.
+
+        Args:
+            step: Number of the step, above those before.
+            tree: Gives the state, on the host.
+
+        Raises:
+            PreemptedError: if the run is to stop; the state is saved by then.
+        """
+        stops = self._should_stop()
+        due = time.monotonic() - self._saved_at >= self._every
+        if self._directory is not None and (stops or due):
+            if self._writer is None:
+                self._writer = CheckpointWriter(self._directory, keep=2)
+            self._writer.save(step, tree())
+            self._saved_at = time.monotonic()
+        if stops:
+            self.close()
+            where = "nothing was saved" if self._directory is None else f"saved in {self._directory}"
+            raise PreemptedError(f"stopped after step {step}, {where}")
+
+    def close(self) -> None:
+        """Wait until what was begun is written."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def discard(self) -> None:
+        """Remove what was kept of a run that is finished."""
+        self.close()
+        if self._directory is not None and self._directory.exists():
+            self._directory.rmtree()

@@ -1,0 +1,81 @@
+"""How much a head lets its output move: its pooler's bound times the norm of its linear layer."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from poolax import bounds
+from poolax._compilation import compile_quickly
+from poolax._decompositions import spectral_norm
+from poolax.bounds._pooler_rules import has_rule
+
+
+def head_factors(
+    poolers: Sequence[nn.Module],
+    *,
+    token_counts: tuple[int, int],
+    dim: int,
+    spread: float | None = None,
+) -> Callable[[PyTree], np.ndarray] | None:
+    """A function from the parameters of heads to their Lipschitz constants.
+
+    ``|W| l2``: Euclidean norm of the output against the Frobenius norm of a change of the token states,
+    whatever number of tokens a sequence has.
+
+    Args:
+        poolers: The pooler of each group.
+        token_counts: Fewest and most tokens of a sequence.
+        dim: Width ``d``.
+        spread: Half of the largest distance of two tokens of a sequence, which query attention needs.
+
+    Returns:
+        From parameters with leading axes (group, run) to constants of that shape; ``None`` where a
+        pooler has no bound.
+
+    Example:
+        >>> from poolax.pooling import AveragePool
+        >>> factors = head_factors([AveragePool()], token_counts=(4, 9), dim=2)
+        >>> factors({"output": {"kernel": 3 * jnp.eye(2)[None, None]}}).round(4).tolist()
+        [[1.5]]
+
+    Reference:
+        This library's theory, section 6.
+    """
+    num_tokens = bounds.TokenRange(*token_counts)
+
+    def of_pooler(pooler, params):
+        bound = bounds.pooler(
+            pooler,
+            {"params": params["pooler"]} if "pooler" in params else None,
+            num_tokens=num_tokens,
+            dim=dim,
+            spread=spread,
+        )
+        return jnp.asarray(bound.l2)
+
+    def of_all(params):
+        with jax.default_matmul_precision("highest"):
+            rows = []
+            for group, pooler in enumerate(poolers):
+                own = jax.tree.map(lambda leaf, group=group: leaf[group], params)
+                is_fixed = "pooler" not in own
+                of_run = (
+                    of_pooler(pooler, {})
+                    if is_fixed
+                    else jax.vmap(lambda run, pooler=pooler: of_pooler(pooler, run))(own)
+                )
+                rows.append(of_run * spectral_norm(own["output"]["kernel"]))
+            return jnp.stack(rows)
+
+    if not all(map(has_rule, poolers)):
+        return None
+    compiled = jax.jit(of_all, compiler_options=compile_quickly())
+
+    def factors(params):
+        return np.asarray(compiled(params))
+
+    return factors

@@ -1,0 +1,233 @@
+"""The comparisons of poolers at their smallest, and the tables made from their records."""
+
+import csv
+import importlib
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from poolax import quickstart
+from poolax.training import PreemptedError, Records
+
+SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
+
+
+@pytest.fixture(scope="module")
+def experiments(pytestconfig):
+    """Imports modules of the experiments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def run(experiments):
+    comparison = experiments("comparison")
+    return lambda name, *arguments: comparison.main(
+        experiments(name).STUDY, [str(argument) for argument in arguments]
+    )
+
+
+def check_outputs(experiments, out, name, num_rows):
+    """Every file of a comparison says what its records say."""
+    comparison, study = experiments("comparison"), experiments(name).STUDY
+    records = Records.read(out / f"{name}.jsonl")
+    assert len({row["id"] for row in records}) == len(records)
+    for row in records:
+        assert np.isfinite([row["test"], row["validation"], row["baseline"]]).all()
+    table = comparison.table(records, title=study.title)
+    assert len(table.rows) == num_rows
+    assert table.columns == ["task", "baseline", "last", "attn"]
+    assert (out / f"{name}.md").read_text() == table.markdown()
+    assert (out / f"{name}.tex").read_text() == table.latex()
+    tidy = list(csv.DictReader((out / f"{name}.csv").read_text().splitlines()))
+    for row in tidy:
+        chosen = [
+            head["test"]
+            for head in records.where(dataset=row["dataset"], task=row["task"], pooler=row["pooler"])
+            if head["learning_rate"] == float(row["learning_rate"])
+        ]
+        assert float(row["mean"]) == pytest.approx(np.mean(chosen))
+    assert "at most 20 examples of each split" in table.markdown()
+    assert (out / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("datasets", "metrics"),
+    [
+        (["stsb"], {"spearman"}),
+        pytest.param([], {"accuracy", "spearman", "macro_f1"}, marks=pytest.mark.slow),
+    ],
+)
+def test_language(experiments, run, bert, test_data, tmp_path, capsys, datasets, metrics):
+    arguments = ["--data-dir", test_data, "--backbone", bert, "--max-tokens", "12", *SMALL]
+    arguments += ["--out", tmp_path / "out"]
+    arguments += ["--datasets", *datasets] if datasets else []
+    assert run("language", *arguments) == 0
+    assert "similarity" in capsys.readouterr().out
+    check_outputs(experiments, tmp_path / "out", "language", len(datasets) or 4)
+    text = (tmp_path / "out" / "language.md").read_text()
+    assert "last is the first token here." in text
+    assert "texts cut to 12 tokens" in text
+    records = Records.read(tmp_path / "out" / "language.jsonl")
+    assert {row["metric"] for row in records} == metrics
+    before = (tmp_path / "out" / "records.jsonl").read_bytes()
+    assert run("language", *arguments, "--json") == 0
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == before
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == list(records)
+
+
+PRETRAINED = ("--pretrain-epochs", "2", *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "datasets", "num_rows"),
+    [
+        ("vision", ["digits"], 1),
+        ("time_series", ["ecg200"], 1),
+        pytest.param("vision", [], 3, marks=pytest.mark.slow),
+        pytest.param("time_series", [], 6, marks=pytest.mark.slow),
+    ],
+)
+def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datasets, num_rows):
+    chosen = ["--datasets", *datasets] if datasets else []
+    arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, *chosen]
+    assert run(name, *arguments) == 0
+    check_outputs(experiments, tmp_path, name, num_rows)
+    text = (tmp_path / f"{name}.md").read_text()
+    assert "Adam at 0.001 or 0.01" in text
+    assert "reported is its test score" in text
+
+
+DIGITS = ("--datasets", "digits", *PRETRAINED)
+
+
+def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
+    arguments = (*DIGITS, "--poolers", "avg", "--learning-rates", "1e38", "--out", tmp_path)
+    assert run("vision", *arguments) == 3
+    assert "Complete with 2 diverged heads" in capsys.readouterr().err
+    assert "| diverged |" in (tmp_path / "vision.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--datasets", "mnist"], "vision: datasets: expected one of"),
+        (["--poolers", "mean"], "vision: name: expected"),
+        (["--seeds", "0"], "vision: seeds: expected a whole number >= 1, got 0"),
+        (["--data-dir", "/nowhere"], "vision: data_dir: expected a folder, got /nowhere"),
+        (["--colour", "red"], "vision: Unrecognized options: --colour, red"),
+    ],
+)
+def test_usage_errors_are_one_line(run, arguments, message, tmp_path, capsys):
+    assert run("vision", "--out", tmp_path, *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message)
+    assert told.count("\n") == 1
+
+
+def test_failure_and_interruption(run, monkeypatch, tmp_path, capsys):
+    def stop(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    def preempt(*_, **__):
+        raise PreemptedError("state is saved")
+
+    def fail(*_, **__):
+        raise RuntimeError("no more memory")
+
+    monkeypatch.setattr(quickstart, "pretrain_vit", stop)
+    assert run("vision", *DIGITS, "--out", tmp_path) == 75
+    assert "the same command goes on from what is finished" in capsys.readouterr().err
+    monkeypatch.setattr(quickstart, "pretrain_vit", preempt)
+    assert run("vision", *DIGITS, "--out", tmp_path) == 75
+    assert "the same command goes on from what is finished" in capsys.readouterr().err
+    monkeypatch.setattr(quickstart, "pretrain_vit", fail)
+    assert run("vision", *DIGITS, "--out", tmp_path) == 1
+    assert "vision: no more memory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_simulated_devices_change_nothing(pytestconfig, tmp_path):
+    script = pytestconfig.rootpath / "experiments" / "vision.py"
+    found = {}
+    for devices in ("1", "8"):
+        out = tmp_path / devices
+        command = [sys.executable, script, *DIGITS, "--devices", devices, "--out", out]
+        subprocess.run(command, check=True, capture_output=True)
+        rows = Records.read(out / "records.jsonl")
+        assert rows[0]["devices"].startswith(f"{devices} x")
+        found[devices] = {(row["pooler"], row["learning_rate"], row["seed"]): row for row in rows}
+    assert len(found["1"]) == 8
+    for key, one in found["1"].items():
+        for field in ("test", "validation", "train_loss", "validation_loss"):
+            np.testing.assert_allclose(found["8"][key][field], one[field], atol=1e-5)
+
+
+def test_commands_have_no_paths(experiments):
+    command = experiments("comparison").portable_command
+    given = "language.py --data-dir /some/where --seeds 2 --out=/tmp/run --backbone ./models/bert"
+    expected = "python experiments/language.py --data-dir DIR --seeds 2 --out=run --backbone bert"
+    assert command(given) == expected
+
+
+def test_the_summary_is_what_the_records_give(experiments):
+    assert experiments("summary").main(["--check"]) == 0
+
+
+def head(pooler, seed, test):
+    return {
+        "kind": "head",
+        "id": f"{pooler}{seed}",
+        "study": "language",
+        "title": "Language",
+        "backbone": "bert",
+        "dataset": "banking77",
+        "task": "classification",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "pooler": pooler,
+        "resolved": {"name": pooler, "options": {}},
+        "learning_rate": 1e-3,
+        "seed": seed,
+        "epochs": 10,
+        "batch_size": 32,
+        "validation": test,
+        "test": test,
+        "baseline": 0.1,
+        "diverged": False,
+        "data_notes": ["texts cut to 32 tokens"],
+        "command": "python experiments/language.py --data-dir DIR",
+        "devices": "1 x cpu",
+    }
+
+
+def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
+    summary = experiments("summary")
+    out = tmp_path / "out"
+    out.mkdir()
+    Records([head("avg", 0, 0.5), head("avg", 1, 0.7)]).write_to(out / "language.jsonl")
+    (out / "records.jsonl").write_text("{}\n")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Tables\n\n{summary.BEGIN}\nbefore\n{summary.END}\n\nmore\n")
+    folder = ["--folder", str(tmp_path)]
+    assert summary.main([*folder, "--check"]) == 1
+    assert "not what results/ gives" in capsys.readouterr().err
+    assert summary.main([*folder, "--take", str(out)]) == 0
+    text = readme.read_text()
+    assert (
+        "| bert, banking77, classification (accuracy in %) | 10.00 | **<u>60.00 ± 14.14</u>** |" in text
+    )
+    assert "Adam at 0.001, batches of 32, 10 epochs; texts cut to 32 tokens." in text
+    assert "python experiments/language.py --data-dir DIR\n" in text
+    assert text.startswith("# Tables\n\n")
+    assert text.endswith("\n\nmore\n")
+    assert "before" not in text
+    assert summary.main([*folder, "--check"]) == 0
+    assert summary.main([*folder, "--take", str(tmp_path / "none")]) == 2
+    assert "take: expected the folder of a finished comparison" in capsys.readouterr().err
