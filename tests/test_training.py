@@ -37,7 +37,7 @@ from poolax.training import (
     train_heads,
 )
 from poolax.training.engine import leave_out
-from poolax.training.plan import prefix_of
+from poolax.training.pooled import prefix_of
 from poolax.training.step import Mapper, epoch_batches, put, take
 
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)

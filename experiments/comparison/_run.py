@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import rich.console
 import tyro
 from etils import epath
+from rich.logging import RichHandler
 
 from comparison._options import Options
 from comparison._study import Context, Study
@@ -53,6 +55,9 @@ class _Command:
         if self.options.devices is not None:
             simulate_devices(self.options.devices)
         console = rich.console.Console(file=sys.stderr)
+        # Where token states are kept, how many heads are trained at once, and what that takes.
+        logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console)])
+        logging.getLogger("poolax").setLevel(logging.INFO)
         with progress_bars(console) as progress:
             out = epath.Path(self.options.out)
             out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from poolax.training.heads import load_head as load_head
 from poolax.training.heads import train_heads as train_heads
 from poolax.training.keeping import PreemptedError as PreemptedError
 from poolax.training.keeping import stop_on_sigterm as stop_on_sigterm
-from poolax.training.plan import Limits as Limits
+from poolax.training.limits import Limits as Limits
 from poolax.training.plan import head_directory as head_directory
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches

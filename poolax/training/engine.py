@@ -202,10 +202,11 @@ def train_groups(
                 member.train(data, batches)
             if chunk + 1 < chunks:
                 keeper.after(epoch * chunks + chunk + 1, keep)
-        losses, scores = evaluate([member.params for member in members], splits["validation"])
+        params = [member.params for member in members]
+        losses, scores = evaluate(params, splits["validation"])
         metrics = [_metrics(task, score, targets, splits["validation"]) for score in scores]
-        for member, loss, metric in zip(members, losses, metrics, strict=True):
-            member.end_epoch(epoch, loss, metric[task.metric])
+        for member, own, loss, metric in zip(members, params, losses, metrics, strict=True):
+            member.end_epoch(epoch, own, loss, metric[task.metric])
         progress(description, epoch + 1, protocol.epochs)
         keeper.after((epoch + 1) * chunks, keep)
     params = [member.params for member in members]
@@ -214,9 +215,10 @@ def train_groups(
         metrics = [_metrics(task, score, targets, splits["validation"]) for score in scores]
     test_losses, scores = evaluate(params, splits["test"])
     found = []
-    for member, metric, loss, score in zip(members, metrics, test_losses, scores, strict=True):
+    parts = zip(members, params, metrics, test_losses, scores, strict=True)
+    for member, own, metric, loss, score in parts:
         test_metrics = _metrics(task, score, targets, splits["test"])
-        found.append(member.result(metric, test_metrics, score, loss, feed.num_steps))
+        found.append(member.result(own, metric, test_metrics, score, loss, feed.num_steps))
     keeper.close()
     return found
 
@@ -255,7 +257,7 @@ class _Member:
         self._state, sums = self._trainer.steps(self._state, data, batches)
         self._sums = self._sums + sums
 
-    def end_epoch(self, epoch, validation_loss, validation_score):
+    def end_epoch(self, epoch, params, validation_loss, validation_score):
         now = {
             "train_loss": self._sums.mean_loss,
             "gradient_norm": self._sums.mean_gradient_norm,
@@ -263,7 +265,7 @@ class _Member:
             "validation_score": validation_score,
         }
         if self.group.lipschitz is not None:
-            now["lipschitz"] = self.group.lipschitz(self.params)
+            now["lipschitz"] = self.group.lipschitz(params)
         # A new array each time: the old one may be on its way to disk.
         for name, values in now.items():
             history = self._history[name].copy()
@@ -271,12 +273,12 @@ class _Member:
             self._history[name] = history
         self._sums = jax.tree.map(np.zeros_like, self._sums)
 
-    def result(self, validation_metrics, test_metrics, test_scores, test_loss, num_steps):
+    def result(self, params, validation_metrics, test_metrics, test_scores, test_loss, num_steps):
         diverged_step = self._trainer.take(self._state.diverged_step, len(self.group.runs))
         losses = (self._history["train_loss"], self._history["validation_loss"], test_loss[..., None])
         is_finite = np.all([np.isfinite(values).all(-1) for values in losses], axis=0)
         return TrainedHeads(
-            variables={"params": self.params},
+            variables={"params": params},
             **self._history,
             validation_metrics=validation_metrics,
             test_metrics=test_metrics,

@@ -152,9 +152,9 @@ class FeaturePass:
     @property
     def token_counts(self) -> tuple[int, int]:
         """Fewest and most real tokens of a sequence, at least one; of series one is the fewest."""
-        if self._mask is not None and self._is_text:
-            return count_tokens(self._mask[:])
         num_tokens = self.shape[-2]
+        if self._is_text and self._mask is not None:
+            return count_tokens(self._mask[:], num_tokens)
         return (1 if self.one_output.mask is not None else num_tokens), num_tokens
 
     def _one_example(self):
@@ -287,8 +287,10 @@ def length_groups(lengths: Int[np.ndarray, " num"], num_tokens: int) -> list[int
     return chosen[1]
 
 
-def count_tokens(mask: Bool[np.ndarray, "*batch n"]) -> tuple[int, int]:
+def count_tokens(mask: Bool[np.ndarray, "*batch n"] | None, num_tokens: int) -> tuple[int, int]:
     """Fewest and most real tokens of a sequence; one without any counts as one."""
+    if mask is None:
+        return num_tokens, num_tokens
     lengths = np.maximum(np.asarray(mask).sum(axis=-1), 1)
     return int(lengths.min()), int(lengths.max())
 

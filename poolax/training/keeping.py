@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
@@ -96,8 +98,7 @@ class Keeper:
         Raises:
             PreemptedError: if the run is to stop; the state is saved by then.
         """
-        stops = self._should_stop()
-        due = time.monotonic() - self._saved_at >= self._every
+        stops, due = _agreed(self._should_stop(), time.monotonic() - self._saved_at >= self._every)
         if self._directory is not None and (stops or due):
             if self._writer is None:
                 self._writer = CheckpointWriter(self._directory, keep=2)
@@ -117,5 +118,15 @@ class Keeper:
     def discard(self) -> None:
         """Remove what was kept of a run that is finished."""
         self.close()
-        if self._directory is not None and self._directory.exists():
+        is_writer = jax.process_index() == 0
+        if is_writer and self._directory is not None and self._directory.exists():
             self._directory.rmtree()
+
+
+def _agreed(*wanted: bool) -> tuple[bool, ...]:
+    """What any of the processes wants, which have to do the same: gathering a state takes them all."""
+    if jax.process_count() == 1:
+        return wanted
+    from jax.experimental import multihost_utils
+
+    return tuple(multihost_utils.process_allgather(np.array(wanted)).any(axis=0).tolist())

@@ -1,5 +1,6 @@
 """How much a head lets its output move: its pooler's bound times the norm of its linear layer."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from poolax.bounds._pooler_rules import has_rule
 def head_factors(
     poolers: Sequence[nn.Module],
     *,
-    token_counts: tuple[int, int],
+    token_counts: Sequence[tuple[int, int]],
     dim: int,
     spread: float | None = None,
 ) -> Callable[[PyTree], np.ndarray] | None:
@@ -28,7 +29,7 @@ def head_factors(
 
     Args:
         poolers: The pooler of each group.
-        token_counts: Fewest and most tokens of a sequence.
+        token_counts: Fewest and most tokens of a sequence that each pooler sees.
         dim: Width ``d``.
         spread: Half of the largest distance of two tokens of a sequence, which query attention needs.
 
@@ -38,20 +39,19 @@ def head_factors(
 
     Example:
         >>> from poolax.pooling import AveragePool
-        >>> factors = head_factors([AveragePool()], token_counts=(4, 9), dim=2)
+        >>> factors = head_factors([AveragePool()], token_counts=[(4, 9)], dim=2)
         >>> factors({"output": {"kernel": 3 * jnp.eye(2)[None, None]}}).round(4).tolist()
         [[1.5]]
 
     Reference:
         This library's theory, section 6.
     """
-    num_tokens = bounds.TokenRange(*token_counts)
 
-    def of_pooler(pooler, params):
+    def of_pooler(pooler, counts, params):
         bound = bounds.pooler(
             pooler,
             {"params": params["pooler"]} if "pooler" in params else None,
-            num_tokens=num_tokens,
+            num_tokens=bounds.TokenRange(*counts),
             dim=dim,
             spread=spread,
         )
@@ -60,15 +60,11 @@ def head_factors(
     def of_all(params):
         with jax.default_matmul_precision("highest"):
             rows = []
-            for group, pooler in enumerate(poolers):
+            for group, (pooler, counts) in enumerate(zip(poolers, token_counts, strict=True)):
                 own = jax.tree.map(lambda leaf, group=group: leaf[group], params)
-                is_fixed = "pooler" not in own
-                of_run = (
-                    of_pooler(pooler, {})
-                    if is_fixed
-                    else jax.vmap(lambda run, pooler=pooler: of_pooler(pooler, run))(own)
-                )
-                rows.append(of_run * spectral_norm(own["output"]["kernel"]))
+                bound = functools.partial(of_pooler, pooler, counts)
+                reads = jax.vmap(bound)(own) if "pooler" in own else bound({})
+                rows.append(reads * spectral_norm(own["output"]["kernel"]))
             return jnp.stack(rows)
 
     if not all(map(has_rule, poolers)):

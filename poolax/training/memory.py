@@ -26,6 +26,10 @@ class HeadCost:
     parameters: int
     activations: int
 
+    def __add__(self, other: "HeadCost") -> "HeadCost":
+        """Cost of two heads."""
+        return HeadCost(self.parameters + other.parameters, self.activations + other.activations)
+
     @property
     def total(self) -> int:
         """Both."""

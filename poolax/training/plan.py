@@ -4,35 +4,29 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checkpoint import save_checkpoint
-from poolax._checks import check_choice, check_count, check_number
+from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path
-from poolax.pooling import AveragePool, FirstPool, HybridPool, QueryAttentionPool, to_config
-from poolax.training.engine import HeadGroup, Protocol, leave_out, train_groups
-from poolax.training.features import FeaturePass
-from poolax.training.heads import head_module
-from poolax.training.keeping import Keeper, never
-from poolax.training.lipschitz import head_factors
-from poolax.training.memory import default_budget, head_cost, split_runs
+from poolax.pooling import to_config
+from poolax.training.engine import train_groups
+from poolax.training.jobs import JobMaker
+from poolax.training.keeping import Keeper
+from poolax.training.pooled import is_fixed
 from poolax.training.records import Records, digest, environment
 from poolax.training.sources import (
-    MemorySource,
-    PooledSource,
     StreamedSource,
     TokenSource,
-    check_finite_states,
 )
-from poolax.training.step import Mapper, Progress
+from poolax.training.step import Progress
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -40,61 +34,6 @@ _log = logging.getLogger(__name__)
 _RECORDS = "records.jsonl"
 _POOL_BATCH = 1024
 _CHUNK_EXAMPLES = 2048
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a sweep may use, and what it does when it has to stop.
-
-    Attributes:
-        memory_budget: Bytes for token states, and for the heads that are trained at once; ``None`` for
-            half of what is free.
-        shard: What is split over devices: ``"batch"``, ``"heads"``, or ``"auto"``, heads where there
-            are as many runs as devices.
-        checkpoint_every: Seconds between checkpoints of heads in training.
-        should_stop: Asked after every epoch or chunk of one; see :func:`stop_on_sigterm`.
-    """
-
-    memory_budget: int | None = None
-    shard: str = "auto"
-    checkpoint_every: float = 60.0
-    should_stop: Callable[[], bool] = never
-
-    def __post_init__(self):
-        """Refuse numbers out of range."""
-        check_choice("shard", self.shard, ("auto", "batch", "heads"))
-        check_number("checkpoint_every", self.checkpoint_every, at_least=0.0)
-        if self.memory_budget is not None:
-            check_count("memory_budget", self.memory_budget)
-
-    @property
-    def budget(self) -> int:
-        """Bytes."""
-        return default_budget() if self.memory_budget is None else self.memory_budget
-
-    def shard_of(self, num_runs: int) -> str:
-        """What is split over devices for so many runs."""
-        if self.shard != "auto":
-            return self.shard
-        return "heads" if 1 < jax.device_count() <= num_runs else "batch"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """Heads that are trained together on one source."""
-
-    labels: tuple[tuple[str, ...], ...]  # of each group
-    groups: tuple[HeadGroup, ...]
-    source: TokenSource
-    protocol: Protocol
-
-    def keys(self):
-        return [
-            (label, run)
-            for labels, group in zip(self.labels, self.groups, strict=True)
-            for label in labels
-            for run in group.runs
-        ]
 
 
 class SweepPlan:
@@ -167,17 +106,10 @@ class SweepPlan:
         """Records of all heads, in order."""
         return Records(self.finished[key] for key in self.ids)
 
-    def needs_tokens(self, shape: tuple[int, ...]) -> bool:
-        """Whether a head that is not finished learns how to pool."""
-        return any(not _is_fixed(self.poolers[label], shape) for label in self.pending())
-
-    def fixed(self, shape: tuple[int, ...]) -> dict[str, nn.Module]:
-        """Poolers without parameters of heads that are not finished."""
-        return {
-            label: self.poolers[label]
-            for label in self.pending()
-            if _is_fixed(self.poolers[label], shape)
-        }
+    def fixed(self, shape: tuple[int, ...]) -> dict[str, nn.Module] | None:
+        """The poolers of all heads that are not finished, if none of them has anything to learn."""
+        pending = {label: self.poolers[label] for label in self.pending()}
+        return pending if all(is_fixed(pooler, shape) for pooler in pending.values()) else None
 
     def run(
         self,
@@ -201,121 +133,20 @@ class SweepPlan:
         Raises:
             PreemptedError: if asked to stop.
         """
-        if pooled is None and isinstance(source, StreamedSource):
-            jobs = self._streamed_jobs(source, targets, prefixes)
-        else:
-            jobs = self._jobs(source, targets, prefixes, pooled)
-        for job in jobs:
+        maker = JobMaker(
+            self.task,
+            self.poolers,
+            prefixes,
+            source,
+            targets,
+            self.epochs,
+            self.batch_size,
+            self.limits,
+        )
+        streams = pooled is None and isinstance(source, StreamedSource)
+        pending = self.pending()
+        for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
             self._train(job, targets, splits, progress)
-
-    def _streamed_jobs(self, source, targets, prefixes):
-        """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
-        pending = self.pending()
-        for runs in dict.fromkeys(pending.values()):
-            labels = [label for label in pending if pending[label] == runs]
-            groups = [self._group(source, label, runs, prefixes[label]) for label in labels]
-            costs = [self._cost(source, group, targets) for group in groups]
-            total = dataclasses.replace(
-                costs[0],
-                parameters=sum(cost.parameters for cost in costs),
-                activations=sum(cost.activations for cost in costs),
-            )
-            for part in self._split(", ".join(labels), runs, total, 1):
-                yield _Job(
-                    tuple((label,) for label in labels),
-                    tuple(dataclasses.replace(group, runs=part) for group in groups),
-                    source,
-                    self._protocol(source, len(part), shared_order=True),
-                )
-
-    def _jobs(self, source, targets, prefixes, pooled):
-        pending = self.pending()
-        fixed = self.fixed(source.shape)
-        if pooled is None:
-            pooled = pool(fixed, prefixes, source)
-        # What a fixed pooler needs is d numbers an example, and such heads share one structure.
-        for runs in dict.fromkeys(pending[label] for label in fixed):
-            labels = tuple(label for label in fixed if pending[label] == runs)
-            vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
-            group = HeadGroup(
-                head_module(AveragePool(), self.task.num_outputs),
-                runs,
-                num_groups=len(labels),
-                lipschitz=self._factors(source, [fixed[label] for label in labels], 0),
-            )
-            cost = self._cost(vectors, group, targets)
-            for part in self._split(", ".join(labels), runs, cost, len(labels)):
-                part_group = dataclasses.replace(group, runs=part)
-                yield _Job((labels,), (part_group,), vectors, self._protocol(vectors, len(part)))
-        for label, runs in pending.items():
-            if label not in fixed:
-                group = self._group(source, label, runs, prefixes[label])
-                for part in self._split(label, runs, self._cost(source, group, targets), 1):
-                    part_group = dataclasses.replace(group, runs=part)
-                    protocol = self._protocol(source, len(part))
-                    yield _Job(((label,),), (part_group,), source, protocol)
-
-    def _group(self, source, label, runs, num_prefix):
-        pooler = self.poolers[label]
-        return HeadGroup(
-            head_module(pooler, self.task.num_outputs),
-            runs,
-            num_prefix=num_prefix,
-            lipschitz=self._factors(source, [pooler], num_prefix),
-        )
-
-    def _factors(self, source, poolers, num_prefix):
-        low, high = (max(1, count - num_prefix) for count in source.token_counts)
-        spread = None
-        if any(isinstance(pooler, (QueryAttentionPool, HybridPool)) for pooler in poolers):
-            if isinstance(source, StreamedSource):
-                return None
-            spread = largest_norm(source)
-        return head_factors(poolers, token_counts=(low, high), dim=source.shape[-1], spread=spread)
-
-    def _cost(self, source, group, targets):
-        loss = group.loss_fn(self.task)
-
-        def of_batch(params, batch):
-            return loss(params, batch, jnp.arange(self.batch_size), None)
-
-        tokens = (
-            source.fetch(np.zeros(1, np.int64))
-            if not isinstance(source, StreamedSource)
-            else (source.features.one_output)
-        )
-        states = tokens.states[:, 0] if isinstance(source, PooledSource) else tokens.states
-        batch = {"states": states, "targets": jax.tree.map(lambda array: array[:1], targets)}
-        if tokens.mask is not None:
-            batch["mask"] = tokens.mask
-        batch = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype), batch
-        )
-        return head_cost(of_batch, group.shapes(source), batch)
-
-    def _split(self, description, runs, cost, num_groups):
-        budget = self.limits.budget
-        parts = split_runs(runs, cost, num_groups, budget)
-        _log.info(
-            "%s: %d heads of %.3g MB (parameters %.3g, activations %.3g), %d at once in %d parts, "
-            "budget %.3g MB",
-            description,
-            len(runs) * num_groups,
-            cost.total / 1e6,
-            cost.parameters / 1e6,
-            cost.activations / 1e6,
-            len(parts[0]) * num_groups,
-            len(parts),
-            budget / 1e6,
-        )
-        return parts
-
-    def _protocol(self, source, num_runs, *, shared_order=False):
-        chunk_steps = None
-        if not isinstance(source, (MemorySource, PooledSource)):
-            chunk_steps = max(1, _CHUNK_EXAMPLES // self.batch_size)
-        shard = self.limits.shard_of(num_runs)
-        return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard)
 
     def _train(self, job, targets, splits, progress):
         started = time.perf_counter()
@@ -323,7 +154,9 @@ class SweepPlan:
         description = ", ".join(label for labels in job.labels for label in labels)
         directory = None
         if self.out is not None:
-            directory = self.out / "unfinished" / digest([self.ids[key] for key in keys])
+            # What is kept counts chunks, of which there are as many as the source makes.
+            kept = [*(self.ids[key] for key in keys), job.protocol.chunk_steps]
+            directory = self.out / "unfinished" / digest(kept)
         keeper = Keeper(
             directory, every=self.limits.checkpoint_every, should_stop=self.limits.should_stop
         )
@@ -458,93 +291,8 @@ def steps_to_share(
     return (int(np.argmax(reached)) + 1) * num_steps
 
 
-def pool(
-    poolers: Mapping[str, nn.Module], prefixes: Mapping[str, int], source: TokenSource
-) -> dict[str, np.ndarray]:
-    """Vectors of poolers without parameters, of all examples in one pass; shape (N, *parts, d)."""
-    if not poolers:
-        return {}
-
-    def fetch(start, stop):
-        tokens = source.fetch(np.arange(start, stop))
-        batch = {"states": tokens.states}
-        return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
-
-    mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
-    return _join(list(mapper.batches((), fetch, source.shape[0])))
-
-
-def pool_features(
-    poolers: Mapping[str, nn.Module],
-    prefixes: Mapping[str, int],
-    features: FeaturePass,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
-    """The same from the backbone as it runs, so that token states are never kept."""
-    mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
-    out = {}
-    for positions, tokens in features.batches(progress):
-        check_finite_states(tokens.states, tokens.mask)
-        batch = {"states": tokens.states}
-        pooled = mapper((), batch if tokens.mask is None else {**batch, "mask": tokens.mask})
-        for label, vectors in pooled.items():
-            if label not in out:
-                out[label] = np.zeros((features.num_examples, *vectors.shape[1:]), vectors.dtype)
-            out[label][positions] = vectors
-    return out
-
-
-def _pool_all(poolers, prefixes):
-    def pool_all(_, batch):
-        pooled = {}
-        for label, pooler in poolers.items():
-            num_prefix = prefixes[label]
-            states, mask = leave_out(batch["states"], batch.get("mask"), num_prefix)
-            pooled[label] = pooler.apply({}, states, mask)
-        return pooled
-
-    return pool_all
-
-
-def _join(pieces):
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
-
-
-def largest_norm(source: TokenSource) -> float:
-    """Largest norm of a real token; half of the distance of two is never above it."""
-    largest = 0.0
-    for start in range(0, source.shape[0], _POOL_BATCH):
-        tokens = source.fetch(np.arange(start, min(start + _POOL_BATCH, source.shape[0])))
-        norms = np.linalg.norm(tokens.states.astype(np.float32), axis=-1)
-        largest = max(largest, float(np.max(norms, where=_real(tokens.mask), initial=0.0)))
-    return largest
-
-
-def _real(mask):
-    return True if mask is None else mask
-
-
 def _rows(targets, indices):
     return jax.tree.map(lambda array: array[indices], targets)
-
-
-def _is_fixed(pooler, shape):
-    if isinstance(pooler, TokenHead):
-        return False
-    example = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
-    variables = jax.eval_shape(pooler.init, jax.random.key(0), example)
-    return not jax.tree.leaves(variables)
-
-
-def prefix_of(pooler: nn.Module, num_prefix: int, *, include_prefix: bool) -> int:
-    """Real tokens in front that a pooler does not see.
-
-    A token head stands for patches alone, and the first token is the prefix, whatever enters the other
-    poolers.
-    """
-    if isinstance(pooler, FirstPool):
-        return 0
-    return num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
 
 
 def _config_or_none(pooler):

@@ -81,8 +81,7 @@ class MemorySource:
     @property
     def token_counts(self) -> tuple[int, int]:
         """Fewest and most real tokens of a sequence."""
-        num_tokens = self.shape[-2]
-        return (num_tokens, num_tokens) if self.mask is None else count_tokens(self.mask)
+        return count_tokens(self.mask, self.shape[-2])
 
     def fetch(self, positions):
         """States of some examples, in this order."""

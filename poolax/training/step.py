@@ -247,7 +247,7 @@ def _own_devices():
 
 
 def _put_runs(tree):
-    return jax.tree.map(_place, _split_runs(tree, axis=1))
+    return jax.tree.map(lambda leaf: _place(leaf, jax.devices()), _split_runs(tree, axis=1))
 
 
 def _take_runs(tree, num_runs):
@@ -265,19 +265,22 @@ def put(tree: PyTree) -> PyTree:
 
     Any other placement would compile every step twice: for the first call and for all others.
     """
+    return _replicate(tree, jax.devices())
 
+
+def _replicate(tree, devices):
     def replicate(leaf):
         leaf = np.asarray(leaf)
-        return _place(np.broadcast_to(leaf, (jax.local_device_count(), *leaf.shape)))
+        return _place(np.broadcast_to(leaf, (jax.local_device_count(), *leaf.shape)), devices)
 
     return jax.tree.map(replicate, tree)
 
 
-def _place(local):
-    """Place an array with a leading axis of the local devices."""
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (_AXIS,))
+def _place(local, devices):
+    """Place an array with a leading axis of the local devices, which are all devices or a part."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
-    if jax.process_count() == 1:
+    if len(devices) == len(local):
         return jax.device_put(local, sharding)
     return jax.make_array_from_process_local_data(sharding, local)
 
@@ -370,7 +373,9 @@ class Mapper:
         Yields:
             Results of the next examples, on the host.
         """
-        shared = shared if self._mesh is not None else _replicate_locally(shared)
+        if self._mesh is None:
+            # Each process maps batches of its own.
+            shared = _replicate(shared, jax.local_devices())
         stride = self.batch_size * jax.process_count()
         begun = None
         for first in range(0, num_examples, stride):
@@ -395,19 +400,6 @@ class Mapper:
         # Repeating a real example keeps padding free of values that no example has.
         piece = np.pad(piece, padding, mode="edge")
         return piece.reshape(-1, self.per_device, *piece.shape[1:])
-
-
-def _replicate_locally(tree):
-    """Replicate on the devices of this process, which maps batches of its own."""
-    local = jax.local_devices()
-    mesh = jax.sharding.Mesh(np.asarray(local), (_AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
-
-    def replicate(leaf):
-        leaf = np.asarray(leaf)
-        return jax.device_put(np.broadcast_to(leaf, (len(local), *leaf.shape)), sharding)
-
-    return jax.tree.map(replicate, tree)
 
 
 def mesh_of(tree: PyTree) -> jax.sharding.Mesh | None:

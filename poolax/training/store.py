@@ -50,8 +50,7 @@ class FeatureStore:
     @property
     def token_counts(self) -> tuple[int, int]:
         """Fewest and most real tokens of a sequence, at least one."""
-        num_tokens = self.shape[-2]
-        return (num_tokens, num_tokens) if self._mask is None else count_tokens(self._mask)
+        return count_tokens(self._mask, self.shape[-2])
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, as float32 if they are kept as bfloat16.

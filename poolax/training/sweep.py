@@ -18,7 +18,9 @@ from poolax._checks import (
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.training.features import FeaturePass
-from poolax.training.plan import Limits, SweepPlan, pool_features, prefix_of
+from poolax.training.limits import Limits
+from poolax.training.plan import SweepPlan
+from poolax.training.pooled import pool_features, prefix_of
 from poolax.training.records import Records, fingerprint
 from poolax.training.sources import (
     MODES,
@@ -123,6 +125,7 @@ def sweep(
         "preprocess": _describe_preprocess(backbone.preprocess, dataset.inputs),
         "include_prefix": include_prefix,
     }
+    task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
     _check_splits(dataset.splits, len(dataset.inputs))
     used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
@@ -137,7 +140,6 @@ def sweep(
     plan = SweepPlan(
         task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume, limits
     )
-    task.check_targets(dataset.targets)
     if not plan.pending():
         return plan.records()
     _check_shape(passed.shape, task)
@@ -147,10 +149,10 @@ def sweep(
     }
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
-    if mode != "stream" and not plan.needs_tokens(passed.shape):
-        pooled = pool_features(plan.fixed(passed.shape), prefixes, passed, progress)
+    fixed = plan.fixed(passed.shape)
+    if mode != "stream" and fixed is not None:
+        pooled = pool_features(fixed, prefixes, passed, progress)
     elif mode == "disk":
-        assert directory is not None  # without one there is no such mode
         key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
         source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
     elif mode == "memory":

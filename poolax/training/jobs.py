@@ -1,0 +1,220 @@
+"""Which heads of a sweep are trained together, and on what."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from poolax.pooling import AveragePool, HybridPool, QueryAttentionPool
+from poolax.training.engine import HeadGroup, Protocol
+from poolax.training.heads import head_module
+from poolax.training.limits import Limits
+from poolax.training.lipschitz import head_factors
+from poolax.training.memory import HeadCost, head_cost, split_runs
+from poolax.training.pooled import is_fixed, pool
+from poolax.training.sources import MemorySource, PooledSource, StreamedSource, TokenSource
+from poolax.training.tasks import Task
+
+_log = logging.getLogger(__name__)
+_CHUNK_EXAMPLES = 2048
+_NORM_BATCH = 1024
+
+Run = tuple[float, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Heads that are trained together on one source.
+
+    Attributes:
+        labels: Labels of the poolers of each group.
+        groups: Structures, one of each.
+        source: Token states.
+        protocol: How they are trained.
+    """
+
+    labels: tuple[tuple[str, ...], ...]
+    groups: tuple[HeadGroup, ...]
+    source: TokenSource
+    protocol: Protocol
+
+    def keys(self) -> list[tuple[str, Run]]:
+        """Label and run of every head."""
+        return [
+            (label, run)
+            for labels, group in zip(self.labels, self.groups, strict=True)
+            for label in labels
+            for run in group.runs
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class JobMaker:
+    """Makes the jobs of heads that are not finished, each within a budget.
+
+    Attributes:
+        task: What the heads predict.
+        poolers: Modules by label.
+        prefixes: Real tokens in front that the heads of a pooler do not see.
+        source: Token states.
+        targets: Targets of the examples of the source.
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        limits: What may be used.
+    """
+
+    task: Task
+    poolers: Mapping[str, nn.Module]
+    prefixes: Mapping[str, int]
+    source: TokenSource
+    targets: PyTree
+    epochs: int
+    batch_size: int
+    limits: Limits
+
+    def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
+        """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
+        for runs in dict.fromkeys(pending.values()):
+            labels = [label for label in pending if pending[label] == runs]
+            groups = [self._group(label, runs) for label in labels]
+            costs = [self._cost(self.source, group) for group in groups]
+            for part in self._split(labels, runs, sum(costs[1:], costs[0]), 1):
+                yield Job(
+                    tuple((label,) for label in labels),
+                    tuple(dataclasses.replace(group, runs=part) for group in groups),
+                    self.source,
+                    self._protocol(self.source, len(part), shared_order=True),
+                )
+
+    def kept(
+        self,
+        pending: Mapping[str, tuple[Run, ...]],
+        pooled: Mapping[str, np.ndarray] | None = None,
+    ) -> Iterator[Job]:
+        """Structures one after the other; those of fixed poolers share one, on pooled vectors.
+
+        Args:
+            pending: Runs of each pooler.
+            pooled: Vectors of the fixed poolers, where they are there already.
+        """
+        fixed = {
+            label: self.poolers[label]
+            for label in pending
+            if is_fixed(self.poolers[label], self.source.shape)
+        }
+        if pooled is None:
+            pooled = pool(fixed, self.prefixes, self.source)
+        for runs in dict.fromkeys(pending[label] for label in fixed):
+            labels = tuple(label for label in fixed if pending[label] == runs)
+            vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
+            group = HeadGroup(
+                head_module(AveragePool(), self.task.num_outputs),
+                runs,
+                num_groups=len(labels),
+                lipschitz=self._factors(labels),
+            )
+            for part in self._split(labels, runs, self._cost(vectors, group), len(labels)):
+                protocol = self._protocol(vectors, len(part))
+                yield Job((labels,), (dataclasses.replace(group, runs=part),), vectors, protocol)
+        for label, runs in pending.items():
+            if label not in fixed:
+                group = self._group(label, runs)
+                for part in self._split([label], runs, self._cost(self.source, group), 1):
+                    protocol = self._protocol(self.source, len(part))
+                    part_group = dataclasses.replace(group, runs=part)
+                    yield Job(((label,),), (part_group,), self.source, protocol)
+
+    def _group(self, label: str, runs: tuple[Run, ...]) -> HeadGroup:
+        return HeadGroup(
+            head_module(self.poolers[label], self.task.num_outputs),
+            runs,
+            num_prefix=self.prefixes[label],
+            lipschitz=self._factors([label]),
+        )
+
+    def _factors(self, labels: Sequence[str]):
+        poolers = [self.poolers[label] for label in labels]
+        spread = None
+        if any(map(_reads_spread, poolers)):
+            if isinstance(self.source, StreamedSource):  # whose tokens are not known before
+                return None
+            spread = self._largest_norm
+        low, high = self.source.token_counts
+        return head_factors(
+            poolers,
+            token_counts=[
+                (max(1, low - self.prefixes[label]), max(1, high - self.prefixes[label]))
+                for label in labels
+            ],
+            dim=self.source.shape[-1],
+            spread=spread,
+        )
+
+    @functools.cached_property
+    def _largest_norm(self) -> float:
+        """Largest norm of a real token; half of the distance of two is never above it."""
+        largest = 0.0
+        num_examples = self.source.shape[0]
+        for start in range(0, num_examples, _NORM_BATCH):
+            tokens = self.source.fetch(np.arange(start, min(start + _NORM_BATCH, num_examples)))
+            norms = np.linalg.norm(tokens.states.astype(np.float32), axis=-1)
+            real = True if tokens.mask is None else tokens.mask
+            largest = max(largest, float(np.max(norms, where=real, initial=0.0)))
+        return largest
+
+    def _cost(self, source: TokenSource, group: HeadGroup) -> HeadCost:
+        loss = group.loss_fn(self.task)
+
+        def of_batch(params, batch):
+            return loss(params, batch, jnp.arange(self.batch_size), None)
+
+        one: Any
+        if isinstance(source, StreamedSource):
+            one = source.features.one_output
+        else:
+            one = source.fetch(np.zeros(1, np.int64))
+        states = one.states[:, 0] if isinstance(source, PooledSource) else one.states
+        batch = {"states": states, "targets": jax.tree.map(lambda array: array[:1], self.targets)}
+        if one.mask is not None:
+            batch["mask"] = one.mask
+        batch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype), batch
+        )
+        return head_cost(of_batch, group.shapes(source), batch)
+
+    def _split(self, labels, runs, cost, num_groups) -> list[tuple[Run, ...]]:
+        budget = self.limits.budget
+        parts = split_runs(runs, cost, num_groups, budget)
+        _log.info(
+            "%s: %d heads of %.3g MB (parameters %.3g, activations %.3g), %d at once in %d parts, "
+            "budget %.3g MB",
+            ", ".join(labels),
+            len(runs) * len(labels),
+            cost.total / 1e6,
+            cost.parameters / 1e6,
+            cost.activations / 1e6,
+            len(parts[0]) * len(labels),
+            len(parts),
+            budget / 1e6,
+        )
+        return parts
+
+    def _protocol(self, source, num_runs, *, shared_order=False) -> Protocol:
+        chunk_steps = None
+        if not isinstance(source, (MemorySource, PooledSource)):
+            chunk_steps = max(1, _CHUNK_EXAMPLES // self.batch_size)
+        shard = self.limits.shard_of(num_runs)
+        return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard)
+
+
+def _reads_spread(pooler: nn.Module) -> bool:
+    """Whether the bound of a pooler depends on how far tokens are apart."""
+    parts = pooler.poolers if isinstance(pooler, HybridPool) else (pooler,)
+    return any(isinstance(part, QueryAttentionPool) for part in parts)

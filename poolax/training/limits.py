@@ -1,0 +1,47 @@
+"""What a sweep may use, and when it has to stop."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from poolax._checks import check_choice, check_count, check_number
+from poolax.training.keeping import never
+from poolax.training.memory import default_budget
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a sweep may use, and what it does when it has to stop.
+
+    Attributes:
+        memory_budget: Bytes for token states, and for the heads that are trained at once; ``None`` for
+            half of what is free.
+        shard: What is split over devices: ``"batch"``, ``"heads"``, or ``"auto"``, heads where there
+            are as many runs as devices.
+        checkpoint_every: Seconds between checkpoints of heads in training.
+        should_stop: Asked after every epoch or chunk of one; see :func:`stop_on_sigterm`.
+    """
+
+    memory_budget: int | None = None
+    shard: str = "auto"
+    checkpoint_every: float = 60.0
+    should_stop: Callable[[], bool] = never
+
+    def __post_init__(self):
+        """Refuse numbers out of range."""
+        check_choice("shard", self.shard, ("auto", "batch", "heads"))
+        check_number("checkpoint_every", self.checkpoint_every, at_least=0.0)
+        if self.memory_budget is not None:
+            check_count("memory_budget", self.memory_budget)
+
+    @property
+    def budget(self) -> int:
+        """Bytes."""
+        return default_budget() if self.memory_budget is None else self.memory_budget
+
+    def shard_of(self, num_runs: int) -> str:
+        """What is split over devices for so many runs."""
+        if self.shard != "auto":
+            return self.shard
+        return "heads" if 1 < jax.device_count() <= num_runs else "batch"
