@@ -17,6 +17,13 @@ hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("poolax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drops a module's compiled programs: thousands of them exhaust a process's memory mappings."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""
