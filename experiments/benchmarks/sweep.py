@@ -11,11 +11,14 @@ import dataclasses
 import multiprocessing
 import pathlib
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.sweep_profile import profile
 
 COLUMNS = {
     "case": "{}",
@@ -25,9 +28,14 @@ COLUMNS = {
     "poolax_accuracy": "{:.3f}",
     "reference_accuracy": "{:.3f}",
     "parameters": "{}",
+    "milliseconds_per_step": "{:.3f}",
+    "percent_of_products": "{:.0f}",
+    "peak_mebibytes": "{:.0f}",
 }
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
 FIXED = POOLERS[:4]
+_PARTS = {"fixed": FIXED, "wavg": ("wavg",), "attn": ("attn",)}
+_DISK_BUDGET = 2**29
 _TOKENS = 32
 _LEARNING_RATE = 1e-3
 
@@ -66,17 +74,25 @@ def _model_directory() -> pathlib.Path:
 
 
 def _prepare(plan):
-    """The backbone, token ids with mask, labels and splits."""
+    """The backbone and the data set."""
     from poolax import backbones, data
 
     dataset = data.load("banking77", data_dir=plan.data_dir)
     if plan.num_examples is not None:
         dataset = dataset.subset(plan.num_examples)
     minilm = backbones.load(_model_directory())
-    preprocess = dataclasses.replace(minilm.preprocess, max_tokens=_TOKENS, pad_to=_TOKENS)
+    minilm = minilm.replace(
+        preprocess=dataclasses.replace(minilm.preprocess, max_tokens=_TOKENS, pad_to=_TOKENS)
+    )
+    return minilm, dataset
+
+
+def _tokenized(plan):
+    """The backbone, token ids with mask, labels, splits and number of labels."""
+    minilm, dataset = _prepare(plan)
     splits = dict(dataset.splits)
     used = np.concatenate(list(splits.values()))
-    ids, mask = preprocess([dataset.inputs[index] for index in used])
+    ids, mask = minilm.preprocess([dataset.inputs[index] for index in used])
     ends = np.cumsum([len(part) for part in splits.values()])
     parts = dict(zip(splits, np.split(np.arange(len(used)), ends[:-1]), strict=True))
     return minilm, ids, mask, dataset.targets[used], parts, dataset.num_classes
@@ -92,7 +108,7 @@ def ours(plan: Plan) -> dict[str, Any]:
     from poolax.training import Classification, extract_states, sweep_states
     from poolax.training.records import environment
 
-    minilm, ids, mask, targets, splits, num_classes = _prepare(plan)
+    minilm, ids, mask, targets, splits, num_classes = _tokenized(plan)
     start = time.perf_counter()
     states = extract_states(minilm, ids, mask).states
     features = time.perf_counter() - start
@@ -115,20 +131,58 @@ def ours(plan: Plan) -> dict[str, Any]:
         return records, time.perf_counter() - start
 
     seconds, accuracy = {}, {}
-    for group in (FIXED, ("wavg",), ("attn",)):
+    for group in _PARTS.values():
         _, seconds[group, 1] = train(group, 1)
         records, seconds[group, plan.seeds] = train(group, plan.seeds)
         for name in group:
             accuracy[name] = float(np.mean([row["test"] for row in records.where(pooler=name)]))
     width = states.shape[-1]
+    peak = _peak_mebibytes()
+    train_split = splits["train"]
+    profiles = {
+        label: profile(
+            states[train_split],
+            mask[train_split],
+            targets[train_split],
+            [names[name] for name in group],
+            num_classes=num_classes,
+            num_runs=plan.seeds,
+            batch_size=plan.batch_size,
+        )
+        for label, group in _PARTS.items()
+    }
     return {
         "features": features,
         "seconds": seconds,
+        "profiles": profiles,
+        "steps": plan.steps(len(train_split)),
         "accuracy": accuracy,
         "parameters": {name: _count(names[name], width, num_classes) for name in POOLERS},
-        "peak_mebibytes": _peak_mebibytes(),
+        "peak_mebibytes": peak,
         "environment": environment(),
     }
+
+
+def on_disk(plan: Plan) -> float:
+    """Peak MiB of an epoch of all heads on token states that are kept on disk."""
+    from poolax.training import Classification, Limits, sweep
+
+    minilm, dataset = _prepare(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        sweep(
+            minilm,
+            dataset,
+            Classification(dataset.num_classes),
+            poolers=POOLERS,
+            seeds=plan.seeds,
+            epochs=1,
+            batch_size=plan.batch_size,
+            learning_rates=(_LEARNING_RATE,),
+            features="disk",
+            feature_dir=folder,
+            limits=Limits(memory_budget=_DISK_BUDGET),
+        )
+    return _peak_mebibytes()
 
 
 def _count(name, width, num_classes):
@@ -149,8 +203,11 @@ def reference(plan: Plan) -> dict[str, Any]:
     from transformers import BertModel
 
     torch.set_num_threads(plan.threads)
-    _, ids, mask, targets, splits, num_classes = _prepare(plan)
-    model = BertModel.from_pretrained(_model_directory(), add_pooling_layer=False).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_device(device)
+    _, ids, mask, targets, splits, num_classes = _tokenized(plan)
+    model = BertModel.from_pretrained(_model_directory(), add_pooling_layer=False)
+    model = model.eval().to(device)
     ids, mask, targets = (torch.tensor(array) for array in (ids.astype(np.int64), mask, targets))
     targets = targets.long()
 
@@ -158,9 +215,15 @@ def reference(plan: Plan) -> dict[str, Any]:
         with torch.inference_mode():
             return model(input_ids=ids[rows], attention_mask=mask[rows]).last_hidden_state
 
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    wait()
     start = time.perf_counter()
     # Clones leave inference mode, which autograd refuses.
     states = torch.cat([forward(rows) for rows in torch.arange(len(ids)).split(256)]).clone()
+    wait()
     features = time.perf_counter() - start
     width = states.shape[-1]
     train, test = (torch.tensor(splits[name]) for name in ("train", "test"))
@@ -180,12 +243,13 @@ def reference(plan: Plan) -> dict[str, Any]:
 
         batches = torch.randperm(len(train)).split(plan.batch_size)
         first = [train[rows] for rows in batches[: plan.timed_steps]]
-        online = _time(lambda rows, step=step: step(rows, forward(rows).clone()), first)
+        online = _time(lambda rows, step=step: step(rows, forward(rows).clone()), first, wait)
         found["online"][name] = online * steps * plan.seeds
         start = time.perf_counter()
         for _ in range(plan.epochs):
             for rows in torch.randperm(len(train)).split(plan.batch_size):
                 step(train[rows], states[train[rows]])
+        wait()
         found["cached"][name] = (time.perf_counter() - start) * plan.seeds
         with torch.inference_mode():
             chosen = torch.cat([head(states[rows], mask[rows]).argmax(-1) for rows in test.split(256)])
@@ -194,15 +258,17 @@ def reference(plan: Plan) -> dict[str, Any]:
         "features": features,
         "peak_mebibytes": _peak_mebibytes(),
         "torch": torch.__version__,
+        "device": device,
     }
 
 
-def _time(step: Callable, batches) -> float:
+def _time(step: Callable, batches, wait: Callable) -> float:
     """Median seconds of a step."""
     seconds = []
     for rows in batches:
         start = time.perf_counter()
         step(rows)
+        wait()
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))
 
@@ -250,6 +316,8 @@ def run(plan: Plan) -> list[dict[str, object]]:
     with context.Pool(1) as pool:
         us = pool.apply(ours, (plan,))
     with context.Pool(1) as pool:
+        disk_peak = pool.apply(on_disk, (plan,))
+    with context.Pool(1) as pool:
         them = pool.apply(reference, (plan,))
     if us["parameters"] != them["parameters"]:
         raise SystemExit(
@@ -261,15 +329,14 @@ def run(plan: Plan) -> list[dict[str, object]]:
         **dataclasses.asdict(plan),
         "poolax_features_seconds": us["features"],
         "reference_features_seconds": them["features"],
-        "poolax_peak_mebibytes": us["peak_mebibytes"],
-        "reference_peak_mebibytes": them["peak_mebibytes"],
         "torch": them["torch"],
+        "torch_device": them["device"],
         **us["environment"],
     }
     # The path says nothing about the measurement.
     del common["data_dir"]
     groups = {
-        "all six": (FIXED, ("wavg",), ("attn",)),
+        "all six": tuple(_PARTS.values()),
         "without attention": (FIXED, ("wavg",)),
         "fixed": (FIXED,),
     }
@@ -284,7 +351,7 @@ def run(plan: Plan) -> list[dict[str, object]]:
             theirs = sum(them[key][name] for name in names)
             row = {"case": f"{label}, {case}", "poolax_seconds": own, "reference_seconds": theirs}
             records.append({**common, **row, "ratio": theirs / own})
-    for label, part in {"fixed": FIXED, "wavg": ("wavg",), "attn": ("attn",)}.items():
+    for label, part in _PARTS.items():
         one, all_seeds = us["seconds"][part, 1], us["seconds"][part, plan.seeds]
         row = {"case": f"{label}, {plan.seeds} seeds / 1"}
         records.append({**common, **row, "poolax_seconds": all_seeds, "ratio": all_seeds / one})
@@ -301,4 +368,33 @@ def run(plan: Plan) -> list[dict[str, object]]:
                 "parameters": us["parameters"][name],
             }
         )
+    for label, part in _PARTS.items():
+        profiled, total = us["profiles"][label], us["seconds"][part, plan.seeds]
+        for stage, seconds in _stages(profiled, total / us["steps"]).items():
+            records.append(
+                {
+                    **common,
+                    "case": f"{label}, {plan.seeds} seeds, a step: {stage}",
+                    "milliseconds_per_step": 1e3 * seconds,
+                    "percent_of_products": 100 * seconds / profiled["products"],
+                }
+            )
+    for case, peak in (
+        ("states in memory, ours", us["peak_mebibytes"]),
+        (f"states on disk, budget {_DISK_BUDGET >> 20} MiB, an epoch, ours", disk_peak),
+        ("states in memory, PyTorch", them["peak_mebibytes"]),
+    ):
+        records.append({**common, "case": f"peak memory: {case}", "peak_mebibytes": peak})
     return records
+
+
+def _stages(profiled, total):
+    """What a step is made of; each line is what comes on top of the others."""
+    return {
+        "matrix products alone": profiled["products"],
+        "rest of loss and gradient": profiled["gradient"] - profiled["products"],
+        "reading the batch": profiled["read"],
+        "Adam and the loop": profiled["step"] - profiled["gradient"] - profiled["read"],
+        "evaluation, compilation, records": total - profiled["step"],
+        "all": total,
+    }
