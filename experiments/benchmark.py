@@ -86,6 +86,8 @@ def sweep_plan(options: Options) -> sweep.Plan:
 def main() -> None:
     """Measure, print and record."""
     options = tyro.cli(Options)
+    if options.out is not None:  # before minutes of measurements
+        pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
     if options.suite == "forward":
         columns = forward.COLUMNS
         records = forward.run(repeats=options.repeats, pause=options.pause, threads=options.threads)
