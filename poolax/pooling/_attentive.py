@@ -97,23 +97,63 @@ class LatentAttentionPool(Pooler):
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
         inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
-        # The dictionary is projected once, and W_Q is folded into the keys: (d, H, m).
-        keys = jnp.einsum("md,dhk->hmk", latents, key_kernel)
-        values = jnp.einsum("md,dhk,hke->hme", latents, value_kernel, out_kernel)
-        scores = jnp.einsum("dhk,hmk->dhm", query_kernel, keys) / jnp.sqrt(kernel_shape[-1])
-        weights = masked_softmax(jnp.einsum("...nd,dhm->...hnm", inner, scores.astype(dtype)))
-        tokens = tokens + jnp.einsum("...hnm,hme->...ne", weights, values.astype(dtype))
-
-        inner = nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens
-        hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
-        hidden = average_pool(nn.gelu(hidden, approximate=False), mask)
+        kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
+        fold = _is_folding_cheaper(tokens.size // width, width, self.num_heads, self.num_latents)
+        weights, attend = _attention_on_latents(inner, latents, kernels, fold=fold)
+        mlp_in = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")
+        if self.use_norm or not fold:
+            tokens = tokens + attend(weights)
+            hidden = mlp_in(nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens)
+            mean = average_pool(tokens, mask)
+        else:
+            # W_1 is linear: it maps tokens, which no head moves, and the dictionary.
+            hidden = mlp_in(tokens) + attend(weights, mlp_in.variables["params"]["kernel"])
+            of_tokens = weights.reshape(*weights.shape[:-2], -1)
+            mean_weights = average_pool(of_tokens, mask).reshape(*z.shape[:-2], *weights.shape[-2:])
+            mean = average_pool(tokens, mask) + attend(mean_weights)
         # W_2 is linear: it maps the mean over tokens instead of every token.
-        pooled = average_pool(tokens, mask) + nn.Dense(width, name="mlp_out")(hidden)
+        hidden = average_pool(nn.gelu(hidden, approximate=False), mask)
+        pooled = mean + nn.Dense(width, name="mlp_out")(hidden)
         pooled = pooled.astype(z.dtype)
         if mask is not None:
             pooled = zero_empty(pooled, mask)  # its bias, where there is no token
-            weights = jnp.where(mask[..., None, :, None], weights, 0)
-        return (pooled, weights) if return_weights else pooled
+            weights = jnp.where(mask[..., None, None], weights, 0)
+        return (pooled, jnp.moveaxis(weights, -2, -3)) if return_weights else pooled
+
+
+def _is_folding_cheaper(num_tokens, width, num_heads, num_latents):
+    """Whether products of kernels and dictionary save more on all tokens than they cost."""
+    of_kernels = num_latents * width**2
+    folded = num_tokens * num_heads * num_latents * width + of_kernels
+    return folded < num_tokens * (width**2 + num_latents * width)
+
+
+def _attention_on_latents(tokens, latents, kernels, *, fold):
+    """Weights ``(*batch, n, H, m)``, and a function from weights ``(*rest, H, m)`` to what they read.
+
+    Folded, W_Q is multiplied into the keys, and W_O (and a kernel behind it) into the values, so that
+    each token costs two products of ``H m d``.
+    """
+    query_kernel, key_kernel, value_kernel, out_kernel = kernels
+    keys = jnp.einsum("md,dhk->hmk", latents, key_kernel) / jnp.sqrt(key_kernel.shape[-1])
+    values = jnp.einsum("md,dhk->hmk", latents, value_kernel)
+    mapped = jnp.einsum("hmk,hke->hme", values, out_kernel) if fold else values
+    dtype = tokens.dtype
+    if fold:
+        scores = jnp.einsum("dhk,hmk->dhm", query_kernel, keys).astype(dtype)
+        logits = jnp.einsum("...nd,dhm->...nhm", tokens, scores)
+    else:
+        queries = jnp.einsum("...nd,dhk->...nhk", tokens, query_kernel.astype(dtype))
+        logits = jnp.einsum("...nhk,hmk->...nhm", queries, keys.astype(dtype))
+
+    def attend(weights, kernel=None):
+        if not fold:
+            read = jnp.einsum("...hm,hmk->...hk", weights, mapped.astype(dtype))
+            return jnp.einsum("...hk,hke->...e", read, out_kernel.astype(dtype))
+        own = mapped if kernel is None else jnp.einsum("hme,ef->hmf", mapped, kernel)
+        return jnp.einsum("...hm,hmf->...f", weights, own.astype(dtype))
+
+    return masked_softmax(logits), attend
 
 
 @final
