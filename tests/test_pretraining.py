@@ -150,6 +150,13 @@ def test_bad_pretraining_is_named(make, message):
         make()
 
 
+def test_one_step_is_a_step():
+    one, two = (OBJECTIVES["texts"](schedule=Schedule(epochs=1, batch_size=90, seed=0, learning_rate=rate))
+                for rate in (1e-3, 1e-2))  # fmt: skip
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one.params))
+    assert not np.array_equal(one.params["embeddings"]["token"], two.params["embeddings"]["token"])
+
+
 def test_pretraining_that_diverges_says_so():
     schedule = dataclasses.replace(SCHEDULE, learning_rate=1e30, epochs=8)
     with pytest.raises(

@@ -84,7 +84,8 @@ def run_schedule(
     """
     num_examples = len(next(iter(arrays.values())))
     steps = schedule.epochs * math.ceil(num_examples / schedule.batch_size)
-    rates = optax.warmup_cosine_decay_schedule(0.0, schedule.learning_rate, max(1, steps // 20), steps)
+    warmup = min(max(1, steps // 20), steps - 1)
+    rates = optax.warmup_cosine_decay_schedule(0.0, schedule.learning_rate, warmup, steps)
     optimizer = optax.adamw(rates, weight_decay=0.01)
     trainer = Trainer(loss_fn, optimizer)
     recipe = {
