@@ -19,10 +19,15 @@ from poolax.data.vision import inpainting
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.PretrainingOptions):
-    """Compare poolers on image tasks with small Vision Transformers that are pretrained first."""
+    """Compare poolers on image tasks with small Vision Transformers that are pretrained first.
+
+    Attributes:
+        output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
+    """
 
     out: str = "poolax-vision"
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    output_grid: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Images:
     def inpainted(self, context):
         """The images without their centre, which is to be predicted."""
         data = self.dataset(context)
-        return inpainting(data, output_grid=data.inputs.shape[1])
+        grid = context.options.output_grid
+        return inpainting(data, output_grid=data.inputs.shape[1] if grid is None else grid)
 
     def backbone(self, context):
         """The Vision Transformer and its name."""

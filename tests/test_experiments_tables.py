@@ -1,6 +1,7 @@
 """The comparisons of poolers at their smallest, and the tables made from their records."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from poolax import quickstart
 from poolax.training import PreemptedError, Records
+from poolax.training.step import no_progress
 
 SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
 
@@ -102,6 +104,14 @@ def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datas
     text = (tmp_path / f"{name}.md").read_text()
     assert "Adam at 0.001 or 0.01" in text
     assert "reported is its test score" in text
+
+
+def test_output_grid(experiments, test_data, tmp_path):
+    context = experiments("comparison._study").Context
+    study = experiments("vision").STUDY
+    options = dataclasses.replace(study.options, data_dir=str(test_data), num_examples=8, output_grid=8)
+    data = study.cases["cifar10_inpainting"].dataset(context(options, tmp_path, no_progress))
+    assert data.targets.shape[1] == 8 * 8 // 4 * 3
 
 
 DIGITS = ("--datasets", "digits", *PRETRAINED)

@@ -142,9 +142,10 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
     def model_at(x):
         return model.apply(variables, x)
 
-    real = jax.jit(lambda inputs: jax.lax.map(lambda x: empirical.jacobian_norm(model_at, x), inputs))(
-        inputs
-    )
+    real = jax.jit(
+        lambda inputs: jax.lax.map(lambda x: empirical.jacobian_norm(model_at, x), inputs),
+        compiler_options=compile_quickly(),
+    )(inputs)
     most_sensitive = inputs[jnp.argmax(real)]
     found = jax.jit(
         lambda x, key: empirical.maximize_jacobian_norm(
