@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -86,6 +88,30 @@ def test_a_sequence_without_tokens_pools_to_zeros_without_gradient(name, fill):
     chex.assert_tree_all_finite(of_variables)
     _, tangent = jax.jvp(lambda z: pooled(z, variables), (jnp.asarray(z),), (jnp.ones_like(z),))
     assert not tangent[0].any()
+
+
+@pytest.mark.parametrize("use_norm", [False, True])
+@pytest.mark.parametrize("batch", [5, 50])
+def test_folded_kernels_change_nothing(batch, use_norm, x64):
+    """Kernels are multiplied into the dictionary for many tokens, and for very many W_1 as well."""
+    pooler = pooling.LatentAttentionPool(num_latents=4, num_heads=2, use_norm=use_norm)
+    rng = np.random.default_rng(0)
+    z, mask = rng.normal(size=(batch, 2, 16)), rng.uniform(size=(batch, 2)) < 0.7
+    variables = pooler.init(jax.random.key(0), z)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), variables)
+
+    def together(variables):
+        return pooler.apply(variables, z, mask, return_weights=True)
+
+    def alone(variables):
+        one = functools.partial(pooler.apply, variables, return_weights=True)
+        return jax.lax.map(lambda example: one(*example), (z, mask))
+
+    def gradient(of):
+        return jax.jit(jax.grad(lambda v: sum(jnp.sum(jnp.sin(part)) for part in of(v))))(variables)
+
+    chex.assert_trees_all_close(together(variables), alone(variables), rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(gradient(together), gradient(alone), rtol=1e-8, atol=1e-10)
 
 
 @every_pooler

@@ -98,10 +98,13 @@ class LatentAttentionPool(Pooler):
         tokens = zero_masked(z, mask).astype(dtype)
         inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
         kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
-        fold = _is_folding_cheaper(tokens.size // width, width, self.num_heads, self.num_latents)
+        num_tokens, size = tokens.size // width, self.num_heads * self.num_latents
+        fold = _is_folding_cheaper(num_tokens, width, self.num_heads, self.num_latents)
+        # Three products of a dictionary with W_1, in a training step, instead of one of all tokens.
+        fold_mlp = fold and not self.use_norm and num_tokens > 3 * size
         weights, attend = _attention_on_latents(inner, latents, kernels, fold=fold)
         mlp_in = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")
-        if self.use_norm or not fold:
+        if not fold_mlp:
             tokens = tokens + attend(weights)
             hidden = mlp_in(nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens)
             mean = average_pool(tokens, mask)
@@ -121,7 +124,7 @@ class LatentAttentionPool(Pooler):
         return (pooled, jnp.moveaxis(weights, -2, -3)) if return_weights else pooled
 
 
-def _is_folding_cheaper(num_tokens, width, num_heads, num_latents):
+def _is_folding_cheaper(num_tokens, width, num_heads, num_latents) -> bool:
     """Whether products of kernels and dictionary save more on all tokens than they cost."""
     of_kernels = num_latents * width**2
     folded = num_tokens * num_heads * num_latents * width + of_kernels
