@@ -313,8 +313,9 @@ class _Feed:
             if data is None or not self._protocol.shared_order:
                 # As many rows in every chunk, so that all are one program.
                 wanted = np.unique(part.indices)
-                distinct = 1 if self._protocol.shared_order else len(batches.weights)
-                most = distinct * self._steps * self._protocol.batch_size
+                seeds = {seed for _, seed in member.group.runs}
+                orders = 1 if self._protocol.shared_order else len(seeds)
+                most = orders * self._steps * self._protocol.batch_size
                 rows = np.pad(wanted, (0, min(most, len(self._train)) - len(wanted)), mode="edge")
                 data, kept = self._put(rows), wanted
             indices = np.searchsorted(kept, part.indices).astype(np.int32)

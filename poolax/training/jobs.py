@@ -90,7 +90,7 @@ class JobMaker:
                     tuple((label,) for label in labels),
                     tuple(dataclasses.replace(group, runs=part) for group in groups),
                     self.source,
-                    self._protocol(self.source, len(part), shared_order=True),
+                    self._protocol(self.source, part, shared_order=True),
                 )
 
     def kept(
@@ -121,13 +121,13 @@ class JobMaker:
                 lipschitz=self._factors(labels),
             )
             for part in self._split(labels, runs, self._cost(vectors, group), len(labels)):
-                protocol = self._protocol(vectors, len(part))
+                protocol = self._protocol(vectors, part)
                 yield Job((labels,), (dataclasses.replace(group, runs=part),), vectors, protocol)
         for label, runs in pending.items():
             if label not in fixed:
                 group = self._group(label, runs)
                 for part in self._split([label], runs, self._cost(self.source, group), 1):
-                    protocol = self._protocol(self.source, len(part))
+                    protocol = self._protocol(self.source, part)
                     part_group = dataclasses.replace(group, runs=part)
                     yield Job(((label,),), (part_group,), self.source, protocol)
 
@@ -206,11 +206,13 @@ class JobMaker:
         )
         return parts
 
-    def _protocol(self, source, num_runs, *, shared_order=False) -> Protocol:
+    def _protocol(self, source, runs, *, shared_order=False) -> Protocol:
         chunk_steps = None
         if not isinstance(source, (MemorySource, PooledSource)):
-            chunk_steps = max(1, _CHUNK_EXAMPLES // self.batch_size)
-        shard = self.limits.shard_of(num_runs)
+            # A step reads a batch for each order.
+            orders = 1 if shared_order else len({seed for _, seed in runs})
+            chunk_steps = max(1, _CHUNK_EXAMPLES // (orders * self.batch_size))
+        shard = self.limits.shard_of(len(runs))
         return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard)
 
 
