@@ -148,6 +148,7 @@ def ours(plan: Plan) -> dict[str, Any]:
             num_classes=num_classes,
             num_runs=plan.seeds,
             batch_size=plan.batch_size,
+            learning_rate=_LEARNING_RATE,
         )
         for label, group in _PARTS.items()
     }

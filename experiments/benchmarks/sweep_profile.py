@@ -1,6 +1,5 @@
 """Where a training step of the sweep spends its time, beside its matrix products alone."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from benchmarks.timing import measure
 from poolax.pooling import AveragePool, from_name
 from poolax.training import Classification, HeadModule
 from poolax.training.engine import HeadGroup
@@ -18,8 +18,10 @@ from poolax.training.pooled import is_fixed, pool
 from poolax.training.sources import MemorySource, PooledSource
 from poolax.training.step import Trainer, epoch_batches, put, stack
 
-_REPEATS = 15
-_LEARNING_RATE = 1e-3
+_REPEATS = 7
+_PAUSE = 0.1
+# Steps of a timed stretch; one call of it is many steps.
+_STEPS = 20
 
 
 def profile(
@@ -31,6 +33,7 @@ def profile(
     num_classes: int,
     num_runs: int,
     batch_size: int,
+    learning_rate: float,
 ) -> dict[str, float]:
     """Seconds of one step of all heads of some poolers, and of parts of it, each a program of its own.
 
@@ -42,10 +45,11 @@ def profile(
         num_classes: Number of labels.
         num_runs: Seeds of each pooler.
         batch_size: Examples a step.
+        learning_rate: Of Adam.
 
     Returns:
-        Median seconds of a step of the whole epoch, of reading its batch, of loss and gradient, and of
-        the matrix products of loss and gradient alone.
+        Median seconds, interleaved, of a step inside of its loop, of reading its batch, of loss and
+        gradient, and of the matrix products of loss and gradient alone.
     """
     task = Classification(num_classes)
     modules = {name: from_name(name) for name in poolers}
@@ -57,16 +61,17 @@ def profile(
         source = PooledSource(np.stack(list(vectors.values()), axis=1))
         data = {"states": np.swapaxes(source.pooled, 0, 1)[..., None, :], "targets": targets}
         pooler, num_groups, own = AveragePool(), len(poolers), ("states",)
-    runs = tuple((_LEARNING_RATE, seed) for seed in range(num_runs))
+    runs = tuple((learning_rate, seed) for seed in range(num_runs))
     group = HeadGroup(HeadModule(pooler, num_classes), runs, num_groups)
     loss_fn = group.loss_fn(task)
-    trainer = Trainer(loss_fn, optax.adam(_LEARNING_RATE), own=own)
+    trainer = Trainer(loss_fn, optax.adam(learning_rate), own=own)
     state = trainer.init(group.init(source), num_groups=num_groups)
     batches = stack([epoch_batches(seed, 0, len(states), batch_size) for _, seed in runs])
+    batches = jax.tree.map(lambda leaf: leaf[:, :_STEPS], batches)
     num_steps = batches.indices.shape[1]
     on_devices = put(data)
 
-    def epoch():
+    def steps():
         nonlocal state
         state, _ = trainer.steps(state, on_devices, batches)
         return state.params
@@ -90,12 +95,19 @@ def profile(
     placed = jax.tree.map(jnp.asarray, data)
     batch = read(placed, rows)
     products, operands = _products_alone(gradient, params, batch)
-    return {
-        "step": _median_seconds(epoch, repeats=3) / num_steps,
-        "read": _median_seconds(lambda: read(placed, rows)),
-        "gradient": _median_seconds(lambda: gradient(params, batch)),
-        "products": _median_seconds(lambda: products(operands)),
+    programs = {
+        "step": steps,
+        "read": lambda: read(placed, rows),
+        "gradient": lambda: gradient(params, batch),
+        "products": lambda: products(operands),
     }
+
+    def finish(program):
+        return lambda: jax.block_until_ready(program())
+
+    calls = {name: finish(program) for name, program in programs.items()}
+    seconds = measure(calls, _REPEATS, _PAUSE)
+    return {**seconds, "step": seconds["step"] / num_steps}
 
 
 def _products_alone(fn: Callable, *args: PyTree):
@@ -120,22 +132,12 @@ def _products_alone(fn: Callable, *args: PyTree):
 
 
 def _matrix_products(jaxpr) -> Iterator[Any]:
+    """Equations of all matrix products, those of a scan as often as it goes round."""
     inner = (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)
     for eqn in jaxpr.eqns:
         if eqn.primitive is jax.lax.dot_general_p:
             yield eqn
         for leaf in jax.tree.leaves(eqn.params, is_leaf=lambda leaf: isinstance(leaf, inner)):
             if isinstance(leaf, inner):
-                if eqn.primitive is jax.lax.scan_p:
-                    raise NotImplementedError("matrix products inside of a loop are not counted")
-                yield from _matrix_products(getattr(leaf, "jaxpr", leaf))
-
-
-def _median_seconds(call: Callable[[], PyTree], repeats: int = _REPEATS) -> float:
-    jax.block_until_ready(call())
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+                for _ in range(eqn.params.get("length", 1)):
+                    yield from _matrix_products(getattr(leaf, "jaxpr", leaf))

@@ -97,26 +97,16 @@ class LatentAttentionPool(Pooler):
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
         inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
+        fold = _is_folding_cheaper(tokens.size // width, width, self.num_heads, self.num_latents)
         kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
-        num_tokens, size = tokens.size // width, self.num_heads * self.num_latents
-        fold = _is_folding_cheaper(num_tokens, width, self.num_heads, self.num_latents)
-        # Three products of a dictionary with W_1, in a training step, instead of one of all tokens.
-        fold_mlp = fold and not self.use_norm and num_tokens > 3 * size
-        weights, attend = _attention_on_latents(inner, latents, kernels, fold=fold)
-        mlp_in = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")
-        if not fold_mlp:
-            tokens = tokens + attend(weights)
-            hidden = mlp_in(nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens)
-            mean = average_pool(tokens, mask)
-        else:
-            # W_1 is linear: it maps tokens, which no head moves, and the dictionary.
-            hidden = mlp_in(tokens) + attend(weights, mlp_in.variables["params"]["kernel"])
-            of_tokens = weights.reshape(*weights.shape[:-2], -1)
-            mean_weights = average_pool(of_tokens, mask).reshape(*z.shape[:-2], *weights.shape[-2:])
-            mean = average_pool(tokens, mask) + attend(mean_weights)
-        # W_2 is linear: it maps the mean over tokens instead of every token.
+        weights, read = _attend_to_latents(inner, latents, kernels, fold=fold)
+        tokens = tokens + read
+
+        inner = nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens
+        hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
         hidden = average_pool(nn.gelu(hidden, approximate=False), mask)
-        pooled = mean + nn.Dense(width, name="mlp_out")(hidden)
+        # W_2 is linear: it maps the mean over tokens instead of every token.
+        pooled = average_pool(tokens, mask) + nn.Dense(width, name="mlp_out")(hidden)
         pooled = pooled.astype(z.dtype)
         if mask is not None:
             pooled = zero_empty(pooled, mask)  # its bias, where there is no token
@@ -131,32 +121,25 @@ def _is_folding_cheaper(num_tokens, width, num_heads, num_latents) -> bool:
     return folded < num_tokens * (width**2 + num_latents * width)
 
 
-def _attention_on_latents(tokens, latents, kernels, *, fold):
-    """Weights ``(*batch, n, H, m)``, and a function from weights ``(*rest, H, m)`` to what they read.
+def _attend_to_latents(tokens, latents, kernels, *, fold):
+    """Weights ``(*batch, n, H, m)`` and what each token reads by them, ``(*batch, n, d)``.
 
-    Folded, W_Q is multiplied into the keys, and W_O (and a kernel behind it) into the values, so that
-    each token costs two products of ``H m d``.
+    Folded, W_Q is multiplied into the keys and W_O into the values, so that each token costs two
+    products of ``H m d``. In this order of axes all products of tokens are of two matrices.
     """
     query_kernel, key_kernel, value_kernel, out_kernel = kernels
+    dtype = tokens.dtype
     keys = jnp.einsum("md,dhk->hmk", latents, key_kernel) / jnp.sqrt(key_kernel.shape[-1])
     values = jnp.einsum("md,dhk->hmk", latents, value_kernel)
-    mapped = jnp.einsum("hmk,hke->hme", values, out_kernel) if fold else values
-    dtype = tokens.dtype
     if fold:
-        scores = jnp.einsum("dhk,hmk->dhm", query_kernel, keys).astype(dtype)
-        logits = jnp.einsum("...nd,dhm->...nhm", tokens, scores)
-    else:
-        queries = jnp.einsum("...nd,dhk->...nhk", tokens, query_kernel.astype(dtype))
-        logits = jnp.einsum("...nhk,hmk->...nhm", queries, keys.astype(dtype))
-
-    def attend(weights, kernel=None):
-        if not fold:
-            read = jnp.einsum("...hm,hmk->...hk", weights, mapped.astype(dtype))
-            return jnp.einsum("...hk,hke->...e", read, out_kernel.astype(dtype))
-        own = mapped if kernel is None else jnp.einsum("hme,ef->hmf", mapped, kernel)
-        return jnp.einsum("...hm,hmf->...f", weights, own.astype(dtype))
-
-    return masked_softmax(logits), attend
+        keys = jnp.einsum("dhk,hmk->dhm", query_kernel, keys).astype(dtype)
+        values = jnp.einsum("hmk,hke->hme", values, out_kernel).astype(dtype)
+        weights = masked_softmax(jnp.einsum("...nd,dhm->...nhm", tokens, keys))
+        return weights, jnp.einsum("...nhm,hme->...ne", weights, values)
+    queries = jnp.einsum("...nd,dhk->...nhk", tokens, query_kernel.astype(dtype))
+    weights = masked_softmax(jnp.einsum("...nhk,hmk->...nhm", queries, keys.astype(dtype)))
+    read = jnp.einsum("...nhm,hmk->...nhk", weights, values.astype(dtype))
+    return weights, jnp.einsum("...nhk,hke->...ne", read, out_kernel.astype(dtype))
 
 
 @final

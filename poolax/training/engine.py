@@ -92,6 +92,11 @@ def leave_out(states: Array, mask: Array | None, num_prefix: int) -> tuple[Array
     return states, mask & (jnp.cumsum(mask, axis=-1) > num_prefix)
 
 
+def count_orders(runs: Sequence[tuple[float, int]], *, shared: bool) -> int:
+    """Number of orders in which runs see the examples: batches that a step reads."""
+    return 1 if shared else len({seed for _, seed in runs})
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedHeads:
     """All heads of one structure after training; leading axes (group, run).
@@ -313,8 +318,7 @@ class _Feed:
             if data is None or not self._protocol.shared_order:
                 # As many rows in every chunk, so that all are one program.
                 wanted = np.unique(part.indices)
-                seeds = {seed for _, seed in member.group.runs}
-                orders = 1 if self._protocol.shared_order else len(seeds)
+                orders = count_orders(member.group.runs, shared=self._protocol.shared_order)
                 most = orders * self._steps * self._protocol.batch_size
                 rows = np.pad(wanted, (0, min(most, len(self._train)) - len(wanted)), mode="edge")
                 data, kept = self._put(rows), wanted

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax.pooling import AveragePool, HybridPool, QueryAttentionPool
-from poolax.training.engine import HeadGroup, Protocol
+from poolax.training.engine import HeadGroup, Protocol, count_orders
 from poolax.training.heads import head_module
 from poolax.training.limits import Limits
 from poolax.training.lipschitz import head_factors
@@ -209,8 +209,7 @@ class JobMaker:
     def _protocol(self, source, runs, *, shared_order=False) -> Protocol:
         chunk_steps = None
         if not isinstance(source, (MemorySource, PooledSource)):
-            # A step reads a batch for each order.
-            orders = 1 if shared_order else len({seed for _, seed in runs})
+            orders = count_orders(runs, shared=shared_order)
             chunk_steps = max(1, _CHUNK_EXAMPLES // (orders * self.batch_size))
         shard = self.limits.shard_of(len(runs))
         return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard)
