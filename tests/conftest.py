@@ -1,6 +1,5 @@
 """Four simulated devices and strict settings, before JAX is used for the first time."""
 
-import ctypes
 import os
 import pathlib
 
@@ -17,6 +16,8 @@ import hypothesis
 import jax
 import pytest
 
+from poolax._memory import give_back_memory
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -29,9 +30,7 @@ def forget_programs():
     """Drops a module's compiled programs, and gives back the gigabytes that compiling them took."""
     yield
     jax.clear_caches()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back_memory()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from poolax._compilation import compile_quickly
+from poolax._memory import give_back_memory
 from poolax.training.keeping import Keeper
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import (
@@ -187,6 +188,7 @@ def train_groups(
         PreemptedError: if the keeper was asked to stop.
     """
     keeper = keeper or Keeper(None)
+    give_back_memory()
     splits = {name: np.asarray(indices) for name, indices in splits.items()}
     members = [_Member(group, source, task, protocol) for group in groups]
     feed = _Feed(source, targets, splits["train"], protocol)

@@ -23,7 +23,7 @@ from poolax.training.sources import MemorySource, PooledSource, StreamedSource, 
 from poolax.training.tasks import Task
 
 _log = logging.getLogger(__name__)
-_CHUNK_EXAMPLES = 2048
+_CHUNK_EXAMPLES = 1024
 _NORM_BATCH = 1024
 
 Run = tuple[float, int]
@@ -109,6 +109,17 @@ class JobMaker:
             for label in pending
             if is_fixed(self.poolers[label], self.source.shape)
         }
+        yield from self._on_vectors(fixed, pending, pooled)
+        for label, runs in pending.items():
+            if label not in fixed:
+                group = self._group(label, runs)
+                for part in self._split([label], runs, self._cost(self.source, group), 1):
+                    protocol = self._protocol(self.source, part)
+                    part_group = dataclasses.replace(group, runs=part)
+                    yield Job(((label,),), (part_group,), self.source, protocol)
+
+    def _on_vectors(self, fixed, pending, pooled) -> Iterator[Job]:
+        """Structures of fixed poolers; pooled vectors leave memory with the last of them."""
         if pooled is None:
             pooled = pool(fixed, self.prefixes, self.source)
         for runs in dict.fromkeys(pending[label] for label in fixed):
@@ -123,13 +134,6 @@ class JobMaker:
             for part in self._split(labels, runs, self._cost(vectors, group), len(labels)):
                 protocol = self._protocol(vectors, part)
                 yield Job((labels,), (dataclasses.replace(group, runs=part),), vectors, protocol)
-        for label, runs in pending.items():
-            if label not in fixed:
-                group = self._group(label, runs)
-                for part in self._split([label], runs, self._cost(self.source, group), 1):
-                    protocol = self._protocol(self.source, part)
-                    part_group = dataclasses.replace(group, runs=part)
-                    yield Job(((label,),), (part_group,), self.source, protocol)
 
     def _group(self, label: str, runs: tuple[Run, ...]) -> HeadGroup:
         return HeadGroup(

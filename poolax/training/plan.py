@@ -33,7 +33,6 @@ from poolax.training.token_head import TokenHead
 _log = logging.getLogger(__name__)
 _RECORDS = "records.jsonl"
 _POOL_BATCH = 1024
-_CHUNK_EXAMPLES = 2048
 
 
 class SweepPlan:

@@ -5,10 +5,11 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,14 @@ class FeatureStore:
                 out[row] = values.reshape(self.shape[1:])
             else:
                 out[row][mask[row]] = values
+        self._release()
         return HostStates(out, mask)
+
+    def _release(self):
+        """Give back the pages that were read: they would count as this process's memory for ever."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for shard in self._shards:
+                cast(mmap.mmap, shard.base).madvise(mmap.MADV_DONTNEED)
 
 
 def open_store(
