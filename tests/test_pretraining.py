@@ -1,6 +1,8 @@
 import dataclasses
+import signal
 from functools import partial
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from poolax.backbones import (
 )
 from poolax.data import digits
 from poolax.training import (
+    PreemptedError,
     Schedule,
     pretrain_masked_patches,
     pretrain_masked_series,
@@ -76,6 +79,22 @@ def test_pretraining_resumes_bit_for_bit(objective, tmp_path):
     assert not done
     with pytest.raises(ValueError, match=r"out: .*configuration in .* differs in seed"):
         pretrain(schedule=dataclasses.replace(going_on, seed=1))
+
+
+def test_sigterm_saves_the_epoch_that_runs(tmp_path):
+    pretrain, done = OBJECTIVES["images"], []
+
+    def stop(description, epoch, total):
+        done.append(epoch)
+        if done == [1]:
+            signal.raise_signal(signal.SIGTERM)
+
+    schedule = dataclasses.replace(SCHEDULE, out=tmp_path, progress=stop)
+    with pytest.raises(PreemptedError):
+        pretrain(schedule=schedule)
+    resumed = pretrain(schedule=schedule)
+    assert done == [1, 2, 3, 4]
+    chex.assert_trees_all_equal(resumed.params, pretrain(schedule=SCHEDULE).params)
 
 
 def test_other_inputs_are_another_run(tmp_path):

@@ -88,7 +88,7 @@ def run(
         ValueError: if ``out`` cannot be written or holds a run with other settings.
         RuntimeError: if a measured constant exceeds its bound.
         FloatingPointError: if pretraining or all heads diverge.
-        PreemptedError: for SIGTERM while heads are trained; their state is saved.
+        PreemptedError: for SIGTERM while backbone or heads are trained; their state is saved.
     """
     settings = Settings() if settings is None else settings
     settings.check()

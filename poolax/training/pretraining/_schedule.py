@@ -1,5 +1,6 @@
 """The part of pretraining that objectives share: AdamW on a cosine schedule, and checkpoints."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from poolax._checkpoint import (
     save_checkpoint,
 )
 from poolax._checks import check_count, check_number
+from poolax.training.keeping import never, stop_on_sigterm
 from poolax.training.records import fingerprint
 from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 
@@ -38,7 +40,8 @@ class Schedule:
         learning_rate: Peak learning rate.
         seed: Sets initialisation, batch order and what is hidden.
         out: Folder for checkpoints; a run that finds one there goes on from it, and gives what an
-            uninterrupted run would have given. ``None`` writes nothing.
+            uninterrupted run would have given. SIGTERM then ends the epoch, saves and stops. ``None``
+            writes nothing.
         checkpoint_every: Epochs between checkpoints.
         progress: Called with a description, the number of epochs done and the total.
     """
@@ -81,6 +84,7 @@ def run_schedule(
     Raises:
         ValueError: for a checkpoint of another recipe.
         FloatingPointError: if the loss does not stay finite.
+        PreemptedError: for SIGTERM, once the state is saved.
     """
     num_examples = len(next(iter(arrays.values())))
     steps = schedule.epochs * math.ceil(num_examples / schedule.batch_size)
@@ -102,18 +106,22 @@ def run_schedule(
     if start:
         state = trainer.put(stack([stack([kept])]))
     data = put(dict(arrays))
-    for epoch in range(start, schedule.epochs):
-        batches = stack([epoch_batches(schedule.seed, epoch, num_examples, schedule.batch_size)])
-        state, _ = trainer.steps(state, data, batches)
-        if (take(state.diverged_step) >= 0).any():
-            raise FloatingPointError(
-                f"pretraining diverged in epoch {epoch} at learning rate {schedule.learning_rate:g}"
-            )
-        done = epoch + 1
-        schedule.progress("pretraining", done, schedule.epochs)
-        is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
-        if schedule.out is not None and is_due:
-            save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
+    with contextlib.nullcontext(never) if schedule.out is None else stop_on_sigterm() as should_stop:
+        for epoch in range(start, schedule.epochs):
+            batches = stack([epoch_batches(schedule.seed, epoch, num_examples, schedule.batch_size)])
+            state, _ = trainer.steps(state, data, batches)
+            if (take(state.diverged_step) >= 0).any():
+                raise FloatingPointError(
+                    f"pretraining diverged in epoch {epoch} at learning rate {schedule.learning_rate:g}"
+                )
+            done = epoch + 1
+            schedule.progress("pretraining", done, schedule.epochs)
+            stops = should_stop()
+            is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
+            if schedule.out is not None and (stops or is_due):
+                save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
+            if stops:
+                break
     return jax.tree.map(jnp.asarray, _only_run(state).params)
 
 
