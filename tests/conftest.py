@@ -25,12 +25,28 @@ hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("poolax")
 
 
-@pytest.fixture(scope="module", autouse=True)
+_MAPPINGS = pathlib.Path("/proc/self/maps")
+# A process of Linux may have 65,530; each compiled program takes some.
+_MOST_MAPPINGS = 20_000
+
+
 def forget_programs():
-    """Drops a module's compiled programs, and gives back the gigabytes that compiling them took."""
-    yield
+    """Drops compiled programs, and gives back the gigabytes that compiling them took."""
     jax.clear_caches()
     give_back_memory()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs_of_a_module():
+    yield
+    forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def keep_mappings_few():
+    yield
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        forget_programs()
 
 
 @pytest.fixture
