@@ -396,9 +396,10 @@ class Mapper:
         return jax.tree.map(lambda leaf: leaf[: stop - first], rows)
 
     def _split(self, piece):
-        padding = [(0, self.batch_size - len(piece))] + [(0, 0)] * (piece.ndim - 1)
-        # Repeating a real example keeps padding free of values that no example has.
-        piece = np.pad(piece, padding, mode="edge")
+        missing = self.batch_size - len(piece)
+        if missing:
+            # Repeating a real example keeps padding free of values that no example has.
+            piece = np.pad(piece, [(0, missing)] + [(0, 0)] * (piece.ndim - 1), mode="edge")
         return piece.reshape(-1, self.per_device, *piece.shape[1:])
 
 
