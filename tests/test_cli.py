@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from poolax import cli
@@ -20,23 +21,33 @@ FILES = {
 }  # fmt: skip
 
 
-def run(*arguments, **environment):
+def run(*arguments, xla_flags=""):
     command = [sys.executable, "-m", "poolax", *map(str, arguments)]
-    unset = {"XLA_FLAGS", "PJRT_NPROC"}
-    clean = {name: value for name, value in os.environ.items() if name not in unset}
+    clean = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
     return subprocess.run(
         command,
-        env=clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        env=clean | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags},
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=580,
     )
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("quickstart") / "run"
-    return run("quickstart", "--out", out, "--devices", 2, *SMALL), out
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, worker_id):
+    """A reduced run, which takes minutes of compilation: one for all of pytest's workers."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    if worker_id != "master":
+        folder = folder.parent.parent / "quickstart"
+        folder.mkdir(exist_ok=True)
+    ended = folder / "ended.json"
+    with filelock.FileLock(folder / "lock"):
+        if not ended.exists():
+            arguments = ("quickstart", "--out", folder / "run", "--devices", 2, *SMALL)
+            done = run(*arguments, xla_flags=os.environ["XLA_FLAGS"])
+            ended.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    code, stdout, stderr = json.loads(ended.read_text())
+    return subprocess.CompletedProcess([], code, stdout, stderr), folder / "run"
 
 
 def test_quickstart_end_to_end(finished):

@@ -10,7 +10,7 @@ from poolax.reporting._tables import summarize_scores
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# Scores further apart than by this factor, such as those of a baseline, need a logarithmic axis.
+# Errors further apart than by this factor, such as those of a baseline, need a logarithmic axis.
 _WIDE = 20
 
 
@@ -45,7 +45,8 @@ def _plot_panel(axes, summary):
             capsize=4,
         )
     levels = [summary[0]["baseline"], *(entry["mean"] for entry in summary)]
-    if min(levels) > 0 and max(levels) > _WIDE * min(levels):
+    is_error = not summary[0]["higher_is_better"]
+    if is_error and min(levels) > 0 and max(levels) > _WIDE * min(levels):
         axes.set_yscale("log")
     axes.axhline(summary[0]["baseline"], color="#777777", linestyle=":", linewidth=1)
     axes.text(-0.4, summary[0]["baseline"], " baseline", color="#555555", fontsize=8, va="bottom")
