@@ -157,10 +157,14 @@ def test_figures(tmp_path):
         assert len(colours) > 10
 
 
-@pytest.mark.parametrize(("baseline", "scale"), [(0.5, "linear"), (8.0, "log")])
-def test_scores_far_from_the_baseline_stay_apart(baseline, scale):
+@pytest.mark.parametrize(
+    ("baseline", "higher_is_better", "scale"),
+    [(0.5, False, "linear"), (8.0, False, "log"), (0.001, True, "linear")],
+)
+def test_errors_far_from_the_baseline_stay_apart(baseline, higher_is_better, scale):
     axes = Figure().subplots()
-    rows = [head("avg", 0, 0.1) | {"baseline": baseline}, head("sum", 0, 0.2) | {"baseline": baseline}]
+    shared = {"baseline": baseline, "higher_is_better": higher_is_better}
+    rows = [head("avg", 0, 0.1) | shared, head("sum", 0, 0.2) | shared]
     _plot_panel(axes, reporting.summarize_scores(rows))
     assert axes.get_yscale() == scale
 

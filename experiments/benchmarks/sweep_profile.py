@@ -20,8 +20,9 @@ from poolax.training.step import Trainer, epoch_batches, put, stack
 
 _REPEATS = 7
 _PAUSE = 0.1
-# Steps of a timed stretch; one call of it is many steps.
-_STEPS = 20
+# Steps of a timed stretch: as many as take this long, so that beginning and ending it hardly count.
+_STRETCH_SECONDS = 0.5
+_LEAST_STEPS = 20
 
 
 def profile(
@@ -67,14 +68,18 @@ def profile(
     trainer = Trainer(loss_fn, optax.adam(learning_rate), own=own)
     state = trainer.init(group.init(source), num_groups=num_groups)
     batches = stack([epoch_batches(seed, 0, len(states), batch_size) for _, seed in runs])
-    batches = jax.tree.map(lambda leaf: leaf[:, :_STEPS], batches)
-    num_steps = batches.indices.shape[1]
     on_devices = put(data)
 
-    def steps():
+    def steps(batches):
         nonlocal state
         state, _ = trainer.steps(state, on_devices, batches)
         return state.params
+
+    few = jax.tree.map(lambda leaf: leaf[:, :_LEAST_STEPS], batches)
+    seconds = measure({"few": lambda: jax.block_until_ready(steps(few))}, 1, _PAUSE)["few"]
+    num_steps = max(_LEAST_STEPS, round(_LEAST_STEPS * _STRETCH_SECONDS / seconds))
+    batches = jax.tree.map(lambda leaf: leaf[:, :num_steps], batches)
+    num_steps = batches.indices.shape[1]
 
     over_groups = {name: 0 if name in own else None for name in data}
     rows = jnp.asarray(batches.indices[:, 0])
@@ -96,7 +101,7 @@ def profile(
     batch = read(placed, rows)
     products, operands = _products_alone(gradient, params, batch)
     programs = {
-        "step": steps,
+        "step": lambda: steps(batches),
         "read": lambda: read(placed, rows),
         "gradient": lambda: gradient(params, batch),
         "products": lambda: products(operands),
