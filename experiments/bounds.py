@@ -27,6 +27,7 @@ import numpy as np
 import rich.console
 import rich.progress
 import tyro
+from comparison import portable_command
 
 from poolax import attention, bounds, empirical, pooling
 from poolax.blocks import TBM
@@ -327,6 +328,7 @@ def measure_all(options: Options, path: pathlib.Path | None) -> Records:
             started = time.perf_counter()
             row = {"id": key, **what, **measure()}
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
+            row["command"] = portable_command(row["command"])
             finished[key] = row
             if path is not None:
                 Records([row]).write_to(path)
