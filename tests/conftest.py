@@ -5,7 +5,7 @@ import pathlib
 
 # More threads than a test has batched SVDs at once: each waits in XLA's thread pool for others.
 os.environ["PJRT_NPROC"] = "32"
-# Most of a test's time is compilation, which these halve; what programs compute stays the same.
+# Most of a test's time is compilation, which these shorten; what programs compute stays the same.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_collective_call_terminate_timeout_seconds=60"

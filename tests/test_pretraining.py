@@ -90,7 +90,7 @@ def test_sigterm_saves_the_epoch_that_runs(tmp_path):
             signal.raise_signal(signal.SIGTERM)
 
     schedule = dataclasses.replace(SCHEDULE, out=tmp_path, progress=stop)
-    with pytest.raises(PreemptedError):
+    with pytest.raises(PreemptedError, match=r"stopped after epoch 1, saved in"):
         pretrain(schedule=schedule)
     resumed = pretrain(schedule=schedule)
     assert done == [1, 2, 3, 4]

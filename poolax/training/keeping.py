@@ -98,7 +98,7 @@ class Keeper:
         Raises:
             PreemptedError: if the run is to stop; the state is saved by then.
         """
-        stops, due = _agreed(self._should_stop(), time.monotonic() - self._saved_at >= self._every)
+        stops, due = agreed(self._should_stop(), time.monotonic() - self._saved_at >= self._every)
         if self._directory is not None and (stops or due):
             if self._writer is None:
                 self._writer = CheckpointWriter(self._directory, keep=2)
@@ -123,7 +123,7 @@ class Keeper:
             self._directory.rmtree()
 
 
-def _agreed(*wanted: bool) -> tuple[bool, ...]:
+def agreed(*wanted: bool) -> tuple[bool, ...]:
     """What any of the processes wants, which have to do the same: gathering a state takes them all."""
     if jax.process_count() == 1:
         return wanted

@@ -32,7 +32,6 @@ from poolax.training.token_head import TokenHead
 
 _log = logging.getLogger(__name__)
 _RECORDS = "records.jsonl"
-_POOL_BATCH = 1024
 
 
 class SweepPlan:

@@ -20,7 +20,7 @@ from poolax._checkpoint import (
     save_checkpoint,
 )
 from poolax._checks import check_count, check_number
-from poolax.training.keeping import never, stop_on_sigterm
+from poolax.training.keeping import PreemptedError, agreed, never, stop_on_sigterm
 from poolax.training.records import fingerprint
 from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 
@@ -116,12 +116,12 @@ def run_schedule(
                 )
             done = epoch + 1
             schedule.progress("pretraining", done, schedule.epochs)
-            stops = should_stop()
+            (stops,) = agreed(should_stop())
             is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
             if schedule.out is not None and (stops or is_due):
                 save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
             if stops:
-                break
+                raise PreemptedError(f"stopped after epoch {done}, saved in {schedule.out}")
     return jax.tree.map(jnp.asarray, _only_run(state).params)
 
 
