@@ -141,13 +141,31 @@ class Case:
         return jax.tree.map_with_path(scaled, fresh)
 
     def aligned(self, key: jax.Array) -> Any:
-        """Weights whose bound is the largest of all with their norms: scaled identities."""
-        identity = jnp.eye(self.dim)
+        """Weights whose bound is the largest of all with their norms: all heads read the same space."""
+        return self._isometric(key, lambda name, width: jnp.eye(self.dim, width))
+
+    def apart(self, key: jax.Array) -> Any:
+        """Weights whose queries, keys and values read different entries of a token."""
+        third = max(self.dim // 3, 1)
+        first = {"query": 0, "key": third, "value": 2 * third}
+
+        def reads(name, width):
+            return jnp.eye(self.dim, min(third, width), k=-first[name]) @ jnp.eye(
+                min(third, width), width
+            )
+
+        return self._isometric(key, reads)
+
+    def _isometric(self, key, reads):
+        """Queries, keys and values by head ``reads(name, width)``, other kernels the identity."""
 
         def filled(path, leaf):
             names = [entry.key for entry in path]
-            same = {"norm1", "norm2", "pooler"} & set(names)
-            return leaf if same else identity.reshape(leaf.shape)
+            if {"norm1", "norm2", "pooler"} & set(names):
+                return leaf
+            if names[-2] in ("query", "key", "value"):
+                return jnp.broadcast_to(reads(names[-2], leaf.shape[-1])[:, None], leaf.shape)
+            return jnp.eye(self.dim).reshape(leaf.shape)
 
         return jax.tree.map_with_path(filled, self.variables(1.0, key))
 
@@ -220,13 +238,15 @@ def search_inputs(case: Case, options: Options) -> Callable[[Any, jax.Array], An
     return search
 
 
-def search_weights(case: Case, options: Options) -> Callable[[Any, jax.Array, jax.Array], Any]:
-    """The compiled search over inputs and weights of given norms, from weights that line up."""
+def search_weights(case: Case, options: Options) -> Callable[..., Any]:
+    """The search over inputs and weights of given norms, compiled once.
+
+    From weights that line up and from weights that read different entries; and from what is found from
+    either at half the norm, for larger norms have more local maxima.
+    """
 
     @jax.jit
-    def search(variables, norm, key):
-        start_key, search_key = jax.random.split(key)
-        x = 0.5 * jax.random.normal(start_key, (case.num_tokens, case.dim)) / case.dim**0.5
+    def search(variables, x, norm, key):
         free, fixed = split_free(variables)
 
         def fn(free, x):
@@ -236,14 +256,23 @@ def search_weights(case: Case, options: Options) -> Callable[[Any, jax.Array, ja
             fn,
             x,
             project=empirical.project_to_ball(1.0),
-            key=search_key,
+            key=key,
             num_restarts=options.restarts,
             num_steps=options.weight_steps,
             variables=free,
         )
-        return with_norms({**fixed, **found.variables}, norm), found.x
+        return found.value, with_norms({**fixed, **found.variables}, norm), found.x
 
-    return search
+    def best(norm, key):
+        start_key, *keys = jax.random.split(key, 4)
+        x = 0.5 * jax.random.normal(start_key, (case.num_tokens, case.dim)) / case.dim**0.5
+        found = []
+        for start in (case.aligned(start_key), case.apart(start_key)):
+            _, *half = search(start, x, norm / 2, keys[0])
+            found += [search(start, x, norm, keys[1]), search(*half, norm, keys[2])]
+        return max(found, key=lambda result: result[0])[1:]
+
+    return best
 
 
 def split_free(variables: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -261,9 +290,9 @@ def with_norms(params: dict[str, Any], norm: Any) -> Any:
         if {"norm1", "norm2", "pooler"} & set(names):
             return kernel
         if names[-2] in ("query", "key", "value"):
-            size = jnp.linalg.norm(jnp.moveaxis(kernel, 1, 0), ord=2, axis=(1, 2))[:, None]
+            size = bounds.spectral_norm(jnp.moveaxis(kernel, 1, 0))[:, None]
         else:
-            size = jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), ord=2)
+            size = bounds.spectral_norm(kernel.reshape(-1, kernel.shape[-1]))
         return norm * kernel / jnp.where(size > 0, size, 1)
 
     return {"params": jax.tree.map_with_path(scaled, params)}
@@ -299,7 +328,7 @@ def random_suite(options: Options) -> Measurements:
 
         def over_weights(norm, case=case, search=by_weights):
             aligned = with_norms(case.aligned(key)["params"], norm)
-            found = search(aligned, norm, key)
+            found = search(norm, key)
             row = {"tight_of_norms": float(case.bound(aligned, "tight"))}
             row["sharp_of_norms"] = float(case.bound(aligned, "sharp"))
             return row | constants(case, *found)

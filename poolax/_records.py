@@ -127,7 +127,8 @@ class BlockBound:
 
     Attributes:
         attention: Bounds of its attention.
-        ffn: Lipschitz constant of its feed-forward layer.
+        ffn: Lipschitz constant of its feed-forward layer. Tight bounds fold this layer and the norms
+            into the attention, whose bounds are then relative to ``1 + ffn``.
         norm_scale: Largest ``|scale|`` of the two norms, shape ``(2,)``.
         spread: Half of the largest distance between two tokens of its output; ``None`` where no domain
             of its input is known.

@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 
 from poolax.bounds import _linalg
-from poolax.bounds._combine import _stacked_norm
+from poolax.bounds._combine import stacked_norm
 from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
 
 
@@ -77,11 +77,11 @@ def test_stacked_heads_are_certified_from_above(monkeypatch):
     values = jnp.asarray(rng.normal(size=(4, 96, 8)), jnp.float32)
     out = jnp.asarray(rng.normal(size=(4, 8, 96)), jnp.float32)
     weights = jnp.asarray(rng.uniform(size=4), jnp.float32)
-    exact, gradients = jax.value_and_grad(_stacked_norm, (0, 1, 2))(values, out, weights)
+    exact, gradients = jax.value_and_grad(stacked_norm, (0, 1, 2))(values, out, weights)
     rows = np.sqrt(weights)[:, None, None] * np.asarray(values @ out, np.float64)
     np.testing.assert_allclose(exact, np.linalg.norm(rows.reshape(-1, 96), 2), rtol=1e-5)
     monkeypatch.setattr(_linalg, "_MOST_FOR_EIGENVALUES", 10)
-    found, certified = jax.value_and_grad(_stacked_norm, (0, 1, 2))(values, out, weights)
+    found, certified = jax.value_and_grad(stacked_norm, (0, 1, 2))(values, out, weights)
     assert exact <= found <= exact * (1 + 1e-4)
     for one, other in zip(gradients, certified, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())

@@ -91,6 +91,95 @@ def test_heads_combine_below_both_sharp_forms(x64):
     assert tight.mixing >= spectral_norm(jnp.sum(stacked, axis=0))
 
 
+def worst_covariances(logits, factors, spread, key):
+    """Alternates between covariances and singular vectors: a large ``|sum_h A_h Cov_h F_h|``."""
+    width = logits.shape[-1]
+    u, v = jax.random.normal(key, (2, width))
+    for _ in range(30):
+        f, g = factors @ u, jnp.einsum("hde,d->he", logits, v)
+        pairs = f[:, :, None] * g[:, None]
+        values, vectors = np.linalg.eigh(pairs + jnp.swapaxes(pairs, 1, 2))
+        kept = vectors * (values > 0)[:, None]
+        covariance = spread**2 * kept @ jnp.swapaxes(kept, 1, 2)
+        own = jnp.einsum("hde,hef,hfg->dg", logits, covariance, factors)
+        left, norms, right = np.linalg.svd(own)
+        u, v = right[0], left[:, 0]
+    return norms[0]
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+@pytest.mark.parametrize("plain_l2", [False, True])
+def test_own_parts_of_all_heads_together(num_heads, plain_l2, x64):
+    """Above the worst of all covariances, and not far; well below the heads one by one."""
+    keys = jax.random.split(jax.random.key(num_heads), 5)
+    query, key, value = (jax.random.normal(k, (12, num_heads, 3)) for k in keys[:3])
+    kernels = {"query": query, "value": value, "out": jax.random.normal(keys[3], (num_heads, 3, 12))}
+    spread, reads = 0.05, query if plain_l2 else key
+    if not plain_l2:
+        kernels["key"] = key
+    logits = jnp.einsum("dhk,ehk->hde", query, reads) / 3**0.5
+    factors = jnp.einsum("dhk,hke->hde", value, kernels["out"])
+    kind = L2(plain_values=True) if plain_l2 else DotProduct()
+    sizes = {"num_tokens": 5, "radius": 1.0, "spread": spread}
+    tight, sharp = (bounds.attention(kind, kernels, **sizes, method=m) for m in ("tight", "sharp"))
+    times = 2 if plain_l2 else 1
+    found = max(worst_covariances(logits, factors, spread, k) for k in jax.random.split(keys[4], 5))
+    assert times * found <= tight.own <= 1.35 * times * found
+    assert tight.own < (0.95 if num_heads == 1 else 0.75) * sharp.own
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_heads_cannot_all_read_the_same_change(rotary, x64):
+    """Queries of different heads in different directions of a token, so that slopes do not add up."""
+    dim, num_heads = 12, 4
+    apart = jnp.eye(dim).reshape(dim, num_heads, 3)
+    together = jnp.broadcast_to(jnp.eye(dim, 3)[:, None], apart.shape)
+    kernels = {"key": together, "value": together, "out": jnp.eye(dim).reshape(num_heads, 3, dim)}
+    sizes = {"num_tokens": 6, "radius": 3.0, "method": "tight", "rotary": rotary}
+    narrow = bounds.attention(DotProduct(), kernels | {"query": apart}, **sizes)
+    wide = bounds.attention(DotProduct(), kernels | {"query": together}, **sizes)
+    slope = 3.0**2 / 3**0.5
+    both = [jnp.hypot(num_heads**0.5, times * slope) for times in (1, num_heads**0.5)]
+    if rotary:
+        both = [num_heads**0.5 + times * slope for times in (1, num_heads**0.5)]
+    np.testing.assert_allclose([narrow.mixing_largest, wide.mixing_largest], both, rtol=1e-6)
+
+
+def test_what_follows_the_attention_is_folded_in(x64):
+    """Without attention, a block that is linear at a point attains its constant; products count."""
+    dim = 8
+    model = blocks.TBM(1, pooling.LastPool())
+    x = random_tokens(jax.random.key(0), 3, dim, 1.0)
+    variables = random_variables(model, jax.random.key(1), x)
+    params = variables["params"]
+    off = jax.tree.map(jnp.zeros_like, params["attention"])
+    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(2), (dim, dim)))[0]
+    for kernel, ratio in ((-jnp.eye(dim), 0.5), (rotation, 0.9)):
+        fixed = {"params": params | {"attention": off, "ffn": params["ffn"] | {"kernel": kernel}}}
+        sizes = {"num_tokens": 3, "radius": 1.0}
+        tight, sharp = (
+            bounds.tbm(model, fixed, **sizes, method=m).lipschitz for m in ("tight", "sharp")
+        )
+        measured = empirical.jacobian_norm(lambda x, fixed=fixed: model.apply(fixed, x), x)
+        assert measured <= tight <= ratio * sharp
+
+
+def test_long_keys_are_attended_to_and_short_ones_move(x64):
+    """Cosine attention that sees all tokens: the largest over lengths of keys, by brute force."""
+    kernel = jnp.eye(DIM)[:, None]
+    kernels = {"query": kernel, "key": 3 * kernel, "value": kernel, "out": jnp.eye(DIM)[None]}
+    n, length = 20, np.linspace(0, 1, 100_001)
+    share = 1 / (1 + (n - 1) * np.exp(-2.0 * (1 + length)))
+    moved = (2.0 * 3) ** 2 * (1 - length**2)
+    plain = np.sqrt(share.max()) + np.sqrt((share * moved).max())
+    for expected, plain_values in ((np.sqrt((share * (1 + moved)).max()), False), (plain, True)):
+        kind = Cosine(2.0, 1.0, 1.0, plain_values=plain_values)
+        sizes = {"num_tokens": n, "radius": 1.0, "method": "tight"}
+        found = bounds.attention(kind, kernels, **sizes, pattern="full").mixing
+        assert expected <= found <= 1.03 * expected
+        assert found < bounds.attention(kind, kernels, **sizes).mixing
+
+
 def test_feed_forward_layers(x64):
     rng = np.random.default_rng(0)
     first, second = jnp.asarray(rng.normal(size=(5, 9))), jnp.asarray(rng.normal(size=(9, 5)))

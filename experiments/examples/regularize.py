@@ -111,7 +111,7 @@ def log_lipschitz(module: HeadModule, params, num_tokens: int) -> Float[Array, "
         radius=domain.radius,
         spread=domain.spread,
     )
-    return block.log_lipschitz + jnp.log(jnp.linalg.norm(params["output"]["kernel"], ord=2))
+    return block.log_lipschitz + jnp.log(bounds.spectral_norm(params["output"]["kernel"]))
 
 
 def train(module: HeadModule, tokens, labels, strengths: tuple[float, ...], options: Options):

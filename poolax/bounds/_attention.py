@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import check_choice, check_instance
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
-from poolax.bounds._combine import Combination, assemble, combination
+from poolax.bounds._combine import Combination, combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._heads import (
     PATTERNS,
@@ -21,6 +21,7 @@ from poolax.bounds._heads import (
     rotary_heads,
 )
 from poolax.bounds._kernels import Kernels, read_kernels
+from poolax.bounds._layer import assemble
 from poolax.bounds._linalg import (
     at_highest_precision,
     lambert_w,
@@ -78,8 +79,11 @@ def dot_product_attention(
     and the covariance of tokens with turned keys is at most ``rho`` times the longest key.
 
     Tight: the rows' attention weights limit ``s_h`` where it counts against all tokens, heads combine
-    by the norm of their matrices one below the other, and where every token is seen by every query a
-    bounded range of logits keeps attention from being peaked; proofs in the theory.
+    by the norms of their matrices one below the other, both of what they write and of what they read of
+    a token, and where every token is seen by every query a bounded range of logits keeps attention from
+    being peaked. The part ``sum_h A_h Cov_h F_h``, ``F_h = W_V^h W_O^h``, of the query's own token has
+    covariances that are ``rho^2 / 2`` times the identity and what has at most that norm: with one head
+    it is at most ``rho^2 / 2 (|A| |F| + |A F|)``. Proofs in the theory.
 
     Published: ``sum_h |W_V^h W_O^h| sqrt(3) sqrt(|A_h|^2 R^4 (4 n + 1) + n)``.
 
@@ -117,7 +121,7 @@ def dot_product_attention(
     Reference:
         Published: Castin, Ablin and Peyré, "How Smooth Is Attention?" (ICML 2024), Theorem 3.3, per
         head; heads added. Sharp and tight: this library's own, at least 1.62 times below it; Theory,
-        sections 4.1 to 4.3, 8.1, 8.3, 8.7 and 8.15.
+        sections 4.1 to 4.3, 8.1, 8.3, 8.7, 8.15 and 8.18.
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
     kernels |= {"query_bias": query_bias, "key_bias": key_bias}
@@ -166,9 +170,9 @@ def l2_attention(
     with ``m = |W_Q^h|^2 / sqrt(d_h)`` and under any mask or bias: ``L_h = sqrt(n) (1 + 4 m rho^2) + 2 m
     rho^2``, for one token ``1 + 6 m rho^2``; heads combine as for dot-product attention.
 
-    Tight: ``|W_Q^h| |W_Q^{hT} W_V^h|`` for ``|W_Q^h|^2 |W_V^h|``, rows as roots of sums of squares,
-    plain values with the root of ``m`` instead of ``m``, and on a domain the smaller of both kinds
-    of constants.
+    Tight: ``|W_Q^h| |W_Q^{hT} W_V^h W_O^h|`` for ``|W_Q^h|^2 |W_V^h| |W_O^h|``, rows as roots of sums
+    of squares, plain values with the root of ``m`` instead of ``m``, and on a domain the smaller of
+    both kinds of constants.
 
     Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
     ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
@@ -202,7 +206,7 @@ def l2_attention(
     Reference:
         Published: Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML
         2021), Theorem 3.2. Sharp and tight: this library's own; Theory, sections 4.4, 8.3 to 8.5, 8.7,
-        8.15 and 8.16.
+        8.15, 8.16 and 8.18.
     """
     kernels = {"query": query, "value": value, "out": out}
     kind = L2(plain_values=plain_values)
@@ -249,7 +253,8 @@ def cosine_attention(
     ``sqrt(n)``; heads combine as for dot-product attention.
 
     Tight: one row ``nu eps^{-1/2} sqrt(|W_V^h|^2 + tau^2 max(|W_K^h|, |W_Q^h|)^2)``, since a normaliser
-    that gives a long row moves little there, and ``sqrt(n)`` times it for the whole sequence.
+    that gives a long row moves little there, and ``sqrt(n)`` times it for the whole sequence; where all
+    tokens are seen, keys that are attended to much are long.
 
     Published, which grows with ``n^2``: ``sqrt(H) |W_O| max_h (2 n (n - 1) nu tau eps^{-1/2} |W_K^h| +
     2 (n - 1) nu tau eps^{-1/2} |W_Q^h| + 2 n nu eps^{-1/2} |W_V^h|)``.
@@ -289,8 +294,8 @@ def cosine_attention(
 
     Reference:
         Published: Qi et al., "LipsFormer" (ICLR 2023), theorem on scaled cosine similarity
-        attention. Sharp and tight: this library's own; Theory, sections 4.5, 8.3, 8.6, 8.7, 8.13
-        and 8.15.
+        attention. Sharp and tight: this library's own; Theory, sections 4.5, 8.3, 8.6, 8.7, 8.13,
+        8.15 and 8.18.
     """
     kernels = {"query": query, "key": key, "value": value, "out": out}
     # Not through the hash of the kind, so that its numbers may be tracers.

@@ -17,7 +17,7 @@ from poolax._checks import (
     check_values,
 )
 from poolax._layer_specs import NormSpec
-from poolax._numerics import safe_norm, safe_sqrt
+from poolax._numerics import accumulation_dtype, safe_norm, safe_sqrt
 from poolax._records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
@@ -190,10 +190,10 @@ def tbm(
 ) -> Bound:
     """Lipschitz bound of a :class:`poolax.blocks.TBM` at given variables.
 
-    The tight bound knows besides that every valid token sees all of them, and folds what stands
-    around the attention and the feed-forward layer into their matrices: with ``C = I - 1 1^T / d``,
-    which the norms begin with, ``|W_O C|`` and ``|C diag(scale_1) W| / max|scale_1|`` for ``|W_O|``
-    and ``|W|``.
+    The tight bound knows besides that every valid token sees all of them, and folds what follows the
+    attention into its output matrix: norms and feed-forward layer together are one known matrix, and
+    another one times slopes of the activation, so that norms of products stand for products of norms.
+    ``attention`` and ``c2`` of the result are then relative to each other; their product counts.
 
     Args:
         model: The model.
@@ -291,23 +291,28 @@ def block(
     scales = [params[norm]["scale"] for norm in ("norm1", "norm2")]
     for scale in scales:
         check_finite("scale", scale)
-    num_tokens = token_range(num_tokens)
-    attention_params, tight = params["attention"], method == "tight"
-    c2_kernel = jnp.asarray(kernel)
-    if tight:
-        attention_params = _centre_output(attention_params)
-        c2_kernel = _fold_norm(scales[0], c2_kernel)
-    sizes = {"num_tokens": num_tokens, "radius": radius, "spread": spread}
-    attention = attention_bound(
-        model.attention, attention_params, **sizes, method=method, pattern="full" if tight else "any"
+    num_tokens, tight = token_range(num_tokens), method == "tight"
+    bound_attention = functools.partial(
+        attention_bound,
+        model.attention,
+        num_tokens=num_tokens,
+        radius=radius,
+        spread=spread,
+        method=method,
+        pattern="full" if tight else "any",
     )
+    if tight:
+        attention, ffn = _folded(bound_attention, params, slope)
+    else:
+        attention = bound_attention(params["attention"])
+        ffn = slope * spectral_norm(jnp.asarray(kernel))
     pooled_spread = None
     # What was published reads no spread.
     if method != "published":
         pooled_spread = _pooled_spread(model, params, radius, spread, slope, tight)
     return BlockBound(
         attention=attention,
-        ffn=slope * spectral_norm(c2_kernel),
+        ffn=ffn,
         norm_scale=jnp.stack([jnp.max(jnp.abs(scale)) for scale in scales]),
         spread=pooled_spread,
         num_tokens=num_tokens,
@@ -367,17 +372,39 @@ def with_pooler(
     )
 
 
-def _centre_output(params):
-    """Attention parameters whose outputs have mean zero: all that the norm behind them sees."""
-    out = params["out"]["kernel"]
-    return {**params, "out": {**params["out"], "kernel": out - jnp.mean(out, axis=-1, keepdims=True)}}
+def _folded(bound_attention, params, slope):
+    r"""Bounds of attention and feed-forward layer, with what follows the attention folded in.
+
+    With ``C = I - 1 1^T / d``, norms ``x C diag(scale)`` up to ``d / (d - 1)``, and slopes of the
+    activation ``diag(s) = I / 2 + E``, ``|E| <= slope - 1/2``, all that follows ``x + MHA(x)`` is
+
+        ``C diag(scale_1) (I + W / 2) C diag(scale_2) + C diag(scale_1) W E C diag(scale_2)``,
+
+    the sum of two known matrices, the second one times a matrix of known norm. Both stand behind
+    ``W_O`` in a bound of the attention. The results are given as multiples of what the residual, which
+    the same two matrices follow, lets through.
+    """
+    arrays = params["ffn"]["kernel"], params["norm1"]["scale"], params["norm2"]["scale"]
+    kernel, first, second = (jnp.asarray(array, accumulation_dtype(*arrays)) for array in arrays)
+    largest = jnp.max(jnp.abs(first)) * jnp.max(jnp.abs(second))
+    entering = _centred(jnp.diag(first)).T
+    inner = entering @ kernel
+    steady = _centred(entering + inner / 2) * second
+    varying = (slope - 0.5) * jnp.max(jnp.abs(second)) * inner
+    safe = jnp.where(largest > 0, largest, 1)
+    passed = jnp.maximum((spectral_norm(steady) + spectral_norm(varying)) / safe, 1)
+    attention, out = params["attention"], params["attention"]["out"]
+    behind = [
+        bound_attention({**attention, "out": {**out, "kernel": out["kernel"] @ matrix}})
+        for matrix in (steady, varying)
+    ]
+    joined = jax.tree.map(lambda *parts: sum(parts) / (safe * passed), *behind)
+    return joined, passed - 1
 
 
-def _fold_norm(scale, kernel):
-    """``C diag(scale) W / max|scale|``: what a kernel sees of normalised tokens."""
-    largest = jnp.max(jnp.abs(scale))
-    scaled = (scale / jnp.where(largest > 0, largest, 1))[:, None] * kernel
-    return scaled - jnp.mean(scaled, axis=0, keepdims=True)
+def _centred(matrix):
+    """``matrix C``: rows without their mean."""
+    return matrix - jnp.mean(matrix, axis=-1, keepdims=True)
 
 
 def _pooled_spread(model, params, radius, spread, slope, tight):

@@ -1,27 +1,25 @@
 """How the heads of an attention layer combine to one bound."""
 
-from collections.abc import Callable
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax._records import AttentionBound
 from poolax.attention import L2, DotProduct, Kind
-from poolax.bounds._heads import Heads, Setting
 from poolax.bounds._kernels import Kernels
-from poolax.bounds._linalg import product_norm, round_up, spectral_norm, top_eigenpair
-
-Combination = Callable[[Float[Array, " H"]], Float[Array, ""]]
+from poolax.bounds._linalg import product_norm, spectral_norm, top_eigenpair
 
 
-def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
+@dataclasses.dataclass(frozen=True)
+class Combination:
     r"""How constants ``L_h`` of the heads become one of the layer; increasing in every ``L_h``.
 
     The layer is ``sum_h z_h F_h``. Heads without their values have ``F_h = W_V^h W_O^h``; where the
-    kind normalises values or sends them through its metric they belong to the head, and ``F_h =
-    W_O^h``.
+    kind normalises values, or sends them through its metric, they belong to the head, and ``F_h =
+    W_O^h``. Tight, what is behind the metric's root does not: ``F_h = W_Q^{hT} W_V^h W_O^h``.
 
     Sharp: ``min(|W_O| sqrt(sum_h (|W_V^h| L_h)^2), sum_h |F_h| L_h)``, for L2 attention its first term.
     Tight: for any ``alpha_h > 0``, by Cauchy-Schwarz over heads,
@@ -32,52 +30,64 @@ def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
     sharp term, since ``F_h / alpha_h = (W_V^h / |W_V^h|) W_O^h``; ``alpha_h^2 = |F_h| / L_h`` never
     above ``sum_h |F_h| L_h``, since ``|sum_h F_h^T F_h / alpha_h^2| <= sum_h |F_h| L_h``. The
     smaller counts.
+
+    Attributes:
+        values: ``W_V^h``, ``W_Q^{hT} W_V^h``, or ``None`` where they belong to the head.
+        out: ``W_O^h``.
+        value_norm: Norms of ``values``, or one.
+        factor_norm: ``|F_h|``.
+        out_norm: ``|W_O|`` of all heads together.
+        by_value: ``|[F_h / |W_V^h|]_h|``, or ``None`` for the sharp combination.
+        jointly: Whether the sharp combination is its first term alone.
     """
-    values_apart = isinstance(kind, DotProduct) or kind.plain_values
-    factors = kernels.value if values_apart else None
-    value_norm = spectral_norm(kernels.value) if values_apart else jnp.ones(kernels.out.shape[0])
+
+    values: Float[Array, "H d d_h"] | None
+    out: Float[Array, "H d_h d"]
+    value_norm: Float[Array, " H"]
+    factor_norm: Float[Array, " H"]
+    out_norm: Float[Array, ""]
+    by_value: Float[Array, ""] | None
+    jointly: bool
+
+    def __call__(self, heads: Float[Array, " H"]) -> Float[Array, ""]:
+        """The layer's constant."""
+        weighted = safe_norm(self.value_norm * heads)
+        sharp = self.out_norm * weighted
+        if not self.jointly:
+            sharp = jnp.minimum(sharp, jnp.sum(self.factor_norm * heads))
+        if self.by_value is None:
+            return sharp
+        stacked, _ = self.balanced(heads)
+        by_factor = stacked * safe_sqrt(jnp.sum(self.factor_norm * heads))
+        return jnp.minimum(jnp.minimum(self.by_value * weighted, by_factor), sharp)
+
+    def balanced(self, heads: Float[Array, " H"]) -> tuple[Float[Array, ""], Float[Array, " H"]]:
+        """``|[F_h / alpha_h]_h|`` and ``alpha_h^2 = |F_h| / L_h``; without idle heads."""
+        stacked = stacked_norm(self.values, self.out, heads * _inverse(self.factor_norm))
+        return stacked, self.factor_norm * _inverse(heads)
+
+
+def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
+    """The combination of the heads of a layer."""
+    through_metric = isinstance(kind, L2) and not kind.plain_values
+    values: Any = None
+    if isinstance(kind, DotProduct) or kind.plain_values:
+        values = kernels.value
+    elif through_metric and tight:
+        values = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
     out = jnp.swapaxes(kernels.out, -1, -2)
-    factor_norm = product_norm(kernels.value, out) if values_apart else spectral_norm(kernels.out)
-    out_norm = _joined_norm(kernels.out)
-
-    def sharp(heads):
-        jointly = out_norm * safe_norm(value_norm * heads)
-        if isinstance(kind, L2) and not kind.plain_values:
-            return jointly
-        return jnp.minimum(jointly, jnp.sum(factor_norm * heads))
-
-    if not tight:
-        return sharp
-    per_value = _stacked_norm(factors, kernels.out, _inverse(jnp.square(value_norm)))
-
-    def combine(heads):
-        by_value = per_value * safe_norm(value_norm * heads)
-        stacked = _stacked_norm(factors, kernels.out, heads * _inverse(factor_norm))
-        by_factor = stacked * safe_sqrt(jnp.sum(factor_norm * heads))
-        return jnp.minimum(jnp.minimum(by_value, by_factor), sharp(heads))
-
-    return combine
-
-
-def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionBound:
-    """All bounds of a layer from the constants of its heads."""
-    own, mixing = combine(heads.own), combine(heads.mixing)
-    sequence = combine(heads.sequence)
-    per_token, mixing_total = combine(heads.per_token), mixing
-    if setting.tight:
-        mixing_total = jnp.minimum(mixing, combine(heads.mixing_total))
-        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
-        per_token = jnp.minimum(per_token, mixing_total + own)
-    method = "tight" if setting.tight else "sharp"
-    return AttentionBound(
-        sequence=round_up(sequence),
-        per_token=round_up(per_token),
-        mixing=round_up(mixing_total),
-        own=round_up(own),
-        mixing_largest=round_up(mixing),
-        method=method,
-        source=f"poolax, {method} attention bound",
-        pattern=setting.pattern,
+    apart = values is not None
+    value_norm = spectral_norm(values) if apart else jnp.ones(kernels.out.shape[0])
+    return Combination(
+        values=values,
+        out=kernels.out,
+        value_norm=value_norm,
+        factor_norm=product_norm(values, out) if apart else spectral_norm(kernels.out),
+        out_norm=_joined_norm(kernels.out),
+        by_value=(
+            stacked_norm(values, kernels.out, _inverse(jnp.square(value_norm))) if tight else None
+        ),
+        jointly=through_metric and not tight,
     )
 
 
@@ -91,7 +101,7 @@ def _inverse(x):
 
 
 @jax.jit
-def _stacked_norm(values, out, weights):
+def stacked_norm(values, out, weights):
     """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other.
 
     The top eigenvector of their Gram matrix is held fixed under differentiation, which gives the exact

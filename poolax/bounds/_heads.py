@@ -52,6 +52,40 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reading:
+    """Linear maps ``G_h = scale key_h query_h^T`` of the query's token, one for each head.
+
+    Attributes:
+        query: ``W_Q^h``.
+        key: ``W_K^h``, or ``None`` for the identity.
+        scale: A number.
+        norm: ``|G_h|``.
+    """
+
+    query: Float[Array, "H d d_h"]
+    key: Float[Array, "H d d_h"] | None
+    scale: float
+    norm: Float[Array, " H"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """How the mixing part grows with the query's token: by ``rate_h (|G_h x_i| + shift_h)``.
+
+    Attributes:
+        reading: ``G_h``.
+        rate: One number, or one for each head.
+        shift: Norms of what biases add.
+        hypot: Whether squares of constant and slope are added, or they themselves.
+    """
+
+    reading: Reading
+    rate: Float[Array, "*#H"]
+    shift: Float[Array, "*#H"]
+    hypot: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Heads:
     """Constants of all heads; the module says what they mean.
 
@@ -61,6 +95,11 @@ class Heads:
         mixing_total: As ``mixing``, against the change of all tokens.
         per_token: Of one row of the output.
         sequence: Of the whole output.
+        share: Largest attention of one key.
+        reading: ``G_h`` if the own part is at most ``own_h |G_h dx_i| / |G_h|``.
+        covariance: ``G_h`` if the own part is a covariance of the tokens times ``G_h dx_i``.
+        slope: How the mixing part grows with the query's token.
+        with_outputs: Constants that count in ``sum_h |F_h| L_h`` alone, if they may be smaller there.
     """
 
     mixing: Float[Array, " H"]
@@ -68,6 +107,11 @@ class Heads:
     mixing_total: Float[Array, " H"]
     per_token: Float[Array, " H"]
     sequence: Float[Array, " H"]
+    share: Any
+    reading: Reading | None = None
+    covariance: Reading | None = None
+    slope: Slope | None = None
+    with_outputs: "Heads | None" = None
 
 
 def _heads(
@@ -80,6 +124,7 @@ def _heads(
     mixing_total: Any = None,
     per_token: Any = None,
     sequence: Any = None,
+    **reads: Any,
 ) -> Heads:
     """Constants of heads whose ``mixing`` is against the attention-weighted change.
 
@@ -98,7 +143,7 @@ def _heads(
         sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
         if setting.pattern != "any":
             sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
-    return Heads(mixing, own, mixing_total, per_token, sequence)
+    return Heads(mixing, own, mixing_total, per_token, sequence, share, **reads)
 
 
 @jax.jit
@@ -155,7 +200,17 @@ def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> H
     if not setting.tight:
         return _heads(setting, mixing, own)
     share, column_sum = _shares(setting, 2 * slope)
-    return _heads(setting, mixing, own, mixing_total=kappa(slope, share), column_sum=column_sum)
+    logits = Reading(kernels.query, kernels.key, scale, logit_norm)
+    return _heads(
+        setting,
+        mixing,
+        own,
+        share=share,
+        mixing_total=kappa(slope, share),
+        column_sum=column_sum,
+        covariance=logits,
+        slope=Slope(logits, spread, shift, hypot=True),
+    )
 
 
 def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
@@ -163,16 +218,27 @@ def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
     scale = kind.logit_scale(kernels.query.shape[-1])
     query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
 
-    def longest(norm, bias):
-        return norm * setting.radius + (0 if bias is None else safe_norm(bias, axis=-1))
-
-    longest_query = longest(query_norm, kernels.query_bias)
-    longest_key = longest(key_norm, kernels.key_bias)
+    query_shift, key_shift = (
+        jnp.zeros(()) if bias is None else safe_norm(bias, axis=-1)
+        for bias in (kernels.query_bias, kernels.key_bias)
+    )
+    longest_query = query_norm * setting.radius + query_shift
+    longest_key = key_norm * setting.radius + key_shift
     spread = jnp.where(setting.most > 1, setting.spread, 0)
-    mixing = 1 + scale * longest_query * key_norm * spread
+    rate = scale * key_norm * spread
+    mixing = 1 + rate * longest_query
     own = scale * longest_key * query_norm * spread
     share, column_sum = _shares(setting, 2 * scale * longest_query * longest_key)
-    return _heads(setting, mixing, own, share=share, column_sum=column_sum)
+    queries = Reading(kernels.query, None, 1.0, query_norm)
+    return _heads(
+        setting,
+        mixing,
+        own,
+        share=share,
+        column_sum=column_sum,
+        reading=queries,
+        slope=Slope(queries, rate, query_shift, hypot=False),
+    )
 
 
 def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
@@ -187,10 +253,9 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
             return _heads(setting, 1 + 4 * moved, 2 * moved)
         factor = metric * spectral_norm(kernels.value)
         return _heads(setting, factor * (1 + 2 * w), factor * 2 * w)
-    factor = jnp.ones(())
-    if not kind.plain_values:
-        through_value = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
-        factor = query_norm * spectral_norm(through_value) / root
+    # Values that pass through the metric are those of its root, behind which `W_Q^T W_V` stands.
+    factor = jnp.ones(()) if kind.plain_values else query_norm / root
+    reads = {"reading": Reading(kernels.query, None, 1.0, query_norm)}
     if setting.spread is None:
         mixing, own = 1 + 2 * w, 2 * w
         total, sequence = mixing, jnp.sqrt(setting.most) * mixing + own
@@ -198,6 +263,7 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
         moved = metric * jnp.square(jnp.where(setting.most > 1, setting.spread, 0))
         step = 2 * safe_sqrt(moved)
         if kind.plain_values:
+            reads["covariance"] = Reading(kernels.query, kernels.query, 2 / root, 2 * metric)
             mixing = 1 + step * jnp.minimum(safe_sqrt(w), step)
             own = step * jnp.minimum(safe_sqrt(w), step / 2)
         else:
@@ -215,36 +281,79 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
         mixing_total=factor * total,
         per_token=factor * jnp.sqrt(jnp.square(mixing) + jnp.square(own)),
         sequence=factor * sequence,
+        **reads,
     )
+
+
+# Parts of the range of a key's length, on each of which an upper bound of the maximum is taken.
+_LENGTHS = 64
+
+
+def _cosine_totals(setting: Setting, tau, parts):
+    """The mixing part against all changes, and its share of the whole sequence.
+
+    It is a sum of parts; ``part(c)`` is against the weighted changes where the keys' normalisers have
+    at most ``c`` times their largest constant. A key of length ``s`` has ``c = sqrt(1 - s^2)``, and a
+    weight of at most ``1 / (1 + (n - 1) exp(-tau (1 + s)))`` where all tokens are seen.
+    """
+    if not setting.is_full:
+        mixing = sum(part(1.0) for part in parts)
+        return mixing, jnp.sqrt(setting.most) * mixing
+    low, high = jnp.arange(_LENGTHS) / _LENGTHS, jnp.arange(1, _LENGTHS + 1) / _LENGTHS
+    lengths = jnp.sqrt(1 - jnp.square(low))
+    squares = [jnp.square(jax.vmap(part, out_axes=-1)(lengths)) for part in parts]
+
+    def total(num_tokens):
+        weight = 1 / (1 + (num_tokens - 1) * jnp.exp(-tau * (1 + high)))
+        return sum(safe_sqrt(jnp.max(weight.astype(s.dtype) * s, axis=-1)) for s in squares)
+
+    return total(setting.fewest), jnp.sqrt(setting.most) * total(setting.most)
 
 
 def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
     """Heads of scaled cosine attention, value matrices left out where values are plain."""
     query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
-    rate = jnp.where(setting.most > 1, kind.tau, 0) / jnp.sqrt(kind.eps)
-    share, column_sum = _shares(setting, 2 * jnp.asarray(kind.tau))
+    tau = jnp.asarray(kind.tau)
+    rate = kind.nu * jnp.where(setting.most > 1, tau, 0) / jnp.sqrt(kind.eps)
+    per_value = kind.nu / jnp.sqrt(kind.eps)
+    value_norm = spectral_norm(kernels.value)
     if kind.plain_values:
-        rate = kind.nu * rate * setting.spread
-        row = kind.nu + rate * jnp.maximum(key_norm, query_norm) if setting.tight else None
-        return _heads(
-            setting,
-            kind.nu + rate * key_norm,
-            rate * query_norm,
-            share=share,
-            per_token=row,
-            column_sum=column_sum,
-        )
-    rate = kind.nu * rate
-    value_part = kind.nu / jnp.sqrt(kind.eps) * spectral_norm(kernels.value)
+        rate = rate * setting.spread
     own = rate * query_norm
     if not setting.tight:
-        return _heads(setting, value_part + rate * key_norm, own)
+        constant = kind.nu if kind.plain_values else per_value * value_norm
+        return _heads(setting, constant + rate * key_norm, own)
 
-    def joined(norm):
-        return safe_sqrt(jnp.square(value_part) + jnp.square(rate * norm))
+    def heads_of(value_part):
+        def joined(norm):
+            if kind.plain_values:
+                return value_part + rate * norm
+            return safe_sqrt(jnp.square(value_part) + jnp.square(rate * norm))
 
-    row = joined(jnp.maximum(key_norm, query_norm))
-    heads = _heads(setting, joined(key_norm), own, share=share, per_token=row, column_sum=column_sum)
-    # A row is bounded against the weighted change of what it sees, its own token included.
-    by_row = jnp.sqrt(setting.most) * row
-    return dataclasses.replace(heads, sequence=jnp.minimum(heads.sequence, by_row))
+        parts = [lambda c: joined(c * key_norm)]
+        if kind.plain_values:
+            parts = [lambda c: value_part, lambda c: rate * c * key_norm]
+        row = joined(jnp.maximum(key_norm, query_norm))
+        total, together = _cosine_totals(setting, tau, parts)
+        heads = _heads(
+            setting,
+            joined(key_norm),
+            own,
+            mixing_total=total,
+            per_token=row,
+            sequence=together + own,
+            reading=Reading(kernels.query, None, 1.0, query_norm),
+        )
+        # A row is bounded against the largest change of what it sees, its own token included.
+        by_row = jnp.sqrt(setting.most) * row
+        return dataclasses.replace(heads, sequence=jnp.minimum(heads.sequence, by_row))
+
+    if kind.plain_values:
+        return heads_of(kind.nu * jnp.ones_like(key_norm))
+    # The normaliser's Jacobian is half its largest constant times the identity, and what has that norm.
+    out_norm = spectral_norm(kernels.out)
+    through = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
+    seen = (through / jnp.where(out_norm > 0, out_norm, 1) + value_norm) / 2
+    return dataclasses.replace(
+        heads_of(per_value * value_norm), with_outputs=heads_of(per_value * seen)
+    )

@@ -31,7 +31,26 @@ def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
 
 
 def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
-    """Largest singular value; of a single large matrix a certified bound within ``1e-4`` of it."""
+    """Largest singular values ``|W|``; of one matrix beyond 1,024 a certified bound within ``1e-4``.
+
+    Unlike ``jax.numpy.linalg.norm(matrix, ord=2)`` it has a finite derivative at equal and zero
+    singular values, and may be mapped over a batch on a CPU of few cores, where batched singular value
+    decompositions wait for each other for ever.
+
+    Args:
+        matrix: Shape ``(*batch, m, k)``.
+
+    Returns:
+        The norms, shape ``(*batch,)``; differentiable. Not finite where the matrix is not.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(spectral_norm(jnp.asarray([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 0.0]]])))
+        [3. 2.]
+
+    Reference:
+        Theory, section 1.1.
+    """
     if matrix.ndim == 2 and min(matrix.shape) > _MOST_FOR_EIGENVALUES:
         return _certified_norm(matrix)
     return exact_norm(matrix)

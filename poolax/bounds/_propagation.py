@@ -12,7 +12,7 @@ from poolax._records import Domain
 from poolax.attention import L2, Cosine, DotProduct, Kind
 from poolax.bounds._combine import Combination, combination
 from poolax.bounds._kernels import Kernels, read_kernels
-from poolax.bounds._linalg import product_norm
+from poolax.bounds._linalg import product_norm, spectral_norm
 
 
 def attention_domain(
@@ -41,8 +41,12 @@ def attention_domain(
     if isinstance(kind, Cosine):
         constant = kind.nu * constant
     if isinstance(kind, L2) and not kind.plain_values:
-        inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
-        constant = product_norm(kernels.query, inner) / math.sqrt(kernels.query.shape[-1])
+        root = math.sqrt(kernels.query.shape[-1])
+        if tight:
+            constant = spectral_norm(kernels.query) / root
+        else:
+            inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
+            constant = product_norm(kernels.query, inner) / root
     if combine is None:
         combine = combination(kernels, kind, tight=tight)
     factor = combine(constant)

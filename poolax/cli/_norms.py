@@ -99,14 +99,14 @@ def initial_variables(pooler: Pooler, num_tokens: int, dim: int) -> Mapping[str,
 def extremal_block(sizes: Sizes, kind: Kind, pooler: Pooler) -> tuple[TBM, dict[str, Any]]:
     """A block whose weights have the given norms, and whose bound is the largest of all that have them.
 
-    Kernels of queries, keys and values are partial isometries of a head each, scaled, so that every
-    product of two has the product of their norms. ``W_O`` of one given norm is a scaled identity;
-    from norms of heads it writes all heads to the same entries, where they add up. The
-    pooler's parameters are not among them.
+    Kernels of queries, keys and values are partial isometries, scaled, from the same entries of a
+    token in all heads, so that every product of two has the product of their norms and heads add up.
+    ``W_O`` of one given norm is a scaled identity; from norms of heads it writes all heads to the same
+    entries. The pooler's parameters are not among them.
     """
     dim, num_heads = sizes.dim, sizes.num_heads
     head_dim = dim // num_heads
-    each = jnp.eye(dim).reshape(dim, num_heads, head_dim)
+    each = jnp.broadcast_to(jnp.eye(dim, head_dim)[:, None], (dim, num_heads, head_dim))
 
     def by_head(norms):
         return each * jnp.broadcast_to(jnp.asarray(norms), (num_heads,))[:, None]

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from poolax import bounds
@@ -54,7 +53,7 @@ def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str,
         sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
         variables = {"params": params.get("pooler", {})}
         reads = bounds.pooler(pooler, variables, **sizes, method=method)
-        return jnp.linalg.norm(kernel, ord=2) * reads.l2
+        return bounds.spectral_norm(kernel) * reads.l2
 
     row = constant("published")
     for method in ("sharp", "tight"):

@@ -1,0 +1,110 @@
+"""Bounds of an attention layer from its heads: combined one by one, and taken together."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from poolax._numerics import safe_norm, safe_sqrt
+from poolax._records import AttentionBound
+from poolax.bounds._combine import Combination, stacked_norm
+from poolax.bounds._heads import Heads, Reading, Setting, Slope, whole_sequence
+from poolax.bounds._linalg import round_up, spectral_norm
+
+
+def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionBound:
+    """All bounds of a layer from the constants of its heads."""
+
+    def combined(name):
+        bound = combine(getattr(heads, name))
+        if heads.with_outputs is None:
+            return bound
+        return jnp.minimum(bound, jnp.sum(combine.factor_norm * getattr(heads.with_outputs, name)))
+
+    own, mixing = combined("own"), combined("mixing")
+    sequence = combined("sequence")
+    per_token, mixing_total = combined("per_token"), mixing
+    if setting.tight:
+        own = jnp.minimum(own, _joint_own(heads, combine, setting))
+        mixing_total = combined("mixing_total")
+        if heads.slope is not None and heads.own.shape[0] > 1:
+            joint, joint_total = _joint_mixing(heads, heads.slope, combine, setting.radius)
+            mixing = jnp.minimum(mixing, joint)
+            mixing_total = jnp.minimum(mixing_total, joint_total)
+        mixing_total = jnp.minimum(mixing, mixing_total)
+        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
+        if setting.pattern != "any":
+            sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
+        per_token = jnp.minimum(per_token, mixing_total + own)
+    method = "tight" if setting.tight else "sharp"
+    return AttentionBound(
+        sequence=round_up(sequence),
+        per_token=round_up(per_token),
+        mixing=round_up(mixing_total),
+        own=round_up(own),
+        mixing_largest=round_up(mixing),
+        method=method,
+        source=f"poolax, {method} attention bound",
+        pattern=setting.pattern,
+    )
+
+
+def _joint_own(heads: Heads, combine: Combination, setting: Setting) -> Float[Array, ""]:
+    r"""What all heads together do with a change of the query's token.
+
+    If head ``h`` adds at most ``r_h |G_h dx_i|``, it is ``|[F_h / alpha_h]| |[alpha_h r_h G_h]|`` for
+    any ``alpha_h``, both matrices stacked over heads. If it adds ``Cov_h G_h dx_i``, whose covariance
+    is ``rho^2 / 2`` times the identity and what has at most this norm, it is
+
+        ``rho^2 / 2 (|[F_h / alpha_h]| |[alpha_h G_h]| + |sum_h G_h^T F_h|)``.
+    """
+    outer, weights = combine.balanced(heads.own)
+    forms = []
+    if heads.reading is not None:
+        per_norm = heads.own / jnp.where(heads.reading.norm > 0, heads.reading.norm, 1)
+        forms.append(outer * _stacked(heads.reading, weights * jnp.square(per_norm)))
+    if heads.covariance is not None:
+        variance = jnp.where(setting.most > 1, jnp.square(setting.spread), 0)
+        apart = outer * _stacked(heads.covariance, weights)
+        forms.append(variance / 2 * (apart + _summed(heads.covariance, combine)))
+    return jnp.min(jnp.stack(forms))
+
+
+def _joint_mixing(heads: Heads, slope: Slope, combine: Combination, radius):
+    """The mixing parts, against the largest and against all changes, of heads that read one token."""
+    outer, weights = combine.balanced(heads.mixing)
+    against_largest = _together(slope, weights, 1.0, heads.mixing, radius)
+    constant = jnp.sqrt(heads.share)
+    return outer * against_largest, outer * _together(
+        slope, weights, constant, heads.mixing_total, radius
+    )
+
+
+def _together(slope: Slope, weights, constant, total, radius) -> Float[Array, ""]:
+    """Root of ``sum_h weights_h mixing_h^2``, each mixing ``total_h`` where its slope is largest.
+
+    In between, the square as a function of the slope's square (or, without ``hypot``, the constant as
+    a function of the slope) is convex, so that it lies below its chord.
+    """
+    reading = slope.reading
+    largest = slope.rate * (reading.norm * radius + slope.shift)
+    safe = jnp.where(largest > 0, largest, 1)
+    if slope.hypot:
+        gain = jnp.maximum(jnp.square(total) - jnp.square(constant), 0) / jnp.square(safe)
+    else:
+        gain = jnp.square((total - constant) / safe)
+    moving = weights * gain * jnp.square(slope.rate)
+    moved = radius * _stacked(reading, moving) + safe_norm(safe_sqrt(moving) * slope.shift)
+    still = safe_norm(safe_sqrt(weights) * constant)
+    return safe_norm(jnp.stack([still, moved])) if slope.hypot else still + moved
+
+
+def _stacked(reading: Reading, weights) -> Float[Array, ""]:
+    """``|[sqrt(weights_h) G_h]_h|``."""
+    transposed = jnp.swapaxes(reading.query, -1, -2)
+    return reading.scale * stacked_norm(reading.key, transposed, weights)
+
+
+def _summed(reading: Reading, combine: Combination) -> Float[Array, ""]:
+    """``|sum_h G_h^T F_h|``."""
+    inner = jnp.einsum("hdk,hde->hke", reading.key, combine.values)
+    inner = jnp.einsum("hke,hef->hkf", inner, combine.out)
+    return reading.scale * spectral_norm(jnp.einsum("hdk,hkf->df", reading.query, inner))
