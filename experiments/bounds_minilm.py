@@ -56,12 +56,30 @@ class Subject:
         return [spec for spec in specs if spec.name.endswith("/attention")]
 
     @functools.cached_property
-    def at_layer(self) -> Callable[..., dict[str, jax.Array]]:
-        """The compiled measurement of one attention layer at one sentence."""
+    def branch(self) -> Any:
+        """The first attention layer, which the others are like."""
         spec = self.attention_specs[0]
         if spec.norm_before is not None or spec.branch.rotary or spec.branch.window is not None:
             raise SystemExit("backbone: expected Post-LN blocks with plain attention, such as BERT's")
-        return jax.jit(functools.partial(_at_layer, spec.branch.kind, spec.branch.causal))
+        return spec.branch
+
+    @functools.cached_property
+    def at_layer(self) -> Callable[..., dict[str, jax.Array]]:
+        """The compiled measurement of one attention layer at one sentence."""
+        return jax.jit(functools.partial(_at_layer, self.branch.kind, self.branch.causal))
+
+    @functools.cached_property
+    def search(self) -> Callable[..., jax.Array]:
+        """The compiled search of one attention layer on the domain of one sentence."""
+        sizes = {"num_restarts": self.options.restarts, "num_steps": self.options.steps}
+        return jax.jit(functools.partial(_search, self.branch.kind, self.branch.causal, sizes))
+
+    @property
+    def searched(self) -> list[int]:
+        """Places of the sentences whose domains are searched."""
+        return (
+            np.linspace(0, self.options.num_sentences - 1, self.options.searched).astype(int).tolist()
+        )
 
     def layer(self, index: int) -> dict[str, Any]:
         """All sentences at one layer."""
@@ -70,7 +88,12 @@ class Subject:
         params = self.attention_specs[index].branch.params
         pairs = zip(tokens, mask, strict=True)
         found = [jax.device_get(self.at_layer(params, x, real)) for x, real in pairs]
-        return {name: [float(row[name]) for row in found] for name in found[0]}
+        rows = {name: [float(row[name]) for row in found] for name in found[0]}
+        key = jax.random.key(self.options.seed)
+        rows["found"] = [
+            float(self.search(params, tokens[place], mask[place], key)) for place in self.searched
+        ]
+        return rows
 
     def whole(self) -> list[dict[str, Any]]:
         """All sentences through the whole backbone, by pooler."""
@@ -83,20 +106,31 @@ class Subject:
         )
 
 
+def _attend(kind, causal, params, mask):
+    """An attention layer as a function of tokens; what stands at masked positions is no output."""
+    _, num_heads, head_dim = params["query"]["kernel"].shape
+    layer = MultiHeadAttention(num_heads, kind, head_dim=head_dim, causal=causal, use_bias=True)
+    return lambda x: jnp.where(mask[:, None], layer.apply({"params": params}, x, mask), 0)
+
+
+def _search(kind, causal, sizes, params, x, mask, key):
+    """Largest Jacobian norm found on the smallest domain that holds ``x``, starting there."""
+    domain = bounds.domain_of(x, mask)
+    to_domain = empirical.project_to_domain(domain.radius, domain.spread)
+
+    def project(x):
+        # Masked positions follow a real token: the domain does not constrain them.
+        return to_domain(jnp.where(mask[:, None], x, x[jnp.argmax(mask)]))
+
+    attend = _attend(kind, causal, params, mask)
+    return empirical.maximize_jacobian_norm(attend, project(x), project=project, key=key, **sizes).value
+
+
 def _at_layer(kind, causal, params, x, mask):
     """Measured norm and bounds of an attention layer at ``x``."""
     query, key, value, out = (params[name]["kernel"] for name in ("query", "key", "value", "out"))
-    layer = MultiHeadAttention(
-        query.shape[1], kind, head_dim=query.shape[2], causal=causal, use_bias=True
-    )
-
-    def attend(x):
-        return layer.apply({"params": params}, x, mask)
-
-    # What stands at masked positions is no output.
-    measured = empirical.power_iteration(
-        lambda x: jnp.where(mask[:, None], attend(x), 0), x, key=jax.random.key(0), method="lanczos"
-    )
+    attend = _attend(kind, causal, params, mask)
+    measured = empirical.power_iteration(attend, x, key=jax.random.key(0), method="lanczos")
     biases = {f"{name}_bias": params[name].get("bias") for name in ("query", "key", "value")}
     kernels = {"query": query, "key": key, "value": value, "out": out}
     local = bounds.local_attention(x, **kernels, **biases, kind=kind, causal=causal, mask=mask)
@@ -118,9 +152,10 @@ def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str,
     what = {"suite": "minilm", "backbone": pathlib.Path(options.backbone or minilm.NAME).name}
     what["inputs"] = "test part of STS-B" if options.data_dir else "sentences of Python's documentation"
     what["num_sentences"] = options.num_sentences
+    search = {"searched": options.searched, "restarts": options.restarts, "steps": options.steps}
     for index in range(len(subject.attention_specs)):
         yield (
-            {"kind": "bounds_layer", **what, "layer": index},
+            {"kind": "bounds_layer", **what, **search, "layer": index},
             functools.partial(_layer, subject, index),
         )
     for index, pooler in enumerate(FIXED_POOLERS):
@@ -136,7 +171,13 @@ def _layer(subject, index):
             raise RuntimeError(
                 f"layer {index}: a measured norm is above its {name} bound: {over.max()}"
             )
+    tight, sharp = (np.asarray(row[name])[subject.searched] for name in ("tight", "sharp"))
+    found = np.asarray(row["found"])
+    if not np.isfinite(found).all() or (found > tight * (1 + 1e-4)).any():
+        raise RuntimeError(f"layer {index}: a norm that was found is above its tight bound: {found}")
     return {
+        "tight_over_found": float(np.median(tight / found)),
+        "sharp_over_found": float(np.median(sharp / found)),
         "medians": {name: float(np.median(values)) for name, values in row.items()},
         "sharp_over_local": float(np.median(np.divide(row["sharp"], row["local"]))),
         "tight_over_local": float(np.median(np.divide(row["tight"], row["local"]))),

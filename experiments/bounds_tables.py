@@ -14,6 +14,8 @@ Row = Mapping[str, Any]
 def tables(records: Records) -> dict[str, Table]:
     """All tables for which there are records."""
     makers: dict[str, tuple[str, Callable[[Sequence[Row]], Table]]] = {
+        "inputs_summary": ("bounds_inputs", _inputs_summary),
+        "weights_summary": ("bounds_weights", _weights_summary),
         "inputs": ("bounds_inputs", _inputs),
         "weights": ("bounds_weights", _weights),
         "layers": ("bounds_layer", _layers),
@@ -46,6 +48,58 @@ def _case(row):
 def _table(title, columns, rows, notes, tidy):
     cells = [[Cell(entry) for entry in row] for row in rows]
     return Table(title=title, columns=columns, rows=cells, notes=notes, tidy=tidy)
+
+
+def _summary(title, records, ratios, notes):
+    """Smallest and largest ratios by attention, target and number of heads, over all else."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in records:
+        groups.setdefault((row["attention"], row["target"], row["num_heads"]), []).append(row)
+    rows, tidy = [], []
+    for (attention, target, num_heads), members in groups.items():
+        cells, fields = [], {"attention": attention, "target": target, "num_heads": num_heads}
+        for name, (above, below) in ratios.items():
+            found = [_ratio(row, above, below) for row in members]
+            known = [ratio for ratio in found if ratio is not None]
+            if not known:
+                cells.append("–")
+                continue
+            ends = {"min": min(known), "median": float(np.median(known)), "max": max(known)}
+            cells.append(f"{text(ends['min'])} – {text(ends['max'])}")
+            fields |= {f"{name.replace(' / ', '_over_')}_{end}": ends[end] for end in ends}
+        rows.append([attention, target, str(num_heads), str(len(members)), *cells])
+        tidy.append(fields)
+    return _table(title, ["attention", "target", "H", "cases", *ratios], rows, notes, tidy)
+
+
+def _inputs_summary(records):
+    return _summary(
+        "Random weights on the unit ball: how far bounds are above what a search over inputs finds",
+        records,
+        {
+            "published / found": ("published", "found"),
+            "sharp / found": ("sharp", "found"),
+            "tight / found": ("tight", "found"),
+            "local / found": ("local", "found"),
+        },
+        ["Smallest and largest ratio over numbers of tokens, widths and scales of the weights."],
+    )
+
+
+def _weights_summary(records):
+    return _summary(
+        "Weights of given norms on the unit ball: how far bounds are above what a search finds",
+        records,
+        {
+            "sharp / found": ("sharp_of_norms", "found"),
+            "tight / found": ("tight_of_norms", "found"),
+            "at these weights": ("tight", "found"),
+        },
+        [
+            "Smallest and largest ratio over numbers of tokens, widths and norms. The search is over "
+            "inputs and weights with these norms; at these weights: their own tight bound over it."
+        ],
+    )
 
 
 def _inputs(records):
@@ -101,31 +155,34 @@ def _weights(records):
 
 
 def _layers(records):
-    names = ("measured", "local", "tight", "sharp", "published_without_biases")
-    ratios = ("local_over_measured", "sharp_over_local", "tight_over_local")
+    names = ("measured", "local", "found", "tight", "sharp", "published_without_biases")
+    ratios = ("local_over_measured", "sharp_over_local", "tight_over_found", "sharp_over_found")
+    ratios += ("smallest_sharp_over_local",)
     rows = [
         [str(row["layer"]), *(text(row["medians"][name]) for name in names)]
-        + [text(row[name]) for name in (*ratios, "smallest_sharp_over_local")]
+        + [text(row[name]) for name in ratios]
         for row in records
     ]
     first = records[0]
     return _table(
         f"Attention layers of {first['backbone']} at sentences",
         [
-            *("layer", "measured", "local", "tight", "sharp", "published*", "local / measured"),
-            *("sharp / local", "tight / local", "smallest sharp / local"),
+            *("layer", "measured", "local", "found", "tight", "sharp", "published*"),
+            *("local / measured", "sharp / local", "tight / found", "sharp / found"),
+            "smallest sharp / local",
         ],
         rows,
         [
             f"Medians over {first['num_sentences']} sentences ({first['inputs']}), ratios sentence by "
             "sentence. measured: Jacobian norm by Lanczos iteration; tight and sharp on the smallest "
-            "domain that holds the sentence's tokens. *Nothing is published for layers with biases: "
-            "this is the published constant of the same layer without them."
+            "domain that holds the sentence's tokens; found: the largest Jacobian norm that a search "
+            f"on the domains of {first['searched']} of them finds. *Nothing is published for layers "
+            "with biases: this is the published constant of the same layer without them."
         ],
         [
             {"layer": row["layer"]}
             | {name: row["medians"][name] for name in names}
-            | {name: row[name] for name in (*ratios, "smallest_sharp_over_local")}
+            | {name: row[name] for name in ratios}
             for row in records
         ],
     )

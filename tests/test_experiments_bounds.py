@@ -36,6 +36,7 @@ def test_random_suite(script, tmp_path, capsys):
     assert "found" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
+        "bounds_inputs_summary.csv", "bounds_weights_summary.csv",
     }  # fmt: skip
 
 
@@ -51,6 +52,9 @@ def test_minilm_suite(script, bert, tmp_path):
         assert len(found["measured"]) == 4
         for method in ("local", "tight", "sharp"):
             assert np.all(np.asarray(found["measured"]) <= np.asarray(found[method]) * (1 + 1e-4))
+        # The search starts at the sentence.
+        assert len(found["found"]) == 1
+        assert found["measured"][0] * (1 - 1e-3) <= found["found"][0] <= found["tight"][0] * (1 + 1e-4)
         ratio = np.median(np.divide(found["sharp"], found["local"]))
         assert row["sharp_over_local"] == pytest.approx(ratio)
     text = (tmp_path / "bounds.md").read_text()
