@@ -49,22 +49,40 @@ class Combination:
     by_value: Float[Array, ""] | None
     jointly: bool
 
-    def __call__(self, heads: Float[Array, " H"]) -> Float[Array, ""]:
-        """The layer's constant."""
+    def __call__(
+        self, heads: Float[Array, " H"], balanced: "Balanced | None" = None
+    ) -> Float[Array, ""]:
+        """The layer's constant, from what :meth:`balanced` gave if that is known."""
         weighted = safe_norm(self.value_norm * heads)
         sharp = self.out_norm * weighted
         if not self.jointly:
             sharp = jnp.minimum(sharp, jnp.sum(self.factor_norm * heads))
         if self.by_value is None:
             return sharp
-        stacked, _ = self.balanced(heads)
-        by_factor = stacked * safe_sqrt(jnp.sum(self.factor_norm * heads))
-        return jnp.minimum(jnp.minimum(self.by_value * weighted, by_factor), sharp)
+        balanced = self.balanced(heads) if balanced is None else balanced
+        return jnp.minimum(jnp.minimum(self.by_value * weighted, balanced.total), sharp)
 
-    def balanced(self, heads: Float[Array, " H"]) -> tuple[Float[Array, ""], Float[Array, " H"]]:
-        """``|[F_h / alpha_h]_h|`` and ``alpha_h^2 = |F_h| / L_h``; without idle heads."""
-        stacked = stacked_norm(self.values, self.out, heads * _inverse(self.factor_norm))
-        return stacked, self.factor_norm * _inverse(heads)
+    def balanced(self, heads: Float[Array, " H"]) -> "Balanced":
+        """The parts of ``alpha_h^2 = |F_h| / L_h``, without heads that are idle."""
+        return Balanced(
+            outer=stacked_norm(self.values, self.out, heads * _inverse(self.factor_norm)),
+            weights=self.factor_norm * _inverse(heads),
+            inner=safe_sqrt(jnp.sum(self.factor_norm * heads)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Balanced:
+    """``|[F_h / alpha_h]_h|``, ``alpha_h^2`` and ``sqrt(sum_h (alpha_h L_h)^2)``."""
+
+    outer: Float[Array, ""]
+    weights: Float[Array, " H"]
+    inner: Float[Array, ""]
+
+    @property
+    def total(self) -> Float[Array, ""]:
+        """The layer's constant by these ``alpha_h``."""
+        return self.outer * self.inner
 
 
 def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:

@@ -92,7 +92,8 @@ class Heads:
     Attributes:
         mixing: Against the largest change of a token.
         own: Against the change of the query's own token.
-        mixing_total: As ``mixing``, against the change of all tokens.
+        mixing_total: As ``mixing``, against the change of all tokens; the same array where it is no
+            smaller.
         per_token: Of one row of the output.
         sequence: Of the whole output.
         share: Largest attention of one key.
@@ -132,7 +133,7 @@ def _heads(
     sum_k P_ik c_k^2``, and the columns' sum bounds the rows together. What is known better is given.
     """
     if mixing_total is None:
-        mixing_total = jnp.sqrt(share) * mixing
+        mixing_total = jnp.sqrt(share) * mixing if setting.is_full else mixing
     known = mixing_total + own
     per_token = known if per_token is None else jnp.minimum(known, per_token)
     if sequence is None:
@@ -300,7 +301,7 @@ def _cosine_totals(setting: Setting, tau, parts):
         mixing = sum(part(1.0) for part in parts)
         return mixing, jnp.sqrt(setting.most) * mixing
     low, high = jnp.arange(_LENGTHS) / _LENGTHS, jnp.arange(1, _LENGTHS + 1) / _LENGTHS
-    lengths = jnp.sqrt(1 - jnp.square(low))
+    lengths = jnp.sqrt(1 - jnp.square(low)).astype(setting.most.dtype)
     squares = [jnp.square(jax.vmap(part, out_axes=-1)(lengths)) for part in parts]
 
     def total(num_tokens):

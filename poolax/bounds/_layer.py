@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm, safe_sqrt
 from poolax._records import AttentionBound
-from poolax.bounds._combine import Combination, stacked_norm
+from poolax.bounds._combine import Balanced, Combination, stacked_norm
 from poolax.bounds._heads import Heads, Reading, Setting, Slope, whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
 
@@ -13,23 +13,20 @@ from poolax.bounds._linalg import round_up, spectral_norm
 def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionBound:
     """All bounds of a layer from the constants of its heads."""
 
-    def combined(name):
-        bound = combine(getattr(heads, name))
+    def combined(name, balanced=None):
+        bound = combine(getattr(heads, name), balanced)
         if heads.with_outputs is None:
             return bound
         return jnp.minimum(bound, jnp.sum(combine.factor_norm * getattr(heads.with_outputs, name)))
 
-    own, mixing = combined("own"), combined("mixing")
-    sequence = combined("sequence")
-    per_token, mixing_total = combined("per_token"), mixing
-    if setting.tight:
-        own = jnp.minimum(own, _joint_own(heads, combine, setting))
-        mixing_total = combined("mixing_total")
-        if heads.slope is not None and heads.own.shape[0] > 1:
-            joint, joint_total = _joint_mixing(heads, heads.slope, combine, setting.radius)
-            mixing = jnp.minimum(mixing, joint)
-            mixing_total = jnp.minimum(mixing_total, joint_total)
-        mixing_total = jnp.minimum(mixing, mixing_total)
+    sequence, per_token = combined("sequence"), combined("per_token")
+    if not setting.tight:
+        own, mixing = combined("own"), combined("mixing")
+        mixing_total = mixing
+    else:
+        balanced = combine.balanced(heads.own)
+        own = jnp.minimum(combined("own", balanced), _joint_own(heads, combine, balanced, setting))
+        mixing, mixing_total = _mixing(heads, combine, combined, setting)
         sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
         if setting.pattern != "any":
             sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
@@ -47,7 +44,9 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
     )
 
 
-def _joint_own(heads: Heads, combine: Combination, setting: Setting) -> Float[Array, ""]:
+def _joint_own(
+    heads: Heads, combine: Combination, balanced: Balanced, setting: Setting
+) -> Float[Array, ""]:
     r"""What all heads together do with a change of the query's token.
 
     If head ``h`` adds at most ``r_h |G_h dx_i|``, it is ``|[F_h / alpha_h]| |[alpha_h r_h G_h]|`` for
@@ -56,7 +55,7 @@ def _joint_own(heads: Heads, combine: Combination, setting: Setting) -> Float[Ar
 
         ``rho^2 / 2 (|[F_h / alpha_h]| |[alpha_h G_h]| + |sum_h G_h^T F_h|)``.
     """
-    outer, weights = combine.balanced(heads.own)
+    outer, weights = balanced.outer, balanced.weights
     forms = []
     if heads.reading is not None:
         per_norm = heads.own / jnp.where(heads.reading.norm > 0, heads.reading.norm, 1)
@@ -68,14 +67,22 @@ def _joint_own(heads: Heads, combine: Combination, setting: Setting) -> Float[Ar
     return jnp.min(jnp.stack(forms))
 
 
-def _joint_mixing(heads: Heads, slope: Slope, combine: Combination, radius):
-    """The mixing parts, against the largest and against all changes, of heads that read one token."""
-    outer, weights = combine.balanced(heads.mixing)
-    against_largest = _together(slope, weights, 1.0, heads.mixing, radius)
-    constant = jnp.sqrt(heads.share)
-    return outer * against_largest, outer * _together(
-        slope, weights, constant, heads.mixing_total, radius
-    )
+def _mixing(heads: Heads, combine: Combination, combined, setting: Setting):
+    """The mixing parts against the largest and against all changes."""
+
+    def part(name, constant):
+        constants = getattr(heads, name)
+        balanced = combine.balanced(constants)
+        bound = combined(name, balanced)
+        if heads.slope is None or constants.shape[0] == 1:
+            return bound
+        inner = _together(heads.slope, balanced.weights, constant, constants, setting.radius)
+        return jnp.minimum(bound, balanced.outer * inner)
+
+    mixing = part("mixing", 1.0)
+    if heads.mixing_total is heads.mixing:
+        return mixing, mixing
+    return mixing, jnp.minimum(mixing, part("mixing_total", jnp.sqrt(heads.share)))
 
 
 def _together(slope: Slope, weights, constant, total, radius) -> Float[Array, ""]:
