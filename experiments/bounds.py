@@ -266,11 +266,11 @@ def search_weights(case: Case, options: Options) -> Callable[..., Any]:
         )
         return found.value, with_norms({**fixed, **found.variables}, norm), found.x
 
-    def best(norm, key):
+    def best(starts, norm, key):
         start_key, *keys = jax.random.split(key, 4)
         x = 0.5 * jax.random.normal(start_key, (case.num_tokens, case.dim)) / case.dim**0.5
         found = []
-        for start in (case.aligned(start_key), case.apart(start_key)):
+        for start in starts:
             _, *half = search(start, x, norm / 2, keys[0])
             found += [search(start, x, norm, keys[1]), search(*half, norm, keys[2])]
         return max(found, key=lambda result: result[0])[1:]
@@ -330,8 +330,10 @@ def random_suite(options: Options) -> Measurements:
             return constants(case, variables, found.x)
 
         def over_weights(norm, case=case, search=by_weights):
-            aligned = with_norms(case.aligned(key)["params"], norm)
-            found = search(norm, key)
+            # With one pooler, which is not searched over.
+            starts = case.aligned(key), case.apart(key)
+            aligned = with_norms(starts[0]["params"], norm)
+            found = search(starts, norm, key)
             row = {"tight_of_norms": float(case.bound(aligned, "tight"))}
             row["sharp_of_norms"] = float(case.bound(aligned, "sharp"))
             return row | constants(case, *found)
