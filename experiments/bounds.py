@@ -68,6 +68,7 @@ class Options:
         quick: A small grid, short searches and few sentences.
         seed: Sets weights and searches.
         out: Folder for records and tables; nothing is written by default.
+        tables_only: Measure nothing: tables of what is recorded in the folder, whatever its grid.
         json: Print records instead of tables.
     """
 
@@ -89,6 +90,7 @@ class Options:
     quick: bool = False
     seed: int = 0
     out: str | None = None
+    tables_only: bool = False
     json: bool = False
 
     def resolved(self) -> "Options":
@@ -376,7 +378,12 @@ def main(arguments: list[str] | None = None) -> None:
     path = None if options.out is None else pathlib.Path(options.out) / "bounds.jsonl"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    records = measure_all(options, path)
+    if options.tables_only:
+        if path is None or not path.exists():
+            raise SystemExit("tables_only: expected --out to be a folder with bounds.jsonl")
+        records = Records.read(path)
+    else:
+        records = measure_all(options, path)
     tables = bounds_tables.tables(records)
     if path is not None:
         text = "\n".join(table.markdown() for table in tables.values())

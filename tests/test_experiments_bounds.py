@@ -34,6 +34,12 @@ def test_random_suite(script, tmp_path, capsys):
     script.main([*arguments, "--out", str(tmp_path)])
     assert (tmp_path / "bounds.jsonl").read_bytes() == before
     assert "found" in capsys.readouterr().out
+    # Tables are of the records alone, whatever grid is asked for.
+    table = (tmp_path / "bounds.md").read_text()
+    script.main(["--tables-only", "--out", str(tmp_path)])
+    assert (tmp_path / "bounds.md").read_text() == table
+    with pytest.raises(SystemExit, match="tables_only: expected --out"):
+        script.main(["--tables-only"])
     assert {path.name for path in tmp_path.iterdir()} == {
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
         "bounds_inputs_summary.csv", "bounds_weights_summary.csv",
