@@ -16,10 +16,10 @@ def tables(records: Records) -> dict[str, Table]:
     makers: dict[str, tuple[str, Callable[[Sequence[Row]], Table]]] = {
         "inputs_summary": ("bounds_inputs", _inputs_summary),
         "weights_summary": ("bounds_weights", _weights_summary),
-        "inputs": ("bounds_inputs", _inputs),
-        "weights": ("bounds_weights", _weights),
         "layers": ("bounds_layer", _layers),
         "backbone": ("bounds_backbone", _backbone),
+        "inputs": ("bounds_inputs", _inputs),
+        "weights": ("bounds_weights", _weights),
     }
     found = {name: (maker, records.where(kind=kind)) for name, (kind, maker) in makers.items()}
     return {name: maker(rows) for name, (maker, rows) in found.items() if len(rows)}
