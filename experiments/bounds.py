@@ -375,6 +375,10 @@ def measure_all(options: Options, path: pathlib.Path | None) -> Records:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, record, and write and print the tables."""
     options = tyro.cli(Options, args=arguments).resolved()
+    if not 1 <= options.searched <= options.num_sentences:
+        raise SystemExit(
+            f"searched: expected 1 to num_sentences = {options.num_sentences}, got {options.searched}"
+        )
     path = None if options.out is None else pathlib.Path(options.out) / "bounds.jsonl"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,9 @@ def test_random_suite(script, tmp_path, capsys):
     assert (tmp_path / "bounds.md").read_text() == table
     with pytest.raises(SystemExit, match="tables_only: expected --out"):
         script.main(["--tables-only"])
+    # Ratios of no searches would be no numbers.
+    with pytest.raises(SystemExit, match="searched: expected 1 to num_sentences = 64, got 0"):
+        script.main(["--tables-only", "--searched", "0"])
     assert {path.name for path in tmp_path.iterdir()} == {
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
         "bounds_inputs_summary.csv", "bounds_weights_summary.csv",
