@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable, Iterable
 
 # More threads than a test has batched SVDs at once: each waits in XLA's thread pool for others.
 os.environ["PJRT_NPROC"] = "32"
@@ -25,6 +26,7 @@ hypothesis.settings.register_profile("poolax", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("poolax")
 
 
+_ATTACK = "attack"
 _MAPPINGS = pathlib.Path("/proc/self/maps")
 # A process of Linux may have 65,530; each compiled program takes some.
 _MOST_MAPPINGS = 20_000
@@ -82,3 +84,37 @@ def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert") / "model"
     backbones.save(backbones.Bert.init(config, jax.random.key(0), prepare), folder)
     return folder
+
+
+@pytest.fixture
+def attack(record_property) -> Callable[[str, Iterable[str | None]], None]:
+    """Counts an attack: ``attack(name, outcomes)``, an outcome being None or what went wrong."""
+
+    def report(name, outcomes):
+        outcomes = list(outcomes)
+        broken = [outcome for outcome in outcomes if outcome is not None]
+        record_property(_ATTACK, [name, len(outcomes), len(outcomes) - len(broken)])
+        assert outcomes, f"{name}: tried nothing"
+        first = "\n".join(broken[:5])
+        assert not broken, f"{name}: {len(broken)} of {len(outcomes)} did not hold, first:\n{first}"
+
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A table attack / tried / held after the tests."""
+    rows = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _ATTACK
+    ]
+    if not rows:
+        return
+    terminalreporter.section("attacks")
+    width = max(len(name) for name, _, _ in rows)
+    terminalreporter.write_line(f"{'attack':<{width}}  tried   held")
+    for name, tried, held in sorted(rows):
+        terminalreporter.write_line(f"{name:<{width}}  {tried:>5}  {held:>5}")
