@@ -8,6 +8,7 @@ import filelock
 import pytest
 
 from poolax import cli
+from poolax._files import damaged
 from poolax.cli import _bounds
 from poolax.training import Records
 
@@ -201,7 +202,24 @@ def test_other_endings(capsys, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("a measured constant exceeds\nits bound")
 
+    def raising(error):
+        def replacement(*_, **__):
+            raise error
+
+        return replacement
+
     for replacement, code, message in (
+        (
+            raising(damaged("a.json", "expected JSON,\ngot\x1b[1m" + "{" * 9_000, "remove it")),
+            cli.FAILURE,
+            "poolax: a.json: expected JSON, got [1m" + "{" * 276 + " …; remove it\n",
+        ),
+        (
+            raising(OSError(28, "No space left on device", "/tmp/run")),
+            cli.FAILURE,
+            "poolax: /tmp/run: No space left on device\n",
+        ),
+        (raising(ValueError("x" * 9_000)), cli.USAGE, "poolax: " + "x" * 998 + " …\n"),
         (
             interrupted,
             cli.INTERRUPTED,

@@ -12,8 +12,11 @@ from typing import ClassVar, Protocol
 
 import jax
 
+from poolax._files import one_line
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
 from poolax.training import PreemptedError
+
+_LONGEST = 1_000
 
 
 class Command(Protocol):
@@ -80,9 +83,17 @@ def _run(name, parse):
             raise
         if command.debug:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{name}: {message}", file=sys.stderr)
-        return USAGE if isinstance(error, ValueError) else FAILURE
+        print(f"{name}: {_told(error)}", file=sys.stderr)
+        is_usage = isinstance(error, ValueError) and not isinstance(error, OSError)
+        return USAGE if is_usage else FAILURE
+
+
+def _told(error: Exception) -> str:
+    """One line of bounded length; of the system's errors the file comes first, without their number."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return one_line(text, longest=_LONGEST) or type(error).__name__
 
 
 def _is_broken(stream):

@@ -1,0 +1,130 @@
+"""What goes wrong with files, told in one line: which file, what is wrong with it, and what to do."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from etils import epath
+
+_LONGEST = 300
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# TensorStore raises ValueError for what the system refuses, with the system's code in its text.
+_SYSTEM_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
+# NumPy says no more of a disk that fills up while it writes.
+_CUT_OFF = re.compile(r"\d+ requested and \d+ written")
+
+
+class DamagedFileError(OSError, ValueError):
+    """A file does not hold what its format says, or what was written to it.
+
+    A ``ValueError``, as for any content that is refused, and an ``OSError``, since it tells of a
+    failure and not of arguments that are wrong: a program ends with 1 instead of 2.
+    """
+
+
+def damaged(path: epath.PathLike, problem: object, remedy: str) -> DamagedFileError:
+    r"""The error for a damaged file.
+
+    Args:
+        path: Which file.
+        problem: What is wrong with it, as ``"expected …, got …"`` or as its reader says.
+        remedy: What to do about it.
+
+    Returns:
+        The error, whose message is one line of bounded length.
+
+    Example:
+        >>> damaged("a.json", "expected JSON,\n got '{'", "restore it from a copy")
+        DamagedFileError("a.json: expected JSON, got '{'; restore it from a copy")
+    """
+    return DamagedFileError(f"{os.fspath(path)}: {one_line(problem)}; {remedy}")
+
+
+@contextlib.contextmanager
+def reading(
+    path: epath.PathLike, expected: str, remedy: str, *errors: type[Exception]
+) -> Iterator[None]:
+    """Tell what a reader raises for the content of a file as damage of that file.
+
+    Args:
+        path: Which file is read.
+        expected: What it has to be, such as ``"JSON"``.
+        remedy: What to do where it is not.
+        *errors: What the reader raises then.
+
+    Raises:
+        DamagedFileError: for one of ``errors``; one that is a ``DamagedFileError`` already, or the
+            system's refusal of the file, is raised as it is.
+
+    Example:
+        >>> import json
+        >>> with reading("a.json", "JSON", "restore it from a copy", ValueError):
+        ...     json.loads("{")
+        Traceback (most recent call last):
+        ...
+        poolax._files.DamagedFileError: a.json: expected JSON, got: Expecting property name enclosed \
+in double quotes: line 1 column 2 (char 1); restore it from a copy
+    """
+    try:
+        yield
+    except errors as error:
+        if isinstance(error, DamagedFileError) or (
+            isinstance(error, OSError) and error.errno is not None
+        ):
+            raise
+        said = str(error) or type(error).__name__
+        raise damaged(path, f"expected {expected}, got: {said}", remedy) from error
+
+
+@contextlib.contextmanager
+def writing_to(folder: epath.PathLike) -> Iterator[None]:
+    """Name the folder where the system takes no more data, as on a full disk.
+
+    Args:
+        folder: Where is written to.
+
+    Raises:
+        OSError: with the system's code and the folder, in place of what a writer makes of it.
+
+    Example:
+        >>> with writing_to("/tmp/run"):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device; free some and run the same again: '/tmp/run'
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = _code(error)
+        if code is None:
+            raise
+        advice = "; free some and run the same again" if code in _FULL else ""
+        raise OSError(code, os.strerror(code) + advice, os.fspath(folder)) from error
+
+
+def one_line(text: object, longest: int = _LONGEST) -> str:
+    r"""A text on one line without control characters, cut off where it is long.
+
+    Example:
+        >>> one_line("a\n\x1b[1m b" + "c" * 99, longest=9)
+        'a [1m b …'
+    """
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    line = " ".join(printable.split())
+    return line if len(line) <= longest else f"{line[: longest - 2].rstrip()} …"
+
+
+def _code(error):
+    """The system's code where it refused to write and the error does not say where; else ``None``."""
+    if isinstance(error, DamagedFileError):
+        return None
+    found = _SYSTEM_CODE.search(str(error))
+    if found:
+        return int(found[1])
+    if _CUT_OFF.search(str(error)):
+        return errno.ENOSPC
+    code = getattr(error, "errno", None)
+    return code if code in _FULL or code == errno.EIO else None
