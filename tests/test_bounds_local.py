@@ -7,7 +7,14 @@ import pytest
 from helpers import KINDS, pad, random_tokens, random_variables
 
 from poolax import blocks, bounds, pooling
-from poolax.attention import Cosine, DotProduct, MultiHeadAttention, Rotary
+from poolax.attention import (
+    Cosine,
+    DotProduct,
+    DynamicScaling,
+    LongRopeScaling,
+    MultiHeadAttention,
+    Rotary,
+)
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._local_blocks import attention_blocks
 
@@ -84,6 +91,38 @@ def test_padding_and_batches_change_nothing(x64):
         bounds.local_tbm(model, variables, x).lipschitz,
         rtol=1e-9,
     )
+
+
+@pytest.mark.parametrize(
+    "scaling", [DynamicScaling(8.0, 2), LongRopeScaling((1.0, 1.0), (8.0, 8.0), 4)]
+)
+def test_frequencies_that_depend_on_the_length(scaling, x64):
+    """Two real tokens among eight: as the two alone, whose frequencies are those of short sequences."""
+    rotary = Rotary(10.0, scaling)
+    layer = MultiHeadAttention(1, rotary=rotary)
+    x = 3 * jax.random.normal(jax.random.key(0), (2, 2, DIM))
+    variables = random_variables(layer, jax.random.key(1), x, scale=3.0)
+    kernels = {name: part["kernel"] for name, part in variables["params"].items()}
+    alone = bounds.local_attention(x, **kernels, rotary=rotary)
+    for left in (0, 3, 6):
+        padded = jnp.pad(x, ((0, 0), (left, 6 - left), (0, 0)), constant_values=jnp.nan)
+        mask = jnp.isfinite(padded[..., 0])
+        bound = bounds.local_attention(padded, **kernels, rotary=rotary, mask=mask)
+        np.testing.assert_allclose(bound, alone, rtol=1e-9)
+    together = bounds.local_attention(jnp.pad(x, ((0, 0), (0, 6), (0, 0))), **kernels, rotary=rotary)
+    assert (jnp.abs(together / alone - 1) > 1e-3).any()
+
+
+def test_tokens_see_their_own_segment(x64):
+    """Two segments are two sequences: the larger of their bounds."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    kernels = [jax.random.normal(key, (DIM, 2, 2)) for key in keys[:3]]
+    out = jax.random.normal(keys[3], (2, 2, DIM))
+    x = random_tokens(keys[4], 5, DIM, 1.0)
+    apart = [float(bounds.local_attention(part, *kernels, out)) for part in (x[:2], x[2:])]
+    together = bounds.local_attention(x, *kernels, out, segments=jnp.asarray([0, 0, 1, 1, 1]))
+    # The forms are not the larger of two, but no smaller than either and close.
+    assert max(apart) * (1 - 1e-9) <= together <= 1.1 * max(apart)
 
 
 def test_a_local_bound_is_the_product_of_its_factors(x64):

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from poolax._checks import (
     broadcast_mask,
@@ -44,6 +44,7 @@ def local_attention(
     window: int | None = None,
     rotary: Rotary | None = None,
     bias: Float[ArrayLike, "*#batch H n n"] | None = None,
+    segments: Int[ArrayLike, "*#batch n"] | None = None,
 ) -> Float[Array, "*batch"]:
     r"""Bound of the Jacobian's norm of multi-head attention at ``x``, of every kind.
 
@@ -81,6 +82,7 @@ def local_attention(
         window: Number of keys that a query sees; ``None`` if it sees all.
         rotary: Rotary positions, or ``None``.
         bias: Added to the logits, broadcastable to ``(*batch, H, n, n)``.
+        segments: Tokens see only tokens with the same number, broadcastable to ``(*batch, n)``.
 
     Returns:
         The bound at each sequence, shape ``(*batch,)``.
@@ -124,9 +126,12 @@ def local_attention(
     dtype = accumulation_dtype(x, kernels.query)
     x = zero_masked(x, mask).astype(dtype)
     applied: Any = layer.apply(
-        {"params": _with_biases(params)}, x, mask, bias=bias, return_weights=True
+        {"params": _with_biases(params)}, x, mask, bias=bias, return_weights=True, segments=segments
     )
     weights = applied[1]
+    # Frequencies of rotary positions may depend on the number of real tokens.
+    real = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    lengths = jnp.sum(real, axis=-1)
 
     flat = jnp.broadcast_to(weights, (*x.shape[:-2], *weights.shape[-3:]))
     norms = _norms_at(
@@ -135,18 +140,20 @@ def local_attention(
         kernels,
         x.reshape(-1, *x.shape[-2:]),
         flat.reshape(-1, *flat.shape[-3:]),
+        lengths.reshape(-1),
         kernels.by_head(value_bias),
     )
     return round_up(norms).reshape(x.shape[:-2])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _norms_at(kind, rotary, kernels, x, weights, value_bias):
+def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
     """The smallest form at each of several inputs."""
 
-    def at(pair):
-        x, weights = pair
-        blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=rotary)
+    def at(one):
+        x, weights, length = one
+        turn = None if rotary is None else functools.partial(rotary, lengths=length)
+        blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=turn)
         norm = spectral_norm(blocks)
         if isinstance(kind, DotProduct) and rotary is None:
             norm = jnp.minimum(norm, row_form(kind, kernels, x, weights))
@@ -154,7 +161,7 @@ def _norms_at(kind, rotary, kernels, x, weights, value_bias):
             norm = jnp.minimum(norm, centred_form(kind, kernels, x, weights, seen))
         return norm
 
-    return jax.lax.map(at, (x, weights))
+    return jax.lax.map(at, (x, weights, lengths))
 
 
 def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
