@@ -1,36 +1,16 @@
 """Lipschitz bounds of dot-product, L2 and scaled cosine attention."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice, check_instance
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
-from poolax.bounds._combine import Combination, combination
-from poolax.bounds._domain import check_domain, token_range
-from poolax.bounds._heads import (
-    PATTERNS,
-    Setting,
-    cosine_heads,
-    dot_product_heads,
-    l2_heads,
-    rotary_heads,
-)
-from poolax.bounds._kernels import Kernels, read_kernels
-from poolax.bounds._layer import assemble
-from poolax.bounds._linalg import (
-    at_highest_precision,
-    lambert_w,
-    product_norm,
-    round_up,
-    spectral_norm,
-)
-
-METHODS = ("published", "sharp", "tight")
+from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
+from poolax.bounds._kernels import read_kernels
+from poolax.bounds._linalg import at_highest_precision
 
 _Number = Float[ArrayLike, ""]
 _NumTokens = float | Array | TokenRange
@@ -362,97 +342,6 @@ def _attention(kind, kernels, num_tokens, radius, spread, method, pattern, *, ro
     kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
     return attention_of_kernels(
         kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary
-    )
-
-
-def attention_of_kernels(
-    kind: Kind,
-    kernels: Kernels,
-    num_tokens: _NumTokens,
-    radius: _Number | None,
-    spread: _Number | None,
-    method: str,
-    pattern: str,
-    *,
-    rotary: bool,
-    combine: Combination | None = None,
-) -> AttentionBound:
-    """As :func:`attention`, from kernels that are checked, and their combination if it is known."""
-    check_choice("pattern", pattern, PATTERNS)
-    is_plain = isinstance(kind, DotProduct) or kind.plain_values
-    check_domain(radius, spread, needed=is_plain)
-    if rotary and not isinstance(kind, DotProduct):
-        raise ValueError(
-            f"rotary: expected False for {type(kind).__name__}, whose bound with rotary positions is "
-            "not known, got True"
-        )
-    tokens = token_range(num_tokens)
-    # Whole numbers would overflow in their powers.
-    dtype = kernels.query.dtype
-    fewest, most = jnp.asarray(tokens.low, dtype), jnp.asarray(tokens.high, dtype)
-    radius = None if radius is None else jnp.asarray(radius, dtype)
-    if spread is not None:
-        spread = jnp.asarray(spread, dtype)
-    if radius is not None:
-        spread = radius if spread is None else jnp.minimum(radius, spread)
-    if method == "published":
-        _check_published(kind, kernels, rotary)
-        return _published(kind, kernels, most, radius)
-    setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
-    compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
-    compute = rotary_heads if rotary else compute
-    heads = compute(kernels, kind, setting)
-    if combine is None:
-        combine = combination(kernels, kind, tight=setting.tight)
-    return assemble(heads, combine, setting)
-
-
-def _check_published(kind, kernels, rotary):
-    what = None
-    if kernels.has_bias:
-        what = "attention with biases"
-    elif rotary:
-        what = "rotary positions"
-    elif not isinstance(kind, DotProduct) and kind.plain_values:
-        what = "plain values"
-    if what is not None:
-        raise ValueError(
-            f"method: expected 'sharp' or 'tight' for {what}, for which nothing was published"
-        )
-
-
-def _published(kind, kernels, num_tokens, radius):
-    if isinstance(kind, DotProduct):
-        logit_norm = product_norm(kernels.query, kernels.key) * kind.logit_scale(
-            kernels.query.shape[-1]
-        )
-        head = jnp.sqrt(jnp.square(logit_norm) * radius**4 * (4 * num_tokens + 1) + num_tokens)
-        through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
-        sequence = jnp.sum(through_out * math.sqrt(3) * head)
-        source = "Castin, Ablin and Peyré 2024, Theorem 3.3, on a ball; heads added"
-    elif isinstance(kind, L2):
-        w = lambert_w((num_tokens - 1) / jnp.e)
-        metric = jnp.square(spectral_norm(kernels.query)) / math.sqrt(kernels.query.shape[-1])
-        combined = combination(kernels, kind, tight=False)(metric * spectral_norm(kernels.value))
-        sequence = jnp.sqrt(num_tokens) * (4 * w + 1) * combined
-        source = "Kim, Papamakarios and Mnih 2021, Theorem 3.2"
-    else:
-        query_norm, key_norm, value_norm = (
-            spectral_norm(kernel) for kernel in (kernels.query, kernels.key, kernels.value)
-        )
-        n = num_tokens
-        head = (n - 1) * kind.tau * (n * key_norm + query_norm) + n * value_norm
-        largest = jnp.max(2 * kind.nu / jnp.sqrt(kind.eps) * head)
-        out_norm = spectral_norm(kernels.out.reshape(-1, kernels.out.shape[-1]))
-        sequence = math.sqrt(kernels.out.shape[0]) * out_norm * largest
-        source = "Qi et al. 2023 (LipsFormer), scaled cosine similarity attention"
-    return AttentionBound(
-        sequence=round_up(sequence),
-        per_token=None,
-        mixing=None,
-        own=None,
-        method="published",
-        source=source,
     )
 
 

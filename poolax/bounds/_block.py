@@ -21,8 +21,8 @@ from poolax._numerics import accumulation_dtype, safe_norm, safe_sqrt
 from poolax._records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
-from poolax.bounds._attention import METHODS
 from poolax.bounds._attention import attention as attention_bound
+from poolax.bounds._attention_kernels import METHODS
 from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
 from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm

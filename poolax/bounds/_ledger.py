@@ -22,7 +22,7 @@ from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._records import Domain, Ledger, LedgerRow, TokenRange
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
-from poolax.bounds._attention import attention_of_kernels
+from poolax.bounds._attention_kernels import attention_of_kernels
 from poolax.bounds._combine import combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
