@@ -1,8 +1,12 @@
 """Paths, local or in a bucket, and text files that are never half written."""
 
+import hashlib
 import os
 
 from etils import epath
+
+# File systems take names of up to 255 bytes.
+_MOST_BYTES = 160
 
 
 def absolute_path(path: epath.PathLike) -> epath.Path:
@@ -17,3 +21,28 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def path_component(text: str) -> str:
+    """A name of one folder for any text: the text itself where it can be one.
+
+    Characters that separate folders or cannot be printed are percent-encoded, as are texts that mean
+    another folder; long texts are cut, and told apart by their digest.
+
+    Example:
+        >>> path_component("avg, no CLS"), path_component("../../victim"), path_component("..")
+        ('avg, no CLS', '..%2F..%2Fvictim', '%2E%2E')
+    """
+    name = "".join(c if c.isprintable() and c not in "/\\" else _quote(c) for c in text)
+    if name in ("", ".", ".."):
+        name = "".join(map(_quote, text or "\0"))
+    if len(name.encode()) <= _MOST_BYTES:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    kept = name.encode()[: _MOST_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{kept}-{digest}"
+
+
+def _quote(character):
+    encoded = character.encode(errors="surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in encoded)

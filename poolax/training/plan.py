@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from poolax._checkpoint import save_checkpoint
 from poolax._checks import check_count, check_number
-from poolax._paths import absolute_path
+from poolax._paths import absolute_path, path_component
 from poolax.pooling import to_config
 from poolax.training.engine import train_groups
 from poolax.training.jobs import JobMaker
@@ -249,16 +249,38 @@ class SweepPlan:
 def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path:
     """Where a sweep keeps the checkpoint of a head.
 
+    It stands in a folder of its task and of its pooler's label, percent-encoded or cut where a label
+    cannot be the name of a folder.
+
     Args:
         out: The sweep's folder.
         record: The head's record.
 
     Returns:
         The directory that :func:`load_head` takes.
+
+    Example:
+        >>> record = {"task": "sts", "pooler": "a/b", "learning_rate": 0.1, "seed": 2, "id": "1234abcd"}
+        >>> str(head_directory("out", record))
+        'out/heads/sts/a%2Fb/lr-0.1-seed-2-1234abcd'
     """
     # The record's id keeps heads of other configurations apart.
     name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
-    return epath.Path(out) / "heads" / record["task"] / record["pooler"] / name
+    task, label = str(record["task"]), str(record["pooler"])
+    heads = epath.Path(out) / "heads"
+    directory = heads / path_component(task) / path_component(label) / name
+    if (path_component(task), path_component(label)) != (task, label) and _is_below(task, label):
+        # Where runs that did not encode labels have left it.
+        before = heads / task / label / name
+        return before if before.exists() else directory
+    return directory
+
+
+def _is_below(*names):
+    """Whether folders of these names are inside of the one that they are looked up in."""
+    parts = [part for name in names for part in name.split("/")]
+    lengths = [len(part.encode(errors="surrogatepass")) for part in parts]
+    return ".." not in parts and "\0" not in "".join(names) and 1 <= min(lengths) <= max(lengths) <= 255
 
 
 def steps_to_share(
