@@ -129,9 +129,8 @@ def open_store(
 
 def _write(folder, features, key, dtype, progress):
     incomplete = folder.with_name(f"incomplete.{folder.name}")
-    for stale in (incomplete, folder):
-        if stale.exists():
-            shutil.rmtree(stale)
+    if incomplete.exists():
+        shutil.rmtree(incomplete)
     incomplete.mkdir(parents=True)
     places = np.zeros((features.num_examples, 3), np.int64)
     shape, masks, checksums = None, None, {}
@@ -158,6 +157,8 @@ def _write(folder, features, key, dtype, progress):
         "checksums": checksums,
     }
     write_atomically(incomplete / _MANIFEST, json.dumps(manifest, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
     incomplete.rename(folder)
 
 
