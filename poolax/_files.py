@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -76,6 +78,32 @@ in double quotes: line 1 column 2 (char 1); restore it from a copy
             raise
         said = str(error) or type(error).__name__
         raise damaged(path, f"expected {expected}, got: {said}", remedy) from error
+
+
+def json_object(content: bytes | str, where: epath.PathLike, remedy: str) -> dict[str, Any]:
+    """The object that JSON holds.
+
+    Args:
+        content: UTF-8.
+        where: File, and line where it has several.
+        remedy: What to do where it holds anything else.
+
+    Returns:
+        The object.
+
+    Raises:
+        DamagedFileError: for anything else, nested too deep or numbers too long included.
+
+    Example:
+        >>> json_object(b'{"width": 2}', "a.json", "restore it from a copy")
+        {'width': 2}
+    """
+    with reading(where, "a JSON object", remedy, ValueError, RecursionError):
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        value = json.loads(text)
+    if not isinstance(value, dict):
+        raise damaged(where, f"expected a JSON object, got {text}", remedy)
+    return value
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import os
 
 from etils import epath
 
+from poolax._files import writing_to
+
 # File systems take names of up to 255 bytes.
 _MOST_BYTES = 160
 
@@ -16,11 +18,20 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
+    """Write a text file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: where the system refuses; it names the folder where the disk is full.
+    """
     path = epath.Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        with writing_to(path.parent):
+            temporary.write_text(text)
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def path_component(text: str) -> str:

@@ -16,8 +16,10 @@ import jax
 import numpy as np
 from etils import epath
 
+from poolax._files import json_object
 from poolax._paths import write_atomically
 
+_REMEDY = "remove the line, and the run that wrote it makes it again"
 _PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -60,23 +62,15 @@ class Records(Sequence):
         """Read JSON lines; no file gives no records.
 
         Raises:
-            ValueError: for a line that is not a JSON object.
+            ValueError: for a line that is not a JSON object, which is an ``OSError`` as well.
         """
         path = epath.Path(path)
         if not path.exists():
             return cls()
-        rows = []
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a JSON object, got {error}"
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected a JSON object, got {line}")
-            rows.append(row)
-        return cls(rows)
+        return cls(
+            json_object(line, f"{path}, line {number}", _REMEDY)
+            for number, line in enumerate(path.read_bytes().splitlines(), 1)
+        )
 
     def write_to(self, path: epath.PathLike) -> None:
         """Add the records to a file of JSON lines, in place of those with the same ``id``.

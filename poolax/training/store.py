@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from poolax._files import json_object, one_line, writing_to
 from poolax._paths import absolute_path, write_atomically
 from poolax.training.features import FeaturePass, HostStates, count_tokens
 from poolax.training.step import Progress, no_progress
@@ -114,12 +115,13 @@ def open_store(
     key = {**key, "dtype": dtype.name, "program": program, "num_examples": features.num_examples}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = pathlib.Path(absolute_path(directory)) / name
-    problem = _problem(folder, key)
+    problem = _problem(folder, key, features)
     if problem is not None:
         if folder.exists():
             _log.warning("feature store %s is written again: %s", folder, problem)
         if jax.process_index() == 0:
-            _write(folder, features, key, dtype, progress)
+            with writing_to(folder.parent):
+                _write(folder, features, key, dtype, progress)
         else:  # takes its turns in the pass
             for _ in features.batches():
                 pass
@@ -197,22 +199,36 @@ def _shards(features, dtype, progress) -> Iterator[tuple[np.ndarray, list]]:
         yield np.concatenate(pieces), rows
 
 
-def _problem(folder, key):
+def _problem(folder, key, features):
     """Why a store cannot be used; ``None`` if it can."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        if manifest["key"] != key:
+        manifest = _manifest(folder)
+        if manifest.get("key") != key:
             return "it holds other states"
-        for name, checksum in manifest["checksums"].items():
+        # The manifest has no checksum of its own: what else it says is known beforehand.
+        if (manifest.get("shape"), manifest.get("num_prefix")) != (
+            list(features.shape),
+            features.num_prefix,
+        ):
+            return "it holds states of another shape"
+        checksums = manifest.get("checksums")
+        if not isinstance(checksums, dict) or "places.npy" not in checksums:
+            return "its manifest lists no files"
+        for name, checksum in checksums.items():
             if _checksum(folder / name) != checksum:
                 return f"{name} has another checksum than it was written with"
-    except (OSError, KeyError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
+    except OSError as error:
+        return one_line(error)
     return None
 
 
+def _manifest(folder):
+    content = (folder / _MANIFEST).read_bytes()
+    return json_object(content, folder / _MANIFEST, "the store is written again")
+
+
 def _open(folder):
-    manifest = json.loads((folder / _MANIFEST).read_text())
+    manifest = _manifest(folder)
     names = sorted(name for name in manifest["checksums"] if name.startswith("states-"))
     shards = tuple(np.load(folder / name, mmap_mode="r") for name in names)
     mask = np.load(folder / "mask.npy") if "mask.npy" in manifest["checksums"] else None
