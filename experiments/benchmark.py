@@ -4,12 +4,13 @@
     python experiments/benchmark.py --suite lipschitz    # Jacobian norms beside dense Jacobians
     python experiments/benchmark.py --suite ledger       # bounds of seven billion parameters
     python experiments/benchmark.py --suite sweep --data-dir DIR    # heads beside PyTorch
+    python experiments/benchmark.py --suite scale        # a sweep on disk against examples and heads
 
 In "forward" and "lipschitz" the runs of all contestants are interleaved, figures are medians, and
 before each timed call there is a pause, for idle threads of one library's pool spin for a while and
-would slow the other down, and one call that is not timed. "ledger" and "sweep" take minutes and are
-run once, with compilation, each side of "sweep" in a process of its own. Ratios come from one run
-alone.
+would slow the other down, and one call that is not timed. "ledger", "sweep" and "scale" take minutes
+and are run once, with compilation, each side of "sweep" and each case of "scale" in a process of its
+own. Ratios come from one run alone.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from typing import Literal
 import rich
 import rich.table
 import tyro
-from benchmarks import forward, ledger, lipschitz, sweep
+from benchmarks import forward, ledger, lipschitz, scale, sweep
 
 from poolax.training import Records
 
@@ -35,19 +36,20 @@ class Options:
             PyTorch; "lipschitz" the Jacobian norm of a pooled block, matrix-free beside exact, and the
             search for its largest; "ledger" the bounds of a decoder with seven billion parameters,
             once; "sweep" heads of six poolers and five seeds on BANKING77 with MiniLM beside
-            PyTorch, once.
+            PyTorch, once; "scale" time and memory of a sweep on disk, against examples and heads.
         repeats: Timed calls of each contestant.
         pause: Seconds of rest before each call.
         threads: Threads of PyTorch; by default as many as there are cores.
         num_layers: Layers of the decoder in the suite "ledger".
         data_dir: Folder with banking77/, for the suite "sweep".
         epochs: Passes over the training split in the suite "sweep".
-        num_examples: Most examples of each split in the suite "sweep"; by default all.
+        num_examples: Most examples of each split in the suite "sweep", or of the largest case in
+            "scale"; by default all.
         out: Folder to which a record is appended; nothing is written by default.
         json: Print records instead of a table.
     """
 
-    suite: Literal["forward", "lipschitz", "ledger", "sweep"] = "forward"
+    suite: Literal["forward", "lipschitz", "ledger", "sweep", "scale"] = "forward"
     repeats: int = 15
     pause: float = 0.3
     threads: int | None = None
@@ -97,6 +99,9 @@ def main() -> None:
     elif options.suite == "ledger":
         columns = ledger.COLUMNS
         records = ledger.run(num_layers=options.num_layers)
+    elif options.suite == "scale":
+        columns = scale.COLUMNS
+        records = scale.run(most_examples=options.num_examples)
     else:
         columns = sweep.COLUMNS
         records = sweep.run(sweep_plan(options))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -32,12 +33,14 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
-from poolax.training.engine import HeadGroup, Protocol, train_groups
+from poolax.training.engine import HeadGroup, train_groups
 from poolax.training.features import FeaturePass, length_groups
+from poolax.training.feed import Feed, Protocol
 from poolax.training.keeping import Keeper
 from poolax.training.memory import HeadCost, split_runs
 from poolax.training.plan import steps_to_share
 from poolax.training.sources import MemorySource, StreamedSource
+from poolax.training.step import epoch_batches
 from poolax.training.store import open_store
 
 RUNS = ((0.01, 0), (0.01, 3), (0.003, 0))
@@ -122,6 +125,30 @@ def test_weights_on_a_mesh_stay_there(bert):
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split.params))
     ids, mask = texts(20)
     assert_close(extract_states(split, ids, mask).states, extract_states(bert, ids, mask).states)
+
+
+def test_an_epoch_in_chunks_draws_each_order_once(monkeypatch):
+    states, mask, targets, splits = toy()
+    train = splits["train"]
+    drawn = []
+
+    def draw(seed, epoch, *sizes):
+        drawn.append((seed, epoch))
+        return epoch_batches(seed, epoch, *sizes)
+
+    monkeypatch.setattr("poolax.training.feed.epoch_batches", draw)
+    feed = Feed(MemorySource(states, mask), targets, train, Protocol(2, 4, chunk_steps=3))
+    member = SimpleNamespace(group=group())
+    assert feed.num_chunks == 3
+    for epoch in range(2):
+        parts = [batches for chunk in range(3) for _, _, batches in feed.chunk([member], epoch, chunk)]
+        for number, (_, seed) in enumerate(RUNS):
+            whole = epoch_batches(seed, epoch, len(train), 4)
+            for name in ("examples", "weights", "keys"):
+                joined = np.concatenate([getattr(part, name)[number] for part in parts])
+                np.testing.assert_array_equal(joined[: feed.num_steps], getattr(whole, name))
+                assert name == "keys" or not joined[feed.num_steps :].any()
+    assert sorted(drawn) == [(seed, epoch) for seed in (0, 3) for epoch in range(2)]
 
 
 def test_states_in_memory_and_on_disk_give_the_same_heads(vit, tmp_path):

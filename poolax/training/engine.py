@@ -14,19 +14,11 @@ from jaxtyping import Array, PyTree
 
 from poolax._compilation import compile_quickly
 from poolax._memory import give_back_memory
+from poolax.training.evaluation import Evaluation, metrics_of
+from poolax.training.feed import Feed, Protocol
 from poolax.training.keeping import Keeper
 from poolax.training.sources import PooledSource, TokenSource
-from poolax.training.step import (
-    Batches,
-    Mapper,
-    Progress,
-    Sums,
-    Trainer,
-    epoch_batches,
-    no_progress,
-    put,
-    stack,
-)
+from poolax.training.step import Progress, Sums, Trainer, no_progress
 from poolax.training.tasks import Task
 
 _EVALUATION_BATCH = 256
@@ -93,11 +85,6 @@ def leave_out(states: Array, mask: Array | None, num_prefix: int) -> tuple[Array
     return states, mask & (jnp.cumsum(mask, axis=-1) > num_prefix)
 
 
-def count_orders(runs: Sequence[tuple[float, int]], *, shared: bool) -> int:
-    """Number of orders in which runs see the examples: batches that a step reads."""
-    return 1 if shared else len({seed for _, seed in runs})
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainedHeads:
     """All heads of one structure after training; leading axes (group, run).
@@ -131,26 +118,6 @@ class TrainedHeads:
     diverged: np.ndarray
     diverged_step: np.ndarray
     num_steps: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How heads are trained.
-
-    Attributes:
-        epochs: Passes over the training split.
-        batch_size: Examples a step.
-        chunk_steps: Steps whose states are put on the devices at a time; ``None`` puts the whole
-            training split there, once.
-        shared_order: Whether all runs see the same batches, so that states are read once for all.
-        shard: ``"batch"`` or ``"heads"``; see :class:`Trainer`.
-    """
-
-    epochs: int
-    batch_size: int
-    chunk_steps: int | None = None
-    shared_order: bool = False
-    shard: str = "batch"
 
 
 def train_groups(
@@ -191,8 +158,8 @@ def train_groups(
     give_back_memory()
     splits = {name: np.asarray(indices) for name, indices in splits.items()}
     members = [_Member(group, source, task, protocol) for group in groups]
-    feed = _Feed(source, targets, splits["train"], protocol)
-    evaluate = _Evaluation(source, groups, targets, task)
+    feed = Feed(source, targets, splits["train"], protocol)
+    evaluate = Evaluation(source, groups, targets, task)
 
     def keep():
         return [member.keep() for member in members]
@@ -211,7 +178,7 @@ def train_groups(
                 keeper.after(epoch * chunks + chunk + 1, keep)
         params = [member.params for member in members]
         losses, scores = evaluate(params, splits["validation"])
-        metrics = [_metrics(task, score, targets, splits["validation"]) for score in scores]
+        metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
         for member, own, loss, metric in zip(members, params, losses, metrics, strict=True):
             member.end_epoch(epoch, own, loss, metric[task.metric])
         progress(description, epoch + 1, protocol.epochs)
@@ -219,12 +186,12 @@ def train_groups(
     params = [member.params for member in members]
     if metrics is None:  # resumed after the last epoch
         _, scores = evaluate(params, splits["validation"])
-        metrics = [_metrics(task, score, targets, splits["validation"]) for score in scores]
+        metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
     test_losses, scores = evaluate(params, splits["test"])
     found = []
     parts = zip(members, params, metrics, test_losses, scores, strict=True)
     for member, own, metric, loss, score in parts:
-        test_metrics = _metrics(task, score, targets, splits["test"])
+        test_metrics = metrics_of(task, score, targets, splits["test"])
         found.append(member.result(own, metric, test_metrics, score, loss, feed.num_steps))
     keeper.close()
     return found
@@ -294,108 +261,3 @@ class _Member:
             diverged_step=diverged_step,
             num_steps=num_steps,
         )
-
-
-class _Feed:
-    """What heads read in an epoch: token states on the devices, and which of them a step takes."""
-
-    def __init__(self, source, targets, train, protocol):
-        self._source, self._targets, self._train, self._protocol = source, targets, train, protocol
-        self.num_steps = -(-len(train) // protocol.batch_size)
-        self._steps = protocol.chunk_steps or self.num_steps
-        self.num_chunks = -(-self.num_steps // self._steps)
-        self._whole = None
-
-    def chunk(self, members, epoch, chunk):
-        """Each member with its data and batches."""
-        data, kept = None, np.zeros(0, np.int32)
-        for member in members:
-            batches = self._batches(member.group.runs, epoch)
-            if self._protocol.chunk_steps is None:
-                if self._whole is None:
-                    self._whole = self._put(np.arange(len(self._train)))
-                yield member, self._whole, batches
-                continue
-            part = jax.tree.map(lambda leaf: self._cut(leaf, chunk), batches)
-            if data is None or not self._protocol.shared_order:
-                # As many rows in every chunk, so that all are one program.
-                wanted = np.unique(part.indices)
-                orders = count_orders(member.group.runs, shared=self._protocol.shared_order)
-                most = orders * self._steps * self._protocol.batch_size
-                rows = np.pad(wanted, (0, min(most, len(self._train)) - len(wanted)), mode="edge")
-                data, kept = self._put(rows), wanted
-            indices = np.searchsorted(kept, part.indices).astype(np.int32)
-            yield member, data, dataclasses.replace(part, indices=indices)
-
-    def _batches(self, runs, epoch) -> Batches:
-        size, count = self._protocol.batch_size, len(self._train)
-        if self._protocol.shared_order:
-            return stack([epoch_batches(0, epoch, count, size)] * len(runs))
-        by_seed = {seed: epoch_batches(seed, epoch, count, size) for seed in {s for _, s in runs}}
-        return stack([by_seed[seed] for _, seed in runs])
-
-    def _cut(self, leaf, chunk):
-        """Steps of a chunk; the last chunk of an epoch is filled up by steps without weight."""
-        part = leaf[:, chunk * self._steps : (chunk + 1) * self._steps]
-        padding = [(0, 0), (0, self._steps - part.shape[1])] + [(0, 0)] * (part.ndim - 2)
-        return np.pad(part, padding)
-
-    def _put(self, rows):
-        examples = self._train[rows]
-        return put(_batch(self._source, self._targets, examples, group_axis=0))
-
-
-class _Evaluation:
-    """Mean loss of all heads on some examples, and their scores (group, run, N, ...)."""
-
-    def __init__(self, source, groups, targets, task):
-        own = isinstance(source, PooledSource)
-        self._source, self._targets = source, targets
-
-        def of_group(group, params, batch):
-            def of_head(params, batch):
-                outputs = group.apply(params, batch)
-                return task.loss(outputs, batch["targets"]), task.score(outputs, batch["targets"])
-
-            axes = {name: 1 if own and name == "states" else None for name in batch}
-            of_runs = jax.vmap(of_head, in_axes=(0, None))
-            of_groups = jax.vmap(of_runs, in_axes=(0, axes))
-            # (group, run, batch, ...) to (batch, group, run, ...)
-            return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), of_groups(params, batch))
-
-        def of_all(params, batch):
-            parts = zip(groups, params, strict=True)
-            return tuple(of_group(group, own_params, batch) for group, own_params in parts)
-
-        self._mapper = Mapper(of_all, _EVALUATION_BATCH)
-
-    def __call__(self, params, examples):
-        def fetch(start, stop):
-            return _batch(self._source, self._targets, examples[start:stop], group_axis=1)
-
-        pieces = list(self._mapper.batches(tuple(params), fetch, len(examples)))
-        losses, scores = [], []
-        for group in range(len(params)):
-            loss, score = (np.concatenate([p[group][i] for p in pieces]) for i in (0, 1))
-            losses.append(loss.mean(axis=0))
-            scores.append(np.moveaxis(score, 0, 2))
-        return losses, scores
-
-
-def _batch(source, targets, examples, *, group_axis):
-    tokens = source.fetch(examples)
-    states = tokens.states
-    if isinstance(source, PooledSource) and group_axis == 0:
-        states = np.swapaxes(states, 0, 1)
-    batch = {
-        "states": states,
-        "targets": jax.tree.map(lambda array: np.asarray(array[examples]), targets),
-    }
-    return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
-
-
-def _metrics(task, scores, targets, indices):
-    """The task's metrics of scores (group, run, N, ...), each of shape (group, run)."""
-    chosen = jax.tree.map(lambda array: array[indices], targets)
-    rows = [[task.metrics(of_run, chosen) for of_run in of_group] for of_group in scores]
-    return {name: np.array([[run[name] for run in row] for row in rows]) for name in rows[0][0]}

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
 from poolax.pooling import from_config
-from poolax.training.engine import HeadGroup, Protocol, TrainedHeads, train_groups
+from poolax.training.engine import HeadGroup, TrainedHeads, train_groups
+from poolax.training.feed import Protocol
 from poolax.training.sources import MemorySource, PooledSource
 from poolax.training.step import Progress, no_progress
 from poolax.training.tasks import Task

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax.pooling import AveragePool, HybridPool, QueryAttentionPool
-from poolax.training.engine import HeadGroup, Protocol, count_orders
+from poolax.training.engine import HeadGroup
+from poolax.training.feed import Protocol, count_orders
 from poolax.training.heads import head_module
 from poolax.training.limits import Limits
 from poolax.training.lipschitz import head_factors

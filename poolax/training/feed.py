@@ -1,0 +1,119 @@
+"""What heads read in an epoch: token states on the devices, and which of them a step takes."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, PyTree
+
+from poolax.training.sources import PooledSource, TokenSource
+from poolax.training.step import Batches, epoch_batches, put, stack
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How heads are trained.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        chunk_steps: Steps whose states are put on the devices at a time; ``None`` puts the whole
+            training split there, once.
+        shared_order: Whether all runs see the same batches, so that states are read once for all.
+        shard: ``"batch"`` or ``"heads"``; see :class:`Trainer`.
+    """
+
+    epochs: int
+    batch_size: int
+    chunk_steps: int | None = None
+    shared_order: bool = False
+    shard: str = "batch"
+
+
+def count_orders(runs: Sequence[tuple[float, int]], *, shared: bool) -> int:
+    """Number of orders in which runs see the examples: batches that a step reads."""
+    return 1 if shared else len({seed for _, seed in runs})
+
+
+class Feed:
+    """What heads read in an epoch, whole or in chunks.
+
+    Args:
+        source: Token states.
+        targets: Targets of its examples.
+        train: Indices of the training split.
+        protocol: How heads are trained.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        targets: PyTree,
+        train: Int[np.ndarray, " train"],
+        protocol: Protocol,
+    ):
+        self._source, self._targets, self._train, self._protocol = source, targets, train, protocol
+        self.num_steps = -(-len(train) // protocol.batch_size)
+        self._steps = protocol.chunk_steps or self.num_steps
+        self.num_chunks = -(-self.num_steps // self._steps)
+        self._whole = None
+        self._epoch, self._orders = -1, {}
+
+    def chunk(self, members: Sequence[Any], epoch: int, chunk: int) -> Iterator[tuple]:
+        """Each member, which has a ``group``, with its data and batches."""
+        data, kept = None, np.zeros(0, np.int32)
+        for member in members:
+            batches = self._batches(member.group.runs, epoch, chunk)
+            if self._protocol.chunk_steps is None:
+                if self._whole is None:
+                    self._whole = self._put(np.arange(len(self._train)))
+                yield member, self._whole, batches
+                continue
+            if data is None or not self._protocol.shared_order:
+                # As many rows in every chunk, so that all are one program.
+                wanted = np.unique(batches.indices)
+                orders = count_orders(member.group.runs, shared=self._protocol.shared_order)
+                most = orders * self._steps * self._protocol.batch_size
+                rows = np.pad(wanted, (0, min(most, len(self._train)) - len(wanted)), mode="edge")
+                data, kept = self._put(rows), wanted
+            indices = np.searchsorted(kept, batches.indices).astype(np.int32)
+            yield member, data, dataclasses.replace(batches, indices=indices)
+
+    def _batches(self, runs, epoch, chunk) -> Batches:
+        """A chunk of each run's batches; orders are drawn once an epoch, however many chunks it has."""
+        if epoch != self._epoch:
+            self._epoch, self._orders = epoch, {}
+        seeds = [0 if self._protocol.shared_order else seed for _, seed in runs]
+        for seed in set(seeds) - set(self._orders):
+            self._orders[seed] = epoch_batches(seed, epoch, len(self._train), self._protocol.batch_size)
+        return stack([self._cut(self._orders[seed], chunk) for seed in seeds])
+
+    def _cut(self, batches, chunk):
+        """Steps of a chunk; the last chunk of an epoch is filled up by steps without weight."""
+
+        def cut(leaf):
+            part = leaf[chunk * self._steps : (chunk + 1) * self._steps]
+            return np.pad(part, [(0, self._steps - len(part))] + [(0, 0)] * (part.ndim - 1))
+
+        return jax.tree.map(cut, batches)
+
+    def _put(self, rows):
+        examples = self._train[rows]
+        return put(batch_of(self._source, self._targets, examples, group_axis=0))
+
+
+def batch_of(
+    source: TokenSource, targets: PyTree, examples: Int[np.ndarray, " num"], *, group_axis: int
+) -> dict[str, PyTree]:
+    """Token states, mask and targets of some examples; where states have a group axis, it is moved."""
+    tokens = source.fetch(examples)
+    states = tokens.states
+    if isinstance(source, PooledSource) and group_axis == 0:
+        states = np.swapaxes(states, 0, 1)
+    batch = {
+        "states": states,
+        "targets": jax.tree.map(lambda array: np.asarray(array[examples]), targets),
+    }
+    return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
