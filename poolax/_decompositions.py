@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax._numerics import at_highest_precision
+
 # Below this size a matrix product gains nothing from being split.
 _ROWS_TO_SPLIT = 1024
 
@@ -52,6 +54,7 @@ def eigenvectors(gram: Float[Array, "*batch k k"]):
 
 @jax.custom_jvp
 @jax.jit
+@at_highest_precision
 def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     """Largest singular value: the root of the largest eigenvalue of the smaller Gram matrix.
 
@@ -62,6 +65,7 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
 
 
 @spectral_norm.defjvp
+@at_highest_precision
 def _spectral_norm_jvp(primals, tangents):
     (matrix,), (matrix_dot,) = primals, tangents
     scale, gram = scaled_gram(matrix)

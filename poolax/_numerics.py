@@ -1,10 +1,29 @@
-"""Numerics that several parts share: accumulation dtypes, masked softmax, roots without NaN."""
+"""Numerics that several parts share: dtypes and precision, masked softmax, roots without NaN."""
 
 import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def at_highest_precision(fn: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Evaluate ``fn`` with full matrix products: those of TPUs and of TF32 round to a few digits.
+
+    A derivative that is written by hand is traced apart from its function and needs this as well.
+    """
+
+    @functools.wraps(fn)
+    def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with jax.default_matmul_precision("highest"):
+            return fn(*args, **kwargs)
+
+    return wrapped
 
 
 def accumulation_dtype(*arrays) -> jnp.dtype:

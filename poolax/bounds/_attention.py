@@ -6,11 +6,11 @@ from typing import Any
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice, check_instance
+from poolax._numerics import at_highest_precision
 from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
 from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
 from poolax.bounds._kernels import read_kernels
-from poolax.bounds._linalg import at_highest_precision
 
 _Number = Float[ArrayLike, ""]
 _NumTokens = float | Array | TokenRange

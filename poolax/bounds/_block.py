@@ -17,7 +17,7 @@ from poolax._checks import (
     check_values,
 )
 from poolax._layer_specs import NormSpec
-from poolax._numerics import accumulation_dtype, safe_norm, safe_sqrt
+from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm, safe_sqrt
 from poolax._records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
@@ -25,7 +25,7 @@ from poolax.bounds._attention import attention as attention_bound
 from poolax.bounds._attention_kernels import METHODS
 from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
-from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
+from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._norms import normalised_domain
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
@@ -442,7 +442,7 @@ def _norm_factor(norm_scale, dim):
 def _ffn_lipschitz(ffn, dim):
     if jnp.shape(ffn) == (dim, dim):
         check_finite("ffn", ffn)
-        return at_highest_precision(spectral_norm)(jnp.asarray(ffn))
+        return spectral_norm(jnp.asarray(ffn))
     if jnp.ndim(ffn) != 0:
         raise ValueError(f"ffn: expected a number or a kernel {(dim, dim)}, got shape {jnp.shape(ffn)}")
     check_values("ffn", ffn, at_least=0.0)

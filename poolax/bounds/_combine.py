@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._numerics import safe_norm, safe_sqrt
+from poolax._numerics import at_highest_precision, safe_norm, safe_sqrt
 from poolax.attention import L2, DotProduct, Kind
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import product_norm, spectral_norm, top_eigenpair
@@ -119,6 +119,7 @@ def _inverse(x):
 
 
 @jax.jit
+@at_highest_precision
 def stacked_norm(values, out, weights):
     """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other.
 

@@ -18,7 +18,7 @@ from poolax._layer_specs import (
     MergeSpec,
     NormSpec,
 )
-from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._records import Domain, Ledger, LedgerRow, TokenRange
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
@@ -27,7 +27,7 @@ from poolax.bounds._combine import combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_kernels
-from poolax.bounds._linalg import at_highest_precision, spectral_norm
+from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._propagation import attention_domain, residual
 

@@ -1,28 +1,16 @@
 """Norms and functions that the bounds are made of, with finite gradients everywhere."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._decompositions import eigenvectors, for_each_matrix, norm_derivative, scaled_gram
 from poolax._decompositions import spectral_norm as exact_norm
+from poolax._numerics import at_highest_precision
 
 # Above this size a certificate of the largest eigenvalue is cheaper than all eigenvalues.
 _MOST_FOR_EIGENVALUES = 1024
 _LANCZOS_STEPS = 60
-
-
-def at_highest_precision(fn):
-    """Evaluate ``fn`` with full matrix products: TPU and TF32 defaults would come out too low."""
-
-    @functools.wraps(fn)
-    def wrapped(*args, **kwargs):
-        with jax.default_matmul_precision("highest"):
-            return fn(*args, **kwargs)
-
-    return wrapped
 
 
 def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
@@ -58,12 +46,14 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
 
 @jax.custom_jvp
 @jax.jit
+@at_highest_precision
 def _certified_norm(matrix):
     scale, gram = scaled_gram(matrix)
     return scale * jnp.sqrt(_largest_eigenvalue(gram)[0])
 
 
 @_certified_norm.defjvp
+@at_highest_precision
 def _certified_norm_jvp(primals, tangents):
     (matrix,), (matrix_dot,) = primals, tangents
     scale, gram = scaled_gram(matrix)
@@ -81,6 +71,7 @@ def top_eigenpair(gram: Float[Array, "k k"]):
 
 
 @jax.jit
+@at_highest_precision
 def _largest_eigenvalue(gram):
     """Largest eigenvalue of a large positive matrix, certified from above, and about its vector.
 
@@ -138,6 +129,7 @@ def product_norm(left: Float[Array, "*batch m k"], right: Float[Array, "*batch p
 
 
 @product_norm.defjvp
+@at_highest_precision
 def _product_norm_jvp(primals, tangents):
     left, right = primals
     left_dot, right_dot = tangents
@@ -156,6 +148,7 @@ def _top_triplet_of_one(left, right):
 
 
 @jax.jit
+@at_highest_precision
 def _top_triplet(left, right):
     batch = jnp.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     left, right = (jnp.broadcast_to(side, (*batch, *side.shape[-2:])) for side in (left, right))

@@ -16,12 +16,12 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
-from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._records import Bound
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary
 from poolax.blocks import TBM
 from poolax.bounds._kernels import Kernels, read_kernels
-from poolax.bounds._linalg import at_highest_precision, round_up, spectral_norm
+from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form

@@ -17,12 +17,12 @@ from poolax._checks import (
     check_tokens,
 )
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
-from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._records import Ledger, LedgerRow
 from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels
-from poolax.bounds._linalg import at_highest_precision, spectral_norm
+from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, attention_values
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.pooling import Pooler

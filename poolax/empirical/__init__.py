@@ -1,4 +1,8 @@
-"""Measured Lipschitz constants and expressivity of any function of one array."""
+"""Measured Lipschitz constants and expressivity of any function of one array.
+
+Matrix products to which a function gives no precision of their own run at the highest one while it
+and its Jacobian are measured: those of TPUs and of TF32 round to a few digits.
+"""
 
 from poolax._records import ExpressivityEstimate as ExpressivityEstimate
 from poolax._records import NoiseCurve as NoiseCurve

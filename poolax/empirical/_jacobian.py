@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_finite, check_floating, is_concrete
 from poolax._decompositions import spectral_norm
-from poolax._numerics import accumulation_dtype
+from poolax._numerics import accumulation_dtype, at_highest_precision
 
 
+@at_highest_precision
 def jacobian_norm(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
     x: Float[Array, "..."],
@@ -55,15 +56,13 @@ def jacobian_norm(
     x = check_point(x)
     out = output_shape(fn, x)
     num_in, num_out = x.size, math.prod(out.shape)
-    with jax.default_matmul_precision("highest"):
-        # Of equally many products, those with tangents keep less.
-        if mode == "forward" or (mode == "auto" and num_in <= num_out):
-            rows = _rows(jax.linearize(fn, x)[1], x, batch_size)
-        else:
-            pull_back = jax.vjp(fn, x)[1]
-            rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
-        norm = spectral_norm(rows)
-    return check_measurement(norm)
+    # Of equally many products, those with tangents keep less.
+    if mode == "forward" or (mode == "auto" and num_in <= num_out):
+        rows = _rows(jax.linearize(fn, x)[1], x, batch_size)
+    else:
+        pull_back = jax.vjp(fn, x)[1]
+        rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
+    return check_measurement(spectral_norm(rows))
 
 
 def _rows(product, like, batch_size):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._decompositions import eigenvectors
-from poolax._numerics import safe_norm
+from poolax._numerics import at_highest_precision, safe_norm
 from poolax._records import NormEstimate
 
 # Vectors that Lanczos keeps before it restarts, and of these the Ritz vectors that it restarts from.
@@ -22,6 +22,7 @@ def unit(v: Float[Array, "..."]) -> Float[Array, "..."]:
     return v / jnp.where(norm > 0, norm, 1)
 
 
+@at_highest_precision
 def lanczos(first, second, start: Float[Array, "..."], max_steps: int, rtol: float) -> NormEstimate:
     """Norm of ``C``'s root: Rayleigh-Ritz for ``C`` on a space that grows by ``C v`` each step.
 

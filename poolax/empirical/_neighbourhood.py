@@ -16,7 +16,7 @@ from poolax._checks import (
     check_finite,
     check_floating,
 )
-from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 
 NEIGHBOURHOODS = ("ball", "gaussian", "adversarial")
 
@@ -63,10 +63,9 @@ def output_distances(
     if project is not None:
         _check_projection(project, inputs, masks)
     keys = jax.random.split(key, inputs.shape[0])
-    with jax.default_matmul_precision("highest"):
-        distances = map_distances(
-            inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
-        )
+    distances = map_distances(
+        inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
+    )
     for leaf in jax.tree.leaves(distances):
         check_finite("outputs of fn", leaf)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), distances)
@@ -110,6 +109,7 @@ def _check_projection(project, inputs, masks):
     jax.jit,
     static_argnames=("fn", "project", "num_perturbations", "neighbourhood", "batch_size"),
 )
+@at_highest_precision
 def map_distances(
     inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
 ):

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_number
-from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._records import NormEstimate
 from poolax.empirical._jacobian import check_measurement, check_point
 from poolax.empirical._lanczos import lanczos, unit
 
 
+@at_highest_precision
 def power_iteration(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
     x: Float[Array, "..."],
@@ -81,8 +82,7 @@ def power_iteration(
         start = unit(jax.random.normal(key, like.shape, accumulation_dtype(x)))
         return solve(first, second, start, max_steps, rtol)
 
-    with jax.default_matmul_precision("highest"):
-        estimate = run(x, key, rtol)
+    estimate = run(x, key, rtol)
     check_measurement(estimate.value)
     return estimate
 

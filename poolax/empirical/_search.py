@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from poolax._checks import check_count, check_finite, check_floating
-from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._records import SearchResult
 from poolax.empirical._jacobian import check_measurement, check_point
 from poolax.empirical._lanczos import lanczos, unit
@@ -33,6 +33,7 @@ _FIRST_RATE, _LAST_RATE = 0.15, 0.001
 _REFINING_STEPS, _REFINING_RTOL = 20, 1e-4
 
 
+@at_highest_precision
 def maximize_jacobian_norm(
     fn: Callable[..., Float[Array, "..."]],
     x0: Float[Array, "..."],
@@ -132,8 +133,7 @@ def maximize_jacobian_norm(
         top = jnp.argmax(ratios)
         return top, ratios, *jax.tree.map(lambda leaf: leaf[top], (values, points, found))
 
-    with jax.default_matmul_precision("highest"):
-        top, ratios, value, x, found = search(x0, key, given)
+    top, ratios, value, x, found = search(x0, key, given)
     check_measurement(value)
     check_finite("bound of variables", ratios[top])
     return SearchResult(
