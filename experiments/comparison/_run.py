@@ -19,6 +19,7 @@ from poolax._paths import write_atomically
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
 from poolax.reporting import Table, plot_scores
 from poolax.training import Limits, Records, stop_on_sigterm, sweep
+from poolax.training.holding import holding
 from poolax.training.step import Progress
 
 
@@ -58,12 +59,12 @@ class _Command:
         # Where token states are kept, how many heads are trained at once, and what that takes.
         logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console)])
         logging.getLogger("poolax").setLevel(logging.INFO)
-        with progress_bars(console) as progress:
-            out = epath.Path(self.options.out)
-            out.mkdir(parents=True, exist_ok=True)
-            records = _sweep(self.study, Context(self.options, out, progress))
-        scores = table(records, title=self.study.title)
-        _write(self.study.name, out, records, scores)
+        out = epath.Path(self.options.out)
+        with holding(out):
+            with progress_bars(console) as progress:
+                records = _sweep(self.study, Context(self.options, out, progress))
+            scores = table(records, title=self.study.title)
+            _write(self.study.name, out, records, scores)
         show(_narrow(scores), records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:

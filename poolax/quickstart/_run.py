@@ -31,6 +31,7 @@ from poolax.training import (
     stop_on_sigterm,
     sweep,
 )
+from poolax.training.holding import holding
 from poolax.training.step import Progress, no_progress
 
 RECORDS = "records.jsonl"
@@ -86,6 +87,7 @@ def run(
 
     Raises:
         ValueError: if ``out`` cannot be written or holds a run with other settings.
+        BlockingIOError: if another program writes to ``out``.
         RuntimeError: if a measured constant exceeds its bound.
         FloatingPointError: if pretraining or all heads diverge.
         PreemptedError: for SIGTERM while backbone or heads are trained; their state is saved.
@@ -95,6 +97,11 @@ def run(
     if modality not in MODALITIES:
         raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
     out = _writable_folder(out)
+    with holding(out):
+        return _run(out, settings, modality, progress)
+
+
+def _run(out, settings, modality, progress) -> Report:
     study = MODALITIES[modality](out, settings, progress)
     if not is_saved_backbone(out / "backbone"):
         save_backbone(study.backbone, out / "backbone")

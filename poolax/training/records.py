@@ -17,10 +17,12 @@ import numpy as np
 from etils import epath
 
 from poolax._files import json_object
-from poolax._paths import write_atomically
+from poolax._locks import alone_in
+from poolax._paths import absolute_path, write_atomically
 
 _REMEDY = "remove the line, and the run that wrote it makes it again"
 _PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PATIENCE = 60.0
 
 
 class Records(Sequence):
@@ -75,14 +77,21 @@ class Records(Sequence):
     def write_to(self, path: epath.PathLike) -> None:
         """Add the records to a file of JSON lines, in place of those with the same ``id``.
 
-        All or none are written, and only by process 0. Numbers that are not finite become null.
+        All or none are written, and only by process 0; programs that write to the same folder take
+        turns. Numbers that are not finite become null.
+
+        Raises:
+            BlockingIOError: if another program does not let go of the folder for a minute.
+            ValueError: as :meth:`read` raises.
         """
         if jax.process_index() != 0 or not self._rows:
             return
-        new = {row["id"] for row in self if "id" in row}
-        rows = [row for row in Records.read(path) if row.get("id") not in new]
-        lines = [json.dumps(plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
-        write_atomically(path, "".join(lines))
+        path = absolute_path(path)
+        with alone_in(path.parent, name="records", seconds=_PATIENCE):
+            new = {row["id"] for row in self if "id" in row}
+            rows = [row for row in Records.read(path) if row.get("id") not in new]
+            lines = [json.dumps(plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
+            write_atomically(path, "".join(lines))
 
 
 def plain_json(value: Any) -> Any:

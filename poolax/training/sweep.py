@@ -18,6 +18,7 @@ from poolax._checks import (
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.training.features import FeaturePass
+from poolax.training.holding import holds_out
 from poolax.training.limits import Limits
 from poolax.training.plan import SweepPlan
 from poolax.training.pooled import pool_features, prefix_of
@@ -38,6 +39,7 @@ from poolax.training.token_head import TokenHead
 PoolerLike = str | Pooler | TokenHead
 
 
+@holds_out
 def sweep(
     backbone: Backbone,
     dataset: Any,
@@ -90,6 +92,7 @@ def sweep(
     Raises:
         ValueError: for an unknown pooler or option, numbers out of range, or targets that do not fit
             the task.
+        BlockingIOError: if another program writes to ``out``.
         PreemptedError: if asked to stop; what is saved is taken over by the same call.
 
     Example:
@@ -168,6 +171,7 @@ def sweep(
     return plan.records()
 
 
+@holds_out
 def sweep_states(
     states: Float[np.ndarray, "N *parts n d"],
     mask: Bool[np.ndarray, "N *parts n"] | None,
@@ -210,6 +214,7 @@ def sweep_states(
     Raises:
         ValueError: for an unknown pooler, numbers out of range, shapes that do not fit, or targets
             that do not fit the task.
+        BlockingIOError: if another program writes to ``out``.
         PreemptedError: if asked to stop; what is saved is taken over by the same call.
 
     Example:

@@ -1,0 +1,49 @@
+"""A run's folder, which one program at a time may write to."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from etils import epath
+
+from poolax._locks import alone_in
+from poolax.training.keeping import agreed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def holding(out: epath.PathLike | None) -> Iterator[None]:
+    """Hold a run's folder, for all processes of the run.
+
+    Args:
+        out: The folder; ``None`` holds nothing.
+
+    Raises:
+        BlockingIOError: in every process, if another program holds it.
+    """
+    refused = None
+    with contextlib.ExitStack() as stack:
+        if out is not None and jax.process_index() == 0:
+            try:
+                stack.enter_context(alone_in(out))
+            except BlockingIOError as error:
+                refused = error
+        if out is not None and agreed(refused is not None)[0]:
+            raise refused or BlockingIOError(f"out: another program writes to {out}")
+        yield
+
+
+def holds_out(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function hold the folder that its keyword argument ``out`` names."""
+
+    @functools.wraps(function)
+    def held(*args: P.args, **kwargs: P.kwargs) -> R:
+        out: Any = kwargs.get("out")
+        with holding(out or None):
+            return function(*args, **kwargs)
+
+    return held
