@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-_LONGEST = 300
+_LONGEST = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # TensorStore raises ValueError for what the system refuses, with the system's code in its text.
 _SYSTEM_CODE = re.compile(r"\[os_error_code='(\d+)'\]")

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from poolax import backbones
 from poolax._checkpoint import save_checkpoint
+from poolax._files import DamagedFileError
 from poolax.backbones import ImagePreprocess, TextPreprocess, _layers
 
 CONFIG = {
@@ -219,27 +220,27 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
         (
             without("model.layers.1.mlp.up_proj.weight"),
             {},
-            r"tensors: expected all of Decoder, got none for 1: model.layers.1.mlp.up_proj.weight$",
+            r"tensors: expected all of Decoder, got none for 1: model.layers.1.mlp.up_proj.weight;",
         ),
         (
             llama_tensors(layers=1),
             {},
-            r"got none for 18: model.layers.1.*, .* and 8 more$",
+            r"got none for 18: model.layers.1.*, .* and 8 more;",
         ),
         (
             llama_tensors() | {"model.layers.3.extra": np.zeros(2), "other": np.zeros(1)},
             {},
-            r"tensors: expected those of Decoder alone, got 2: model.layers.3.extra, other$",
+            r"tensors: expected those of Decoder alone, got 2: model.layers.3.extra, other;",
         ),
         (
             llama_tensors(layers=5),
             {},
-            r"alone, got 18: model.layers.3.*and 8 more$",
+            r"alone, got 18: model.layers.3.*and 8 more;",
         ),
         (
             reshaped("model.layers.0.mlp.up_proj.weight", 16, 16),
             {},
-            r"1: model.layers.0.mlp.up_proj.weight \(16, 16\) for encoder/block_0/ffn/hidden/kernel \(16, 24\)$",
+            r"1: model.layers.0.mlp.up_proj.weight \(16, 16\) for encoder/block_0/ffn/hidden/kernel \(16, 24\);",
         ),
         (
             reshaped("model.norm.weight", 3, 5, 7),
@@ -249,7 +250,7 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
         (
             reshaped("model.layers.0.self_attn.q_proj.weight", 15, 16),
             {},
-            r"1: model.layers.0.self_attn.q_proj.weight \(15, 16\) for .*query/kernel \(16, 4, 4\)$",
+            r"1: model.layers.0.self_attn.q_proj.weight \(15, 16\) for .*query/kernel \(16, 4, 4\);",
         ),
         (
             None,
@@ -343,7 +344,7 @@ def test_half_a_file(tmp_path):
     path = write(tmp_path / "a") / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        ValueError, match=r"path_or_hub_id: expected a whole safetensors file, got .*model"
+        DamagedFileError, match=r"model.safetensors: expected a whole safetensors file, got: .*; fetch"
     ):
         backbones.load(tmp_path / "a")
     path.write_bytes(b"\x80\x04not a tensor")
@@ -365,14 +366,42 @@ def test_missing_files(tmp_path):
         backbones.load(tmp_path / "b")
     write(tmp_path / "c")
     (tmp_path / "c" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"expected JSON in .*config.json"):
+    with pytest.raises(ValueError, match=r"config.json: expected a JSON object, got: .*; fetch"):
         backbones.load(tmp_path / "c")
     (tmp_path / "c" / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"expected a JSON object in .*config.json, got \[\]"):
+    with pytest.raises(ValueError, match=r"config.json: expected a JSON object, got \[\]; fetch"):
         backbones.load(tmp_path / "c")
     (tmp_path / "a" / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"expected a weight_map in .*index.json, got None"):
+    with pytest.raises(ValueError, match=r"index.json: expected a weight_map, got None; fetch"):
         backbones.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["../../model.safetensors", "/tmp/model.safetensors", "..\\model.safetensors", "C:model.safetensors",
+     "a/../../model.safetensors", "model.bin", "model.safetensors\0", 3, None, ["model.safetensors"]],
+)  # fmt: skip
+def test_an_index_names_files_of_its_folder_alone(entry, tmp_path):
+    (tmp_path / "a").mkdir()
+    folder = write(tmp_path / "a" / "b", shards=2)
+    save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first = next(iter(content["weight_map"]))
+    content["weight_map"][first] = entry
+    index.write_text(json.dumps(content))
+    with pytest.raises(DamagedFileError, match=r"index.json: expected safetensors files of its folder"):
+        backbones.load(folder)
+
+
+def test_an_index_lists_what_its_files_hold(tmp_path):
+    folder = write(tmp_path / "a", shards=2)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["more"] = next(iter(content["weight_map"].values()))
+    index.write_text(json.dumps(content))
+    with pytest.raises(DamagedFileError, match=r"index.json: expected the \d+ tensors .* got no more;"):
+        backbones.load(folder)
 
 
 @pytest.mark.parametrize("name", ["model.pth", "pytorch_model.bin"])
@@ -580,7 +609,7 @@ def test_the_tokenizer_beside_the_weights(tmp_path):
     assert (prepare.prefix, prepare.suffix) == ((), ("[SEP]", "</s>"))
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"path_or_hub_id: .*tokenizer.json: expected what tokenizer.json"
+        DamagedFileError, match=r"tokenizer.json: expected a tokenizer, got: .* expected what tokenizer"
     ):
         backbones.load(path)
 

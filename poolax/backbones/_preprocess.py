@@ -1,9 +1,12 @@
 """From raw images, texts and series to what backbones take."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from poolax._checks import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,13 @@ class ImagePreprocess:
     scale: float = 1 / 255
     mean: float | tuple[float, ...] = 0.5
     std: float | tuple[float, ...] = 0.5
+
+    def __post_init__(self):
+        """Refuse what is no number, or nothing to divide by."""
+        for name in ("scale", "mean", "std"):
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                check_number(name, value, above=0 if name == "std" else -math.inf)
 
     def __call__(self, images: Array) -> Float[Array, "..."]:
         """Preprocess ``images``, any dtype, channels on the last axis, in float32."""

@@ -1,5 +1,6 @@
 """From tensors by name to parameters on devices, one at a time."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,9 @@ from flax import traverse_util
 from flax.typing import Dtype
 from jaxtyping import PyTree
 
+from poolax._files import damaged
 from poolax.backbones import _layers
-from poolax.backbones.pretrained._sources import Architecture, Sources
+from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, Architecture, Sources
 from poolax.backbones.pretrained._tensors import TensorFiles
 
 Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -40,9 +42,32 @@ def check_dtype(dtype: Dtype | None) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a model's parameters are to be, before any tensor is looked at.
+
+    Attributes:
+        architecture: How to read the family.
+        config: Our configuration.
+        sources: Where each parameter comes from.
+        expected: Shape of each parameter.
+    """
+
+    architecture: Architecture
+    config: Any
+    sources: Sources
+    expected: dict[str, tuple[int, ...]]
+
+
+def plan_params(architecture: Architecture, config: Any) -> Plan:
+    """The plan for a configuration."""
+    return Plan(
+        architecture, config, architecture.sources(config), _expected_shapes(architecture, config)
+    )
+
+
 def fill_params(
-    architecture: Architecture,
-    config: Any,
+    plan: Plan,
     tensors: Mapping[str, np.ndarray],
     *,
     dtype: Dtype | None,
@@ -55,10 +80,9 @@ def fill_params(
     cast and put on their devices, so that the host holds little more than the parameters.
 
     Args:
-        architecture: How to read the family.
-        config: Our configuration.
+        plan: What they are to be.
         tensors: Tensors by name.
-        dtype: What floating parameters are cast to; ``None`` leaves them.
+        dtype: What parameters are cast to; ``None`` leaves them.
         sharding: Where parameters go: one sharding, or a function of path and shape.
         stacked: Whether parameters of blocks are stacked.
 
@@ -66,12 +90,12 @@ def fill_params(
         The parameters.
 
     Raises:
-        ValueError: for missing, extra or wrongly shaped tensors, or blocks that cannot be stacked.
+        ValueError: for missing, extra or wrongly shaped tensors, numbers that are not floating, or
+            blocks that cannot be stacked.
     """
+    architecture, sources, expected = plan.architecture, plan.sources, plan.expected
     if stacked:
-        architecture.backbone(params=None, config=config).check_stackable()
-    sources = architecture.sources(config)
-    expected = _expected_shapes(architecture, config)
+        architecture.backbone(params=None, config=plan.config).check_stackable()
     names = _resolve_names(architecture, sources, tensors)
     _check_shapes(sources, names, expected, tensors)
     flat = {}
@@ -111,7 +135,7 @@ def _resolve_names(
     if missing:
         missing = list(dict.fromkeys(missing))
         family = architecture.backbone.__name__
-        raise ValueError(f"tensors: expected all of {family}, got none for {_listed(missing)}")
+        raise _wrong(tensors, f"expected all of {family}, got none for {_listed(missing)}")
     used = set(found.values())
     ignored = [re.compile(pattern) for pattern in architecture.ignored]
     extra = [
@@ -121,9 +145,8 @@ def _resolve_names(
         and not any(pattern.fullmatch(name.removeprefix(prefix)) for pattern in ignored)
     ]
     if extra:
-        raise ValueError(
-            f"tensors: expected those of {architecture.backbone.__name__} alone, got {_listed(extra)}"
-        )
+        family = architecture.backbone.__name__
+        raise _wrong(tensors, f"expected those of {family} alone, got {_listed(extra)}")
     return found
 
 
@@ -149,8 +172,8 @@ def _check_shapes(sources, names, expected, tensors):
         if found != expected[path]:
             wrong.append(f"{names[path]} {shape} for {path} {expected[path]}")
     if wrong:
-        raise ValueError(
-            f"tensors: expected the shapes that the configuration says, got others for {_listed(wrong)}"
+        raise _wrong(
+            tensors, f"expected the shapes that the configuration says, got others for {_listed(wrong)}"
         )
 
 
@@ -170,8 +193,16 @@ def _groups(sources: Sources, stacked: bool) -> Iterator[tuple[str, list[str]]]:
 
 def _read(path, sources, names, tensors, dtype) -> np.ndarray:
     array = sources[path].convert(np.asarray(tensors[names[path]]))
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array.astype(dtype if floating and dtype is not None else array.dtype, copy=False)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise _wrong(tensors, f"expected floating numbers in {names[path]}, got {array.dtype}")
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _wrong(tensors, problem):
+    """The error for tensors that are not the model's: of a file's it names the folder."""
+    if isinstance(tensors, TensorFiles):
+        return damaged(tensors.folder, f"tensors: {problem}", FETCH_OR_CHOOSE)
+    return ValueError(f"tensors: {problem}")
 
 
 def _stack(arrays: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

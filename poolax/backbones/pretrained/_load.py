@@ -1,6 +1,5 @@
 """Loading pretrained backbones: local directories, hub ids, state dicts, and our own checkpoints."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -13,15 +12,16 @@ from etils import epath
 from flax.typing import Dtype
 from huggingface_hub import errors
 
+from poolax._files import DamagedFileError, one_line, reading
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._bert import BERT
 from poolax.backbones.pretrained._decoder import DECODER
-from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params
+from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params, plan_params
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
 from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
-from poolax.backbones.pretrained._sources import Architecture, read_json_object
+from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, Architecture, read_json_object
 from poolax.backbones.pretrained._swin import SWIN
 from poolax.backbones.pretrained._tensors import (
     INDEX_FILE,
@@ -36,6 +36,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
 )
 
+# What fields of an unexpected type or value lead to; a file may say anything.
+_ODD_FIELDS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -90,12 +92,14 @@ def load(
     if is_local and is_saved_backbone(path_or_hub_id):
         return load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
     directory, tensors = _find(path_or_hub_id, revision)
-    raw = read_json_object(directory / "config.json")
-    backbone = from_state_dict(tensors, raw, dtype=dtype, sharding=sharding, stacked=stacked)
-    architecture = find_architecture(raw, tensors.shapes)
-    return dataclasses.replace(
-        backbone, preprocess=architecture.read_preprocess(directory, raw, backbone.config)
-    )
+    path = directory / "config.json"
+    raw = read_json_object(path)
+    with reading(path, "the configuration of a supported model", FETCH_OR_CHOOSE, *_ODD_FIELDS):
+        plan = _plan(raw, tensors.shapes)
+    with reading(directory, "preprocessing that is supported", FETCH_OR_CHOOSE, *_ODD_FIELDS):
+        preprocess = plan.architecture.read_preprocess(directory, raw, plan.config)
+    params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
+    return plan.architecture.backbone(params=params, config=plan.config, preprocess=preprocess)
 
 
 def from_state_dict(
@@ -128,10 +132,14 @@ def from_state_dict(
         shapes = tensors.shapes
     else:
         shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
-    architecture = find_architecture(config, shapes)
-    ours = architecture.read_config(config, shapes)
-    params = fill_params(architecture, ours, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
-    return architecture.backbone(params=params, config=ours)
+    plan = _plan(config, shapes)
+    params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
+    return plan.architecture.backbone(params=params, config=plan.config)
+
+
+def _plan(raw, shapes):
+    architecture = find_architecture(raw, shapes)
+    return plan_params(architecture, architecture.read_config(raw, shapes))
 
 
 def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
@@ -178,7 +186,10 @@ def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
             for name in huggingface_hub.list_repo_files(hub_id, revision=revision):
                 refuse_pickle(pathlib.Path(name))
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, DamagedFileError):
+            raise
+        lines = str(error).strip().splitlines()
+        reason = one_line(lines[0]) if lines else type(error).__name__
         raise ValueError(
             f"path_or_hub_id: expected a directory or a hub id that can be reached or is in the cache, "
             f"got {hub_id!r}: {reason}"

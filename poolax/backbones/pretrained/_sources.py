@@ -1,14 +1,20 @@
 """Where a parameter of ours comes from in a checkpoint of others."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from poolax._files import json_object
 from poolax.backbones._base import Backbone
+
+FETCH_AGAIN = "fetch the files of the model again"
+"""What to do where a file of a model is damaged."""
+
+FETCH_OR_CHOOSE = f"{FETCH_AGAIN}, or choose a model of a supported family"
+"""What to do where a file is whole and does not fit."""
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -185,10 +191,4 @@ def read_json_object(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"path_or_hub_id: expected JSON in {path}, got: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"path_or_hub_id: expected a JSON object in {path}, got {value!r}")
-    return value
+    return json_object(path.read_bytes(), path, FETCH_AGAIN)

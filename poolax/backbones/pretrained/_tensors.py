@@ -7,8 +7,10 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors
 import numpy as np
 import safetensors
 
-from poolax.backbones.pretrained._sources import read_json_object
+from poolax._files import damaged, reading
+from poolax.backbones.pretrained._sources import FETCH_AGAIN, read_json_object
 
+_SUFFIX = ".safetensors"
 _SINGLE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
@@ -26,20 +28,23 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     Attributes:
         shapes: Shape of each tensor by name, known without reading any.
+        folder: Where the files are.
     """
 
     def __init__(self, paths: list[pathlib.Path]):
         self._files: dict[str, pathlib.Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.folder = paths[0].parent
         for path in paths:
-            with _open(path) as file:
+            with _reading(path), _open(path) as file:
                 for name in file.keys():  # noqa: SIM118  not a mapping
                     self._files[name] = path
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read a tensor."""
-        with _open(self._files[name]) as file:
+        path = self._files[name]
+        with _reading(path), _open(path) as file:
             return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -69,14 +74,7 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
     if (directory / _SINGLE).exists():
         return TensorFiles([directory / _SINGLE])
     if index.exists():
-        shards = shard_names(directory)
-        missing = [shard for shard in shards if not (directory / shard).exists()]
-        if missing:
-            raise ValueError(
-                f"path_or_hub_id: expected the {len(shards)} files that {index} lists, got no "
-                f"{', '.join(missing[:10])}"
-            )
-        return TensorFiles([directory / shard for shard in shards])
+        return _find_shards(index)
     found = sorted(directory.glob("*.safetensors"))
     if len(found) == 1:
         return TensorFiles(found)
@@ -91,13 +89,54 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
 
 
 def shard_names(directory: pathlib.Path) -> list[str]:
-    """Names of the files that a directory's index lists."""
-    weight_map = read_json_object(directory / INDEX_FILE).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(
-            f"path_or_hub_id: expected a weight_map in {directory / INDEX_FILE}, got {weight_map!r}"
+    """Names of the files that a directory's index lists, all of them inside the directory.
+
+    Raises:
+        ValueError: for an index that lists none, or something else than safetensors files inside.
+    """
+    return sorted(set(_weight_map(directory / INDEX_FILE).values()))
+
+
+def _find_shards(index):
+    weight_map = _weight_map(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).exists()]
+    if missing:
+        raise damaged(
+            index,
+            f"expected the {len(shards)} files that it lists, got no {', '.join(missing[:10])}",
+            FETCH_AGAIN,
         )
-    return sorted(set(weight_map.values()))
+    tensors = TensorFiles([index.parent / shard for shard in shards])
+    lost = [name for name in weight_map if name not in tensors]
+    if lost:
+        raise damaged(
+            index,
+            f"expected the {len(weight_map)} tensors that it lists in these files, got no "
+            f"{', '.join(lost[:10])}",
+            FETCH_AGAIN,
+        )
+    return tensors
+
+
+def _weight_map(index):
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise damaged(index, f"expected a weight_map, got {weight_map!r}", FETCH_AGAIN)
+    for shard in weight_map.values():
+        if not _is_inside(shard):
+            raise damaged(
+                index, f"expected safetensors files of its folder, got {shard!r}", FETCH_AGAIN
+            )
+    return weight_map
+
+
+def _is_inside(shard):
+    """Whether an entry names a file below the index's folder, whatever the system's separators."""
+    if not isinstance(shard, str) or not shard.endswith(_SUFFIX) or "\0" in shard:
+        return False
+    path = pathlib.PureWindowsPath(shard)
+    return not path.anchor and ".." not in path.parts
 
 
 def refuse_pickle(path: pathlib.Path) -> None:
@@ -110,10 +149,11 @@ def refuse_pickle(path: pathlib.Path) -> None:
         )
 
 
+def _reading(path: pathlib.Path):
+    # A tensor of a type that NumPy lacks is a TypeError or an AttributeError there.
+    kinds = (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError)
+    return reading(path, "a whole safetensors file", FETCH_AGAIN, *kinds)
+
+
 def _open(path: pathlib.Path):
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"path_or_hub_id: expected a whole safetensors file, got {path}: {error}"
-        ) from None
+    return safetensors.safe_open(path, framework="numpy")

@@ -1,8 +1,9 @@
 """The tokenizer beside a language model's weights."""
 
 from poolax._checks import check_choice, check_number
+from poolax._files import reading
 from poolax.backbones._tokens import TextPreprocess, read_tokenizer
-from poolax.backbones.pretrained._sources import read_json_object
+from poolax.backbones.pretrained._sources import FETCH_AGAIN, read_json_object
 
 
 def read_text_preprocess(directory, raw, config):
@@ -14,9 +15,11 @@ def read_text_preprocess(directory, raw, config):
     path = directory / "tokenizer.json"
     if not path.exists():
         return None
-    text = path.read_text()
+    with reading(path, "text in UTF-8", FETCH_AGAIN, ValueError):
+        text = path.read_bytes().decode("utf-8")
     settings = read_json_object(directory / "tokenizer_config.json")
-    tokenizer = read_tokenizer(text, f"path_or_hub_id: {path}")
+    with reading(path, "a tokenizer", FETCH_AGAIN, ValueError):
+        tokenizer = read_tokenizer(text, "content")
     padding_side = settings.get("padding_side") or "right"
     check_choice("padding_side", padding_side, ("right", "left"))
     prefix, suffix = _special_tokens(tokenizer, settings)
