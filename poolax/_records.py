@@ -109,8 +109,9 @@ class PoolerBound:
         l1: How much of a change that is common to all rows arrives: if ``|dz_i| <= s`` for every row,
             then ``|d out| <= l1 s``.
         reads_one_token: Whether the output is one token as it is.
-        linf: Largest ``c_i`` where ``|d out| <= sum_i c_i |dz_i|`` with ``|c|_2 <= l2`` and ``|c|_1 <=
-            l1``; ``None`` where there are no such coefficients, as for max.
+        linf: Largest ``c_i`` where ``u . d out <= sum_i c_i |dz_i|`` for a unit ``u``, ``|c|_2 <= l2``
+            and ``|c|_1 <= l1``; the ``c_i`` may depend on the tokens and on ``u``. ``None`` where none
+            are known, as for max.
         selects: Whether each entry of the output is that entry of a token, of ``l1^2`` tokens at most.
     """
 

@@ -3,6 +3,11 @@
 Every bound is a JAX scalar in a pytree record, so that ``jit``, ``vmap`` and ``grad`` work through
 it. All are with respect to the Frobenius norm on sequences and the Euclidean norm on pooled
 vectors, on the domain that their ``radius`` and ``spread`` describe.
+
+Bounds are made of largest and smallest values, so they have kinks, and a fresh initialisation is one:
+all scales of a norm are equal there. ``grad`` is finite and one of several slopes: it gives each of the
+equal scales the same share, while raising one alone raises a published or sharp bound by the whole and
+lowering it does not lower the bound. Away from kinks it is the derivative.
 """
 
 from poolax._records import AttentionBound as AttentionBound

@@ -5,12 +5,13 @@ from typing import Any
 
 from jaxtyping import Array, ArrayLike, Float
 
-from poolax._checks import check_choice, check_instance
+from poolax._checks import check_choice
 from poolax._numerics import at_highest_precision
 from poolax._records import AttentionBound, TokenRange
-from poolax.attention import L2, Cosine, DotProduct, Kind
+from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, Rotary
 from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
 from poolax.bounds._kernels import read_kernels
+from poolax.bounds._modules import Layer, feature_scale, read_layer
 
 _Number = Float[ArrayLike, ""]
 _NumTokens = float | Array | TokenRange
@@ -27,7 +28,7 @@ def dot_product_attention(
     spread: _Number | None = None,
     query_bias: Float[ArrayLike, "H d_h"] | None = None,
     key_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
-    rotary: bool = False,
+    rotary: bool | Rotary = False,
     method: str = "sharp",
     pattern: str = "any",
     per_token: bool = False,
@@ -77,7 +78,7 @@ def dot_product_attention(
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
         query_bias: Shape ``(H, d_h)``, or ``None``.
         key_bias: Shape ``(H_kv, d_h)``, or ``None``.
-        rotary: Whether positions are rotary.
+        rotary: The rotary positions, whose scale of the features counts; ``True`` if it is one.
         method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
         pattern: Which tokens see each other; as for :func:`attention`, for the tight bound alone.
         per_token: Bound one output token instead of the whole sequence.
@@ -87,7 +88,8 @@ def dot_product_attention(
 
     Raises:
         ValueError: for wrong shapes, numbers out of range, or a combination for which nothing was
-            published: biases, rotary positions or ``per_token`` with ``"published"``.
+            published: biases that are not known to be zero, rotary positions or ``per_token`` with
+            ``"published"``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -152,7 +154,8 @@ def l2_attention(
 
     Tight: ``|W_Q^h| |W_Q^{hT} W_V^h W_O^h|`` for ``|W_Q^h|^2 |W_V^h| |W_O^h|``, rows as roots of sums
     of squares, plain values with the root of ``m`` instead of ``m``, and on a domain the smaller of
-    both kinds of constants.
+    both kinds of constants. Plain values, too, have to be seen by their own query and without a bias
+    then.
 
     Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
     ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
@@ -162,7 +165,8 @@ def l2_attention(
         query: Kernel of queries and keys, shape ``(d, H, d_h)``.
         value: Kernel, shape ``(d, H, d_h)``.
         out: Kernel, shape ``(H, d_h, d)``.
-        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one. No
+            query may see more keys: the own key is one of ``n`` in ``w``.
         plain_values: Whether values do not pass through ``A_h``.
         radius: Largest token norm; needed for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
@@ -195,6 +199,7 @@ def l2_attention(
     return _sequence_or_token(bound, per_token)
 
 
+@at_highest_precision
 def cosine_attention(
     query: Float[ArrayLike, "d H d_h"],
     key: Float[ArrayLike, "d H_kv d_h"],
@@ -234,7 +239,7 @@ def cosine_attention(
 
     Tight: one row ``nu eps^{-1/2} sqrt(|W_V^h|^2 + tau^2 max(|W_K^h|, |W_Q^h|)^2)``, since a normaliser
     that gives a long row moves little there, and ``sqrt(n)`` times it for the whole sequence; where all
-    tokens are seen, keys that are attended to much are long.
+    tokens are seen, keys that are attended to much are long. Every query has to see itself then.
 
     Published, which grows with ``n^2``: ``sqrt(H) |W_O| max_h (2 n (n - 1) nu tau eps^{-1/2} |W_K^h| +
     2 (n - 1) nu tau eps^{-1/2} |W_Q^h| + 2 n nu eps^{-1/2} |W_V^h|)``.
@@ -280,68 +285,92 @@ def cosine_attention(
     kernels = {"query": query, "key": key, "value": value, "out": out}
     # Not through the hash of the kind, so that its numbers may be tracers.
     kind = Cosine(tau, nu, eps, plain_values)  # pyright: ignore[reportArgumentType]
-    bound = _attention(kind, kernels, num_tokens, radius, spread, method, pattern, rotary=False)
+    bound = _attention(Layer(kind, kernels, num_tokens, None, pattern), radius, spread, method)
     return _sequence_or_token(bound, per_token)
 
 
+@at_highest_precision
 def attention(
-    kind: Kind,
+    kind: Kind | MultiHeadAttention,
     kernels: Mapping[str, Any],
     *,
     num_tokens: _NumTokens,
     radius: _Number | None = None,
     spread: _Number | None = None,
-    rotary: bool = False,
+    rotary: bool | Rotary | None = None,
     method: str = "sharp",
-    pattern: str = "any",
+    pattern: str | None = None,
 ) -> AttentionBound:
     """All bounds of a multi-head attention layer: whole sequence, one token, and its two parts.
 
+    Of a module with its variables, which say themselves what the layer does; or of a kind with kernels,
+    which do not show whether positions are rotary, whether there is a window, and who sees whom: then
+    the arguments have to say so, and the bound holds for layers of which they are true. With either,
+    no logit bias and no masking beyond causality, padding, windows and segments is assumed where the
+    functions of the kinds say so: for L2 attention, and for ``"tight"`` bounds of cosine attention.
+
     Args:
-        kind: :class:`poolax.attention.DotProduct`, ``L2`` or ``Cosine``.
-        kernels: Kernels ``query``, ``key`` (not for L2), ``value`` and ``out``, and ``query_bias`` and
-            ``key_bias`` if there are any; or the parameters of a ``MultiHeadAttention``.
-        num_tokens: Number of valid tokens, or a :class:`TokenRange`; the window if there is one.
+        kind: A ``MultiHeadAttention``, or :class:`poolax.attention.DotProduct`, ``L2`` or ``Cosine``.
+        kernels: The module's variables, as its ``init`` returned them. With a kind, kernels ``query``,
+            ``key`` (not for L2), ``value`` and ``out``, and ``query_bias`` and ``key_bias`` if there
+            are any; or the parameters of a ``MultiHeadAttention``.
+        num_tokens: Number of valid tokens, or a :class:`TokenRange`. With a kind, the window if there
+            is one: no token is seen by more, and no query sees more.
         radius: Largest token norm; needed for dot-product attention and for plain values.
         spread: Half of the largest distance between two tokens; ``None`` takes ``radius``.
-        rotary: Whether positions are rotary, in dot-product attention.
+        rotary: With a kind, in dot-product attention, the :class:`poolax.attention.Rotary` positions,
+            whose scale of the features counts; ``True`` if it is one.
         method: ``"sharp"``, ``"tight"``, or ``"published"`` for the constant of the literature.
         pattern: What is known of which tokens see each other, for the tight bound alone: ``"any"``
-            nothing but that no token is seen by more than ``num_tokens`` (sliding windows included);
-            ``"sequence"`` that there are no more than ``num_tokens`` tokens (causal, padded,
-            windows that partition the tokens); ``"full"`` that besides every token sees all
-            ``num_tokens`` tokens and nothing is added to the logits.
+            nothing but what ``num_tokens`` says (sliding windows included) and that a token sees
+            itself; ``"sequence"`` that there are no more than ``num_tokens`` tokens (causal, padded,
+            segments, windows that partition the tokens); ``"full"`` that besides every valid token
+            sees all ``num_tokens`` of them and nothing is added to the logits. ``None`` takes
+            ``"any"`` for a kind and for a window, else ``"sequence"``.
 
     Returns:
         The bounds; see :func:`dot_product_attention`, :func:`l2_attention` and
         :func:`cosine_attention`.
 
     Raises:
-        ValueError: as these three raise, for another kind or pattern, and for rotary positions in
-            another kind than dot product.
+        ValueError: as these three raise, for another kind or pattern, for rotary positions in another
+            kind than dot product, for variables that are not the module's, and for a pattern or
+            ``rotary`` that contradicts a module.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from poolax.attention import L2
+        >>> import jax, jax.numpy as jnp
+        >>> from poolax.attention import L2, MultiHeadAttention, Rotary
         >>> kernel = jnp.eye(4).reshape(4, 2, 2)
         >>> kernels = {"query": kernel, "value": kernel, "out": kernel.reshape(2, 2, 4)}
         >>> bound = attention(L2(), kernels, num_tokens=1)
         >>> print(f"{bound.sequence:.3f} {bound.per_token:.3f}")
         1.000 1.000
+        >>> layer = MultiHeadAttention(2, causal=True, window=4, rotary=Rotary())
+        >>> variables = layer.init(jax.random.key(0), jnp.zeros((16, 8)))
+        >>> bound = attention(layer, variables, num_tokens=16, radius=1.0, method="tight")
+        >>> bound.pattern
+        'any'
 
     Reference:
-        Theory, sections 3 (published), 4 (sharp) and 8 (tight).
+        Theory, sections 1.3 (assumptions), 3 (published), 4 (sharp) and 8 (tight).
     """
-    check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
-    return _attention(kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary)
+    layer = read_layer(kind, kernels, num_tokens, rotary, pattern)
+    return _attention(layer, radius, spread, method)
 
 
-@at_highest_precision
-def _attention(kind, kernels, num_tokens, radius, spread, method, pattern, *, rotary):
+def _attention(layer: Layer, radius, spread, method):
     check_choice("method", method, METHODS)
-    kernels = read_kernels(kernels, has_key=not isinstance(kind, L2))
+    scale = feature_scale(layer.rotary)
+    kernels = read_kernels(layer.kernels, has_key=not isinstance(layer.kind, L2))
     return attention_of_kernels(
-        kind, kernels, num_tokens, radius, spread, method, pattern, rotary=rotary
+        layer.kind,
+        kernels if scale == 1.0 else kernels.scaled_logits(scale),
+        layer.num_tokens,
+        radius,
+        spread,
+        method,
+        layer.pattern,
+        rotary=layer.rotary not in (None, False),
     )
 
 

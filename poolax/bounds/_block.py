@@ -83,7 +83,8 @@ def pooled_block(
 
     Args:
         pooler: A fixed pooler, its name (``"wavg"`` with ``weights``), or a :class:`PoolerBound`.
-        attention: An :class:`AttentionBound`, or a number: then only the separate form is known.
+        attention: An :class:`AttentionBound` for as many tokens, or for their window; or a number: then
+            only the separate form is known.
         attention_per_token: Bound of one output token beside a plain number; ``None`` takes
             ``attention``.
         ffn: Lipschitz constant of the feed-forward layer, or the kernel ``(d, d)`` of a single layer
@@ -195,6 +196,10 @@ def tbm(
     another one times slopes of the activation, so that norms of products stand for products of norms.
     ``attention`` and ``c2`` of the result are then relative to each other; their product counts.
 
+    A fresh initialisation is a kink of published and sharp bounds, for ``max|scale|`` of equal scales:
+    ``grad`` with respect to ``variables`` is finite and shares the slope among them, which is the
+    change of the bound neither where one of them grows nor where it shrinks.
+
     Args:
         model: The model.
         variables: What its ``init`` returned.
@@ -249,7 +254,8 @@ def block(
         ``pooling_factor c^2 (1 + L) (1 + F)``
 
     with ``L`` the attention's bound as that pooler sees it, ``c`` of ``norm_scale`` and ``F`` the
-    constant of the feed-forward layer; see :func:`pooled_block`.
+    constant of the feed-forward layer; see :func:`pooled_block`. For ``grad`` at a fresh initialisation
+    see :func:`tbm`.
 
     Args:
         model: The model; its own pooler does not count.

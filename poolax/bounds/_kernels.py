@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, ArrayLike, Float
 
@@ -14,13 +15,17 @@ from poolax._checks import (
     check_floating,
     check_instance,
     check_rank,
+    is_concrete,
 )
 from poolax._numerics import accumulation_dtype
 
 
 @struct.dataclass
 class Kernels:
-    """Checked kernels with heads in front, keys and values repeated for the heads that share."""
+    """Checked kernels with heads in front, keys and values repeated for the heads that share.
+
+    ``has_bias`` is false where all biases are known to be zero, as those of a fresh module are.
+    """
 
     query: Float[Array, "H d d_h"]
     key: Float[Array, "H d d_h"] | None
@@ -123,8 +128,13 @@ def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
         out=arrays["out"],
         query_bias=bias_by_head("query", 1),
         key_bias=bias_by_head("key", group),
-        has_bias=any(bias is not None for bias in biases.values()),
+        has_bias=any(map(_counts, biases.values())),
     )
+
+
+def _counts(bias):
+    """Whether a bias may be another than none; what a traced one holds is not known."""
+    return bias is not None and not (is_concrete(bias) and not np.any(np.asarray(bias)))
 
 
 def _check_bias(name, bias, shape):

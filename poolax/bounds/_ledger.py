@@ -59,7 +59,8 @@ def ledger(
 
     The tight method folds scale and shift of the norm before a layer into the layer's own matrices, so
     that large single scales do not count everywhere, and takes tight bounds of attention and
-    feed-forward layers.
+    feed-forward layers. At a fresh initialisation, whose scales are all equal, the bound has a kink:
+    ``grad`` is finite there, and one of several slopes.
 
     Args:
         layers: Descriptions of the layers, as ``backbone.layer_specs(params)`` gives them. A generator

@@ -206,7 +206,8 @@ def local_tbm(
 
         ``min(|c^T diag(g) N|,  |pooler| |diag(g) N|)``,
 
-    the second over the tokens that the pooler reads.
+    the second over the tokens that the pooler reads. It has kinks, such as the equal scales of a fresh
+    initialisation: ``grad`` is finite there, and one of several slopes.
 
     Args:
         model: The model.

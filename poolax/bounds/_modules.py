@@ -1,0 +1,88 @@
+"""What the bounds read off an attention layer: its kind, positions and which tokens it sees."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from poolax._checks import check_instance, is_concrete
+from poolax._records import TokenRange
+from poolax.attention import Kind, MultiHeadAttention, Rotary
+from poolax.bounds._domain import token_range
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What is known of an attention layer besides its kernels.
+
+    Attributes:
+        kind: Its kind.
+        kernels: Its kernels or parameters.
+        num_tokens: How many tokens see one, and are seen by one, at most.
+        rotary: Its rotary positions, whether there are any if nothing else is known, or ``None``.
+        pattern: Which tokens see each other; see :func:`poolax.bounds.attention`.
+    """
+
+    kind: Kind
+    kernels: Any
+    num_tokens: float | Array | TokenRange
+    rotary: bool | Rotary | None
+    pattern: str
+
+
+def read_layer(
+    kind: Kind | MultiHeadAttention,
+    kernels: Mapping[str, Any],
+    num_tokens: float | Array | TokenRange,
+    rotary: bool | Rotary | None,
+    pattern: str | None,
+) -> Layer:
+    """What a kind with its kernels, or a module with its variables, says of a layer."""
+    if not isinstance(kind, MultiHeadAttention):
+        check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine, or a MultiHeadAttention")
+        return Layer(kind, kernels, num_tokens, rotary, "any" if pattern is None else pattern)
+    module = kind
+    if rotary is not None:
+        raise ValueError(
+            f"rotary: expected None beside a module, which has its own positions, got {rotary}"
+        )
+    params = kernels.get("params") if isinstance(kernels, Mapping) else None
+    if not isinstance(params, Mapping) or "query" not in params:
+        raise ValueError("variables: expected what MultiHeadAttention.init returned")
+    _check_heads(module, params)
+    tokens, windowed = _seen(module, token_range(num_tokens))
+    if pattern is None:
+        pattern = "any" if windowed else "sequence"
+    if windowed and pattern != "any":
+        raise ValueError(f"pattern: expected 'any' for a sliding window, got {pattern!r}")
+    if module.causal and pattern == "full":
+        raise ValueError("pattern: expected 'any' or 'sequence' for causal attention, got 'full'")
+    return Layer(module.kind, params, tokens, module.rotary, pattern)
+
+
+def _check_heads(module, params):
+    num_kv_heads = module.num_heads if module.num_kv_heads is None else module.num_kv_heads
+    for name, expected in (("query", module.num_heads), ("value", num_kv_heads)):
+        shape = np.shape(params[name]["kernel"])
+        if len(shape) != 3 or shape[1] != expected:
+            raise ValueError(
+                f"variables/{name}: expected the {expected} heads of the module, got shape {shape}"
+            )
+
+
+def _seen(module, tokens):
+    """How many tokens see one another at most, and whether a window keeps others apart."""
+    window = module.window
+    if window is None or (is_concrete(tokens.high) and np.asarray(tokens.high) <= window):
+        return tokens, False
+    low, high = (jnp.minimum(jnp.asarray(number), window) for number in (tokens.low, tokens.high))
+    return TokenRange(low, high), True
+
+
+def feature_scale(rotary: bool | Rotary | None) -> float:
+    """What turned queries and keys are multiplied with; 1 where nothing is known but that they turn."""
+    check_instance("rotary", rotary, bool | Rotary | None, "a Rotary, True or False")
+    return rotary.feature_scale if isinstance(rotary, Rotary) else 1.0
