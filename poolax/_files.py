@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from poolax._text import one_line
+
 _LONGEST = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # TensorStore raises ValueError for what the system refuses, with the system's code in its text.
@@ -41,7 +43,7 @@ def damaged(path: epath.PathLike, problem: object, remedy: str) -> DamagedFileEr
         >>> damaged("a.json", "expected JSON,\n got '{'", "restore it from a copy")
         DamagedFileError("a.json: expected JSON, got '{'; restore it from a copy")
     """
-    return DamagedFileError(f"{os.fspath(path)}: {one_line(problem)}; {remedy}")
+    return DamagedFileError(f"{os.fspath(path)}: {one_line(problem, longest=_LONGEST)}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -131,18 +133,6 @@ def writing_to(folder: epath.PathLike) -> Iterator[None]:
             raise
         advice = "; free some and run the same again" if code in _FULL else ""
         raise OSError(code, os.strerror(code) + advice, os.fspath(folder)) from error
-
-
-def one_line(text: object, longest: int = _LONGEST) -> str:
-    r"""A text on one line without control characters, cut off where it is long.
-
-    Example:
-        >>> one_line("a\n\x1b[1m b" + "c" * 99, longest=9)
-        'a [1m b …'
-    """
-    printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    line = " ".join(printable.split())
-    return line if len(line) <= longest else f"{line[: longest - 2].rstrip()} …"
 
 
 def _code(error):

@@ -1,5 +1,8 @@
 import csv
+import dataclasses
+import html.parser
 import io
+import re
 
 import pytest
 import rich.console
@@ -7,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from poolax import reporting
+from poolax.cli import show
 from poolax.reporting._figures import _plot_panel
 
 
@@ -105,6 +109,117 @@ def test_terminal():
     text = console.export_text()
     assert "75.00 ± 7.07" in text
     assert "underlined: best fixed pooler" in " ".join(text.split())
+
+
+# What some reader of some format takes for a command.
+HOSTILE = "a|b&c_d%e<f>g`h\ni*j[red]k[/red]$l\\m~n#o\x1b[31mp\x07q"
+SHOWN = r"a|b&c_d%e<f>g`h i*j[red]k[/red]$l\m~n#o\x1b[31mp\x07q"
+
+
+@pytest.fixture
+def hostile():
+    rows = [{**row, "dataset": HOSTILE, "backbone": ""} for row in ROWS]
+    table = reporting.score_table([*rows, head(HOSTILE, 0, 0.1)], title=HOSTILE)
+    return dataclasses.replace(table, notes=[*table.notes, HOSTILE])
+
+
+class Readers(html.parser.HTMLParser):
+    """The text of each element of HTML, and every tag in it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.texts, self.tags = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_html_shows_text_as_it_is(hostile):
+    read = Readers(hostile._repr_html_())
+    assert read.texts.count(SHOWN) == 3  # title, column, note
+    assert f"{SHOWN}, classification (accuracy in %)" in read.texts
+    assert read.tags == {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "b", "u", "p"}
+    bold = re.findall(r"<b>(.*?)</b>", hostile.html())
+    assert bold == ["75.00 ± 7.07", "10.00"]
+
+
+def unescaped(text):
+    """What CommonMark shows of text with backslashes before punctuation."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+
+
+def test_markdown_shows_text_as_it_is(hostile):
+    lines = hostile.markdown().splitlines()
+    assert unescaped(lines[0]) == f"## {SHOWN}"
+    assert unescaped(lines[-1]) == SHOWN
+    heading, row = lines[2], lines[4]
+    cells = re.split(r" (?<!\\)\| ", heading.removeprefix("| ").removesuffix(" |"))
+    assert [unescaped(cell) for cell in cells][-1] == SHOWN
+    assert unescaped(row).startswith(f"| {SHOWN}, classification")
+    # Nothing that begins an emphasis, a code span, a link, a tag, an entity or a column is left bare.
+    assert not re.search(
+        r"(?<!\\)[`*_<\[&$~]", re.sub(r"\*\*|</?u>", "", lines[0] + heading + lines[-1])
+    )
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("- x", r"\- x"), ("1. x", r"1\. x"), ("===", r"\==="), ("-0.5", "-0.5"), ("0.9", "0.9")],
+)
+def test_markdown_begins_no_block(text, expected):
+    table = reporting.Table("t", ["c"], [], notes=[text], tidy=[])
+    assert table.markdown().splitlines()[-1] == expected
+
+
+def test_terminals_get_no_commands_of_data(hostile, capsys):
+    console = rich.console.Console(width=400, file=io.StringIO(), force_terminal=True)
+    console.print(hostile)
+    written = console.file.getvalue()
+    assert "\x07" not in written
+    assert "\x1b[31mp" not in written
+    assert SHOWN in written
+    show([hostile], [], as_json=False)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\x07" not in printed
+    assert "[red]k[/red]" in printed
+
+
+def test_latex_of_several_lines_and_control_characters(hostile):
+    text = hostile.latex()
+    assert "\x1b" not in text
+    assert r"a|b\&c\_d\%e$<$f$>$g`h i*j" in text
+
+
+def test_csv_holds_no_formula():
+    names = ["=1+1", "+x", "-x", "@x", " =x", "\t=x", "-0.5", "x=1"]
+    table = reporting.Table("t", ["c"], [], [], tidy=[{"name": name, "mean": -0.5} for name in names])
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    assert [row["name"] for row in rows] == [*(f"'{name}" for name in names[:6]), "-0.5", "x=1"]
+    assert {row["mean"] for row in rows} == {"-0.5"}
+
+
+def test_csv_of_rows_that_differ_and_of_none():
+    table = reporting.Table("t", ["c"], [], [], tidy=[{"a": 1}, {"a": 2, "b": 3}])
+    assert table.csv() == "a,b\n1,\n2,3\n"
+    with pytest.raises(ValueError, match="tidy: expected at least one row"):
+        dataclasses.replace(table, tidy=[]).csv()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_tables_print_themselves(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = str(reporting.score_table(ROWS))
+    assert max(map(len, text.splitlines())) <= columns
+    for part in ("*75.00 ± 7.07*", "_65.00 ± 0.00_", "60.00 ± 14.14", "*bold*, _underlined_"):
+        assert part in text
+    assert "Table(" not in text
+    assert "\x1b" not in text
 
 
 LIPSCHITZ = [

@@ -11,11 +11,13 @@ import rich.console
 import tyro
 from etils import epath
 from rich.logging import RichHandler
+from rich.text import Text
 
 from comparison._options import Options
 from comparison._study import Context, Study
 from comparison._tables import published, table
 from poolax._paths import write_atomically
+from poolax._text import printable
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
 from poolax.reporting import Table, plot_scores
 from poolax.training import Limits, Records, stop_on_sigterm, sweep
@@ -68,10 +70,16 @@ class _Command:
         show(_narrow(scores), records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
-            console.print(f"Complete with {diverged} diverged heads: {out}", soft_wrap=True)
+            console.print(
+                Text(printable(f"Complete with {diverged} diverged heads: {out}")), soft_wrap=True
+            )
             return DIVERGED
-        console.print(f"Complete: {out}", soft_wrap=True)
+        console.print(Text(printable(f"Complete: {out}")), soft_wrap=True)
         return COMPLETE
+
+
+def _tell(console: rich.console.Console, text: str) -> None:
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def _sweep(study: Study, context: Context) -> Records:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import rich.console
-import rich.measure
 import rich.progress
+from rich.text import Text
 
+from poolax._text import one_line, printable
 from poolax.reporting import Table
 from poolax.training.records import plain_json
 from poolax.training.step import Progress
@@ -19,7 +20,6 @@ from poolax.training.step import Progress
 COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
 
 _MANY_DIGITS = 6
-_NO_LIMIT = 10_000
 
 
 def number(value: float | None, log10: float | None = None) -> str:
@@ -47,18 +47,17 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
     for table in tables:
         # Notes as wide as the terminal rather than as the table.
         bare = dataclasses.replace(table, notes=())
-        wide = console.options.update(max_width=_NO_LIMIT)
-        compact = rich.measure.Measurement.get(console, wide, bare.rich()).maximum > console.width
+        compact = table.natural_width() > console.width
         console.print(bare.rich(compact=compact))
         for note in table.notes:
-            console.print(note, highlight=False)
+            console.print(Text(printable(note)))
 
 
 @contextlib.contextmanager
 def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
     """Bars for what takes a while, one for each description that is reported."""
     columns = (
-        rich.progress.TextColumn("{task.description:>22.22}"),
+        rich.progress.TextColumn("{task.description:>22.22}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
@@ -70,7 +69,7 @@ def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
         if not tasks:
             bars.start()
         if description not in tasks:
-            tasks[description] = bars.add_task(description, total=total)
+            tasks[description] = bars.add_task(one_line(description), total=total)
         bars.update(tasks[description], completed=done, total=total)
 
     try:

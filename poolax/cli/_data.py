@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar
 import rich.console
 import tyro
 from etils import epath
+from rich.text import Text
 
 from poolax import data
+from poolax._text import printable
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._data_describe import describe_dataset
 from poolax.cli._data_figures import contact_sheet, series_figure
@@ -104,7 +106,7 @@ class Prepare:
         if self.as_json:
             show([], [record], as_json=True)
         else:
-            rich.console.Console().print(f"Prepared: {path}", soft_wrap=True, highlight=False)
+            rich.console.Console().print(Text(printable(f"Prepared: {path}")), soft_wrap=True)
         return COMPLETE
 
 

@@ -8,6 +8,7 @@ import rich.console
 import rich.table
 from rich.text import Text
 
+from poolax._text import one_line, printable
 from poolax.cli._console import number
 from poolax.cli._data_options import in_flags
 from poolax.reporting import Cell, Table
@@ -21,9 +22,9 @@ _FACTS = ("preprocessing", "source", "licence", "citation", "layout")
 
 def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> None:
     """Print tables, samples and facts of a data set."""
-    console.print(f"[bold]{record['title']}[/bold]", highlight=False)
+    console.print(Text(one_line(record["title"]), style="bold"))
     given = "".join(f", {name}={value}" for name, value in record["options_given"].items())
-    console.print(f"{record['name']}: {record['modality']}, {record['task']}{given}", highlight=False)
+    console.print(Text(one_line(f"{record['name']}: {record['modality']}, {record['task']}{given}")))
     tables = [_splits_table(record), _arrays_table(record)]
     if record["labels"]:
         tables.append(_labels_table(record["labels"], list(record["splits"])))
@@ -35,19 +36,19 @@ def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> No
     console.print("\n[bold]Samples of train[/bold]")
     for sample in record["samples"]:
         for line in _sample_lines(sample, console.width):
-            console.print(Text(_cut(line, console.width)))
+            console.print(Text(_cut(printable(line), console.width)))
     console.print()
     facts = rich.table.Table.grid(padding=(0, 2))
     for name in _FACTS:
         if record[name]:
-            facts.add_row(name, Text(record[name]))
+            facts.add_row(name, Text(printable(record[name])))
     for index, note in enumerate(record["notes"]):
-        facts.add_row("" if index else "notes", Text(in_flags(note, record["options"])))
+        facts.add_row("" if index else "notes", Text(printable(in_flags(note, record["options"]))))
     for index, (name, meaning) in enumerate(record["options"].items()):
         facts.add_row("" if index else "options", Text(f"--{name.replace('_', '-')}: {meaning}"))
     console.print(facts, highlight=False)
     if "picture" in record:
-        console.print(f"\nPicture: {record['picture']}", soft_wrap=True, highlight=False)
+        console.print(Text(printable(f"\nPicture: {record['picture']}")), soft_wrap=True)
 
 
 def sparkline(values: list[float | None], width: int) -> str:

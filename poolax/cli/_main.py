@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 import poolax
+from poolax._text import one_line
 from poolax.cli._bounds import Bounds
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             arguments = expand_options(arguments)
         except ValueError as error:
-            print(f"poolax: {error}", file=sys.stderr)
+            print(f"poolax: {one_line(str(error))}", file=sys.stderr)
             return USAGE
     app = tyro.extras.SubcommandApp()
     for name, command in _COMMANDS.items():

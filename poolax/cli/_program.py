@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 import jax
 
-from poolax._files import one_line
+from poolax._text import one_line, printable
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
 from poolax.training import PreemptedError
 
@@ -69,7 +69,7 @@ def _run(name, parse):
     except SystemExit as stop:
         if not stop.code:
             return COMPLETE
-        print(f"{name}: {_first_sentence(problems.getvalue())}", file=sys.stderr)
+        print(f"{name}: {printable(_first_sentence(problems.getvalue()))}", file=sys.stderr)
         return USAGE
     try:
         with _terminable():

@@ -12,9 +12,11 @@ from typing import Annotated, ClassVar, Literal
 import jax
 import rich.console
 import tyro
+from rich.text import Text
 
 from poolax import quickstart
 from poolax._checks import check_count
+from poolax._text import printable
 from poolax.cli._console import COMPLETE, DIVERGED, progress_bars
 from poolax.cli._program import simulate_devices
 
@@ -89,8 +91,12 @@ def _show(report, out, console):
     if report.cls_token_trained is not None:
         trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
         console.print(f"The backbone's CLS token was {trained}.")
-    console.print(f"Records, tables, figures and checkpoints: {out}", soft_wrap=True)
-    console.print(f"A trained head to reload: {report.example_head}", soft_wrap=True)
+    _print_path(console, "Records, tables, figures and checkpoints", out)
+    _print_path(console, "A trained head to reload", report.example_head)
+
+
+def _print_path(console, name, path):
+    console.print(Text(printable(f"{name}: {path}")), soft_wrap=True)
 
 
 def _summary(report, out):

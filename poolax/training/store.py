@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from poolax._files import json_object, one_line, writing_to
+from poolax._files import json_object, writing_to
 from poolax._paths import absolute_path, write_atomically
+from poolax._text import one_line
 from poolax.training.features import FeaturePass, HostStates, count_tokens
 from poolax.training.step import Progress, no_progress
 
 _MANIFEST = "manifest.json"
 _SHARD_BYTES = 2**26
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _problem(folder, key, features):
             if _checksum(folder / name) != checksum:
                 return f"{name} has another checksum than it was written with"
     except OSError as error:
-        return one_line(error)
+        return one_line(error, longest=_LONGEST_REASON)
     return None
 
 

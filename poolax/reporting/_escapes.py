@@ -1,0 +1,60 @@
+"""Text of data in the languages of tables: what these read as commands is written out."""
+
+import re
+from typing import Any
+
+from poolax._text import one_line, printable
+
+# Backslashes before punctuation are CommonMark; dollars are mathematics to several readers of it.
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|&~$#"})
+# What would begin a list, or make a heading of the line above.
+_BLOCK = re.compile(r"^(?=[-+]\s|[-=]+$)|^\d+(?=[.)](\s|$))")
+_LATEX = str.maketrans(
+    {name: rf"\{name}" for name in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$"}
+)
+_FORMULA = ("=", "+", "-", "@")
+
+
+def markdown_text(text: str) -> str:
+    r"""One line of Markdown that shows the text.
+
+    Example:
+        >>> print(markdown_text("a|b_c <d>"))
+        a\|b\_c \<d\>
+    """
+    escaped = one_line(text).translate(_MARKDOWN)
+    return _BLOCK.sub(lambda match: f"{match[0]}\\", escaped)
+
+
+def latex_text(text: str) -> str:
+    r"""One line of LaTeX that shows the text.
+
+    Example:
+        >>> print(latex_text("50 % & more"))
+        50 \% \& more
+    """
+    return one_line(text).translate(_LATEX)
+
+
+def csv_value(value: Any) -> Any:
+    """A value for CSV: text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Example:
+        >>> csv_value("=1+1"), csv_value("-0.5"), csv_value(-0.5)
+        ("'=1+1", '-0.5', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    runs = text.lstrip().startswith(_FORMULA) and not _is_number(text)
+    return f"'{text}" if runs else text
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""A table in Markdown, CSV, LaTeX, HTML and on the terminal from one description."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import rich.box
+import rich.console
+import rich.measure
+import rich.table
+from rich.text import Text
+
+from poolax._text import one_line
+from poolax.reporting._escapes import csv_value, latex_text, markdown_text
+
+_NO_LIMIT = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Text of a cell with its emphasis.
+
+    Attributes:
+        text: What it says, plain text.
+        bold: Best of its row.
+        underlined: Best fixed pooler of its row.
+    """
+
+    text: str
+    bold: bool = False
+    underlined: bool = False
+
+    def markdown(self) -> str:
+        """The cell in Markdown."""
+        text = markdown_text(self.text)
+        text = f"<u>{text}</u>" if self.underlined else text
+        return f"**{text}**" if self.bold else text
+
+    def latex(self) -> str:
+        """The cell in LaTeX."""
+        text = latex_text(self.text)
+        text = rf"\underline{{{text}}}" if self.underlined else text
+        return rf"\textbf{{{text}}}" if self.bold else text
+
+    def rich(self) -> Text:
+        """The cell for the terminal."""
+        style = " ".join(["bold"] * self.bold + ["underline"] * self.underlined)
+        return Text(one_line(self.text), style=style)
+
+    def plain(self) -> "Cell":
+        """The cell with signs in place of bold and underlined letters."""
+        text = f"_{self.text}_" if self.underlined else self.text
+        return Cell(f"*{text}*" if self.bold else text)
+
+    def fill(self, element: ElementTree.Element) -> None:
+        """Put the cell into an element of HTML."""
+        for tag, wanted in (("b", self.bold), ("u", self.underlined)):
+            element = ElementTree.SubElement(element, tag) if wanted else element
+        element.text = one_line(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    r"""A table for people, and the tidy rows behind it for programs.
+
+    All text is plain: what a language of tables would read as a command is written out. Printed, and
+    in a notebook, it is a table.
+
+    Attributes:
+        title: Above the table.
+        columns: Headings.
+        rows: Cells.
+        notes: Below the table.
+        tidy: One dictionary for each value.
+
+    Example:
+        >>> rows = [[Cell("digits"), Cell("0.9", bold=True), Cell("0.8")]]
+        >>> table = Table("Scores", ["task", "avg", "max|sum"], rows, notes=["Test."], tidy=[])
+        >>> print(table.markdown())
+        ## Scores
+        <BLANKLINE>
+        | task | avg | max\|sum |
+        | --- | --- | --- |
+        | digits | **0.9** | 0.8 |
+        <BLANKLINE>
+        Test.
+        <BLANKLINE>
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+    tidy: Sequence[Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        """The table as plain text, as wide as the terminal; turned where only that fits."""
+        emphasised = any(cell.bold or cell.underlined for row in self.rows for cell in row)
+        rows = [[cell.plain() for cell in row] for row in self.rows]
+        plain = dataclasses.replace(self, rows=rows, notes=())
+        console = rich.console.Console(file=io.StringIO(), color_system=None, force_jupyter=False)
+        choices = [(plain, False), (plain, True), (plain.transposed(), True)]
+        fits = (pair for pair in choices if pair[0].natural_width(compact=pair[1]) <= console.width)
+        chosen, compact = next(fits, choices[-1])
+        with console.capture() as captured:
+            console.print(chosen.rich(compact=compact))
+            for note in self.notes:
+                console.print(Text(one_line(note)))
+            if emphasised:
+                console.print(Text("*bold*, _underlined_"))
+        lines = captured.get().splitlines()
+        return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+    def __rich__(self) -> rich.table.Table:
+        """The table where rich prints it."""
+        return self.rich()
+
+    def _repr_html_(self) -> str:
+        """The table where a notebook shows it."""
+        return self.html()
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        columns = map(markdown_text, self.columns)
+        lines = [f"## {markdown_text(self.title)}", "", "| " + " | ".join(columns) + " |"]
+        lines.append("|" + " --- |" * len(self.columns))
+        lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.rows]
+        lines += [""] + [f"{markdown_text(note)}\n" for note in self.notes]
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """The tidy rows as CSV.
+
+        Text that a spreadsheet would run as a formula begins with an apostrophe.
+
+        Raises:
+            ValueError: if there is no tidy row.
+        """
+        if not self.tidy:
+            raise ValueError("tidy: expected at least one row to write as CSV, got none")
+        text = io.StringIO()
+        fields = list(dict.fromkeys(name for row in self.tidy for name in row))
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(csv_value, fields))
+        writer.writerows([csv_value(row.get(name, "")) for name in fields] for row in self.tidy)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """The table in LaTeX, with rules of the package booktabs."""
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(' '.join([f'{self.title}.', *self.notes]))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(latex_text, self.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(cell.latex() for cell in row) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        """The table in HTML, a ``div`` with its notes."""
+        division = ElementTree.Element("div")
+        table = ElementTree.SubElement(division, "table")
+        ElementTree.SubElement(table, "caption").text = one_line(self.title)
+        head = ElementTree.SubElement(ElementTree.SubElement(table, "thead"), "tr")
+        for column in self.columns:
+            ElementTree.SubElement(head, "th", scope="col").text = one_line(column)
+        body = ElementTree.SubElement(table, "tbody")
+        for row in self.rows:
+            line = ElementTree.SubElement(body, "tr")
+            for cell in row:
+                cell.fill(ElementTree.SubElement(line, "td"))
+        for note in self.notes:
+            ElementTree.SubElement(division, "p").text = one_line(note)
+        return ElementTree.tostring(division, encoding="unicode", method="html")
+
+    def transposed(self) -> "Table":
+        """The same table with rows and columns exchanged, where there are few rows and many columns."""
+        rows = [
+            [Cell(column), *(row[index] for row in self.rows)]
+            for index, column in enumerate(self.columns)
+            if index > 0
+        ]
+        columns = [self.columns[0], *(row[0].text for row in self.rows)]
+        return dataclasses.replace(self, columns=columns, rows=rows)
+
+    def rich(self, *, compact: bool = False) -> rich.table.Table:
+        """The table for the terminal; compact, with spaces in place of lines between columns.
+
+        What is still too wide is broken over lines, never cut.
+        """
+        style: dict[str, Any] = {"padding": 0, "box": rich.box.SIMPLE_HEAD} if compact else {}
+        caption = Text("\n".join(map(one_line, self.notes)), style="table.caption")
+        table = rich.table.Table(
+            title=Text(one_line(self.title), style="table.title"),
+            caption=caption if self.notes else None,
+            caption_justify="left",
+            **style,
+        )
+        for index, column in enumerate(map(one_line, self.columns)):
+            # Several long names beside each other fit a terminal only when they are broken.
+            lines = column.replace(", ", "\n").replace(" (", "\n(") if ", " in column else column
+            table.add_column(Text(lines), justify="left" if index == 0 else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(cell.rich() for cell in row))
+        return table
+
+    def natural_width(self, *, compact: bool = False) -> int:
+        """Columns of a terminal that the table takes where no line of it is broken."""
+        console = rich.console.Console(file=io.StringIO(), width=_NO_LIMIT, force_jupyter=False)
+        bare = dataclasses.replace(self, notes=())
+        return rich.measure.Measurement.get(
+            console, console.options, bare.rich(compact=compact)
+        ).maximum
