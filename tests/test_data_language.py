@@ -225,7 +225,9 @@ def test_stsb_layout_and_archive(tmp_path):
     content = (archived / "Stsbenchmark.tar.gz").read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"no archive"):
         write(archived, {"Stsbenchmark.tar.gz": damaged})
-        with pytest.raises(ValueError, match=r"Stsbenchmark.tar.gz: expected an archive of sts-train"):
+        with pytest.raises(
+            ValueError, match=r"Stsbenchmark.tar.gz: expected an archive to read, got: "
+        ):
             ENTRIES["stsb"].read(archived)
 
 
@@ -285,7 +287,7 @@ BAD = [
     ("banking77", "test.csv", "text,category\n", r"splits: expected examples in 'test' of 'banking77', got none"),
     ("banking77", "train.csv", "text,category\n", r"splits: expected enough examples of each class to cut 10% off, got 0 in all"),
     ("banking77", "train.csv", "text,category\nx,a\ny,b\n", r"splits: expected enough examples of each class to cut 10% off, got 2 in all"),
-    ("banking77", "categories.json", '["a",\n', r"categories.json, line 2: expected a JSON list of intents, got "),
+    ("banking77", "categories.json", '["a",\n', r"categories.json: expected a JSON list of intents, got: .* line 2"),
     ("banking77", "categories.json", '{"a": 1}', r"categories.json, line 1: expected a JSON list of intents, got dict"),
     ("tweet_emotion", "mapping.txt", "0\ta\n2\tb\n", r"mapping.txt, line 2: expected 1, a tab and a name, got '2\\tb'"),
     ("tweet_emotion", "val_labels.txt", "0\n3\n1\n", r"val_labels.txt, line 2: expected a label from 0 to 2, got '3'"),
@@ -298,7 +300,7 @@ BAD = [
     ("stsb", "sts-dev.csv", "a\tb\tc\td\thigh\tx\ty\n", r"sts-dev.csv, line 1: expected a score from 0 to 5, got 'high'"),
     ("stsb", "sts-dev.csv", "", r"splits: expected examples in 'validation' of 'stsb', got none"),
     ("hellaswag", "hellaswag_val.jsonl", f"{json.dumps(TASK)}\n{{\n", r"hellaswag_val.jsonl, line 2: expected a JSON object, got"),
-    ("hellaswag", "hellaswag_val.jsonl", "[]\n", r"hellaswag_val.jsonl, line 1: expected ctx, endings and label, got list"),
+    ("hellaswag", "hellaswag_val.jsonl", "[]\n", r"hellaswag_val.jsonl, line 1: expected a JSON object, got .*"),
     ("hellaswag", "hellaswag_val.jsonl", '{"ctx": "c"}\n', r"hellaswag_val.jsonl, line 1: expected ctx, endings and label, got \['ctx'\]"),
     ("hellaswag", "hellaswag_val.jsonl", json.dumps({**TASK, "label": 4}), r"hellaswag_val.jsonl, line 1: expected a label from 0 to 3, got 4"),
     ("hellaswag", "hellaswag_val.jsonl", json.dumps({**TASK, "label": ""}), r"hellaswag_val.jsonl, line 1: expected a label from 0 to 3, got ''"),

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from poolax import data
-from poolax.data import Dataset, Entry, _download, _prepare, _registry
+from poolax._files import DamagedFileError
+from poolax.data import Dataset, Entry, _archives, _download, _prepare, _registry
 from poolax.data._entry import TFDS, Download, existing
 from poolax.data._prepared import read_prepared
 from poolax.data.vision import ImageFiles
@@ -381,7 +382,7 @@ def test_downloads_are_fetched_once_and_compared(server, tmp_path, register):
         match=r"expected SHA-256 \w{64} \(of values.txt.sha256\), got \w{64}; the file was not",
     ):
         data.prepare("small", **(options | {"tfds_dir": tmp_path / "third"}))
-    assert sorted(path.name for path in folder.iterdir()) == ["values.txt.sha256"]
+    assert (folder / "values.txt").read_bytes() == b"1\n2\n"  # goes when its replacement is there
     assert not (tmp_path / "third" / "poolax_small").exists()
     server.files["values.txt"] = VALUES
     data.prepare("small", **(options | {"tfds_dir": tmp_path / "third"}))
@@ -414,6 +415,14 @@ def zipped(members):
     return content.getvalue()
 
 
+def deflated(members):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
 def tarred(members, mode="w:gz"):
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode=mode) as archive:
@@ -436,11 +445,11 @@ def test_archives_are_unpacked_once(file, pack, server, tmp_path, register):
     folder = tmp_path / "downloads" / "poolax" / "small"
     assert (folder / "deep" / "er" / "other.txt").read_text() == "x"
     before = (folder / "values.txt").stat().st_mtime_ns
-    _download.unpack(folder / file, folder)
+    _archives.unpack(folder / file, folder)
     assert (folder / "values.txt").stat().st_mtime_ns == before
     (folder / f"{file}.unpacked").unlink()  # As if it had been stopped between members.
     (folder / "values.txt").unlink()
-    _download.unpack(folder / file, folder)
+    _archives.unpack(folder / file, folder)
     assert (folder / "values.txt").read_text() == "4\n5\n"
 
 
@@ -461,8 +470,22 @@ def test_archives_that_are_damaged_or_reach_out_are_refused(file, content, tmp_p
     folder.mkdir(parents=True)
     (folder / file).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{file}: expected an archive to unpack, got: "):
-        _download.unpack(folder / file, folder)
+        _archives.unpack(folder / file, folder)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+@pytest.mark.parametrize(("file", "pack"), [("all.zip", deflated), ("all.tar.gz", tarred)])
+def test_archives_that_would_fill_the_disk_are_refused(file, pack, tmp_path):
+    zeros = "\0" * (2**26 + 1)
+    (tmp_path / file).write_bytes(pack({"small.txt": "x", "large.txt": zeros}))
+    message = (
+        rf"{file}: expected at most 67108864 bytes in an archive of \d+, got 671088\d\d and more; "
+    )
+    with pytest.raises(DamagedFileError, match=message):
+        _archives.unpack(tmp_path / file, tmp_path)
+    with pytest.raises(DamagedFileError, match=message):
+        _archives.read_members(tmp_path / file, ["small.txt", "large.txt"])
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 # TFDS's own builders.

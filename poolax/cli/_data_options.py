@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from poolax import data
+from poolax._files import DamagedFileError
 from poolax.data import Entry
 
 
@@ -55,7 +56,8 @@ def errors_in_flags(entry: Entry) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(in_flags(str(error), entry.options)) from error
+        kind = DamagedFileError if isinstance(error, DamagedFileError) else ValueError
+        raise kind(in_flags(str(error), entry.options)) from error
 
 
 def in_flags(text: str, options: Iterable[str]) -> str:

@@ -1,24 +1,20 @@
-"""Files of a data set from their publisher: fetched once, compared by checksum, unpacked safely."""
+"""Files of a data set from their publisher: fetched once, compared by checksum."""
 
-import gzip
 import os
 import pathlib
-import shutil
-import tarfile
+import re
 import tempfile
-import zipfile
-import zlib
 from typing import Any
 
 from etils import epath
 
+from poolax._files import damaged, writing_to
 from poolax._paths import write_atomically
 from poolax._progress import Progress, no_progress
 from poolax.data._entry import Download
 
 _CHUNK = 1 << 20
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
-_TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_NOTE = re.compile(rb"([0-9a-f]{64})\s")
 
 
 def fetch(
@@ -49,14 +45,16 @@ def fetch(
     beside = path.with_name(f"{path.name}.sha256")
     expected, source = download.sha256, "its publisher or records of it"
     if expected is None and beside.exists():
-        expected, source = beside.read_text().split()[0], beside.name
+        expected, source = _noted(beside), beside.name
     if path.exists() and expected is not None and pooch.file_hash(str(path)) == expected:
         return path
-    path.unlink(missing_ok=True)
     pooch.get_logger().setLevel("WARNING")
     reporter: Any = _Reporter(download.file, progress)
     downloader: Any = pooch.HTTPDownloader(progressbar=reporter, chunk_size=_CHUNK)
-    with tempfile.TemporaryDirectory(prefix=".download.", dir=directory) as temporary:
+    with (
+        writing_to(directory),
+        tempfile.TemporaryDirectory(prefix=".download.", dir=directory) as temporary,
+    ):
         try:
             fetched = pooch.retrieve(
                 download.url,
@@ -69,9 +67,10 @@ def fetch(
             raise ConnectionError(f"{download.url}: expected a download, got: {error}") from error
         digest = pooch.file_hash(fetched)
         if expected is not None and digest != expected:
-            raise ValueError(
-                f"{download.url}: expected SHA-256 {expected} (of {source}), got {digest}; the file "
-                "was not kept"
+            raise damaged(
+                download.url,
+                f"expected SHA-256 {expected} (of {source}), got {digest}",
+                "the file was not kept; try again later",
             )
         if download.sha256 is None:
             write_atomically(beside, f"{digest}  {path.name}\n")
@@ -79,55 +78,12 @@ def fetch(
     return path
 
 
-def is_archive(path: pathlib.Path) -> bool:
-    """Whether a file is unpacked, by the ending of its name."""
-    return path.name.endswith((".zip", *_TAR))
-
-
-def unpack(archive: pathlib.Path, directory: pathlib.Path) -> None:
-    """Unpack a zip or tar archive into a directory, once.
-
-    What the archive holds comes into the directory only when all of it was unpacked; a note beside the
-    archive says for which content that was done.
-
-    Args:
-        archive: The archive.
-        directory: Where its members go; those of the same names are replaced.
-
-    Raises:
-        ValueError: if it is damaged, or a member would lie outside the directory.
-    """
-    import pooch
-
-    note = archive.with_name(f"{archive.name}.unpacked")
-    digest = pooch.file_hash(str(archive))
-    if note.exists() and note.read_text() == digest:
-        return
-    with tempfile.TemporaryDirectory(prefix=".unpack.", dir=directory) as temporary:
-        try:
-            if archive.name.endswith(".zip"):
-                _unpack_zip(archive, temporary)
-            else:
-                with tarfile.open(archive) as tar:
-                    tar.extractall(temporary, filter="data")
-        except _DAMAGED as error:
-            raise ValueError(f"{archive}: expected an archive to unpack, got: {error}") from error
-        for member in pathlib.Path(temporary).iterdir():
-            target = directory / member.name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            os.replace(member, target)
-    write_atomically(note, digest)
-
-
-def _unpack_zip(archive: pathlib.Path, directory: str) -> None:
-    with zipfile.ZipFile(archive) as content:
-        for name in content.namelist():
-            # What zipfile would do is to drop the dots and write to another place.
-            parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
-            if ".." in parts or name.startswith(("/", "\\")):
-                raise zipfile.BadZipFile(f"{name!r} would lie outside")
-        content.extractall(directory)
+def _noted(beside: pathlib.Path) -> str:
+    """The checksum of an earlier download."""
+    found = _NOTE.match(beside.read_bytes())
+    if found is None:
+        raise damaged(beside, "expected a SHA-256", "remove it, and the file is downloaded again")
+    return found[1].decode()
 
 
 class _Reporter:

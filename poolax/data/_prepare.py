@@ -11,8 +11,9 @@ from typing import Any, Literal
 from etils import epath
 
 from poolax._progress import Progress, no_progress
+from poolax.data._archives import is_archive, unpack
 from poolax.data._builder import FILE_FORMAT, prepared_directory, quiet_tfds, write_prepared
-from poolax.data._download import fetch, is_archive, local_directory, unpack
+from poolax.data._download import fetch, local_directory
 from poolax.data._entry import Entry
 from poolax.data._registry import default_tfds_dir, entry, prepared_by_tfds
 

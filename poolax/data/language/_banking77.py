@@ -7,6 +7,8 @@ import json
 import numpy as np
 from etils import epath
 
+from poolax._files import reading
+from poolax.data._damage import RESTORE
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
@@ -52,10 +54,9 @@ def read_banking77(directory: epath.PathLike) -> Dataset:
 
 
 def _read_names(path):
-    try:
-        names = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise malformed(path, error.lineno, "a JSON list of intents", error.msg) from None
+    text = read_text(path)
+    with reading(path, "a JSON list of intents", RESTORE, ValueError, RecursionError):
+        names = json.loads(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise malformed(path, 1, "a JSON list of intents", type(names).__name__)
     return tuple(names)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._files import DamagedFileError
+from poolax.data._damage import damaged_data
 from poolax.data._entry import existing
 
 
@@ -16,9 +18,9 @@ def find(directory: epath.PathLike, file: str, folder: str) -> epath.Path:
     return nested if nested.exists() and not (directory / file).exists() else existing(directory, file)
 
 
-def malformed(path: epath.PathLike, line: int, expected: str, got: Any) -> ValueError:
+def malformed(path: epath.PathLike, line: int, expected: str, got: Any) -> DamagedFileError:
     """What to raise for a line that is not as it should be."""
-    return ValueError(f"{path}, line {line}: expected {expected}, got {got}")
+    return damaged_data(f"{path}, line {line}", f"expected {expected}, got {got}")
 
 
 def read_text(path: epath.Path) -> str:

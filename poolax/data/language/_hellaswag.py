@@ -1,11 +1,12 @@
 """HellaSwag: which of four endings goes on with a context."""
 
-import json
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from poolax._files import json_object
+from poolax.data._damage import RESTORE
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
@@ -101,10 +102,7 @@ def _dataset(parts, notes):
 def _read_file(path):
     rows = []
     for line, text in enumerate(read_lines(path), start=1):
-        try:
-            task = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise malformed(path, line, "a JSON object", error.msg) from None
+        task = json_object(text, f"{path}, line {line}", RESTORE)
         odd = _odd(task)
         if odd is not None:
             raise malformed(path, line, *odd)

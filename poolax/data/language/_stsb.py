@@ -2,11 +2,13 @@
 
 import csv
 import io
-import tarfile
 
 import numpy as np
 from etils import epath
 
+from poolax._files import reading
+from poolax.data._archives import read_members
+from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data.language._files import decode, find, join, malformed
@@ -55,28 +57,25 @@ def _read_contents(directory):
     if not archive.exists() or any((directory / file).exists() for file in files.values()):
         paths = {split: find(directory, file, _FOLDER) for split, file in files.items()}
         return {split: (path, path.read_bytes()) for split, path in paths.items()}
-    contents = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as tar:
-            for split, file in files.items():
-                member = tar.extractfile(f"{_FOLDER}/{file}")
-                if member is None:
-                    raise KeyError(f"{file} is no file")
-                contents[split] = archive / _FOLDER / file, member.read()
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        wanted = ", ".join(files.values())
-        raise ValueError(f"{archive}: expected an archive of {wanted}, got {error}") from None
-    return contents
+    contents = read_members(archive, list(files.values()))
+    missing = [file for file in files.values() if file not in contents]
+    if missing:
+        raise damaged_data(
+            archive, f"expected an archive of {', '.join(files.values())}, got no {missing[0]}"
+        )
+    return {split: (archive / _FOLDER / file, contents[file]) for split, file in files.items()}
 
 
 def _read_pairs(path, content):
     pairs, scores = [], []
     text = io.StringIO(decode(content, path), newline="")
     rows = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-    for row in rows:
+    with reading(path, "lines of bounded length", RESTORE, csv.Error):
+        listed = [(rows.line_num, row) for row in rows]
+    for line, row in listed:
         if len(row) < len(_COLUMNS):
             expected = f"{len(_COLUMNS)} columns ({', '.join(_COLUMNS)})"
-            raise malformed(path, rows.line_num, expected, len(row))
+            raise malformed(path, line, expected, len(row))
         score, *pair = row[4:7]
         try:
             value = float(score)
@@ -84,7 +83,7 @@ def _read_pairs(path, content):
             value = np.nan
         if not 0 <= value <= _MAX_SCORE:
             expected = f"a score from 0 to {_MAX_SCORE}"
-            raise malformed(path, rows.line_num, expected, repr(score))
+            raise malformed(path, line, expected, repr(score))
         pairs.append(pair)
         scores.append(value / _MAX_SCORE)
     return pairs, scores

@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_count
+from poolax.data._damage import damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
 from poolax.data._splits import hold_out
@@ -46,7 +47,7 @@ def read_tinystories(directory: epath.PathLike, *, num_stories: int | None = 100
         limit = num_stories if split == "train" else None
         stories = list(itertools.islice(_read_stories(path), limit))
         if not stories:
-            raise ValueError(f"{path}: expected stories, got none")
+            raise damaged_data(path, "expected stories, got none")
         splits[split] = np.arange(len(texts), len(texts) + len(stories))
         texts.extend(stories)
     return Dataset(

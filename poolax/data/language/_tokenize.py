@@ -5,14 +5,15 @@ import hashlib
 import io
 import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
+
+from poolax._arrays import ARRAY_ERRORS, read_arrays
+from poolax._files import writing_to
 
 _CHUNK = 4096
 
@@ -146,21 +147,24 @@ def _key(texts: Iterable[Any], preprocess) -> str:
 def _read(path, num_rows) -> Tokens | None:
     """What a file holds, or ``None`` where there is none or one that is damaged."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            tokens, digest = Tokens(file["ids"], file["offsets"]), str(file["digest"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        arrays = read_arrays(io.BytesIO(path.read_bytes()))
+        tokens, digest = Tokens(arrays["ids"], arrays["offsets"]), str(arrays["digest"])
+    except ARRAY_ERRORS:
         return None
-    return tokens if len(tokens.offsets) == num_rows + 1 and tokens.digest == digest else None
+    fits = (tokens.ids.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
+    fits = fits and tokens.offsets.shape == (num_rows + 1,)
+    return tokens if fits and tokens.digest == digest else None
 
 
 def _write(path, tokens):
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez(content, ids=tokens.ids, offsets=tokens.offsets, digest=np.array(tokens.digest))
     temporary = path.parent / f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}"
     try:
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(path)
+        with writing_to(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content.getvalue())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from poolax.data._damage import damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data.language._files import find, join, malformed, read_lines
@@ -41,7 +42,7 @@ def read_tweets(task: str, directory: epath.PathLike) -> Dataset:
         path = find(directory, f"{prefix}_labels.txt", folder)
         labels = read_lines(path)
         if len(labels) != len(texts):
-            raise ValueError(f"{path}: expected {len(texts)} lines as in the texts, got {len(labels)}")
+            raise damaged_data(path, f"expected {len(texts)} lines as in the texts, got {len(labels)}")
         known = {str(label): label for label in range(len(names))}
         for line, label in enumerate(labels, start=1):
             if label not in known:

@@ -1,10 +1,11 @@
 """Finding the files of a data set in the layouts in which they are published."""
 
-import zipfile
 from collections.abc import Sequence
 
 from etils import epath
 
+from poolax.data._archives import read_members
+from poolax.data._damage import damaged_data
 from poolax.data._entry import existing
 
 
@@ -24,22 +25,10 @@ def read_lines(path: epath.Path) -> list[str]:
 
 def read_member(path: epath.Path, names: Sequence[str]) -> tuple[str, list[str]] | None:
     """Name and lines of the first of ``names`` in a zip file, in whatever folder; ``None`` if none."""
-    with path.open("rb") as file:
-        try:
-            archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path}: expected a zip file, got one that cannot be opened") from error
-        with archive:
-            members = {member.rsplit("/", 1)[-1]: member for member in archive.namelist()}
-            for name in names:
-                if name in members:
-                    try:
-                        content = archive.read(members[name])
-                    except (RuntimeError, zipfile.BadZipFile) as error:  # a password, a wrong checksum
-                        raise ValueError(
-                            f"{path}: expected {name} to be readable, got: {error}"
-                        ) from error
-                    return name, _decode(content, f"{path}/{name}")
+    contents = read_members(path, list(names))
+    for name in names:
+        if name in contents:
+            return name, _decode(contents[name], f"{path}/{name}")
     return None
 
 
@@ -47,6 +36,6 @@ def _decode(content: bytes, where: str) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where}: expected text in UTF-8, got byte {error.start} that is not"
+        raise damaged_data(
+            where, f"expected text in UTF-8, got byte {error.start} that is not"
         ) from error

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_choice
+from poolax.data._damage import damaged_data
 from poolax.data.series._embedded import co2, sunspots
 from poolax.data.series._files import find, read_lines
 from poolax.data.series._series import Series, month_borders, ratio_borders
@@ -39,7 +40,7 @@ def _ett(file: str, steps_per_hour: int) -> LongSeries:
     def borders(num_steps: int) -> tuple[int, int, int]:
         ends = month_borders(steps_per_hour)
         if num_steps < ends[-1]:
-            raise ValueError(f"{file}: expected at least {ends[-1]} rows, 20 months, got {num_steps}")
+            raise damaged_data(file, f"expected at least {ends[-1]} rows, 20 months, got {num_steps}")
         return ends
 
     return LongSeries(file, ("ETT-small", "ett"), borders, ETT_SOURCE, "CC BY-ND 4.0")
@@ -139,27 +140,31 @@ def read_csv(path: epath.Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]
     lines = read_lines(path)
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     if len(header) < 2 or header[0] != "date":
-        raise ValueError(
-            f"{path}, line 1: expected 'date' and the names of channels, got "
-            f"{lines[0][:60] if lines else 'an empty file'!r}"
+        raise damaged_data(
+            f"{path}, line 1",
+            f"expected 'date' and the names of channels, got "
+            f"{lines[0][:60] if lines else 'an empty file'!r}",
         )
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) < 2:
-        raise ValueError(f"{path}: expected rows below the names, got none")
+        raise damaged_data(path, "expected rows below the names, got none")
     values = np.empty((len(lines) - 1, len(header) - 1))
     dates = np.empty(len(values), "datetime64[s]")
     for row, line in enumerate(lines[1:]):
-        cells = line.split(",")
+        cells, where = line.split(","), f"{path}, line {row + 2}"
         if len(cells) != len(header):
-            raise ValueError(
-                f"{path}, line {row + 2}: expected {len(header)} values as in line 1, got {len(cells)}"
-            )
-        dates[row] = _date(cells[0].strip(), f"{path}, line {row + 2}")
+            raise damaged_data(where, f"expected {len(header)} values as in line 1, got {len(cells)}")
+        dates[row] = _date(cells[0].strip(), where)
         try:
             values[row] = cells[1:]
         except ValueError:
-            values[row] = [_number(cell, f"{path}, line {row + 2}") for cell in cells[1:]]
+            values[row] = [_number(cell, where) for cell in cells[1:]]
+        for column in np.flatnonzero(np.isinf(values[row])):
+            raise damaged_data(
+                f"{where}, column {header[1 + column]!r}",
+                f"expected a finite number, got {values[row, column]}",
+            )
     names = header[1:]
     order = sorted(range(len(names)), key=lambda index: names[index] == "OT")
     return tuple(names[index] for index in order), dates, values[:, order]
@@ -169,8 +174,8 @@ def _date(cell: str, where: str) -> np.datetime64:
     try:
         return np.datetime64(datetime.datetime.fromisoformat(cell), "s")
     except ValueError:
-        raise ValueError(
-            f"{where}: expected a date such as 2016-07-01 00:00:00, got {cell!r}"
+        raise damaged_data(
+            where, f"expected a date such as 2016-07-01 00:00:00, got {cell!r}"
         ) from None
 
 
@@ -180,7 +185,7 @@ def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise ValueError(f"{where}: expected numbers, got {cell!r}") from None
+        raise damaged_data(where, f"expected numbers, got {cell!r}") from None
 
 
 def _irregular_steps(dates: np.ndarray) -> tuple[str, ...]:

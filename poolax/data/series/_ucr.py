@@ -7,6 +7,8 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_choice
+from poolax._files import damaged
+from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data.series._files import find, read_lines, read_member
 
@@ -67,8 +69,8 @@ def read_ucr(
     for label, _, where in parts["TEST"]:
         if label not in numbers:
             known = ", ".join(class_names)
-            raise ValueError(
-                f"{where}: expected a label of the training split ({known}), got {label!r}"
+            raise damaged_data(
+                where, f"expected a label of the training split ({known}), got {label!r}"
             )
     targets = np.array([numbers[label] for label, _, _ in examples], np.int32)
     validation, note = validation_split(targets[:num_train])
@@ -129,13 +131,13 @@ def _read_part(name: str, directory: epath.PathLike, part: str) -> list[Example]
     if path.suffix == ".zip":
         member = read_member(path, files)
         if member is None:
-            raise ValueError(f"{path}: expected one of {', '.join(files)}, got none of them")
+            raise damaged_data(path, f"expected one of {', '.join(files)}, got none of them")
         where, lines = f"{path}/{member[0]}", member[1]
     else:
         where, lines = str(path), read_lines(path)
     examples = _parse(lines, where)
     if not examples:
-        raise ValueError(f"{where}: expected examples, got none")
+        raise damaged_data(where, "expected examples, got none")
     return examples
 
 
@@ -162,18 +164,18 @@ def _reads_data_next(text: str, where: str) -> bool:
     """Whether a line of the head of a .ts file is its last; refuses all but one series a line."""
     key, *values = text.lower().split()
     if not key.startswith("@"):
-        raise ValueError(f"{where}: expected a line that begins with @, got {text[:40]!r}")
+        raise damaged_data(where, f"expected a line that begins with @, got {text[:40]!r}")
     wanted = {"@timestamps": "false", "@univariate": "true", "@classlabel": "true"}
     if key in wanted and values[:1] != [wanted[key]]:
-        raise ValueError(f"{where}: expected {key} {wanted[key]}, got {text[:40]!r}")
+        raise damaged_data(where, f"expected {key} {wanted[key]}, got {text[:40]!r}")
     return key == "@data"
 
 
 def _parse_ts(text: str, where: str) -> Example:
     fields = text.split(":")
     if len(fields) != 2:
-        raise ValueError(
-            f"{where}: expected one series and a label behind a colon, got {len(fields)} fields"
+        raise damaged_data(
+            where, f"expected one series and a label behind a colon, got {len(fields)} fields"
         )
     return _label(fields[1], where), _numbers(fields[0].split(","), where), where
 
@@ -182,9 +184,9 @@ def _numbers(cells: list[str], where: str) -> list[float]:
     try:
         numbers = [math.nan if cell.strip() in ("?", "") else float(cell) for cell in cells]
     except ValueError as error:
-        raise ValueError(f"{where}: expected numbers, got: {error}") from None
+        raise damaged_data(where, f"expected numbers, got: {error}") from None
     if not numbers:
-        raise ValueError(f"{where}: expected a label and a series, got no series")
+        raise damaged_data(where, "expected a label and a series, got no series")
     return numbers
 
 
@@ -196,7 +198,7 @@ def _label(text: str, where: str) -> str:
     except ValueError:
         number = 0.5  # a name
     if not text or not math.isfinite(number):
-        raise ValueError(f"{where}: expected a label, got {text!r}")
+        raise damaged_data(where, f"expected a label, got {text!r}")
     return str(int(number)) if number.is_integer() else text
 
 
@@ -215,18 +217,21 @@ def _stack(examples: list[Example], missing: str) -> np.ndarray:
     expected = len(examples[0][1])
     for row, (_, numbers, where) in enumerate(examples):
         if missing == "error" and len(numbers) != expected:
-            raise ValueError(
-                f"{where}: expected {expected} values as in the first series, got {len(numbers)}; "
-                "missing='keep' fills shorter series up with NaN"
+            raise damaged(
+                where,
+                f"expected {expected} values as in the first series, got {len(numbers)}",
+                f"{RESTORE}; missing='keep' fills shorter series up with NaN",
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
             series[row, : len(numbers)] = numbers
         if np.isinf(series[row]).any():
-            raise ValueError(f"{where}: expected finite numbers, got an infinite one")
+            raise damaged_data(where, "expected finite numbers, got an infinite one")
         if np.isnan(series[row]).all():
-            raise ValueError(f"{where}: expected a series, got nothing but missing values")
+            raise damaged_data(where, "expected a series, got nothing but missing values")
         if missing == "error" and np.isnan(series[row]).any():
-            raise ValueError(
-                f"{where}: expected numbers, got a missing one; missing='keep' reads it as NaN"
+            raise damaged(
+                where,
+                "expected numbers, got a missing one",
+                f"{RESTORE}; missing='keep' reads it as NaN",
             )
     return series

@@ -1,13 +1,15 @@
 """CIFAR-10 and CIFAR-100."""
 
 import functools
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from poolax._arrays import ARRAY_ERRORS, read_arrays
+from poolax._files import reading
+from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, MissingFilesError, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
@@ -98,27 +100,28 @@ def _from_npz(layout: _Layout, root: epath.Path):
     parts, names = [], []
     for split in ("train", "test"):
         path = existing(root, f"{split}.npz")
-        try:
-            with path.open("rb") as file, np.load(file) as arrays:
-                image, label, classes = (arrays[key] for key in ("image", "label", "classes"))
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: expected arrays image, label, classes, got: {error}") from error
+        with (
+            reading(path, "arrays image, label, classes", RESTORE, *ARRAY_ERRORS),
+            path.open("rb") as file,
+        ):
+            arrays = read_arrays(file)
+            image, label, classes = (arrays[key] for key in ("image", "label", "classes"))
         if image.shape[1:] != (_SIDE, _SIDE, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"{path}: expected image (N, {_SIDE}, {_SIDE}, 3) uint8, got {image.shape} "
-                f"{image.dtype}"
+            raise damaged_data(
+                path, f"expected image (N, {_SIDE}, {_SIDE}, 3) uint8, got {image.shape} {image.dtype}"
             )
         if label.shape != image.shape[:1] or len(classes) != layout.num_classes:
-            raise ValueError(
-                f"{path}: expected label ({len(image)},) and classes ({layout.num_classes},), got "
-                f"{label.shape} and {classes.shape}"
+            raise damaged_data(
+                path,
+                f"expected label ({len(image)},) and classes ({layout.num_classes},), got "
+                f"{label.shape} and {classes.shape}",
             )
         labels = label.astype(np.int32)
         check_labels(str(path), labels, layout.num_classes)
         parts.append((image, labels))
         names.append(classes.tolist())
     if names[0] != names[1]:
-        raise ValueError(f"{root}: expected the same classes in train.npz and test.npz")
+        raise damaged_data(root, "expected the same classes in train.npz and test.npz")
     return parts, names[0]
 
 
@@ -139,8 +142,8 @@ def _binary_root(layout: _Layout, root: epath.Path) -> epath.Path:
 def _from_binary(layout: _Layout, root: epath.Path):
     names = existing(root, layout.class_names).read_text().split()
     if len(names) != layout.num_classes:
-        raise ValueError(
-            f"{root / layout.class_names}: expected {layout.num_classes} names, got {len(names)}"
+        raise damaged_data(
+            root / layout.class_names, f"expected {layout.num_classes} names, got {len(names)}"
         )
     num_bytes = layout.num_label_bytes + 3 * _SIDE * _SIDE
     parts = []
@@ -150,8 +153,8 @@ def _from_binary(layout: _Layout, root: epath.Path):
             path = existing(root, file)
             content = np.frombuffer(path.read_bytes(), np.uint8)
             if content.size == 0 or content.size % num_bytes:
-                raise ValueError(
-                    f"{path}: expected a multiple of {num_bytes} bytes, got {content.size}"
+                raise damaged_data(
+                    path, f"expected a multiple of {num_bytes} bytes, got {content.size}"
                 )
             records = content.reshape(-1, num_bytes)
             label = records[:, layout.num_label_bytes - 1].astype(np.int32)

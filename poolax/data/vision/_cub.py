@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax.data._damage import damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
@@ -46,11 +47,11 @@ def _numbers(root: epath.Path, file: str, files: dict[str, str], low: int, high:
     found = {}
     for where, (number, text) in rows(path, 2):
         if number not in files:
-            raise ValueError(f"{where}: expected the number of an image in images.txt, got {number!r}")
+            raise damaged_data(where, f"expected the number of an image in images.txt, got {number!r}")
         found[number] = whole_number(where, text, low, high)
     missing = [number for number in files if number not in found]
     if missing:
-        raise ValueError(f"{path}: expected a line for image {missing[0]}, got none")
+        raise damaged_data(path, f"expected a line for image {missing[0]}, got none")
     return found
 
 

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._arrays import ARRAY_ERRORS
+from poolax._files import reading
+from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
@@ -34,9 +37,10 @@ def read_flowers102(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: F
     numbers = dict(zip(_SPLITS, _matlab(path, tuple(_SPLITS.values())), strict=True))
     for split, listed in numbers.items():
         if listed.size and (listed.min() < 1 or listed.max() > len(labels)):
-            raise ValueError(
-                f"{path}: expected images from 1 to {len(labels)} in {_SPLITS[split]}, got "
-                f"{listed.min()} to {listed.max()}"
+            raise damaged_data(
+                path,
+                f"expected images from 1 to {len(labels)} in {_SPLITS[split]}, got "
+                f"{listed.min()} to {listed.max()}",
             )
     images = np.concatenate(list(numbers.values()))
     targets = labels[images - 1].astype(np.int32) - 1
@@ -50,13 +54,13 @@ def read_flowers102(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: F
 def _matlab(path: epath.Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Vectors of whole numbers of a MATLAB file."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
-    try:
+    expected = f"a MATLAB file with {', '.join(names)}"
+    # A read error of SciPy has no class of its own but Exception.
+    with reading(path, expected, RESTORE, MatReadError, AttributeError, *ARRAY_ERRORS):
         arrays = loadmat(io.BytesIO(path.read_bytes()), variable_names=names)
         return [arrays[name].reshape(-1).astype(np.int64) for name in names]
-    except (KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
-        expected = ", ".join(names)
-        raise ValueError(f"{path}: expected a MATLAB file with {expected}, got: {error}") from error
 
 
 def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:

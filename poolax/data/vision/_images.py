@@ -13,6 +13,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from poolax._checks import check_choice, check_count
+from poolax.data._damage import damaged_data
 
 Fit = Literal["crop", "pad"]
 _FITS: dict[str, Any] = {"crop": ImageOps.fit, "pad": ImageOps.pad}
@@ -35,7 +36,7 @@ def decode(encoded: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(encoded))
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: expected an image that can be decoded, got: {error}") from error
+        raise damaged_data(name, f"expected an image that can be decoded, got: {error}") from error
     return image
 
 
@@ -174,7 +175,7 @@ class ImageFiles(Images):
         try:
             return path.stat().length
         except FileNotFoundError as error:
-            raise ValueError(f"{path}: expected an image file, which is missing") from error
+            raise damaged_data(path, "expected an image file, which is missing") from error
 
 
 class ImageArrays(Images):
@@ -213,4 +214,4 @@ def read_bytes(path: epath.Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: expected an image file, which is missing") from error
+        raise damaged_data(path, "expected an image file, which is missing") from error

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from poolax.data._damage import damaged_data
 from poolax.data._entry import MissingFilesError
 
 PUBLISHED_TEST_HAS_NO_LABELS = (
@@ -29,16 +30,16 @@ def rows(path: epath.Path, num_columns: int) -> list[tuple[str, list[str]]]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, got: {error}") from error
+        raise damaged_data(path, f"expected text in UTF-8, got: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where, columns = f"{path}:{number}", line.strip().split(maxsplit=num_columns - 1)
         if len(columns) != num_columns:
-            raise ValueError(f"{where}: expected {num_columns} columns, got {line.strip()!r}")
+            raise damaged_data(where, f"expected {num_columns} columns, got {line.strip()!r}")
         found.append((where, columns))
     if not found:
-        raise ValueError(f"{path}: expected at least one line, got none")
+        raise damaged_data(path, "expected at least one line, got none")
     return found
 
 
@@ -49,7 +50,7 @@ def whole_number(where: str, text: str, low: int, high: int) -> int:
     except ValueError:
         value = low - 1
     if not low <= value <= high:
-        raise ValueError(f"{where}: expected a whole number from {low} to {high}, got {text!r}")
+        raise damaged_data(where, f"expected a whole number from {low} to {high}, got {text!r}")
     return value
 
 
@@ -65,9 +66,8 @@ def splits_of(counts: Mapping[str, int]) -> dict[str, np.ndarray]:
 def check_labels(where: str, labels: np.ndarray, num_classes: int) -> None:
     """Refuse labels outside ``0`` to ``num_classes - 1``."""
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
-        raise ValueError(
-            f"{where}: expected labels from 0 to {num_classes - 1}, got {labels.min()} to "
-            f"{labels.max()}"
+        raise damaged_data(
+            where, f"expected labels from 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}"
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax.data._damage import damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
@@ -36,14 +37,14 @@ def read_pets(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: Fit = "
             label = whole_number(where, number, 1, _NUM_CLASSES) - 1
             name = image.rpartition("_")[0]
             if names.setdefault(label, name) != name:
-                raise ValueError(
-                    f"{where}: expected class {label + 1} to be {names[label]!r}, got {name!r}"
+                raise damaged_data(
+                    where, f"expected class {label + 1} to be {names[label]!r}, got {name!r}"
                 )
             files.append(f"{image}.jpg")
             labels.append(label)
     missing = [label + 1 for label in range(_NUM_CLASSES) if label not in names]
     if missing:
-        raise ValueError(f"{directory}: expected images of class {missing[0]} in annotations, got none")
+        raise damaged_data(directory, f"expected images of class {missing[0]} in annotations, got none")
     inputs = ImageFiles(existing(directory, "images"), files, size=size, fit=fit)
     class_names = tuple(names[label] for label in range(_NUM_CLASSES))
     return _dataset(inputs, np.asarray(labels, np.int32), splits_of(counts), class_names)

@@ -6,6 +6,7 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_count
+from poolax.data._damage import damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
 from poolax.data._splits import hold_out
@@ -108,12 +109,12 @@ def _labels(path: epath.Path) -> np.ndarray:
     """The class of each pixel, which is its index in the palette."""
     image = decode(read_bytes(path), str(path))
     if image.mode not in ("P", "L"):
-        raise ValueError(f"{path}: expected a palette image (its indices are labels), got {image.mode}")
+        raise damaged_data(path, f"expected a palette image (its indices are labels), got {image.mode}")
     labels = np.asarray(image)
     wrong = np.setdiff1d(labels, [*range(len(CLASS_NAMES)), VOID])
     if wrong.size:
-        raise ValueError(
-            f"{path}: expected labels from 0 to {len(CLASS_NAMES) - 1} or {VOID}, got {wrong[0]}"
+        raise damaged_data(
+            path, f"expected labels from 0 to {len(CLASS_NAMES) - 1} or {VOID}, got {wrong[0]}"
         )
     return labels
 
