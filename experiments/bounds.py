@@ -32,6 +32,7 @@ from comparison import portable_command
 from poolax import attention, bounds, empirical, pooling
 from poolax.blocks import TBM
 from poolax.training import Records
+from poolax.training.finished import is_finished
 from poolax.training.records import digest, environment
 
 KINDS: dict[str, attention.Kind] = {
@@ -354,13 +355,13 @@ def measure_all(options: Options, path: pathlib.Path | None) -> Records:
     unknown = set(options.suites) - set(suites)
     if unknown:
         raise SystemExit(f"suites: expected some of {', '.join(suites)}, got {', '.join(unknown)}")
-    finished = {} if path is None else {row["id"]: row for row in Records.read(path)}
+    finished = {} if path is None else {row.get("id"): row for row in Records.read(path)}
     work = [pair for name in options.suites for pair in suites[name](options)]
     rows = []
     console = rich.console.Console(stderr=True)
     for what, measure in rich.progress.track(work, "measuring", console=console):
         key = digest(what)
-        if key not in finished:
+        if not is_finished(finished.get(key), what):
             started = time.perf_counter()
             row = {"id": key, **what, **measure()}
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}

@@ -236,6 +236,13 @@ class CheckpointWriter:
             self._manager = None
 
 
+def has_checkpoint(directory: epath.PathLike) -> bool:
+    """Whether a finished checkpoint stands in a directory; opens none, as many are asked for."""
+    path = absolute_path(directory)
+    steps = path.iterdir() if path.exists() else ()
+    return any(step.name.isdecimal() and (step / _STATE).exists() for step in steps)
+
+
 def checkpoint_steps(directory: epath.PathLike) -> list[int]:
     """Steps of the finished checkpoints in a directory, ascending; none if it is not there."""
     path = absolute_path(directory)

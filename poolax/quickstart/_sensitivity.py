@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from poolax import attention, bounds, empirical
+from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
 from poolax.blocks import TBM
 from poolax.pooling import from_name
@@ -24,6 +25,7 @@ from poolax.training import (
     save_tbm,
     train_heads,
 )
+from poolax.training.finished import is_finished
 from poolax.training.records import digest, environment
 from poolax.training.step import Progress
 
@@ -47,10 +49,14 @@ class Store:
         self.identity = identity
         self.finished = {row["id"]: row for row in Records.read(path) if "id" in row}
 
-    def get(self, measure, **what) -> dict[str, Any]:
-        """The record of ``what``: from the file, or measured now and added to it."""
+    def get(self, measure, *, model: epath.Path | None = None, **what) -> dict[str, Any]:
+        """The record of ``what``: from the file, or measured now and added to it.
+
+        Where measuring leaves a ``model`` behind, a record without it does not count.
+        """
         key = digest({**self.identity, **what})
-        if key not in self.finished:
+        finished = is_finished(self.finished.get(key), what)
+        if not finished or (model is not None and not has_checkpoint(model)):
             started = time.perf_counter()
             row = {"id": key, **what, **measure()}
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
@@ -108,13 +114,13 @@ def trained_blocks(
     for label, kind in _KINDS.items():
         for name in POOLERS:
             model = TBM(num_heads=4, pooler=from_name(name), attention=kind)
+            folder = out / f"{label}-{name}".replace(" ", "-")
 
-            def measure(model=model, name=name, label=label):
-                folder = out / f"{label}-{name}".replace(" ", "-")
+            def measure(model=model, name=name, folder=folder):
                 return _measure_tbm(model, name, tokens, radius, settings, folder)
 
             what = {"kind": "lipschitz", "attention": label, "configuration": repr(kind)}
-            rows.append(store.get(measure, pooler=name, **what))
+            rows.append(store.get(measure, model=folder, pooler=name, **what))
             progress("trained blocks", len(rows), total)
     return Records(rows)
 

@@ -1,6 +1,7 @@
 """Which heads a sweep has, which of them are finished, and how the others are trained."""
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path, path_component
 from poolax.pooling import to_config
 from poolax.training.engine import train_groups
+from poolax.training.finished import finished_heads
 from poolax.training.jobs import JobMaker
 from poolax.training.keeping import Keeper
 from poolax.training.pooled import is_fixed
@@ -88,9 +90,12 @@ class SweepPlan:
         }
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
+            # Read in any case: what is damaged is told before anything is trained.
+            records = Records.read(self.out / _RECORDS)
             if resume:
-                known = {row["id"]: row for row in Records.read(self.out / _RECORDS) if "id" in row}
-                self.finished = {key: known[i] for key, i in self.ids.items() if i in known}
+                expected = {key: self._of_head(*key) for key in self.ids}
+                directory_of = functools.partial(head_directory, self.out)
+                self.finished = finished_heads(records, expected, directory_of)
 
     def pending(self) -> dict[str, tuple]:
         """The runs of each pooler that are not finished, of poolers that have any."""
@@ -184,7 +189,7 @@ class SweepPlan:
                 for number, run in enumerate(group.runs):
                     place = (index, number)
                     row = self._row(label, run, heads, place, test) | common
-                    row |= {**self.identity, **self.extra, **environment()}
+                    row |= {**self.extra, **environment()}
                     rows[label, run] = row
                     self._save(label, run, row, heads.variables, place)
         self.finished |= rows
@@ -192,11 +197,9 @@ class SweepPlan:
             Records(rows.values()).write_to(self.out / _RECORDS)
         keeper.discard()
 
-    def _row(self, label, run, heads, place, test_targets):
+    def _of_head(self, label, run):
+        """What a record says of its head, trained or not."""
         task = self.task
-        diverged_step = int(heads.diverged_step[place])
-        scores = task.example_scores(np.asarray(heads.test_scores[place]), test_targets)
-        validation = heads.validation_score[place]
         return {
             "kind": "head",
             "id": self.ids[label, run],
@@ -210,6 +213,16 @@ class SweepPlan:
             "seed": run[1],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
+            **self.identity,
+        }
+
+    def _row(self, label, run, heads, place, test_targets):
+        task = self.task
+        diverged_step = int(heads.diverged_step[place])
+        scores = task.example_scores(np.asarray(heads.test_scores[place]), test_targets)
+        validation = heads.validation_score[place]
+        return {
+            **self._of_head(label, run),
             "validation": float(heads.validation_metrics[task.metric][place]),
             "test": float(heads.test_metrics[task.metric][place]),
             "test_metrics": {name: float(value[place]) for name, value in heads.test_metrics.items()},

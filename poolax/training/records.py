@@ -16,11 +16,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from poolax._files import json_object
+from poolax._files import damaged, json_object
 from poolax._locks import alone_in
 from poolax._paths import absolute_path, write_atomically
 
 _REMEDY = "remove the line, and the run that wrote it makes it again"
+# Stands in the file alone, so that a record is equal to what was written.
+_SEAL = "digest"
 _PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _PATIENCE = 60.0
 
@@ -63,22 +65,25 @@ class Records(Sequence):
     def read(cls, path: epath.PathLike) -> "Records":
         """Read JSON lines; no file gives no records.
 
+        Each record is compared with the digest that was written with it; older ones have none.
+
         Raises:
-            ValueError: for a line that is not a JSON object, which is an ``OSError`` as well.
+            ValueError: for a line that is not a JSON object, or not the record that was written; it is
+                an ``OSError`` as well.
         """
         path = epath.Path(path)
         if not path.exists():
             return cls()
         return cls(
-            json_object(line, f"{path}, line {number}", _REMEDY)
+            _unsealed(json_object(line, f"{path}, line {number}", _REMEDY), f"{path}, line {number}")
             for number, line in enumerate(path.read_bytes().splitlines(), 1)
         )
 
     def write_to(self, path: epath.PathLike) -> None:
         """Add the records to a file of JSON lines, in place of those with the same ``id``.
 
-        All or none are written, and only by process 0; programs that write to the same folder take
-        turns. Numbers that are not finite become null.
+        Each gets a digest of itself. All or none are written, and only by process 0; programs that
+        write to the same folder take turns. Numbers that are not finite become null.
 
         Raises:
             BlockingIOError: if another program does not let go of the folder for a minute.
@@ -90,7 +95,7 @@ class Records(Sequence):
         with alone_in(path.parent, name="records", seconds=_PATIENCE):
             new = {row["id"] for row in self if "id" in row}
             rows = [row for row in Records.read(path) if row.get("id") not in new]
-            lines = [json.dumps(plain_json(row), allow_nan=False) + "\n" for row in [*rows, *self]]
+            lines = [json.dumps(_sealed(row), allow_nan=False) + "\n" for row in [*rows, *self]]
             write_atomically(path, "".join(lines))
 
 
@@ -101,6 +106,22 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sealed(row):
+    """A record as it is written: plain JSON, with a digest of all the rest."""
+    plain = json.loads(json.dumps(plain_json(row), allow_nan=False))
+    plain.pop(_SEAL, None)
+    return plain | {_SEAL: digest(plain)}
+
+
+def _unsealed(row, where):
+    """A record as it was given to be written."""
+    said = row.pop(_SEAL, None)
+    if said is not None and said != digest(row):
+        problem = f"expected the record that was written, whose digest is {said}, got another"
+        raise damaged(where, problem, _REMEDY)
+    return row
 
 
 def digest(value: Any) -> str:

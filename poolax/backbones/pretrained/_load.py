@@ -12,7 +12,8 @@ from etils import epath
 from flax.typing import Dtype
 from huggingface_hub import errors
 
-from poolax._files import DamagedFileError, one_line, reading
+from poolax._files import DamagedFileError, reading
+from poolax._text import one_line
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._bert import BERT
 from poolax.backbones.pretrained._decoder import DECODER
@@ -189,7 +190,7 @@ def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
         if isinstance(error, DamagedFileError):
             raise
         lines = str(error).strip().splitlines()
-        reason = one_line(lines[0]) if lines else type(error).__name__
+        reason = one_line(lines[0], longest=500) if lines else type(error).__name__
         raise ValueError(
             f"path_or_hub_id: expected a directory or a hub id that can be reached or is in the cache, "
             f"got {hub_id!r}: {reason}"

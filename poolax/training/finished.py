@@ -1,0 +1,103 @@
+"""Which records are those of heads, or of measurements, that are finished."""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Hashable, Mapping
+from numbers import Real
+from typing import Any, TypeVar
+
+from etils import epath
+
+from poolax._checkpoint import has_checkpoint
+from poolax._text import one_line
+from poolax.training.records import Records, plain_json
+
+_log = logging.getLogger(__name__)
+_Key = TypeVar("_Key", bound=Hashable)
+# What training leaves after every epoch.
+_CURVES = ("train_loss", "gradient_norm", "validation_loss", "validation_score")
+
+
+def finished_heads(
+    records: Records,
+    expected: Mapping[_Key, Mapping[str, Any]],
+    directory_of: Callable[[Mapping[str, Any]], epath.Path],
+) -> dict[_Key, dict[str, Any]]:
+    """Records of heads that need not be trained again.
+
+    Such a record says of which head it is, holds what training gives, and agrees with itself; its head
+    is there. Others are named in a warning, as if they were not there.
+
+    Args:
+        records: What a folder holds; of two with the same id the later one counts.
+        expected: For each head what its record has to say of it, its ``id`` among it.
+        directory_of: Gives the checkpoint directory of the head of a record.
+
+    Returns:
+        The records of those heads that have one.
+    """
+    known = {row["id"]: row for row in records if isinstance(row.get("id"), str)}
+    finished = {}
+    for key, fields in expected.items():
+        row = known.get(fields["id"])
+        if row is None:
+            continue
+        problem = _problem_of(row, fields) or _missing(directory_of(row))
+        if problem is None:
+            finished[key] = row
+        else:
+            _log.warning("record %s is not taken over: %s; trained again", fields["id"], problem)
+    return finished
+
+
+def is_finished(row: Mapping[str, Any] | None, what: Mapping[str, Any]) -> bool:
+    """Whether there is a record of a measurement, of this one, and written to its end."""
+    return row is not None and "command" in row and _differing(row, what) is None
+
+
+def _differing(row, fields):
+    """The first field that a record says otherwise, or ``None``."""
+    return next((name for name in fields if _plain(row.get(name)) != _plain(fields[name])), None)
+
+
+def _plain(value):
+    """As it would be read again: a record that was just made may hold tuples."""
+    return json.loads(json.dumps(plain_json(value), default=str))
+
+
+def _problem_of(row, fields):
+    name = _differing(row, fields)
+    if name is not None:
+        return f"{name}: expected {one_line(fields[name], longest=80)}, got {_shown(row, name)}"
+    if not isinstance(row.get("diverged"), bool):
+        return f"diverged: expected true or false, got {_shown(row, 'diverged')}"
+    for name in ("validation", "test", "baseline"):
+        if name not in row or not _is_number(row[name]):
+            return f"{name}: expected a number, got {_shown(row, name)}"
+    metrics = row.get("test_metrics")
+    if not isinstance(metrics, Mapping) or row["test"] != metrics.get(row["metric"]):
+        return f"test: expected the {row['metric']} of test_metrics, got {_shown(row, 'test')}"
+    for name in (*_CURVES, "lipschitz", "test_scores"):
+        values = row.get(name)
+        whole = isinstance(values, list) and all(map(_is_number, values)) and values
+        if not whole or (name in _CURVES and len(values) != row["epochs"]):
+            return f"{name}: expected numbers, got {_shown(row, name)}"
+    last, said = row["validation_score"][-1], row["validation"]
+    # It is measured again after the last epoch, in batches that may be others.
+    if None not in (last, said) and not math.isclose(last, said, rel_tol=1e-3, abs_tol=1e-6):
+        return f"validation: expected the last of validation_score, got {_shown(row, 'validation')}"
+    return None
+
+
+def _is_number(value):
+    """Numbers that are not finite stand in records as ``None``."""
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
+
+
+def _shown(row, name):
+    return one_line(row[name], longest=80) if name in row else "none"
+
+
+def _missing(directory: epath.Path):
+    return None if has_checkpoint(directory) else f"there is no head in {directory}"
