@@ -43,7 +43,7 @@ def check_outputs(experiments, out, name, num_rows):
         assert np.isfinite([row["test"], row["validation"], row["baseline"]]).all()
     table = comparison.table(records, title=study.title)
     assert len(table.rows) == num_rows
-    assert table.columns == ["task", "baseline", "last", "attn"]
+    assert table.columns == ["task", "baseline", "best constant", "last", "attn"]
     assert (out / f"{name}.md").read_text() == table.markdown()
     assert (out / f"{name}.tex").read_text() == table.latex()
     tidy = list(csv.DictReader((out / f"{name}.csv").read_text().splitlines()))

@@ -222,6 +222,80 @@ def test_tables_print_themselves(monkeypatch, columns):
     assert "\x1b" not in text
 
 
+def of_models(*models, **fields):
+    return [
+        head("avg", seed, score) | {"backbone_fingerprint": weights, **fields}
+        for weights, score in models
+        for seed in range(2)
+    ]
+
+
+def test_other_weights_are_another_row():
+    rows = of_models(("1234567890abcdef", 0.7), ("fedcba0987654321", 0.5))
+    table = reporting.score_table(rows)
+    assert [[cell.text for cell in row[::2]] for row in table.rows] == [
+        ["ViT (weights 12345678), digits, classification (accuracy in %)", "70.00 ± 0.00"],
+        ["ViT (weights fedcba09), digits, classification (accuracy in %)", "50.00 ± 0.00"],
+    ]
+    # Names tell them apart in place of digits.
+    named = [row | {"model": row["backbone_fingerprint"][0] + "-model"} for row in rows]
+    names = [row[0].text.split(",")[0] for row in reporting.score_table(named).rows]
+    assert names == ["1-model", "f-model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("data_fingerprint", ("aa", "bb"), "data aa"),
+        ("states_fingerprint", ("aa", "bb"), "states aa"),
+        ("epochs", (1, 2), "epochs 1"),
+        ("batch_size", (1, 2), "batch_size 1"),
+        ("task_options", ({"k": 1}, {"k": 2}), "task_options {'k': 1}"),
+        ("include_prefix", (True, False), "include_prefix True"),
+    ],
+)
+def test_other_data_or_settings_are_another_row(name, values, shown):
+    rows = [row | {name: value} for value in values for row in of_models(("1234", 0.7))]
+    first, second = reporting.summarize_scores(rows)
+    assert first["num_seeds"] == second["num_seeds"] == 2
+    assert first["variant"] == shown
+    assert len(reporting.score_table(rows).rows) == 2
+
+
+def test_heads_that_make_no_mean_are_refused():
+    rows = of_models(("1234", 0.7))
+    with pytest.raises(
+        ValueError, match=r"records: expected each head once, got 'avg' .* seed 0 twice"
+    ):
+        reporting.summarize_scores([*rows, rows[0]])
+    other = {"resolved": {"name": "max", "options": {}}, "seed": 5}
+    with pytest.raises(ValueError, match=r"records: expected one pooler called 'avg', got .*'max'"):
+        reporting.summarize_scores([*rows, rows[0] | other])
+
+
+def test_both_constants_and_copied_examples(tmp_path):
+    rows = [row | {"best_constant": 0.6, "duplicates": {"test in train": 3}} for row in ROWS]
+    table = reporting.score_table(rows)
+    assert table.columns[:3] == ["task", "baseline", "best constant"]
+    assert [cell.text for cell in table.rows[0][1:3]] == ["10.00", "60.00"]
+    notes = " ".join(table.notes)
+    assert (
+        "baseline: the training split's best constant prediction; best constant: that of the" in notes
+    )
+    assert "ViT, digits, classification: 3 test examples stand in the training split as well." in notes
+    axes = Figure().subplots()
+    _plot_panel(axes, reporting.summarize_scores(rows))
+    assert {text.get_text() for text in axes.texts} == {"baseline", "best constant"}
+    older = reporting.score_table([*rows, head("avg", 0, 0.5) | {"dataset": "older"}])
+    assert [row[2].text for row in older.rows] == ["60.00", "–"]
+
+
+def test_figures_show_dollars_as_they_are(tmp_path):
+    rows = [row | {"dataset": "a $\\frac$ b", "pooler": "$x$", "metric": "$_$"} for row in ROWS[:1]]
+    reporting.plot_scores(rows, tmp_path / "scores.png")
+    assert (tmp_path / "scores.png").stat().st_size > 1000
+
+
 LIPSCHITZ = [
     {
         "kind": "lipschitz",

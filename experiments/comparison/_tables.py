@@ -14,6 +14,10 @@ _FIELDS = (
     *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
     *(
         "baseline",
+        "best_constant",
+        "duplicates",
+        "backbone_fingerprint",
+        "data_fingerprint",
         "diverged",
         "diverged_step",
         "batch_order",

@@ -29,6 +29,8 @@ class Backbone(abc.ABC):
         preprocess: Static, hashable; maps raw inputs to what :meth:`apply` takes.
         compute_dtype: Dtype that the blocks compute in; ``None`` for that of the parameters. Softmax,
             norms and pooling run in at least float32 whatever it is.
+        name: What its checkpoint is called, as records and tables name it; ``None`` for one that was
+            not loaded.
         remat: Compute blocks again in a backward pass instead of keeping what they compute.
         summary_token: What "last" pooling means for this family: ``"first"`` where a CLS token
             stands in front, ``"last"`` for causal models.
@@ -43,6 +45,7 @@ class Backbone(abc.ABC):
     preprocess: Any = struct.field(pytree_node=False, default=None)
     compute_dtype: Dtype | None = struct.field(pytree_node=False, default=None)
     remat: bool = struct.field(pytree_node=False, default=False)
+    name: str | None = struct.field(pytree_node=False, default=None)
 
     @property
     @abc.abstractmethod

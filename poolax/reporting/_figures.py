@@ -5,7 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from poolax.reporting._tables import summarize_scores
+from poolax._text import one_line
+from poolax.reporting._scores import place_of, summarize_scores
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
@@ -15,7 +16,10 @@ _WIDE = 20
 
 
 def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
-    """Scores of all poolers, a panel each task: mean, standard deviation and baseline.
+    """Scores of all poolers, a panel each task: mean, standard deviation and constant predictions.
+
+    The baseline is the training split's best constant prediction; where records hold it, the test
+    split's own stands beside it.
 
     Args:
         records: Head records.
@@ -24,7 +28,7 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
     panels: dict[str, list] = {}
     for entry in summarize_scores(records):
         if entry["mean"] is not None:
-            panels.setdefault(_place(entry), []).append(entry)
+            panels.setdefault(place_of(entry), []).append(entry)
     if not panels:
         raise ValueError("records: expected at least one head that did not diverge, got none")
     figure, all_axes = _figure(6.0, 3.4 * len(panels), rows=len(panels))
@@ -44,16 +48,24 @@ def _plot_panel(axes, summary):
             markersize=7,
             capsize=4,
         )
-    levels = [summary[0]["baseline"], *(entry["mean"] for entry in summary)]
+    constants = {name: summary[0][name] for name in ("baseline", "best_constant")}
+    constants = {name: value for name, value in constants.items() if value is not None}
+    levels = [*constants.values(), *(entry["mean"] for entry in summary)]
     is_error = not summary[0]["higher_is_better"]
     if is_error and min(levels) > 0 and max(levels) > _WIDE * min(levels):
         axes.set_yscale("log")
-    axes.axhline(summary[0]["baseline"], color="#777777", linestyle=":", linewidth=1)
-    axes.text(-0.4, summary[0]["baseline"], " baseline", color="#555555", fontsize=8, va="bottom")
-    axes.set_xticks(range(len(summary)), [entry["pooler"] for entry in summary])
+    for name, value in constants.items():
+        is_left = name == "baseline"
+        axes.axhline(value, color="#777777", linestyle=":" if is_left else "--", linewidth=1)
+        place, side = (-0.4, "left") if is_left else (len(summary) - 0.6, "right")
+        label = name.replace("_", " ")
+        axes.text(place, value, label, color="#555555", fontsize=8, va="bottom", ha=side)
+    # A dollar in a label is a dollar.
+    labels = [one_line(entry["pooler"]) for entry in summary]
+    axes.set_xticks(range(len(summary)), labels, parse_math=False)
     axes.set_xlim(-0.5, len(summary) - 0.5)
-    axes.set_ylabel(f"test {summary[0]['metric']}")
-    axes.set_title(_place(summary[0]), fontsize=10)
+    axes.set_ylabel(one_line(f"test {summary[0]['metric']}"), parse_math=False)
+    axes.set_title(one_line(place_of(summary[0])), fontsize=10, parse_math=False)
 
 
 def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
@@ -141,10 +153,6 @@ def _figure(width, height, *, rows=1, columns=1):
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         panel.set_axisbelow(True)
     return figure, axes
-
-
-def _place(entry):
-    return ", ".join(part for part in (entry["backbone"], entry["dataset"], entry["task"]) if part)
 
 
 def _save(figure, path):

@@ -3,59 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
+from poolax.reporting._scores import place_of, summarize_scores
 from poolax.reporting._table import Cell, Table
 
 _FIXED = ("first", "last", "avg", "sum", "max")
-
-
-def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of every pooler on every task.
-
-    Where several learning rates were tried, the one with the best mean validation score is reported,
-    by its test score. Diverged heads count in ``num_diverged`` and not in the mean.
-
-    Args:
-        records: Head records of a sweep.
-
-    Returns:
-        One dictionary for each backbone, data set, task and pooler, in order of appearance.
-    """
-    groups: dict[tuple, dict[float, list]] = {}
-    for row in records:
-        key = (row.get("backbone", ""), row.get("dataset", ""), row["task"], row["pooler"])
-        groups.setdefault(key, {}).setdefault(row["learning_rate"], []).append(row)
-    summary = []
-    for (backbone, dataset, task, pooler), by_rate in groups.items():
-        sign = 1 if next(iter(by_rate.values()))[0]["higher_is_better"] else -1
-
-        def validation(rows, sign=sign):
-            scores = [sign * row["validation"] for row in rows if not row["diverged"]]
-            return float(np.mean(scores)) if scores else -np.inf
-
-        rate = max(by_rate, key=lambda rate: validation(by_rate[rate]))
-        rows = by_rate[rate]
-        scores = [row["test"] for row in rows if not row["diverged"]]
-        summary.append(
-            {
-                "backbone": backbone,
-                "dataset": dataset,
-                "task": task,
-                "metric": rows[0]["metric"],
-                "higher_is_better": rows[0]["higher_is_better"],
-                "pooler": pooler,
-                "resolved": rows[0]["resolved"]["name"],
-                "learning_rate": rate,
-                "num_learning_rates": len(by_rate),
-                "mean": float(np.mean(scores)) if scores else None,
-                "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-                "num_seeds": len(scores),
-                "num_diverged": len(rows) - len(scores),
-                "baseline": rows[0]["baseline"],
-            }
-        )
-    return summary
 
 
 def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") -> Table:
@@ -75,31 +26,28 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
     if not summary:
         raise ValueError("records: expected at least one head record, got none")
     poolers = list(dict.fromkeys(entry["pooler"] for entry in summary))
-    places = dict.fromkeys(
-        (entry["backbone"], entry["dataset"], entry["task"], entry["metric"]) for entry in summary
-    )
+    by_place: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in summary:
+        by_place.setdefault((place_of(entry), entry["metric"]), []).append(entry)
+    # Older records do not hold it.
+    has_best = any(entry["best_constant"] is not None for entry in summary)
     rows = []
-    for place in places:
-        entries = {
-            entry["pooler"]: entry
-            for entry in summary
-            if (entry["backbone"], entry["dataset"], entry["task"], entry["metric"]) == place
-        }
-        best = _best(entries.values())
-        best_fixed = _best(entry for entry in entries.values() if entry["resolved"] in _FIXED)
-        baseline = next(iter(entries.values()))["baseline"]
-        name = ", ".join(part for part in place[:3] if part)
-        cells = [Cell(f"{name} ({_unit(place[3])})"), Cell(_value(baseline, place[3]))]
+    for (name, metric), group in by_place.items():
+        entries = {entry["pooler"]: entry for entry in group}
+        best, best_fixed = _best(group), _best(e for e in group if e["resolved"] in _FIXED)
+        cells = [Cell(f"{name} ({_unit(metric)})"), Cell(_value(group[0]["baseline"], metric))]
+        if has_best:
+            cells.append(Cell(_value(group[0]["best_constant"], metric)))
         for pooler in poolers:
             entry = entries.get(pooler)
             cells.append(Cell(_mean_and_std(entry), pooler == best, pooler == best_fixed))
         rows.append(cells)
     return Table(
         title=title,
-        columns=["task", "baseline", *poolers],
+        columns=["task", "baseline", *(["best constant"] if has_best else []), *poolers],
         rows=rows,
-        notes=_score_notes(summary),
-        tidy=[{**entry, "std": "" if entry["std"] is None else entry["std"]} for entry in summary],
+        notes=_score_notes(summary, has_best=has_best),
+        tidy=[{name: "" if value is None else value for name, value in e.items()} for e in summary],
     )
 
 
@@ -120,6 +68,8 @@ def _unit(metric):
 
 
 def _value(value, metric):
+    if value is None:
+        return "–"
     return f"{100 * value:.2f}" if _is_share(metric) else f"{value:.4f}"
 
 
@@ -132,12 +82,18 @@ def _mean_and_std(entry):
     return text if entry["std"] is None else f"{text} ± {_value(entry['std'], entry['metric'])}"
 
 
-def _score_notes(summary):
+def _score_notes(summary, *, has_best):
     seeds = sorted({entry["num_seeds"] for entry in summary})
+    best = "; best constant: that of the test split itself, which no constant exceeds" * has_best
     notes = [
         f"Test scores, mean ± standard deviation over "
         f"{' to '.join(map(str, seeds))} seeds; bold: best; underlined: best fixed pooler; baseline: "
-        "the best prediction that does not look at the input."
+        f"the training split's best constant prediction{best}."
+    ]
+    copied = {place_of(e): e["test_in_train"] for e in summary if e["test_in_train"]}
+    notes += [
+        f"{place}: {count} test examples stand in the training split as well."
+        for place, count in copied.items()
     ]
     if any(entry["num_learning_rates"] > 1 for entry in summary):
         notes.append(

@@ -105,6 +105,17 @@ class SweepPlan:
         }
         return {label: runs for label, runs in missing.items() if runs}
 
+    def rename(self, model: str) -> None:
+        """Let the records that are taken over call their model by this name."""
+        renamed = {
+            key: {**row, "model": model}
+            for key, row in self.finished.items()
+            if row.get("model") != model
+        }
+        self.finished |= renamed
+        if self.out is not None:
+            Records(renamed.values()).write_to(self.out / _RECORDS)
+
     def records(self) -> Records:
         """Records of all heads, in order."""
         return Records(self.finished[key] for key in self.ids)
@@ -178,6 +189,7 @@ class SweepPlan:
         train, test = (_rows(targets, splits[name]) for name in ("train", "test"))
         common = {
             "baseline": self.task.baseline(train, test),
+            "best_constant": self.task.baseline(test, test),
             "batch_order": "shared by all heads" if job.protocol.shared_order else "of each seed",
             "shard": job.protocol.shard,
             "heads_trained_together": len(keys),

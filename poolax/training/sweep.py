@@ -56,6 +56,7 @@ def sweep(
     include_prefix: bool = True,
     out: epath.PathLike | None = None,
     resume: bool = True,
+    name: str | None = None,
     limits: Limits | None = None,
     progress: Progress = no_progress,
 ) -> Records:
@@ -83,6 +84,7 @@ def sweep(
         include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
+        name: What records and tables call the model; ``None`` for the name of its checkpoint.
         limits: Memory, devices, checkpoints.
         progress: Called with a description, the number done and the total.
 
@@ -143,6 +145,8 @@ def sweep(
     plan = SweepPlan(
         task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume, limits
     )
+    if name is not None:
+        plan.rename(name)
     if not plan.pending():
         return plan.records()
     _check_shape(passed.shape, task)
@@ -162,6 +166,7 @@ def sweep(
         source = memory_source(passed, progress)
     # Words about the data, of which its fingerprint and the identity of a head know nothing.
     plan.extra |= {
+        "model": name or backbone.name,
         "data_source": dataset.source,
         "data_notes": list(dataset.notes),
         "features_wall_s": round(time.perf_counter() - started, 3),
@@ -186,6 +191,7 @@ def sweep_states(
     learning_rates: Sequence[float] = (1e-3,),
     out: epath.PathLike | None = None,
     resume: bool = True,
+    name: str | None = None,
     limits: Limits | None = None,
     progress: Progress = no_progress,
 ) -> Records:
@@ -205,6 +211,7 @@ def sweep_states(
         learning_rates: Learning rates to try; choose by ``validation``.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
+        name: What records and tables call the model that the states are of.
         limits: Memory, devices, checkpoints.
         progress: Called with a description, the number done and the total.
 
@@ -256,6 +263,9 @@ def sweep_states(
         task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume,
         limits or Limits(),
     )  # fmt: skip
+    plan.extra["model"] = name
+    if name is not None:
+        plan.rename(name)
     if plan.pending():
         plan.run(MemorySource(states, mask), targets, splits, dict.fromkeys(named, 0), progress)
     return plan.records()

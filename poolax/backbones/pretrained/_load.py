@@ -1,5 +1,6 @@
 """Loading pretrained backbones: local directories, hub ids, state dicts, and our own checkpoints."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -91,7 +92,8 @@ def load(
     if is_local and revision is not None:
         raise ValueError(f"revision: expected None for local files, got {revision!r}")
     if is_local and is_saved_backbone(path_or_hub_id):
-        return load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
+        saved = load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
+        return dataclasses.replace(saved, name=_name_of(path_or_hub_id))
     directory, tensors = _find(path_or_hub_id, revision)
     path = directory / "config.json"
     raw = read_json_object(path)
@@ -100,7 +102,16 @@ def load(
     with reading(directory, "preprocessing that is supported", FETCH_OR_CHOOSE, *_ODD_FIELDS):
         preprocess = plan.architecture.read_preprocess(directory, raw, plan.config)
     params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
-    return plan.architecture.backbone(params=params, config=plan.config, preprocess=preprocess)
+    name = _name_of(path_or_hub_id)
+    return plan.architecture.backbone(
+        params=params, config=plan.config, preprocess=preprocess, name=name
+    )
+
+
+def _name_of(path_or_hub_id) -> str:
+    """The last part of a hub id or path; of a file with the name that all have, its folder's."""
+    path = pathlib.PurePath(os.path.abspath(os.fspath(path_or_hub_id)))
+    return path.parent.name if path.name == "model.safetensors" else path.name
 
 
 def from_state_dict(

@@ -69,7 +69,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def baseline(self, train_targets: PyTree, test_targets: PyTree) -> float:
-        """:attr:`metric` of the best prediction that does not look at the input."""
+        """:attr:`metric` on test targets of the constant prediction that fits training targets best.
+
+        A constant does not look at the input. Another one may fit the test targets better: with these
+        in both places, the result is that of the best constant there is.
+        """
 
     @abc.abstractmethod
     def check_targets(self, targets: Any) -> None:

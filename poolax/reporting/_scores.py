@@ -1,0 +1,141 @@
+"""Scores of heads, summarized over seeds: what may be one mean, and what may not."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# What heads of one row have in common, with the words for it where two rows differ in it alone.
+_SHARED = {
+    "backbone_fingerprint": "weights",
+    "data_fingerprint": "data",
+    "states_fingerprint": "states",
+    "preprocess": "preprocess",
+    "include_prefix": "include_prefix",
+    "features": "features",
+    "feature_dtype": "feature_dtype",
+    "task_options": "task_options",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+}
+_DIGITS = 8
+
+
+def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of every pooler on every task.
+
+    Heads of other weights, data, states or settings are never one mean, however alike their names:
+    ``variant`` tells them apart. Where several learning rates were tried, the one with the best mean
+    validation score is reported, by its test score. Diverged heads count in ``num_diverged`` and not in
+    the mean.
+
+    Args:
+        records: Head records of a sweep.
+
+    Returns:
+        One dictionary for each model, data set, task, variant and pooler, in order of appearance.
+        ``baseline`` is the test score of the training split's best constant prediction,
+        ``best_constant`` that of the test split's own; ``None`` where records do not hold it.
+
+    Raises:
+        ValueError: for the same head twice, or several poolers of one label in one row.
+    """
+    places: dict[tuple, dict[str, list]] = {}
+    for row in records:
+        shared = tuple(repr(row.get(name)) for name in _SHARED)
+        place = (_model(row), row.get("dataset", ""), row["task"], row["metric"], *shared)
+        places.setdefault(place, {}).setdefault(row["pooler"], []).append(row)
+    variants = _variants({place: next(iter(by.values()))[0] for place, by in places.items()})
+    return [
+        _summary(rows, variants[place])
+        for place, by_pooler in places.items()
+        for rows in by_pooler.values()
+    ]
+
+
+def place_of(entry: Mapping[str, Any]) -> str:
+    """Model, data set and task of a summary, for people."""
+    model = " ".join(part for part in (entry["backbone"], _bracketed(entry["variant"])) if part)
+    return ", ".join(part for part in (model, entry["dataset"], entry["task"]) if part)
+
+
+def _model(row):
+    """What a model is called: by its checkpoint or the user; in older records by its family."""
+    return row.get("model") or row.get("backbone", "")
+
+
+def _bracketed(variant):
+    return f"({variant})" if variant else ""
+
+
+def _variants(examples: Mapping[tuple, Mapping[str, Any]]) -> dict[tuple, str]:
+    """What tells rows apart that are called alike; nothing for others."""
+    alike: dict[tuple, list[tuple]] = {}
+    for place in examples:
+        alike.setdefault(place[:3], []).append(place)
+    found = {}
+    for places in alike.values():
+        rows = [examples[place] for place in places]
+        differing = [name for name in _SHARED if len({repr(row.get(name)) for row in rows}) > 1]
+        for place, row in zip(places, rows, strict=True):
+            found[place] = ", ".join(f"{_SHARED[name]} {_short(row.get(name))}" for name in differing)
+    return found
+
+
+def _short(value):
+    return value[:_DIGITS] if isinstance(value, str) else str(value)
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
+    _refuse_others(rows)
+    by_rate: dict[float, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_rate.setdefault(row["learning_rate"], []).append(row)
+    sign = 1 if rows[0]["higher_is_better"] else -1
+
+    def validation(rate):
+        scores = [sign * row["validation"] for row in by_rate[rate] if not row["diverged"]]
+        return float(np.mean(scores)) if scores else -np.inf
+
+    rate = max(by_rate, key=validation)
+    chosen = by_rate[rate]
+    scores = [row["test"] for row in chosen if not row["diverged"]]
+    first = chosen[0]
+    return {
+        "backbone": _model(first),
+        "dataset": first.get("dataset", ""),
+        "task": first["task"],
+        "variant": variant,
+        "metric": first["metric"],
+        "higher_is_better": first["higher_is_better"],
+        "pooler": first["pooler"],
+        "resolved": first["resolved"]["name"],
+        "learning_rate": rate,
+        "num_learning_rates": len(by_rate),
+        "mean": float(np.mean(scores)) if scores else None,
+        "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "num_seeds": len(scores),
+        "num_diverged": len(chosen) - len(scores),
+        "baseline": first["baseline"],
+        "best_constant": first.get("best_constant"),
+        "test_in_train": first.get("duplicates", {}).get("test in train"),
+    }
+
+
+def _refuse_others(rows):
+    """Refuse heads whose mean would be that of nothing."""
+    poolers = list(dict.fromkeys(repr(row["resolved"]) for row in rows))
+    if len(poolers) > 1:
+        raise ValueError(
+            f"records: expected one pooler called {rows[0]['pooler']!r}, got {', '.join(poolers)}; "
+            "give them labels of their own"
+        )
+    seen = set()
+    for row in rows:
+        head = (row["learning_rate"], row["seed"])
+        if head in seen:
+            raise ValueError(
+                f"records: expected each head once, got {rows[0]['pooler']!r} with learning rate "
+                f"{head[0]:g} and seed {head[1]} twice"
+            )
+        seen.add(head)
