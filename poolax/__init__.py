@@ -2,24 +2,41 @@
 
 import importlib
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
-from poolax import attention as attention
-from poolax import blocks as blocks
-from poolax import bounds as bounds
-from poolax import empirical as empirical
-from poolax import pooling as pooling
+if TYPE_CHECKING:
+    from poolax import attention as attention
+    from poolax import backbones as backbones
+    from poolax import blocks as blocks
+    from poolax import bounds as bounds
+    from poolax import data as data
+    from poolax import empirical as empirical
+    from poolax import pooling as pooling
+    from poolax import reporting as reporting
+    from poolax import training as training
 
 __version__ = _version("poolax")
 
-# These bring Orbax and scikit-learn along, which research code that only wants a bound need not load.
-_LAZY = ("backbones", "data", "reporting", "training")
+# Imported when they are used: research code that only wants a bound need not load Orbax, and a program
+# takes signals before it loads JAX.
+_PARTS = (
+    "attention",
+    "backbones",
+    "blocks",
+    "bounds",
+    "data",
+    "empirical",
+    "pooling",
+    "reporting",
+    "training",
+)
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
+    if name in _PARTS:
         return importlib.import_module(f"poolax.{name}")
     raise AttributeError(f"module 'poolax' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_PARTS})

@@ -1,7 +1,17 @@
-"""``python -m poolax`` is the command line."""
+"""The program ``poolax``, also ``python -m poolax``: it takes signals before it imports anything."""
 
 import sys
 
-from poolax.cli import main
+from poolax._signals import Watch, taking_signals
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; the result is the process's exit code."""
+    with taking_signals(), Watch("poolax")():
+        from poolax.cli import main as run
+
+        return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

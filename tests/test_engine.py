@@ -166,7 +166,7 @@ def test_states_in_memory_and_on_disk_give_the_same_heads(vit, tmp_path):
         assert other["test_scores"] == one["test_scores"]
         assert_close(rough["train_loss"], one["train_loss"], 1e-2)
         assert rough["id"] != other["id"]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(stores(tmp_path)) == 2
 
 
 def test_fixed_poolers_alone_keep_no_states(vit, tmp_path):
@@ -208,6 +208,10 @@ def test_the_backbone_runs_once_for_all_streamed_heads(vit, monkeypatch):
     assert sum(rows) <= splits["train"] + splits["validation"] + splits["test"] + 50
 
 
+def stores(directory):
+    return [path for path in directory.iterdir() if not path.name.startswith(".")]
+
+
 def store_of(model, directory, count=40, **key):
     ids, mask = texts(count)
     return open_store(directory, FeaturePass(model, ids, mask), key), ids, mask
@@ -219,7 +223,7 @@ def test_a_store_is_written_once_and_never_used_damaged(bert, tmp_path, caplog):
     expected = np.where(mask[..., None], np.asarray(bert(ids, mask).states), 0)
     assert_close(store.fetch(rows).states, expected[rows])
     assert (store.fetch(rows).mask == mask[rows]).all()
-    [folder] = tmp_path.iterdir()
+    [folder] = stores(tmp_path)
     [shard] = folder.glob("states-*")
     written = shard.stat().st_mtime_ns
     store_of(bert, tmp_path)
@@ -234,7 +238,7 @@ def test_a_store_is_written_once_and_never_used_damaged(bert, tmp_path, caplog):
     # Other weights, other data or another program are another store.
     store_of(bert, tmp_path, backbone="other")
     store_of(bert, tmp_path, count=41)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(stores(tmp_path)) == 3
 
 
 def test_a_half_written_store_is_not_used(bert, tmp_path, monkeypatch):
@@ -242,16 +246,16 @@ def test_a_half_written_store_is_not_used(bert, tmp_path, monkeypatch):
     broken = FeaturePass(bert, ids, mask)
     whole = broken.batches
 
-    def dies(progress):
-        yield next(iter(whole(progress)))
+    def dies(progress, first):
+        yield next(iter(whole(progress, first=first)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(broken, "batches", dies)
     with pytest.raises(KeyboardInterrupt):
         open_store(tmp_path, broken, {})
-    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["incomplete"]
+    assert [path.name.split(".")[0] for path in stores(tmp_path)] == ["incomplete"]
     store, _, _ = store_of(bert, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(stores(tmp_path)) == 1
     assert_close(store.fetch(np.arange(40)).states[:, 0], bert(ids, mask).states[:, 0])
 
 
@@ -261,7 +265,7 @@ def test_states_on_disk_are_finite(bert, tmp_path):
     broken["embeddings"]["token"] = broken["embeddings"]["token"].at[:].set(1e38)
     with pytest.raises(ValueError, match="finite"):
         open_store(tmp_path, FeaturePass(dataclasses.replace(bert, params=broken), ids, mask), {})
-    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("incomplete")]
+    assert not [path for path in stores(tmp_path) if not path.name.startswith("incomplete")]
 
 
 @pytest.mark.parametrize("pooler", ["avg", "wavg", "attn"])
@@ -400,7 +404,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
 def test_a_run_that_goes_on_from_disk_does_not_take_what_memory_left(vit, tmp_path):
     options = {"poolers": ["wavg"], "seeds": 1, "epochs": 4, "batch_size": 2, "out": tmp_path}
     with pytest.raises(PreemptedError):
-        run(vit, features="memory", limits=Limits(should_stop=Stopper(2)), **options)
+        run(vit, features="memory", limits=Limits(should_stop=Stopper(6)), **options)
     [resumed] = run(vit, features="disk", **options)
     [whole] = run(vit, features="memory", **options | {"out": None})
     assert_close(resumed["train_loss"], whole["train_loss"])
@@ -409,7 +413,7 @@ def test_a_run_that_goes_on_from_disk_does_not_take_what_memory_left(vit, tmp_pa
 def test_a_sweep_that_is_stopped_goes_on(vit, tmp_path):
     whole = run(vit)
     with pytest.raises(PreemptedError):
-        run(vit, out=tmp_path, limits=Limits(should_stop=Stopper(4)))
+        run(vit, out=tmp_path, limits=Limits(should_stop=Stopper(8)))
     assert list((tmp_path / "unfinished").iterdir())
     resumed = run(vit, out=tmp_path)
     for one, other in zip(whole, resumed, strict=True):

@@ -144,6 +144,7 @@ def test_usage_errors_are_one_line(run, arguments, message, tmp_path, capsys):
 def test_failure_and_interruption(run, monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # at once
 
     def preempt(*_, **__):
         raise PreemptedError("state is saved")

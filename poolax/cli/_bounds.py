@@ -15,6 +15,7 @@ from poolax.cli._inputs import read_inputs
 from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
 from poolax.cli._models import Blocks, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
+from poolax.cli._program import asking
 from poolax.cli._rows import (
     bounds_table,
     describe_block,
@@ -169,6 +170,7 @@ class Bounds:
                 domain = self._domain(0.0, shape[-1])
             elif self.spread is not None:
                 domain = Domain(domain.radius, min(self.spread, float(domain.radius)))
+            progress = asking(progress)
             progress("ledger", 0, 1)
             ledgers = backbone_ledgers(backbone, num_tokens, domain)
             progress("ledger", 1, 1)
@@ -201,6 +203,6 @@ class Bounds:
         with progress_bars(stderr()) as progress:
             for row in rows:
                 records.append(self._with_gamma({"kind": "bounds", **row}))
-                progress("bounds", len(records), total)
+                asking(progress)("bounds", len(records), total)
         show([bounds_table(records, title)], records, as_json=self.as_json)
         return COMPLETE

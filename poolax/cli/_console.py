@@ -12,12 +12,13 @@ import rich.console
 import rich.progress
 from rich.text import Text
 
+from poolax._signals import INTERRUPTED as INTERRUPTED
 from poolax._text import one_line, printable
 from poolax.reporting import Table
 from poolax.training.records import plain_json
 from poolax.training.step import Progress
 
-COMPLETE, FAILURE, USAGE, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 75
+COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
 
 _MANY_DIGITS = 6
 

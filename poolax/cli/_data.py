@@ -18,6 +18,7 @@ from poolax.cli._data_figures import contact_sheet, series_figure
 from poolax.cli._data_list import describe_entry, print_entries
 from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
+from poolax.cli._program import asking
 from poolax.data._prepare import way_to_prepare
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
@@ -99,7 +100,7 @@ class Prepare:
                 data_dir=self.data_dir,
                 tfds_dir=self.tfds_dir,
                 download_dir=self.download_dir,
-                progress=progress,
+                progress=asking(progress),
                 **options,
             )
         record = {"kind": "prepared data", "name": self.name, "options": options, "path": str(path)}

@@ -15,6 +15,7 @@ from poolax.backbones import Backbone
 from poolax.cli._console import COMPLETE, number, progress_bars, show, stderr
 from poolax.cli._inputs import Inputs, read_array, read_inputs
 from poolax.cli._models import Blocks, inputs_beside, load_model
+from poolax.cli._program import asking
 from poolax.cli._rows import constant_text, describe_block, describe_domain
 from poolax.quickstart import INPUTS
 from poolax.reporting import Cell, Table
@@ -96,7 +97,7 @@ class Lipschitz:
                 mask,
                 poolers=self.poolers,
                 key=jax.random.key(self.seed),
-                progress=progress,
+                progress=asking(progress),
             )
         return [{**what, **row} for row in rows], given.source
 
@@ -114,7 +115,7 @@ class Lipschitz:
                 what |= describe_domain(*embeddings_domain(given.raw))
                 row = measure_block(block.model, block.variables, given.raw)
                 records.append({"kind": "lipschitz", **what, **row})
-                progress("blocks", len(records), len(blocks))
+                asking(progress)("blocks", len(records), len(blocks))
         return records, given.source
 
     def _token_states(self) -> Inputs:

@@ -4,17 +4,17 @@ import contextlib
 import io
 import os
 import select
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import jax
 
+from poolax._progress import Progress
+from poolax._signals import PreemptedError, Watch, stop_if_asked, taking_signals
 from poolax._text import one_line, printable
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
-from poolax.training import PreemptedError
 
 _LONGEST = 1_000
 
@@ -40,8 +40,9 @@ class Command(Protocol):
 def run_program(name: str, parse: Callable[[], Command]) -> int:
     """Parse a command line and run the command; what goes wrong is told in one line.
 
-    SIGTERM interrupts a command as Ctrl-C does, except where it saves first what it is at. Where nobody
-    reads on, as behind ``| head``, the program ends without a word, as a failure.
+    SIGTERM and Ctrl-C ask a command to stop: one that is resumable saves first what it is at, others
+    end within seconds. A second signal ends either. Where nobody reads on, as behind ``| head``, the
+    program ends without a word, as a failure.
 
     Args:
         name: Name of the program, in front of every line.
@@ -62,6 +63,12 @@ def run_program(name: str, parse: Callable[[], Command]) -> int:
 
 
 def _run(name, parse):
+    watch = Watch(name)
+    with taking_signals(), watch():
+        return _run_watched(name, parse, watch)
+
+
+def _run_watched(name, parse, watch):
     problems = io.StringIO()
     try:
         with contextlib.redirect_stderr(problems):
@@ -71,9 +78,13 @@ def _run(name, parse):
             return COMPLETE
         print(f"{name}: {printable(_first_sentence(problems.getvalue()))}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     try:
-        with _terminable():
-            return command.run()
+        watch.saves = command.resumable
+        stop_if_asked()
+        return command.run()
     except (KeyboardInterrupt, PreemptedError):
         goes_on = "; the same command goes on from what is finished" if command.resumable else ""
         print(f"{name}: interrupted{goes_on}", file=sys.stderr)
@@ -113,13 +124,14 @@ def simulate_devices(count: int) -> None:
         os.environ.setdefault("PJRT_NPROC", str(2 * count))
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def asking(progress: Progress) -> Progress:
+    """Progress of a command that saves nothing, which stops between two reports when it is asked to."""
+
+    def report(description: str, done: int, total: int) -> None:
+        progress(description, done, total)
+        stop_if_asked()
+
+    return report
 
 
 def _first_sentence(box: str) -> str:

@@ -90,7 +90,7 @@ def run(
         BlockingIOError: if another program writes to ``out``.
         RuntimeError: if a measured constant exceeds its bound.
         FloatingPointError: if pretraining or all heads diverge.
-        PreemptedError: for SIGTERM while backbone or heads are trained; their state is saved.
+        PreemptedError: if SIGTERM or Ctrl-C asks to stop; what is finished is saved.
     """
     settings = Settings() if settings is None else settings
     settings.check()

@@ -13,6 +13,7 @@ from etils import epath
 from poolax import attention, bounds, empirical
 from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
+from poolax._signals import stop_if_asked
 from poolax.blocks import TBM
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
@@ -53,10 +54,14 @@ class Store:
         """The record of ``what``: from the file, or measured now and added to it.
 
         Where measuring leaves a ``model`` behind, a record without it does not count.
+
+        Raises:
+            PreemptedError: if asked to stop, before the measurement.
         """
         key = digest({**self.identity, **what})
         finished = is_finished(self.finished.get(key), what)
         if not finished or (model is not None and not has_checkpoint(model)):
+            stop_if_asked()
             started = time.perf_counter()
             row = {"id": key, **what, **measure()}
             row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}

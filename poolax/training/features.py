@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data._dataset import Inputs
+from poolax.training.keeping import PreemptedError, agreed, stop_asked
 from poolax.training.step import Mapper, Progress, mesh_of, no_progress
 
 # A shorter sequence is another program: what it has to save, in tokens, to be worth compiling.
@@ -29,6 +30,7 @@ def extract_states(
     *,
     indices: Int[np.ndarray, " num"] | None = None,
     batch_size: int = 256,
+    should_stop: Callable[[], bool] = stop_asked,
     progress: Progress = no_progress,
 ) -> TokenStates:
     """Token states of inputs, computed once, batches split over the devices.
@@ -44,6 +46,7 @@ def extract_states(
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         indices: Which inputs, shape ``(num,)``; ``None`` for all of them.
         batch_size: Inputs at a time over the local devices.
+        should_stop: Asked after every batch; see :func:`stop_on_sigterm`.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -52,6 +55,7 @@ def extract_states(
 
     Raises:
         ValueError: if there is no input, or as the backbone raises.
+        PreemptedError: if asked to stop.
 
     Example:
         >>> import jax
@@ -61,7 +65,9 @@ def extract_states(
         >>> extract_states(vit, np.zeros((10, 4, 4, 1), np.float32)).states.shape
         (10, 5, 8)
     """
-    features = FeaturePass(backbone, inputs, mask, indices=indices, batch_size=batch_size)
+    features = FeaturePass(
+        backbone, inputs, mask, indices=indices, batch_size=batch_size, should_stop=should_stop
+    )
     collected: Any = features.collect(progress)
     return TokenStates(collected.states, collected.mask, features.num_prefix)
 
@@ -88,6 +94,7 @@ class FeaturePass:
         mask: As for :func:`extract_states`.
         indices: As for :func:`extract_states`.
         batch_size: As for :func:`extract_states`.
+        should_stop: As for :func:`extract_states`.
 
     Raises:
         ValueError: if there is no input, or as the backbone's ``prepare`` raises for texts.
@@ -101,6 +108,7 @@ class FeaturePass:
         *,
         indices: Int[np.ndarray, " num"] | None = None,
         batch_size: int = 256,
+        should_stop: Callable[[], bool] = stop_asked,
     ):
         if len(inputs) == 0:
             raise ValueError("inputs: expected at least one, got none")
@@ -114,6 +122,7 @@ class FeaturePass:
         self.num_examples = len(inputs)
         self.num_prefix = backbone.num_prefix
         self._backbone, self._inputs, self._mask = backbone, inputs, mask
+        self._should_stop = should_stop
         mesh = mesh_of(backbone.params)
         self._mapper = Mapper(self._forward, batch_size, mesh)
         # Sequences one by one, in batches of whole examples on every device.
@@ -186,28 +195,59 @@ class FeaturePass:
         return HostStates(states, masks)
 
     def batches(
-        self, progress: Progress = no_progress
+        self, progress: Progress = no_progress, *, first: int = 0
     ) -> Iterator[tuple[Int[np.ndarray, " num"], HostStates]]:
-        """All token states, batch by batch, and the positions of their inputs."""
-        starts = _contiguous(self._mask[:]) if self._is_text else None
-        yield from self._as_they_are(progress) if starts is None else self._by_length(starts, progress)
+        """All token states, batch by batch, and the positions of their inputs.
 
-    def _as_they_are(self, progress):
+        Args:
+            progress: Called with a description, the number done and the total.
+            first: Number of the first batch; those before it are not computed.
+
+        Raises:
+            PreemptedError: if asked to stop, once the batch that was given has been taken.
+        """
+        starts = self._starts
+        batches = self._as_they_are if starts is None else functools.partial(self._by_length, starts)
+        for batch in batches(progress, first):
+            yield batch
+            if agreed(self._should_stop())[0]:
+                raise PreemptedError("stopped while the backbone maps the data")
+
+    @property
+    def layout(self) -> list[int]:
+        """What decides which examples are in which batch, beside the data and the backbone."""
+        processes = jax.process_count()
+        if self._starts is None:
+            return [self._mapper.batch_size, processes]
+        lengths = length_groups(self._longest, self._mask.shape[-1])
+        return [self._sequence_mapper.batch_size, processes, *lengths]
+
+    @functools.cached_property
+    def _longest(self) -> np.ndarray:
+        """Tokens of the longest part of each sequence's example: its parts are given back together."""
+        lengths = np.maximum(self._mask[:].sum(-1).reshape(-1, self._parts), 1)
+        return np.repeat(lengths.max(-1), self._parts)
+
+    @functools.cached_property
+    def _starts(self):
+        """Where sequences start that can be moved to the front; ``None`` if they cannot."""
+        return _contiguous(self._mask[:]) if self._is_text and self._mask is not None else None
+
+    def _as_they_are(self, progress, first):
         arrays = self._arrays()
+        done = first * self._mapper.batch_size * jax.process_count()
 
-        def fetch(start, stop):
-            return {name: np.asarray(array[start:stop]) for name, array in arrays.items()}
+        def fetch(start, stop, skipped=done):
+            rows = slice(start + skipped, stop + skipped)
+            return {name: np.asarray(array[rows]) for name, array in arrays.items()}
 
-        done = 0
-        results = self._mapper.batches(
-            self._backbone.params, fetch, self.num_examples, progress, "features"
-        )
-        for tokens in results:
+        for tokens in self._mapper.batches(self._backbone.params, fetch, self.num_examples - done):
             positions = np.arange(done, done + len(tokens.states))
             done += len(positions)
+            progress("features", done, self.num_examples)
             yield positions, _on_host(tokens)
 
-    def _by_length(self, starts, progress):
+    def _by_length(self, starts, progress, first):
         """Sequences of like length together, each moved to the front and back again.
 
         Positions count from the first real token, so that a sequence may stand anywhere.
@@ -219,11 +259,15 @@ class FeaturePass:
             all_masks.reshape(-1, num_tokens),
         )
         starts, lengths = starts.ravel(), mask.sum(-1)
-        # Examples are given back whole: all their parts are as long as the longest.
-        longest = np.repeat(np.maximum(lengths, 1).reshape(-1, parts).max(-1), parts)
+        longest = self._longest
+        stride = self._sequence_mapper.batch_size * jax.process_count()
         done = 0
         for shorter, length in itertools.pairwise([0, *length_groups(longest, num_tokens)]):
             rows = np.flatnonzero((longest > shorter) & (longest <= length))
+            skipped = min(first, -(-len(rows) // stride))
+            first -= skipped
+            before, rows = np.split(rows, [skipped * stride])
+            done += len(before) // parts
             columns = np.minimum(starts[rows, None] + np.arange(length), num_tokens - 1)
             real = np.arange(length) < lengths[rows, None]
             front = np.where(real, np.take_along_axis(ids[rows], columns, 1), 0)

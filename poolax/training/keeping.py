@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,48 +11,37 @@ from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checkpoint import CheckpointWriter, restore_newest
+from poolax._signals import PreemptedError as PreemptedError
+from poolax._signals import stop_asked as stop_asked
+from poolax._signals import taking_signals
 
 _log = logging.getLogger(__name__)
 
 
-class PreemptedError(Exception):
-    """A run was asked to stop, has saved its state, and can be resumed."""
-
-
-def never() -> bool:
-    """Whether to stop: no."""
-    return False
-
-
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGTERM has arrived, for :class:`Limits`.
+    """A function that says whether SIGTERM or Ctrl-C has arrived, for :class:`Limits`.
 
-    Schedulers send it some seconds before they take a machine away. The handler that was there before
-    is put back afterwards. Outside of the main thread, where Python takes no signals, it never arrives.
+    Schedulers send SIGTERM some seconds before they take a machine away. A second signal raises
+    ``KeyboardInterrupt`` at once. The handlers that were there before are put back afterwards; blocks
+    within each other share what has arrived. Python takes signals in the main thread alone: in another
+    one this says what has arrived for a block around.
 
     Yields:
         ``should_stop``.
 
     Raises:
-        PreemptedError: at the end of the block, if it has arrived.
+        PreemptedError: at the end of the block, if one has arrived.
 
     Example:
         >>> with stop_on_sigterm() as should_stop:
         ...     should_stop()
         False
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield never
-        return
-    arrived = []
-    before = signal.signal(signal.SIGTERM, lambda *_: arrived.append(True))
-    try:
-        yield lambda: bool(arrived)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if arrived:
-        raise PreemptedError("stopped by SIGTERM")
+    with taking_signals() as flag:
+        yield flag.is_set
+    if flag.is_set():
+        raise PreemptedError("stopped by a signal")
 
 
 class Keeper:
@@ -71,7 +58,7 @@ class Keeper:
         directory: epath.PathLike | None,
         *,
         every: float = 60.0,
-        should_stop: Callable[[], bool] = never,
+        should_stop: Callable[[], bool] = stop_asked,
     ):
         self._directory = None if directory is None else epath.Path(directory)
         self._every = every

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 
 from poolax._checks import check_choice, check_count, check_number
-from poolax.training.keeping import never
+from poolax.training.keeping import stop_asked
 from poolax.training.memory import default_budget
 
 
@@ -20,13 +20,14 @@ class Limits:
         shard: What is split over devices: ``"batch"``, ``"heads"``, or ``"auto"``, heads where there
             are as many runs as devices.
         checkpoint_every: Seconds between checkpoints of heads in training.
-        should_stop: Asked after every epoch or chunk of one; see :func:`stop_on_sigterm`.
+        should_stop: Asked after every batch of the backbone, and every epoch or chunk of one; by
+            default whether a block of :func:`stop_on_sigterm` around has been asked to stop.
     """
 
     memory_budget: int | None = None
     shard: str = "auto"
     checkpoint_every: float = 60.0
-    should_stop: Callable[[], bool] = never
+    should_stop: Callable[[], bool] = stop_asked
 
     def __post_init__(self):
         """Refuse numbers out of range."""

@@ -1,5 +1,6 @@
 """Which heads a sweep has, which of them are finished, and how the others are trained."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -174,17 +175,19 @@ class SweepPlan:
         keeper = Keeper(
             directory, every=self.limits.checkpoint_every, should_stop=self.limits.should_stop
         )
-        trained = train_groups(
-            job.source,
-            job.groups,
-            targets,
-            self.task,
-            job.protocol,
-            splits=splits,
-            keeper=keeper,
-            progress=progress,
-            description=description,
-        )
+        # Whatever ends it, what is on its way to disk gets there.
+        with contextlib.closing(keeper):
+            trained = train_groups(
+                job.source,
+                job.groups,
+                targets,
+                self.task,
+                job.protocol,
+                splits=splits,
+                keeper=keeper,
+                progress=progress,
+                description=description,
+            )
         wall_s = round(time.perf_counter() - started, 3)
         train, test = (_rows(targets, splits[name]) for name in ("train", "test"))
         common = {

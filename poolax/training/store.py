@@ -1,29 +1,31 @@
 """Token states on disk: written once, in shards that are whole or not there, read by memory map."""
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
-import math
 import mmap
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any, cast
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from poolax._files import json_object, writing_to
-from poolax._paths import absolute_path, write_atomically
+from poolax._locks import locked
+from poolax._paths import absolute_path
+from poolax._signals import stop_if_asked
 from poolax._text import one_line
 from poolax.training.features import FeaturePass, HostStates, count_tokens
+from poolax.training.shards import MANIFEST, ShardWriter, file_checksum
 from poolax.training.step import Progress, no_progress
 
-_MANIFEST = "manifest.json"
-_SHARD_BYTES = 2**26
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 300
 
@@ -96,8 +98,8 @@ def open_store(
     """The store of these token states below a folder; written first if it is not there.
 
     A store is known by a hash of its key, of the dtype and of the lowered forward program. One whose
-    content does not have the checksums that it was written with, or that was not finished, is written
-    again.
+    content does not have the checksums that it was written with is written again. One that was not
+    finished goes on after the last shard that is whole.
 
     Args:
         directory: Local folder of all stores.
@@ -111,94 +113,51 @@ def open_store(
 
     Raises:
         ValueError: for states that are not finite.
+        PreemptedError: if the pass is asked to stop; what it has given is kept.
     """
     dtype = jnp.dtype(dtype)
     program = hashlib.sha256(features.program().encode()).hexdigest()
     key = {**key, "dtype": dtype.name, "program": program, "num_examples": features.num_examples}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = pathlib.Path(absolute_path(directory)) / name
-    problem = _problem(folder, key, features)
-    if problem is not None:
-        if folder.exists():
-            _log.warning("feature store %s is written again: %s", folder, problem)
-        if jax.process_index() == 0:
-            with writing_to(folder.parent):
-                _write(folder, features, key, dtype, progress)
-        else:  # takes its turns in the pass
-            for _ in features.batches():
+    writer, num_batches = None, -1
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0 and _problem(folder, key, features) is not None:
+            stack.enter_context(_turn(folder))
+            problem = _problem(folder, key, features)
+            if problem is not None:  # nor has another program written it meanwhile
+                if folder.exists():
+                    _log.warning("feature store %s is written again: %s", folder, problem)
+                stack.enter_context(writing_to(folder.parent))
+                writer = ShardWriter(folder, features, key, dtype)
+                num_batches = writer.num_batches
+                if num_batches:
+                    _log.info("going on after batch %d of feature store %s", num_batches, folder)
+        num_batches = _of_process_0(num_batches)
+        if writer is not None:
+            writer.write(progress)
+        elif num_batches >= 0:  # takes its turns in the pass
+            for _ in features.batches(first=num_batches):
                 pass
-        _wait_for_all(name)
+    _wait_for_all(name)
     return _open(folder)
 
 
-def _write(folder, features, key, dtype, progress):
-    incomplete = folder.with_name(f"incomplete.{folder.name}")
-    if incomplete.exists():
-        shutil.rmtree(incomplete)
-    incomplete.mkdir(parents=True)
-    places = np.zeros((features.num_examples, 3), np.int64)
-    shape, masks, checksums = None, None, {}
-    for number, (piece, rows) in enumerate(_shards(features, dtype, progress)):
-        name = f"states-{number:05d}.npy"
-        np.save(incomplete / name, piece)
-        checksums[name] = _checksum(incomplete / name)
-        for positions, tokens, starts in rows:
-            shape = (features.num_examples, *tokens.states.shape[1:])
-            places[positions] = np.stack(
-                [np.full(len(positions), number), starts[:-1], starts[1:]], axis=-1
-            )
-            if tokens.mask is not None:
-                masks = np.zeros(shape[:-1], np.bool_) if masks is None else masks
-                masks[positions] = tokens.mask
-    for name, array in {"places.npy": places, "mask.npy": masks}.items():
-        if array is not None:
-            np.save(incomplete / name, array)
-            checksums[name] = _checksum(incomplete / name)
-    manifest = {
-        "key": key,
-        "shape": shape,
-        "num_prefix": features.num_prefix,
-        "checksums": checksums,
-    }
-    write_atomically(incomplete / _MANIFEST, json.dumps(manifest, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    incomplete.rename(folder)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Indexed:
-    """Where the rows of a batch stand in their shard; states themselves are not held."""
-
-    states: jax.ShapeDtypeStruct
-    mask: np.ndarray | None
-
-
-def _shards(features, dtype, progress) -> Iterator[tuple[np.ndarray, list]]:
-    """Rows of tokens in pieces of bounded size, with the positions of their examples."""
-    pieces, rows, held, size = [], [], 0, 0
-    for positions, tokens in features.batches(progress):
-        values = np.asarray(tokens.states)
-        if tokens.mask is None:
-            counts = np.full(len(values), math.prod(values.shape[1:-1]))
-            flat = values.reshape(-1, values.shape[-1])
-        else:
-            counts = tokens.mask.reshape(len(values), -1).sum(-1)
-            flat = values[tokens.mask]
-        if not np.isfinite(flat).all():
-            raise ValueError("states: expected finite values at real tokens, got some that are not")
-        starts = held + np.concatenate([[0], np.cumsum(counts)])
-        # NumPy's files know no bfloat16: its bits are kept as whole numbers.
-        flat = flat.astype(dtype)
-        pieces.append(flat.view(np.uint16) if dtype == jnp.bfloat16 else flat)
-        indexed = _Indexed(jax.ShapeDtypeStruct(values.shape, values.dtype), tokens.mask)
-        rows.append((positions, indexed, starts))
-        held, size = held + len(flat), size + flat.nbytes
-        if size >= _SHARD_BYTES:
-            yield np.concatenate(pieces), rows
-            pieces, rows, held, size = [], [], 0, 0
-    if pieces:
-        yield np.concatenate(pieces), rows
+@contextlib.contextmanager
+def _turn(folder) -> Iterator[None]:
+    """Wait for another program that writes the same store."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = str(folder.with_name(f".{folder.name}.lock"))
+    with contextlib.ExitStack() as stack:
+        for attempt in itertools.count():
+            try:
+                stack.enter_context(locked(path, seconds=1.0))
+                break
+            except filelock.Timeout:
+                if attempt == 0:
+                    _log.warning("feature store %s is written by another program: waiting", folder)
+                stop_if_asked()
+        yield
 
 
 def _problem(folder, key, features):
@@ -217,7 +176,7 @@ def _problem(folder, key, features):
         if not isinstance(checksums, dict) or "places.npy" not in checksums:
             return "its manifest lists no files"
         for name, checksum in checksums.items():
-            if _checksum(folder / name) != checksum:
+            if file_checksum(folder / name) != checksum:
                 return f"{name} has another checksum than it was written with"
     except OSError as error:
         return one_line(error, longest=_LONGEST_REASON)
@@ -225,8 +184,8 @@ def _problem(folder, key, features):
 
 
 def _manifest(folder):
-    content = (folder / _MANIFEST).read_bytes()
-    return json_object(content, folder / _MANIFEST, "the store is written again")
+    content = (folder / MANIFEST).read_bytes()
+    return json_object(content, folder / MANIFEST, "the store is written again")
 
 
 def _open(folder):
@@ -238,9 +197,12 @@ def _open(folder):
     return FeatureStore(tuple(manifest["shape"]), manifest["num_prefix"], mask, shards, places)
 
 
-def _checksum(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _of_process_0(number):
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def _wait_for_all(name):

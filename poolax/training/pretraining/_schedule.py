@@ -20,7 +20,8 @@ from poolax._checkpoint import (
     save_checkpoint,
 )
 from poolax._checks import check_count, check_number
-from poolax.training.keeping import PreemptedError, agreed, never, stop_on_sigterm
+from poolax.training.holding import holding
+from poolax.training.keeping import PreemptedError, agreed, stop_asked, stop_on_sigterm
 from poolax.training.records import fingerprint
 from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 
@@ -40,8 +41,8 @@ class Schedule:
         learning_rate: Peak learning rate.
         seed: Sets initialisation, batch order and what is hidden.
         out: Folder for checkpoints; a run that finds one there goes on from it, and gives what an
-            uninterrupted run would have given. SIGTERM then ends the epoch, saves and stops. ``None``
-            writes nothing.
+            uninterrupted run would have given. SIGTERM or Ctrl-C then ends the epoch, saves and stops.
+            ``None`` writes nothing.
         checkpoint_every: Epochs between checkpoints.
         progress: Called with a description, the number of epochs done and the total.
     """
@@ -84,7 +85,8 @@ def run_schedule(
     Raises:
         ValueError: for a checkpoint of another recipe.
         FloatingPointError: if the loss does not stay finite.
-        PreemptedError: for SIGTERM, once the state is saved.
+        BlockingIOError: if another program writes to the schedule's folder.
+        PreemptedError: for SIGTERM or Ctrl-C, once the state is saved.
     """
     num_examples = len(next(iter(arrays.values())))
     steps = schedule.epochs * math.ceil(num_examples / schedule.batch_size)
@@ -102,11 +104,11 @@ def run_schedule(
         "seed": schedule.seed,
     }
     state = trainer.init(stack([params]))
-    start, kept = _restore(schedule.out, _only_run(state), recipe)
-    if start:
-        state = trainer.put(stack([stack([kept])]))
-    data = put(dict(arrays))
-    with contextlib.nullcontext(never) if schedule.out is None else stop_on_sigterm() as should_stop:
+    with holding(schedule.out), _asking(schedule.out) as should_stop:
+        start, kept = _restore(schedule.out, _only_run(state), recipe)
+        if start:
+            state = trainer.put(stack([stack([kept])]))
+        data = put(dict(arrays))
         for epoch in range(start, schedule.epochs):
             batches = stack([epoch_batches(schedule.seed, epoch, num_examples, schedule.batch_size)])
             state, _ = trainer.steps(state, data, batches)
@@ -121,8 +123,14 @@ def run_schedule(
             if schedule.out is not None and (stops or is_due):
                 save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
             if stops:
-                raise PreemptedError(f"stopped after epoch {done}, saved in {schedule.out}")
+                where = "nothing was saved" if schedule.out is None else f"saved in {schedule.out}"
+                raise PreemptedError(f"stopped after epoch {done}, {where}")
     return jax.tree.map(jnp.asarray, _only_run(state).params)
+
+
+def _asking(out):
+    """Where nothing can be saved, signals are left to whoever takes them."""
+    return contextlib.nullcontext(stop_asked) if out is None else stop_on_sigterm()
 
 
 def _restore(out, state, recipe):
