@@ -170,8 +170,8 @@ def test_prepare_and_show(said, test_data, tmp_path):
         (["show", "mnist"], r"name: expected a data set \(cifar10, .*\), got 'mnist'"),
         (["show", "digits", "--size", "4"], r"--size: expected an option of 'digits' \(none\) or of the "
          r"command \(--data-dir, --debug, --help, --json, --option, --out, --tfds-dir\), got it"),
-        (["show", "cifar10", "--sise=4"], r"--sise: expected an option of 'cifar10' \(--size\) or .* got it"),
-        (["prepare", "voc", "--out", "x"], r"--out: .* \(--size, --fit, --output-grid\) or .* got it"),
+        (["show", "cifar10", "--sise=4"], r"--sise: expected an option of 'cifar10' \(--size, --partial\) or .* got it"),
+        (["prepare", "voc", "--out", "x"], r"--out: .* \(--size, --fit, --output-grid, --partial\) or .* got it"),
         (["show", "digits", "--option", "size=4"], r"size: expected options of 'digits' \(none\), got it"),
         (["show", "cifar10", "--size", "big"], r"size: expected a whole number, got 'big'"),
         (["show", "cifar10", "--size"], r"option: expected KEY=VALUE, got 'size='"),
@@ -234,7 +234,13 @@ def test_advice_names_options_as_the_command_line_does(capsys, tmp_path):
     rows[7] = "2020-01-01 07:00:00,,1"
     (tmp_path / "weather.csv").write_text("\n".join(["date,OT,b", *rows]))
     command = ("show", "weather", "--data-dir", tmp_path, "--context", 2, "--horizon", 1)
-    run(*command, code=cli.USAGE)
+    run(*command, code=cli.FAILURE)
+    assert re.fullmatch(
+        r"poolax: .*weather.csv: expected the 52696 published rows, got 20; restore the file from its "
+        r"source; --partial True reads them as they are\n",
+        capsys.readouterr().err,
+    )
+    run(*command, "--partial", "True", code=cli.USAGE)
     assert re.fullmatch(
         r"poolax: .*weather.csv, line 9, column 'OT': expected a number, got NaN \(1 in all\); "
         r"--missing drop leaves out windows that touch one, --missing keep shows it as missing\n",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from poolax import data
+from poolax._files import DamagedFileError
 from poolax.data import Dataset, Entry, _registry
 
 NAMES = """
@@ -39,7 +40,9 @@ def test_every_data_set_is_named_once():
 def test_unknown_names_and_options_are_refused():
     with pytest.raises(ValueError, match=r"name: expected a data set \(cifar10, .*\), got 'mnist'"):
         data.load("mnist")
-    with pytest.raises(ValueError, match=r"sise: expected options of 'cifar10' \(size\), got it"):
+    with pytest.raises(
+        ValueError, match=r"sise: expected options of 'cifar10' \(partial, size\), got it"
+    ):
         data.load("cifar10", sise=3)
 
 
@@ -67,6 +70,53 @@ def test_files_in_a_folder_or_in_one_of_the_name(test_data):
     above = data.load("stsb", data_dir=test_data)
     inside = data.load("stsb", data_dir=test_data / "stsb")
     assert above.fingerprint == inside.fingerprint
+
+
+def cut(source, target, num_lines):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"".join(source.read_bytes().splitlines(keepends=True)[:num_lines]))
+
+
+def test_a_part_of_what_was_published_is_refused_unless_it_is_meant(test_data, tmp_path):
+    source, target = test_data / "ucr" / "ECG200", tmp_path / "ECG200"
+    cut(source / "ECG200_TRAIN.tsv", target / "ECG200_TRAIN.tsv", 50)
+    cut(source / "ECG200_TEST.tsv", target / "ECG200_TEST.tsv", 100)
+    message = r"expected the 100 published train examples in ECG200/.*, got 50; restore .* partial=True"
+    with pytest.raises(DamagedFileError, match=message):
+        data.load("ecg200", data_dir=tmp_path)
+    with pytest.raises(DamagedFileError, match=message):
+        data.prepare("ecg200", data_dir=tmp_path, tfds_dir=tmp_path / "tfds")
+    part = data.load("ecg200", data_dir=tmp_path, partial=True)
+    assert len(part.inputs) == 150
+    assert part.notes[-1] == "50 of the 100 published train examples"
+    data.prepare("ecg200", data_dir=tmp_path, tfds_dir=tmp_path / "tfds", partial=True)
+    again = data.load("ecg200", tfds_dir=tmp_path / "tfds", partial=True)
+    assert again.fingerprint == part.fingerprint
+    with pytest.raises(ValueError, match="got neither"):
+        data.load("ecg200", tfds_dir=tmp_path / "tfds")
+    with pytest.raises(ValueError, match="partial: expected True or False, got 'yes'"):
+        data.load("ecg200", data_dir=tmp_path, partial="yes")
+
+
+def test_a_part_of_a_long_series_is_refused_unless_it_is_meant(test_data, tmp_path):
+    cut(test_data / "ett" / "ETTh1.csv", tmp_path / "ETTh1.csv", 14_501)
+    with pytest.raises(
+        DamagedFileError, match=r"ETTh1.csv: expected the 17420 published rows, got 14500;"
+    ):
+        data.load("etth1", data_dir=tmp_path)
+    with pytest.raises(
+        DamagedFileError, match=r"ETTh1.csv: expected the 17420 published rows, got 14500;"
+    ):
+        data.prepare("etth1", data_dir=tmp_path, tfds_dir=tmp_path)
+    assert data.load("etth1", data_dir=tmp_path, partial=True).notes
+
+
+def test_files_without_examples_are_refused_by_their_folder(test_data, tmp_path):
+    for file in (test_data / "tweet_emotion").iterdir():
+        content = b"" if file.name.startswith("val_") else file.read_bytes()
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"expected the whole of train_text.txt.* 'validation'"):
+        data.load("tweet_emotion", data_dir=tmp_path)
 
 
 def one_file_entry(name="tiny"):

@@ -46,7 +46,7 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
         "sizes": dict(entry.sizes),
         "get_by": ways_to_get(entry),
         "layout": entry.layout,
-        "options": dict(entry.options),
+        "options": dict(entry.all_options),
         "tfds_builder": None if tfds is None else tfds.name,
         "tfds_builder_needs_tensorflow": None if tfds is None else tfds.needs_tensorflow,
         "downloads": [dataclasses.asdict(download) for download in entry.downloads],

@@ -33,11 +33,11 @@ def with_option_flags(arguments: Sequence[str], command_flags: Collection[str]) 
         key = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or _flag(key.removeprefix("no_")) in command_flags:
             expanded.append(argument)
-        elif key in entry.options:
+        elif key in entry.all_options:
             value = value if equals else next(rest, "")
             expanded += ["--option", f"{key}={value}"]
         else:
-            options = ", ".join(map(_flag, entry.options)) or "none"
+            options = ", ".join(map(_flag, entry.all_options)) or "none"
             own = ", ".join(sorted(command_flags))
             raise ValueError(
                 f"{flag}: expected an option of {entry.name!r} ({options}) or of the command ({own}), "
@@ -57,7 +57,7 @@ def errors_in_flags(entry: Entry) -> Iterator[None]:
         yield
     except ValueError as error:
         kind = DamagedFileError if isinstance(error, DamagedFileError) else ValueError
-        raise kind(in_flags(str(error), entry.options)) from error
+        raise kind(in_flags(str(error), entry.all_options)) from error
 
 
 def in_flags(text: str, options: Iterable[str]) -> str:
@@ -99,7 +99,7 @@ def parse_options(entry: Entry, given: Sequence[str]) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if not equals or not value:
             raise ValueError(f"option: expected KEY=VALUE, got {text!r}")
-        entry.check_options({name: value})
+        entry.check_options({name: True})  # the name; a value is checked where it is used
         options[name] = _parse(name, value, defaults.get(name))
     return options
 

@@ -82,7 +82,10 @@ def quiet_tfds() -> Iterator[None]:
 
 
 def _config(entry: Entry, options: Mapping[str, Any]) -> str:
-    if entry.stored is not None or not options:
+    options = {name: value for name, value in options.items() if (name, value) != ("partial", False)}
+    if entry.stored is not None:
+        return "partial" if options.get("partial") else "default"
+    if not options:
         return "default"
     values = {name: _option_key(value) for name, value in sorted(options.items())}
     return f"options_{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]}"

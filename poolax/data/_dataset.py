@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from poolax._checks import check_instance
+from poolax.data._damage import TooFewExamplesError
 
 Targets = np.ndarray | Mapping[str, np.ndarray]
 
@@ -75,7 +76,9 @@ class Dataset:
         for split, indices in self.splits.items():
             indices = np.asarray(indices)
             if indices.size == 0:
-                raise ValueError(f"splits: expected examples in {split!r} of {self.name!r}, got none")
+                raise TooFewExamplesError(
+                    f"splits: expected examples in {split!r} of {self.name!r}, got none"
+                )
             if indices.min() < 0 or indices.max() >= num_examples:
                 raise ValueError(
                     f"splits: expected indices from 0 to {num_examples - 1} for {split!r} of "

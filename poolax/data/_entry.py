@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 from etils import epath
 
+from poolax._files import DamagedFileError, damaged, reading
+from poolax.data._damage import RESTORE, TooFewExamplesError
 from poolax.data._dataset import Dataset
+
+_PARTIAL = {"partial": "whether files may hold another number of examples than was published"}
+_ANY_SIZE = "partial=True reads them as they are"
 
 Modality = Literal["vision", "language", "series"]
 
@@ -87,6 +92,9 @@ class Entry:
         options: Names of the keyword arguments that it takes beside a directory, with what they say.
         tfds: The builder of TensorFlow Datasets, if there is one.
         downloads: Files that make up ``layout``, if they can be fetched without an account.
+        holds: Splits of the data set that hold a published split; one that is not named is held by
+            that of its name, train by train and validation where no validation was published.
+        own_layouts: Files of layouts that are not the publisher's, whose sizes are free.
         stored: What is prepared, where that is not the data set itself.
         notes: What else is to be known before it is read, such as a download that is a mirror's.
         verified: Whether the whole of it was read and checked by the authors of this library.
@@ -107,30 +115,87 @@ class Entry:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tfds: TFDS | None = None
     downloads: tuple[Download, ...] = ()
+    holds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    own_layouts: tuple[str, ...] = ()
     stored: Stored | None = None
     notes: tuple[str, ...] = ()
     verified: bool = False
 
+    @property
+    def all_options(self) -> Mapping[str, str]:
+        """Options with the one that reads a part of what was published."""
+        return {**self.options, **(_PARTIAL if self.sizes and self.read is not None else {})}
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the data set does not take."""
-        unknown = sorted(set(options) - set(self.options))
+        unknown = sorted(set(options) - set(self.all_options))
         if unknown:
-            known = ", ".join(sorted(self.options)) or "none"
+            known = ", ".join(sorted(self.all_options)) or "none"
             raise ValueError(f"{unknown[0]}: expected options of {self.name!r} ({known}), got it")
+        if not isinstance(options.get("partial", False), bool):
+            raise ValueError(f"partial: expected True or False, got {options['partial']!r}")
 
-    def read_files(self, data_dir: epath.PathLike, **options: Any) -> Dataset:
-        """The data set from a folder of its files, or of a folder of its name with them."""
-        if self.read is None:
+    def read_files(self, data_dir: epath.PathLike, *, partial: bool = False, **options: Any) -> Dataset:
+        """The data set from a folder of its files, or of a folder of its name with them.
+
+        Args:
+            data_dir: The folder.
+            partial: Whether the files may hold another number of examples than was published.
+            **options: Options of the data set.
+
+        Raises:
+            ValueError: if files are missing, malformed, or a part of what was published.
+        """
+        read = self.read
+        if read is None:
             raise ValueError(f"data_dir: expected none for {self.name!r}, which comes with a library")
-        return _in_or_below(self.name, data_dir, functools.partial(self.read, **options))
+        if self.stored is not None and partial:
+            options["partial"] = True
+
+        def read_whole(directory: epath.Path) -> Dataset:
+            whole = f"the whole of {self.layout}"
+            with reading(directory, whole, RESTORE, TooFewExamplesError):
+                dataset = read(directory, **options)
+            others = [] if self.stored is not None else self._other_sizes(dataset, directory)
+            for split, found, published in others if not partial else []:
+                examples = f"{split} examples in {self.layout}"
+                raise other_size(directory, examples, found, published)
+            notes = tuple(
+                f"{found} of the {published} published {split} examples"
+                for split, found, published in others
+            )
+            return dataclasses.replace(dataset, notes=(*dataset.notes, *notes)) if notes else dataset
+
+        return _in_or_below(self.name, data_dir, read_whole)
 
     def read_stored(
-        self, data_dir: epath.PathLike, **options: Any
+        self, data_dir: epath.PathLike, *, partial: bool = False, **options: Any
     ) -> tuple[Dataset, Mapping[str, Any]]:
         """What is prepared, from the same folders, and what is kept beside it."""
         if self.stored is None:
-            return self.read_files(data_dir, **options), {}
-        return _in_or_below(self.name, data_dir, self.stored.read)
+            return self.read_files(data_dir, partial=partial, **options), {}
+        allowed = {"partial": True} if partial else {}
+        return _in_or_below(self.name, data_dir, functools.partial(self.stored.read, **allowed))
+
+    def _other_sizes(self, dataset: Dataset, directory: epath.Path) -> list[tuple[str, int, int]]:
+        """Published splits of other sizes in the data set, as of files that are cut off."""
+        if any((directory / file).exists() for file in self.own_layouts):
+            return []
+        others = []
+        for split, published in self.sizes.items():
+            is_cut = split == "train" and "validation" not in self.sizes
+            held_by = self.holds.get(split, (split, "validation") if is_cut else (split,))
+            found = sum(len(dataset.splits[name]) for name in held_by)
+            if held_by and found != published:
+                others.append((split, found, published))
+        return others
+
+
+def other_size(where: epath.PathLike, what: str, found: int, published: int) -> DamagedFileError:
+    """The error for files that do not hold what was published, to be raised."""
+    return damaged(
+        where, f"expected the {published} published {what}, got {found}", f"{RESTORE}; {_ANY_SIZE}"
+    )
 
 
 def _in_or_below(name: str, data_dir: epath.PathLike, read: Callable[[epath.Path], Any]) -> Any:

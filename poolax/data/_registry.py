@@ -53,13 +53,15 @@ def load(
             :func:`prepare` or TensorFlow Datasets prepared. Data sets that come with a library need
             none.
         tfds_dir: Folder of TensorFlow Datasets; ``None`` for its own default.
-        **options: Options of the data set, see ``entry(name).options``.
+        **options: Options of the data set, see ``entry(name).all_options``; ``partial=True`` reads
+            files of another number of examples than was published, which are refused otherwise.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: for an unknown name or option, and if there are neither files nor prepared data.
+        ValueError: for an unknown name or option, if there are neither files nor prepared data, and
+            for files that are damaged or not whole, which is an ``OSError`` as well.
 
     Example:
         >>> load("digits").num_classes
@@ -73,6 +75,7 @@ def load(
         return found.read_files(data_dir, **options)
     root = epath.Path(tfds_dir or default_tfds_dir()).expanduser()
     own = prepared_directory(found, root, options)
+    options = {option: value for option, value in options.items() if option != "partial"}
     if own.exists():
         dataset, attributes = read_prepared(own)
         return found.stored.derive(dataset, attributes, **options) if found.stored else dataset

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from poolax.data._damage import TooFewExamplesError
+
 HELD_OUT_NOTE = (
     "validation is a stratified tenth of the published training split "
     "(sklearn train_test_split, test_size=0.1, random_state=0)"
@@ -58,7 +60,7 @@ def _cut(indices, share, labels):
     try:
         parts = train_test_split(indices, test_size=share, stratify=strata, random_state=0)
     except ValueError as error:
-        raise ValueError(
+        raise TooFewExamplesError(
             f"splits: expected enough examples of each class to cut {share:.0%} off, got "
             f"{len(indices)} in all: {error}"
         ) from None

@@ -9,7 +9,7 @@ from etils import epath
 
 from poolax._checks import check_choice
 from poolax.data._dataset import Dataset
-from poolax.data._entry import Download, Entry, Stored
+from poolax.data._entry import Download, Entry, Stored, other_size
 from poolax.data.series._long import LONG_SERIES, read_long, read_series, with_sentinel
 from poolax.data.series._rows import rows_of_series, series_of_rows
 from poolax.data.series._series import Series
@@ -60,9 +60,18 @@ def _windowed(
     *,
     sentinel: float | None = None,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    steps: int | None = None,
     **options: Any,
 ) -> Dataset:
-    return _cut(read_series(name, directory, sentinel=sentinel), defaults, **options)
+    series = read_series(name, directory, sentinel=sentinel)
+    _check_steps(series, None if options.pop("partial", False) else steps)
+    return _cut(series, defaults, **options)
+
+
+def _check_steps(series: Series, published: int | None) -> None:
+    found = len(series.values)
+    if published is not None and found != published:
+        raise other_size(str(series.file), "rows", found, published)
 
 
 def _derive(
@@ -87,8 +96,12 @@ def _cut(
     return TASKS[task](series, **{**usual, **options})
 
 
-def _read_rows(name: str, directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]]:
-    return rows_of_series(read_long(name, directory))
+def _read_rows(
+    name: str, steps: int, directory: epath.PathLike, *, partial: bool = False
+) -> tuple[Dataset, Mapping[str, Any]]:
+    series = read_long(name, directory)
+    _check_steps(series, None if partial else steps)
+    return rows_of_series(series)
 
 
 def _classification(entry: str, name: str, directory: epath.PathLike, **options: Any) -> Dataset:
@@ -136,10 +149,10 @@ def _long(
         preprocessing="each channel normalised by mean and deviation of its training part; sizes "
         "are steps",
         layout=f"{spec.file}, or {' or '.join(f'{folder}/{spec.file}' for folder in spec.folders)}",
-        read=functools.partial(_windowed, name),
+        read=functools.partial(_windowed, name, steps=steps),
         options={**OPTIONS, **sentinel},
         downloads=(Download(f"{url}/{spec.file}", sha256, spec.file),),
-        stored=Stored(read=functools.partial(_read_rows, name), derive=_derive),
+        stored=Stored(read=functools.partial(_read_rows, name, steps), derive=_derive),
         verified=verified,
     )
 

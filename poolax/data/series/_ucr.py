@@ -8,7 +8,7 @@ from etils import epath
 
 from poolax._checks import check_choice
 from poolax._files import damaged
-from poolax.data._damage import RESTORE, damaged_data
+from poolax.data._damage import RESTORE, TooFewExamplesError, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data.series._files import find, read_lines, read_member
 
@@ -101,7 +101,7 @@ def validation_split(labels: np.ndarray) -> tuple[np.ndarray, str]:
 
     counts = np.bincount(labels)
     if counts.max() < 2:
-        raise ValueError(
+        raise TooFewExamplesError(
             "validation: expected a class with two training examples to cut from, got none"
         )
     chosen = []

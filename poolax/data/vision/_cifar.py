@@ -186,6 +186,7 @@ def _entry(layout: _Layout, title: str, download: Download) -> Entry:
             f"{', '.join((*layout.train, *layout.test, layout.class_names))}"
         ),
         read=read,
+        own_layouts=("train.npz",),
         options={"size": f"pixels a side that images are brought to, their own {_SIDE} by default"},
         tfds=TFDS(
             name=layout.name,

@@ -77,6 +77,7 @@ ENTRIES = (
             "categories.txt of the development kit's data/"
         ),
         read=read_miniplaces,
+        holds={"train": ("train", "validation"), "validation": ("test",), "test": ()},
         options=GEOMETRY,
     ),
 )

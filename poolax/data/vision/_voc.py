@@ -138,6 +138,7 @@ ENTRIES = (
             "SegmentationClass/"
         ),
         read=read_voc,
+        holds={"train": ("train", "validation"), "validation": ("test",)},
         options={
             **GEOMETRY,
             "output_grid": f"cells a side of the targets, {OUTPUT_GRID} by default",
