@@ -135,13 +135,19 @@ def writing_to(folder: epath.PathLike) -> Iterator[None]:
         raise OSError(code, os.strerror(code) + advice, os.fspath(folder)) from error
 
 
+def system_code(error: BaseException) -> int | None:
+    """The code with which the system refused TensorStore something; ``None`` if it did not."""
+    found = _SYSTEM_CODE.search(str(error))
+    return int(found[1]) if found else None
+
+
 def _code(error):
     """The system's code where it refused to write and the error does not say where; else ``None``."""
     if isinstance(error, DamagedFileError):
         return None
-    found = _SYSTEM_CODE.search(str(error))
-    if found:
-        return int(found[1])
+    code = system_code(error)
+    if code is not None:
+        return code
     if _CUT_OFF.search(str(error)):
         return errno.ENOSPC
     code = getattr(error, "errno", None)

@@ -1,6 +1,7 @@
-"""Paths, local or in a bucket, and text files that are never half written."""
+"""Paths, local or in a bucket, and files that are never half written."""
 
 import hashlib
+import itertools
 import os
 
 from etils import epath
@@ -17,8 +18,8 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
     return path if "://" in os.fspath(path) else path.expanduser().resolve()
 
 
-def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part.
+def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
 
     Raises:
         OSError: where the system refuses; it names the folder where the disk is full.
@@ -27,11 +28,32 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with writing_to(path.parent):
-            temporary.write_text(text)
+            if isinstance(content, str):
+                temporary.write_text(content)
+            else:
+                temporary.write_bytes(content)
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def set_aside(path: epath.PathLike, ending: str) -> epath.Path:
+    """Rename a file or folder to ``NAME.ENDING``, or ``NAME.ENDING-2`` and so on where that is taken.
+
+    Args:
+        path: What to rename.
+        ending: Says why.
+
+    Returns:
+        Its new path.
+    """
+    path = epath.Path(path)
+    names = itertools.chain([ending], (f"{ending}-{number}" for number in itertools.count(2)))
+    free = next(
+        other for name in names if not (other := path.with_name(f"{path.name}.{name}")).exists()
+    )
+    return path.rename(free)
 
 
 def path_component(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
-from poolax._checkpoint import checkpoint_metadata, restore_checkpoint
+from poolax._checkpoint import open_checkpoint
 from poolax.pooling import from_config
 from poolax.training.engine import HeadGroup, TrainedHeads, train_groups
 from poolax.training.feed import Protocol
@@ -95,17 +95,18 @@ def load_head(directory: epath.PathLike, *, pooler: nn.Module | None = None) -> 
         The head.
 
     Raises:
-        ValueError: if there is no checkpoint, or it is not one of a head.
+        ValueError: if there is no checkpoint, it is not one of a head, or it is damaged.
     """
-    config = checkpoint_metadata(directory)
-    if "num_outputs" not in config:
-        raise ValueError(f"directory: expected the checkpoint of a head, got {directory}")
-    if pooler is None:
-        if config["pooler"] is None:
+    with open_checkpoint(directory) as saved:
+        config = saved.metadata
+        if "num_outputs" not in config:
+            raise ValueError(f"directory: expected the checkpoint of a head, got {directory}")
+        if pooler is None and config["pooler"] is None:
             raise ValueError(f"pooler: expected the pooler of {directory}, which has no name")
+        variables = jax.tree.map(jnp.asarray, saved.read())
+    if pooler is None:
         tokens = config["pooler"]["name"] == TokenHead.__name__
         pooler = TokenHead(**config["pooler"]["options"]) if tokens else from_config(config["pooler"])
-    variables = jax.tree.map(jnp.asarray, restore_checkpoint(directory))
     return Head(pooler=pooler, variables=variables, config=config)
 
 

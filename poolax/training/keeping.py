@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
-from poolax._checkpoint import CheckpointWriter, restore_newest
+from poolax._checkpoint import CheckpointWriter, remove_checkpoints, restore_newest
 from poolax._signals import PreemptedError as PreemptedError
 from poolax._signals import stop_asked as stop_asked
 from poolax._signals import taking_signals
@@ -67,7 +67,7 @@ class Keeper:
         self._writer = None
 
     def restore(self, like: PyTree) -> tuple[int, PyTree | None]:
-        """The newest state that can be read, and its step; 0 and ``None`` if there is none."""
+        """The newest intact state and its step; 0 and ``None`` if there is none."""
         if self._directory is None:
             return 0, None
         step, tree = restore_newest(self._directory, like)
@@ -103,11 +103,10 @@ class Keeper:
             self._writer = None
 
     def discard(self) -> None:
-        """Remove what was kept of a run that is finished."""
+        """Remove what was kept of a run that is finished; what was damaged stays."""
         self.close()
-        is_writer = jax.process_index() == 0
-        if is_writer and self._directory is not None and self._directory.exists():
-            self._directory.rmtree()
+        if jax.process_index() == 0 and self._directory is not None:
+            remove_checkpoints(self._directory)
 
 
 def agreed(*wanted: bool) -> tuple[bool, ...]:

@@ -15,9 +15,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
-from poolax._checkpoint import save_checkpoint
+from poolax._checkpoint import replace_checkpoint
 from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path, path_component
+from poolax._processes import once
 from poolax.pooling import to_config
 from poolax.training.engine import train_groups
 from poolax.training.finished import finished_heads
@@ -209,7 +210,8 @@ class SweepPlan:
                     self._save(label, run, row, heads.variables, place)
         self.finished |= rows
         if self.out is not None:
-            Records(rows.values()).write_to(self.out / _RECORDS)
+            path = self.out / _RECORDS
+            once(lambda: Records(rows.values()).write_to(path), f"{path}: its records")
         keeper.discard()
 
     def _of_head(self, label, run):
@@ -255,12 +257,8 @@ class SweepPlan:
         }
 
     def _save(self, label, run, row, variables, place):
-        if self.out is None or jax.process_index() != 0:
+        if self.out is None:
             return
-        directory = head_directory(self.out, row)
-        # A head that is there without a record was left behind by an interrupted run.
-        if directory.exists():
-            directory.rmtree()
         config = {
             "pooler": _config_or_none(self.poolers[label]),
             "num_outputs": self.task.num_outputs,
@@ -271,7 +269,14 @@ class SweepPlan:
             **self.identity,
         }
         own = jax.tree.map(lambda leaf: leaf[place], variables)
-        save_checkpoint(directory, self.epochs, own, metadata=config)
+        # A head that is there without a record was left behind by an interrupted run.
+        replace_checkpoint(
+            head_directory(self.out, row),
+            own,
+            metadata=config,
+            is_own=lambda saved: "num_outputs" in saved,
+            step=self.epochs,
+        )
 
 
 def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path:

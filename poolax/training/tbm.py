@@ -11,11 +11,12 @@ from etils import epath
 from jaxtyping import PyTree
 
 from poolax import attention
-from poolax._checkpoint import checkpoint_metadata, restore_checkpoint, save_checkpoint
+from poolax._checkpoint import open_checkpoint, replace_checkpoint
 from poolax.blocks import TBM
 from poolax.pooling import from_config, to_config
 
 _KINDS = {cls.__name__: cls for cls in (attention.DotProduct, attention.L2, attention.Cosine)}
+_KEY = "tbm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +41,19 @@ def save_tbm(
     *,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save a one-block model; what stood in ``directory`` is replaced.
+    """Save a one-block model, in place of one that stands in ``directory``.
+
+    The old one is removed when the new one is complete. Every process has to call; one writes.
 
     Args:
-        directory: Its checkpoint directory.
+        directory: Its checkpoint directory: a new or empty one, or one that this function wrote.
         model: The model, with ReLU and a pooler of this package.
         variables: ``{"params": ...}``.
         metadata: Plain JSON to keep beside it, such as ``num_tokens`` and ``radius`` of its inputs.
 
     Raises:
-        ValueError: for another activation, or a pooler that has no name.
+        ValueError: for another activation, a pooler that has no name, or a directory with anything else
+            in it.
 
     Example:
         >>> import tempfile
@@ -71,10 +75,12 @@ def save_tbm(
         "attention": {"name": type(kind).__name__, "options": dataclasses.asdict(kind)},
         "use_bias": model.use_bias,
     }
-    path = epath.Path(directory)
-    if path.exists():
-        path.rmtree()
-    save_checkpoint(path, 0, variables, metadata={**(metadata or {}), "tbm": structure})
+    replace_checkpoint(
+        directory,
+        variables,
+        metadata={**(metadata or {}), _KEY: structure},
+        is_own=lambda saved: _KEY in saved,
+    )
 
 
 def load_tbm(directory: epath.PathLike) -> TrainedTBM:
@@ -87,12 +93,16 @@ def load_tbm(directory: epath.PathLike) -> TrainedTBM:
         The model and its variables.
 
     Raises:
-        ValueError: if there is no checkpoint, or it is not one of a one-block model.
+        ValueError: if there is no checkpoint, it is not one of a one-block model, or it is damaged.
     """
-    config = checkpoint_metadata(directory)
-    if "tbm" not in config:
-        raise ValueError(f"directory: expected the checkpoint of a one-block model, got {directory}")
-    structure = config["tbm"]
+    with open_checkpoint(directory) as saved:
+        config = saved.metadata
+        if _KEY not in config:
+            raise ValueError(
+                f"directory: expected the checkpoint of a one-block model, got {directory}"
+            )
+        variables = saved.read()
+    structure = config[_KEY]
     kind = structure["attention"]
     model = TBM(
         num_heads=structure["num_heads"],
@@ -100,4 +110,4 @@ def load_tbm(directory: epath.PathLike) -> TrainedTBM:
         attention=_KINDS[kind["name"]](**kind["options"]),
         use_bias=structure["use_bias"],
     )
-    return TrainedTBM(model, jax.tree.map(jnp.asarray, restore_checkpoint(directory)), config)
+    return TrainedTBM(model, jax.tree.map(jnp.asarray, variables), config)

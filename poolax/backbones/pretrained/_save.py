@@ -12,10 +12,10 @@ from flax.typing import Dtype
 
 from poolax import attention
 from poolax._checkpoint import (
+    SavedCheckpoint,
     checkpoint_metadata,
-    checkpoint_structure,
     latest_step,
-    restore_checkpoint,
+    open_checkpoint,
     save_checkpoint,
 )
 from poolax._checks import check_choice, check_instance
@@ -53,6 +53,8 @@ _KEY = "backbone"
 def save(backbone: Backbone, directory: epath.PathLike) -> None:
     """Save a backbone with Orbax, its configuration and preprocessing as JSON beside it.
 
+    Every process has to call; one writes, parameters that are sharded over processes once.
+
     Args:
         backbone: The backbone.
         directory: Where to, local or ``gs://``; without a checkpoint in it.
@@ -81,12 +83,17 @@ def load_saved(
     directory: epath.PathLike, *, dtype: Dtype | None, sharding: Sharding | None, stacked: bool
 ) -> Backbone:
     """Load what :func:`save` wrote; arguments as for ``load``."""
-    settings = checkpoint_metadata(directory)[_KEY]
+    with open_checkpoint(directory) as saved:
+        return _load(saved, dtype=dtype, sharding=sharding, stacked=stacked)
+
+
+def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
+    settings = saved.metadata[_KEY]
     check_choice("family", settings["family"], _FAMILIES)
     family = _FAMILIES[settings["family"]]
     config = from_plain(settings["config"])
-    structure = checkpoint_structure(directory)
-    _check_params(family, config, structure, directory)
+    structure = saved.structure()
+    _check_params(family, config, structure, saved.directory)
     was_stacked = _layers.is_stacked(structure["encoder"])
     stacks_now = stacked and not was_stacked
     if stacks_now:
@@ -99,10 +106,11 @@ def load_saved(
     def target(path, leaf):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         kept = dtype if floating and dtype is not None else leaf.dtype
+        kept = jax.dtypes.canonicalize_dtype(kept)
         return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=place(path, leaf.shape))
 
     like = _layers.map_with_path(target, structure)
-    params = restore_checkpoint(directory, like=like, cast=True)
+    params = saved.restore(like, cast=True)
     if stacks_now:
         params["encoder"] = _layers.stack_blocks(params["encoder"], consume=True)
 

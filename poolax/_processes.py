@@ -1,0 +1,77 @@
+"""Runs of several processes: arrays brought together, and what only one of them does."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+def is_writer() -> bool:
+    """Whether this process writes files."""
+    return jax.process_index() == 0
+
+
+def on_writer(tree: PyTree) -> PyTree | None:
+    """A tree of arrays on the host of the process that writes; every process has to call.
+
+    Args:
+        tree: Arrays. Those that lie on devices of several processes are gathered, one after the other;
+            of all others the writer's are taken.
+
+    Returns:
+        The tree of NumPy arrays on the writer, ``None`` on the other processes.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [_whole(leaf) for leaf in leaves]
+    return jax.tree.unflatten(structure, leaves) if is_writer() else None
+
+
+def once(write: Callable[[], int | None], what: str) -> int:
+    """Write on one process; the others return when it is done. Every process has to call.
+
+    Args:
+        write: Writes, and may give a number.
+        what: What it writes, for the error.
+
+    Returns:
+        The number, on all processes; 0 for none.
+
+    Raises:
+        OSError: on the other processes, if the writer failed, which raises its own error.
+
+    Example:
+        >>> once(lambda: 3, "a checkpoint")
+        3
+    """
+    outcome = np.array([0, 0], np.int32)
+    try:
+        if is_writer():
+            outcome[:] = 1, write() or 0
+    finally:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            outcome = multihost_utils.broadcast_one_to_all(outcome)
+    done, number = map(int, outcome)
+    if not done:
+        raise OSError(f"{what}: expected to be written by process 0, which failed; see its own error")
+    return number
+
+
+def place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process holds, on devices of one process or of several."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def _whole(leaf):
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if not leaf.is_fully_replicated:
+            from jax.experimental import multihost_utils
+
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        else:
+            leaf = leaf.addressable_data(0)
+    return jax.device_get(leaf) if is_writer() else None
