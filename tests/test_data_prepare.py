@@ -105,7 +105,7 @@ KINDS = {
         SERIES, LABELS, {"splits": {"train": np.array([4, 1]), "test": np.array([2])}},
     ),
     "examples of two splits": (
-        SERIES, LABELS, {"splits": {"train": np.arange(6), "test": np.array([2, 0])}},
+        SERIES, LABELS, {"splits": {"train": np.array([4, 1]), "test": np.array([2]), "some": np.arange(6)}},
     ),
 }  # fmt: skip
 

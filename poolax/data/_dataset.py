@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from poolax._checks import check_instance
+from poolax._splits import check_disjoint, count_duplicates, row_digests
 from poolax.data._damage import TooFewExamplesError
 
+_CHUNK = 256
 Targets = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -17,7 +19,8 @@ class Inputs(Protocol):
     """What examples are read from: a NumPy array, or anything that reads examples when indexed.
 
     Not all that they hold need be in memory: ``fingerprint`` stands for the content in that of the data
-    set.
+    set. With a method ``content_digests(indices)``, a digest for each example, they need not be read to
+    be compared.
     """
 
     @property
@@ -44,7 +47,7 @@ class Dataset:
             channels last, texts as strings, series; ``(N, parts, ...)`` where an example has several,
             such as the sentences of a pair. An array, or :class:`Inputs` that are read when indexed.
         targets: Shape ``(N, ...)``, or a mapping from names to such arrays.
-        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
+        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``, no example in two of them.
         source: Where the data come from.
         licence: Licence of the data.
         mask: True at real tokens, for inputs that are padded; ``None`` otherwise.
@@ -66,7 +69,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Refuse parts that do not fit each other, and empty splits."""
+        """Refuse parts that do not fit each other, empty splits, and splits that overlap."""
         num_examples = len(self.inputs)
         for name, array in _named(self.targets).items():
             if len(array) != num_examples:
@@ -75,6 +78,10 @@ class Dataset:
                 )
         for split, indices in self.splits.items():
             indices = np.asarray(indices)
+            if indices.size and not np.issubdtype(indices.dtype, np.integer):
+                raise ValueError(
+                    f"splits: expected whole numbers in {split!r} of {self.name!r}, got {indices.dtype}"
+                )
             if indices.size == 0:
                 raise TooFewExamplesError(
                     f"splits: expected examples in {split!r} of {self.name!r}, got none"
@@ -84,6 +91,7 @@ class Dataset:
                     f"splits: expected indices from 0 to {num_examples - 1} for {split!r} of "
                     f"{self.name!r}, got {indices.min()} to {indices.max()}"
                 )
+        check_disjoint(self.splits, repr(self.name))
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names: expected {self.num_classes} for {self.name!r}, got "
@@ -101,6 +109,30 @@ class Dataset:
                 digest.update(f"{name} {array.shape}".encode())
                 _update(digest, array)
         return digest.hexdigest()[:16]
+
+    def count_duplicates(self) -> dict[str, int]:
+        """How many examples of a split have, exactly, the inputs of an example of another one.
+
+        Images in files are compared as the files that they are, and are not decoded.
+
+        Returns:
+            Counts by ``"validation in train"``, ``"test in train"`` and ``"test in validation"``.
+
+        Example:
+            >>> texts = np.array(["a", "b", "c", "a"])
+            >>> splits = {"train": np.array([0, 1]), "test": np.array([2, 3])}
+            >>> Dataset("d", texts, np.arange(4), splits, "made up", "none").count_duplicates()
+            {'test in train': 1}
+        """
+        splits = {name: np.asarray(indices) for name, indices in self.splits.items()}
+        return count_duplicates({name: self._digests(part) for name, part in splits.items()})
+
+    def _digests(self, indices):
+        contents = getattr(self.inputs, "content_digests", None)
+        for start in range(0, len(indices), _CHUNK):
+            part = indices[start : start + _CHUNK]
+            mask = None if self.mask is None else self.mask[part]
+            yield from row_digests(self.inputs[part], mask) if contents is None else contents(part)
 
     def subset(self, num_examples: int, *, seed: int = 0) -> "Dataset":
         """The same data with at most ``num_examples`` of each split, chosen at random.

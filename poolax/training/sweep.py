@@ -15,6 +15,7 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
+from poolax._splits import SPLITS, check_disjoint, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.training.features import FeaturePass
@@ -171,6 +172,7 @@ def sweep(
         "model": name or backbone.name,
         "data_source": dataset.source,
         "data_notes": list(dataset.notes),
+        "duplicates": dataset.count_duplicates(),
         "features_wall_s": round(time.perf_counter() - started, 3),
     }
     targets = jax.tree.map(lambda array: array[used], dataset.targets)
@@ -269,12 +271,16 @@ def sweep_states(
     if name is not None:
         plan.rename(name)
     if plan.pending():
+        digests = row_digests(states, mask)
+        chosen = {part: [digests[k] for k in np.asarray(splits[part])] for part in SPLITS}
+        plan.extra["duplicates"] = count_duplicates(chosen)
         plan.run(MemorySource(states, mask), targets, splits, dict.fromkeys(named, 0), progress)
     return plan.records()
 
 
 def _check_splits(splits, num_examples):
-    for name in ("train", "validation", "test"):
+    check_instance("splits", splits, Mapping, "a mapping from train, validation and test to indices")
+    for name in SPLITS:
         if name not in splits:
             raise ValueError(f"splits: expected train, validation and test, got {', '.join(splits)}")
         indices = np.asarray(splits[name])
@@ -283,6 +289,7 @@ def _check_splits(splits, num_examples):
             raise ValueError(
                 f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
             )
+    check_disjoint(splits)
 
 
 def _check_shape(shape, task):

@@ -13,6 +13,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from poolax._checks import check_choice, check_count
+from poolax._splits import row_digests
 from poolax.data._damage import damaged_data
 
 Fit = Literal["crop", "pad"]
@@ -112,6 +113,12 @@ class Images(abc.ABC):
         text = f"{self.shape} {self.fit} {self.content()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def content_digests(self, indices: np.ndarray) -> list[bytes]:
+        """A digest of the file of each image, in any geometry."""
+        with ThreadPoolExecutor() as threads:
+            files = threads.map(self.encoded, np.asarray(indices).tolist())
+            return [hashlib.sha256(file).digest() for file in files]
+
     def __len__(self) -> int:
         """The number of images."""
         return self.shape[0]
@@ -190,6 +197,10 @@ class ImageArrays(Images):
     def __init__(self, images: np.ndarray, *, size: int, fit: Fit = "crop"):
         super().__init__(len(images), size=size, fit=fit)
         self._images = images
+
+    def content_digests(self, indices: np.ndarray) -> list[bytes]:
+        """A digest of the pixels of each image."""
+        return row_digests(self._images[indices])
 
     def encoded(self, index: int) -> bytes:
         """An image as PNG."""

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from poolax._checks import check_choice, check_count
+from poolax._splits import row_digests
 from poolax.data._dataset import Dataset
 from poolax.data.vision._grid import batches, grid_of, white_of
 
@@ -105,6 +106,11 @@ class MaskedImages:
         self._images, self._masks, self._fill = images, masks, fill
         self.shape = images.shape
         self.dtype = fill.dtype
+
+    def content_digests(self, indices: np.ndarray) -> list[bytes]:
+        """A digest of each image as it is without a mask, which would give its pixels away."""
+        contents = getattr(self._images, "content_digests", None)
+        return row_digests(self._images[indices]) if contents is None else contents(indices)
 
     def __len__(self) -> int:
         """The number of images."""

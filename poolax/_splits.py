@@ -1,0 +1,87 @@
+"""Splits of examples: no example in two of them, and how many copies of one are."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+SPLITS = ("train", "validation", "test")
+
+
+def check_disjoint(splits: Mapping[str, Int[np.ndarray, "_"]], of: str = "") -> None:
+    """Refuse an example that stands in two splits, or twice among those that are scored.
+
+    In the training split an example may stand several times, as oversampling has it.
+
+    Args:
+        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``, or of some of them.
+        of: Whose splits, for the error.
+    """
+    known = [name for name in SPLITS if name in splits]
+    whose = f" of {of}" if of else ""
+    for name in known[1:] if known[:1] == ["train"] else known:
+        repeated = _first_repeated(np.asarray(splits[name]))
+        if repeated is not None:
+            raise ValueError(
+                f"splits: expected each example once in {name!r}{whose}, got {repeated} several times"
+            )
+    for one, other in itertools.combinations(known, 2):
+        common = np.intersect1d(splits[one], splits[other])
+        if common.size:
+            raise ValueError(
+                f"splits: expected no example in both {one!r} and {other!r}{whose}, got "
+                f"{common.size}, {common[0]} among them"
+            )
+
+
+def _first_repeated(indices):
+    values, counts = np.unique(indices, return_counts=True)
+    return None if values.size == indices.size else values[counts > 1][0]
+
+
+def row_digests(*arrays: np.ndarray | None) -> list[bytes]:
+    """A digest of each row of arrays with as many rows; ``None`` has none.
+
+    Example:
+        >>> one, two, three = row_digests(np.array([[1, 2], [3, 4], [1, 2]]))
+        >>> one == three, one == two
+        (True, False)
+    """
+    given = [np.asarray(array) for array in arrays if array is not None]
+    return [_digest(row) for row in zip(*given, strict=True)]
+
+
+def _digest(parts: Iterable[Any]) -> bytes:
+    digest = hashlib.sha256()
+    for part in map(np.asarray, parts):
+        if part.dtype.kind in "OUS":
+            # The lengths tell ("ab",) from ("a", "b").
+            digest.update(repr([str(text) for text in part.ravel()]).encode(errors="surrogatepass"))
+        else:
+            digest.update(f"{part.shape}{part.dtype.str}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
+
+
+def count_duplicates(digests: Mapping[str, Iterable[bytes]]) -> dict[str, int]:
+    """How many examples of a split have the content of an example of another one.
+
+    Args:
+        digests: Digests of the examples of each split.
+
+    Returns:
+        Counts by ``"validation in train"``, ``"test in train"`` and ``"test in validation"``.
+
+    Example:
+        >>> count_duplicates({"train": [b"a", b"b"], "test": [b"a", b"a", b"c"]})
+        {'test in train': 2}
+    """
+    listed = {name: list(digests[name]) for name in SPLITS if name in digests}
+    sets = {name: set(found) for name, found in listed.items()}
+    return {
+        f"{other} in {one}": sum(digest in sets[one] for digest in listed[other])
+        for one, other in itertools.combinations(listed, 2)
+    }
