@@ -1,3 +1,7 @@
+import functools
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,22 +104,100 @@ def test_lanczos_needs_fewer_steps():
     assert steps["lanczos"] < steps["power"]
 
 
+def identity(x):
+    return x
+
+
+MEASURES = {
+    "jacobian_norm": empirical.jacobian_norm,
+    "power": functools.partial(empirical.power_iteration, key=KEY),
+    "lanczos": functools.partial(empirical.power_iteration, key=KEY, method="lanczos"),
+    "search": functools.partial(
+        empirical.maximize_jacobian_norm, project=identity, key=KEY, num_restarts=2, num_steps=3
+    ),
+    "search of a ball": lambda fn, x: empirical.maximize_jacobian_norm(
+        fn, x, project=empirical.project_to_ball(1.0), key=KEY, num_restarts=2, num_steps=3
+    ),
+    "expressivity": lambda fn, x: empirical.expressivity(
+        fn, x[None], epsilon=0.1, sigma=0.1, key=KEY, project=empirical.project_to_cube(2.0)
+    ),
+    "noise curve": lambda fn, x: empirical.noise_curve(
+        fn, jnp.stack([x, x]), jnp.ones(1), key=KEY, num_perturbations=2
+    ),
+}
+
+
 @pytest.mark.parametrize("measure", ["jacobian_norm", "power", "lanczos", "search"])
 def test_a_jacobian_that_is_not_finite_raises(measure):
-    def fn(x):
-        return jnp.sqrt(x - 1)
-
-    x = jnp.ones(3)
-    call = {
-        "jacobian_norm": lambda: empirical.jacobian_norm(fn, x),
-        "power": lambda: empirical.power_iteration(fn, x, key=KEY),
-        "lanczos": lambda: empirical.power_iteration(fn, x, key=KEY, method="lanczos"),
-        "search": lambda: empirical.maximize_jacobian_norm(
-            fn, x, project=lambda x: x, key=KEY, num_restarts=2
-        ),
-    }[measure]
     with pytest.raises(ValueError, match=r"Jacobian of fn: expected finite values, got"):
-        call()
+        MEASURES[measure](lambda x: jnp.sqrt(x - 1), jnp.ones(3))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_results_without_a_norm_are_refused(measure):
+    for dtype, fn in (("complex64", lambda x: x * 1j), ("complex64", jnp.fft.fft)):
+        with pytest.raises(ValueError, match=rf"fn: expected .*, got dtype {dtype}"):
+            MEASURES[measure](fn, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"fn: expected .*at least one entry, got shape \(0,\)"):
+        MEASURES[measure](lambda x: x[:0], jnp.ones(3))
+
+
+@pytest.mark.parametrize("measure", ["jacobian_norm", "power", "lanczos", "search"])
+def test_inputs_without_entries_are_refused(measure):
+    with pytest.raises(ValueError, match=r"x: expected at least one entry, got shape \(0, 3\)"):
+        MEASURES[measure](lambda x: jnp.ones(2), jnp.ones((0, 3)))
+
+
+@pytest.mark.parametrize("rtol", [1.0, 2.0, 1e30, -0.1, np.nan, np.inf])
+def test_tolerances_that_anything_meets_are_refused(rtol):
+    with pytest.raises(ValueError, match=r"rtol: expected a finite number > 0 and < 1, got"):
+        empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, rtol=rtol)
+
+
+class Squares:
+    """A callable without a hash, as records of arrays are."""
+
+    __hash__ = None
+
+    def __call__(self, x):
+        return jnp.square(x)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_second_call_compiles_nothing(measure, caplog):
+    traces = 0
+
+    def fn(x):
+        nonlocal traces
+        traces += 1
+        return jnp.sin(x)
+
+    MEASURES[measure](fn, jnp.ones(3))
+    assert traces > 0
+    other = jnp.array([0.1, 0.2, 0.3])
+    traces = 0
+    with jax.log_compiles():
+        MEASURES[measure](fn, other)
+        assert traces == 0
+        assert "Compiling" not in caplog.text
+        jax.jit(lambda x: 2 * x)(other)
+        assert "Compiling" in caplog.text
+    MEASURES[measure](fn, jnp.full(3, 0.5))  # weakly typed
+    assert traces == 0
+    MEASURES[measure](fn, jnp.ones(4))
+    assert traces > 0
+    MEASURES[measure](Squares(), jnp.ones(3))
+
+
+def test_what_was_measured_long_ago_is_let_go():
+    kept = []
+    for size in range(20):
+        weights = np.full(3, float(size))
+        kept.append(weakref.ref(weights))
+        empirical.jacobian_norm(lambda x, weights=weights: weights * x, jnp.ones(3))
+    del weights
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_jit_and_vmap():
@@ -219,7 +301,7 @@ def test_chunks_bound_the_memory():
         ),
         (
             lambda: empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, rtol=0.0),
-            r"rtol: expected a finite number > 0, got 0",
+            r"rtol: expected a finite number > 0 and < 1, got 0",
         ),
         (
             lambda: empirical.power_iteration(jnp.sin, jnp.ones(3), key=KEY, max_steps=0),

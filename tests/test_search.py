@@ -169,6 +169,27 @@ def test_one_trace_for_all_keys():
         assert 0 < search(X, jax.random.key(seed)).value <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("num_restarts", [1, 8])
+def test_what_is_found_is_not_below_what_was_measured_at_given_inputs(num_restarts):
+    """Spikes that no search finds, and that one given input lies on."""
+
+    @jax.jit
+    def fn(x):
+        return jnp.tanh(1e3 * (x - jnp.array([0.1, 0.2])))
+
+    inputs = jnp.array([[0.3, -0.4], [0.05, 0.06], [0.1, 0.2], [-0.2, 0.1]])
+    measured = [empirical.jacobian_norm(fn, x) for x in inputs]
+    search = {"project": BALL, "key": KEY, "num_restarts": num_restarts, "num_steps": 2}
+    first = empirical.maximize_jacobian_norm(fn, inputs[2], **search)
+    others = empirical.maximize_jacobian_norm(fn, inputs[0], starts=inputs, **search)
+    for found in (first, others):
+        np.testing.assert_allclose(found.value, max(measured), rtol=1e-6)
+        np.testing.assert_allclose(empirical.jacobian_norm(fn, found.x), found.value, rtol=1e-6)
+        assert found.per_restart.max() == found.value
+    with pytest.raises(ValueError, match=r"starts: expected shape \(k, 2\), got \(4, 1\)"):
+        empirical.maximize_jacobian_norm(fn, inputs[0], starts=inputs[:, :1], **search)
+
+
 def test_all_of_space():
     """The slope of x exp(-x^2) is largest at zero, far from where the search starts."""
     found = empirical.maximize_jacobian_norm(

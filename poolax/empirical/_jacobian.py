@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from poolax._checks import check_choice, check_count, check_finite, check_floating, is_concrete
 from poolax._decompositions import spectral_norm
 from poolax._numerics import accumulation_dtype, at_highest_precision
+from poolax.empirical._programs import kept_program
 
 
 @at_highest_precision
@@ -29,6 +30,9 @@ def jacobian_norm(
 
         ``|J| = sqrt(lambda_max(J J^T)) = sqrt(lambda_max(J^T J))``.
 
+    One program for each ``fn``, options and shape is compiled and kept for later calls: what ``fn``
+    closes over is taken as constant, so give a function of other weights, not changed ones.
+
     Args:
         fn: Takes one array and returns one array.
         x: Input, any shape.
@@ -39,9 +43,9 @@ def jacobian_norm(
         The norm, with respect to the Euclidean (Frobenius) norms of input and output.
 
     Raises:
-        ValueError: for an unknown mode, a batch size below one, an input that is not floating or not
-            finite, a function that returns anything but one floating array, or a Jacobian that is not
-            finite.
+        ValueError: for an unknown mode, a batch size below one, an input that is empty, not floating or
+            not finite, a function that returns anything but one floating array with entries, or a
+            Jacobian that is not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -54,15 +58,21 @@ def jacobian_norm(
     check_choice("mode", mode, ("auto", "forward", "reverse"))
     check_count("batch_size", batch_size)
     x = check_point(x)
-    out = output_shape(fn, x)
-    num_in, num_out = x.size, math.prod(out.shape)
-    # Of equally many products, those with tangents keep less.
-    if mode == "forward" or (mode == "auto" and num_in <= num_out):
-        rows = _rows(jax.linearize(fn, x)[1], x, batch_size)
-    else:
+    return check_measurement(_program((x,), fn, mode, batch_size)(x))
+
+
+@kept_program
+def _program(fn, mode, batch_size):
+    @jax.jit
+    def norm(x):
+        out = output_shape(fn, x)
+        # Of equally many products, those with tangents keep less.
+        if mode == "forward" or (mode == "auto" and x.size <= math.prod(out.shape)):
+            return spectral_norm(_rows(jax.linearize(fn, x)[1], x, batch_size))
         pull_back = jax.vjp(fn, x)[1]
-        rows = _rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size)
-    return check_measurement(spectral_norm(rows))
+        return spectral_norm(_rows(lambda cotangent: pull_back(cotangent)[0], out, batch_size))
+
+    return norm
 
 
 def _rows(product, like, batch_size):
@@ -80,17 +90,23 @@ def _rows(product, like, batch_size):
 def check_point(x) -> Array:
     """Check the point where a function is measured: one floating, finite array."""
     check_floating("x", x)
+    # Not weakly typed, for which everything would be compiled a second time.
+    x = jnp.asarray(x, jnp.result_type(x))
     check_finite("x", x)
-    return jnp.asarray(x)
+    if x.size == 0:
+        raise ValueError(f"x: expected at least one entry, got shape {x.shape}")
+    return x
 
 
 def output_shape(fn, x) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of ``fn(x)``, which has to be one floating array."""
+    """Shape and dtype of ``fn(x)``, which has to be one array of real numbers with a Jacobian."""
     out = jax.eval_shape(fn, x)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise ValueError(f"fn: expected a function that returns one array, got {type(out).__name__}")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(f"fn: expected a floating result, got dtype {out.dtype}")
+    if math.prod(out.shape) == 0:
+        raise ValueError(f"fn: expected a result with at least one entry, got shape {out.shape}")
     return out
 
 

@@ -15,8 +15,10 @@ from poolax._checks import (
     check_count,
     check_finite,
     check_floating,
+    check_instance,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
+from poolax.empirical._programs import is_hashable
 
 NEIGHBOURHOODS = ("ball", "gaussian", "adversarial")
 
@@ -63,6 +65,11 @@ def output_distances(
     if project is not None:
         _check_projection(project, inputs, masks)
     keys = jax.random.split(key, inputs.shape[0])
+    # What has no hash cannot be looked up; a new function around it has one.
+    if not is_hashable(fn):
+        fn = functools.partial(fn)
+    if project is not None and not is_hashable(project):
+        project = functools.partial(project)
     distances = map_distances(
         inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
     )
@@ -73,7 +80,8 @@ def output_distances(
 
 def _check_inputs(inputs, masks):
     check_floating("inputs", inputs)
-    inputs = jnp.asarray(inputs)
+    # Not weakly typed, for which everything would be compiled a second time.
+    inputs = jnp.asarray(inputs, jnp.result_type(inputs))
     if inputs.ndim < 1 or inputs.shape[0] == 0:
         raise ValueError(f"inputs: expected shape (N, ...) with N >= 1, got {inputs.shape}")
     rank = np.ndim(masks)
@@ -150,6 +158,7 @@ def _measure(fn, x, mask, project, neighbourhood):
     def outputs(point):
         point = jnp.where(real, point, x).astype(x.dtype)
         values = fn(point) if mask is None else fn(point, mask)
+        jax.tree.map(_check_output, values)
         return jax.tree.map(lambda leaf: leaf.astype(accumulation_dtype(leaf)), values)
 
     def neighbour(noise):
@@ -205,6 +214,15 @@ def _ascend(distance, start, base, neighbour, epsilon):
     progress = jnp.arange(_ASCENT_STEPS) / _ASCENT_STEPS
     (point, best), _ = jax.lax.scan(step, (start, jnp.zeros_like(distance(start))), progress)
     return jnp.maximum(best, distance(point))
+
+
+def _check_output(leaf):
+    """Refuse outputs between which there is no distance."""
+    check_instance("outputs of fn", leaf, jax.Array, "arrays")
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        raise ValueError(f"fn: expected real results, got dtype {leaf.dtype}")
+    if leaf.size == 0:
+        raise ValueError(f"fn: expected results with at least one entry, got shape {leaf.shape}")
 
 
 def _real(mask, x):

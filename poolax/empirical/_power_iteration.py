@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 from poolax._checks import check_choice, check_count, check_number
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._records import NormEstimate
-from poolax.empirical._jacobian import check_measurement, check_point
+from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
+from poolax.empirical._programs import kept_program
 
 
 @at_highest_precision
@@ -39,22 +40,24 @@ def power_iteration(
     take a start almost orthogonal to the vectors of the largest: with ``"power"`` about one in a
     hundred where the two largest are close to one another and far above the rest.
 
-    Wrap the call in ``jax.jit`` to compile once for many inputs and keys.
+    One program for each ``fn``, method, ``max_steps`` and shape is compiled and kept for later calls:
+    what ``fn`` closes over is taken as constant, so give a function of other weights, not changed ones.
 
     Args:
         fn: Takes one array and returns one array.
         x: Input, any shape.
         key: Random key of the start.
         max_steps: Most steps to take.
-        rtol: Tolerance of the residual, positive.
+        rtol: Tolerance of the residual, between 0 and 1.
         method: ``"power"`` or ``"lanczos"``.
 
     Returns:
         Value, steps, whether it converged, and the residual. A zero Jacobian has converged.
 
     Raises:
-        ValueError: for an unknown method, numbers out of range, an input that is not floating or
-            not finite, or a Jacobian that is not finite.
+        ValueError: for an unknown method, numbers out of range, an input that is empty, not floating or
+            not finite, a function that returns anything but one floating array with entries, or a
+            Jacobian that is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -71,19 +74,24 @@ def power_iteration(
     """
     check_choice("method", method, ("power", "lanczos"))
     check_count("max_steps", max_steps)
-    check_number("rtol", rtol, above=0.0)
+    check_number("rtol", rtol, above=0.0, below=1.0)
     x = check_point(x)
+    estimate = _program((x, key), fn, method, max_steps)(x, key, rtol)
+    check_measurement(estimate.value)
+    return estimate
+
+
+@kept_program
+def _program(fn, method, max_steps):
     solve = _power if method == "power" else lanczos
 
-    # One program, also where the caller compiles nothing.
     @jax.jit
-    def run(x, key, rtol):
+    def estimate(x, key, rtol):
+        output_shape(fn, x)
         first, second, like = from_smaller_side(*jacobian_products(fn, x), x)
         start = unit(jax.random.normal(key, like.shape, accumulation_dtype(x)))
         return solve(first, second, start, max_steps, rtol)
 
-    estimate = run(x, key, rtol)
-    check_measurement(estimate.value)
     return estimate
 
 

@@ -1,11 +1,13 @@
 """Projections to the domains that bounds hold on."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._checks import check_number
+from poolax._checks import check_number, is_concrete
 from poolax._numerics import safe_norm
 
 Projection = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -34,13 +36,16 @@ def project_to_ball(radius: float) -> Projection:
     Reference:
         Theory, sections 1.2 and 10.3.
     """
-    check_number("radius", radius, at_least=0.0)
+    return _Ball(_number("radius", radius))
 
-    def project(x):
+
+@dataclasses.dataclass(frozen=True)
+class _Ball:
+    radius: Any
+
+    def __call__(self, x):
         norm = safe_norm(x, axis=-1)[..., None]
-        return x * jnp.minimum(1, radius / jnp.where(norm > 0, norm, 1))
-
-    return project
+        return x * jnp.minimum(1, self.radius / jnp.where(norm > 0, norm, 1))
 
 
 def project_to_cube(high: float) -> Projection:
@@ -65,8 +70,15 @@ def project_to_cube(high: float) -> Projection:
     Reference:
         The cube of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025); Theory, sections 1.2 and 10.3.
     """
-    check_number("high", high, at_least=0.0)
-    return lambda x: jnp.clip(x, 0, high)
+    return _Cube(_number("high", high))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cube:
+    high: Any
+
+    def __call__(self, x):
+        return jnp.clip(x, 0, self.high)
 
 
 def project_to_domain(radius: float, spread: float) -> Projection:
@@ -96,20 +108,29 @@ def project_to_domain(radius: float, spread: float) -> Projection:
     Reference:
         Theory, sections 1.2 and 10.3; this library's own.
     """
-    check_number("spread", spread, at_least=0.0)
-    to_ball = project_to_ball(radius)
+    return _Domain(_number("radius", radius), _number("spread", spread))
 
-    def project(x):
-        x = to_ball(x)
+
+@dataclasses.dataclass(frozen=True)
+class _Domain:
+    radius: Any
+    spread: Any
+
+    def __call__(self, x):
+        x = _Ball(self.radius)(x)
         mean = jnp.mean(x, axis=-2, keepdims=True)
         from_mean = x - mean
         diameter = _diameter(from_mean)[..., None, None]
         # More than rounding adds to the farthest distance.
-        limit = 2 * spread * (1 - 32 * jnp.finfo(x.dtype).eps)
+        limit = 2 * self.spread * (1 - 32 * jnp.finfo(x.dtype).eps)
         shrunk = mean + from_mean * (limit / jnp.where(diameter > 0, diameter, 1))
-        return jnp.where(diameter > 2 * spread, shrunk, x)
+        return jnp.where(diameter > 2 * self.spread, shrunk, x)
 
-    return project
+
+def _number(name, value):
+    """The number itself where it is known, so that equal projections are equal, and one program."""
+    check_number(name, value, at_least=0.0)
+    return float(value) if is_concrete(value) else value
 
 
 def _diameter(from_mean: Float[Array, "*batch n d"]) -> Float[Array, "*batch"]:

@@ -1,36 +1,27 @@
 """Search for inputs, and for weights, with a large local Lipschitz constant."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from poolax._checks import check_count, check_finite, check_floating
-from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
+from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._records import SearchResult
-from poolax.empirical._jacobian import check_measurement, check_point
+from poolax.empirical._ascent import make_ascent
+from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
 from poolax.empirical._power_iteration import from_smaller_side, jacobian_products
+from poolax.empirical._programs import kept_program
 from poolax.empirical._projections import Projection
 from poolax.empirical._starts import draw_starts, root_mean_square
 
-# Lengths of the steps that are tried, in lengths of the last that led upwards.
-_FACTORS = (0.0, 0.25, 1.0, 4.0)
-_FIRST_STEP, _SHORTEST_STEP, _LONGEST_STEP = 0.3, 1e-6, 10.0
 # Orders of magnitude over which the sizes of shrunk variables are spread at the start.
 _DECADES = 2
-# Decay of the squared gradients that Adam's steps are divided by; searches are short.
-_DECAY = 0.9
-# Length of the steps that need not lead upwards, in sizes of the domain, at the start and at the end.
-_FIRST_WANDER, _LAST_WANDER = 0.2, 0.01
-# Learning rate of the variables, in sizes of each leaf, at the start and at the end.
-_FIRST_RATE, _LAST_RATE = 0.15, 0.001
-# Steps and tolerance of the norm at the best point of each restart.
-_REFINING_STEPS, _REFINING_RTOL = 20, 1e-4
+# Steps and tolerance of the norm at the best point of each restart, and at given inputs.
+_REFINING_STEPS, _REFINING_RTOL = 40, 1e-5
 
 
 @at_highest_precision
@@ -42,6 +33,7 @@ def maximize_jacobian_norm(
     key: jax.Array,
     num_restarts: int = 16,
     num_steps: int = 50,
+    starts: Float[Array, "k ..."] | None = None,
     variables: Any = None,
     bound: Callable[[Any], Float[Array, ""]] | None = None,
 ) -> SearchResult:
@@ -53,8 +45,10 @@ def maximize_jacobian_norm(
     maxima. From the best point that they pass, a step follows the gradient, each token's (row of the
     last axis) made as long as the others', or Adam's direction; of three lengths each it takes the best
     after projection, or stays and shortens them. Long ones find corners and edges of the domain at
-    once. All restarts run at once, the first from ``x0``, half of them around it, the others on the
-    boundary of the domain, in two clusters of tokens, and near zero.
+    once. The norm is measured at ``x0`` and ``starts`` as well, so that what is found is not below it
+    but for rounding. All restarts run at once: the first from ``x0`` and, up to half of them,
+    ``starts``; half of the others from around ``x0``, the rest from the boundary of the domain, two
+    clusters of tokens, and near zero.
 
     With ``variables``, ``fn(variables, x)`` is searched over both, each restart from variables of its
     own: the given ones in the first, and in the others these plus noise of the size of each leaf.
@@ -63,8 +57,9 @@ def maximize_jacobian_norm(
     move by Adam at a rate relative to the size of each leaf, for bounds have ridges, and weights may
     have to vanish.
 
-    Masks and fixed weights are for ``fn`` to close over. Wrap the call in ``jax.jit`` to compile once
-    for many inputs and keys.
+    Masks and fixed weights are for ``fn`` to close over. One program for each ``fn``, ``project``,
+    ``bound``, number and shape is compiled and kept for later calls: what functions close over is taken
+    as constant, so give a function of other weights, not changed ones.
 
     Args:
         fn: Takes one array, or variables and one array, and returns one array.
@@ -75,6 +70,8 @@ def maximize_jacobian_norm(
         key: Random key.
         num_restarts: Number of starts.
         num_steps: Number of ascent steps of each.
+        starts: Further inputs to start from, such as those at which norms were measured, shape
+            ``(k, *x0.shape)``; ``None`` for ``x0`` alone.
         variables: Pytree of floating arrays to search over as well; ``None`` if ``fn`` has none.
         bound: Maps variables to a positive number; ``None`` for the norm itself.
 
@@ -83,8 +80,9 @@ def maximize_jacobian_norm(
         where; and the largest of each restart. With ``bound`` it is the ratio that is largest.
 
     Raises:
-        ValueError: for numbers out of range, an input or variables that are not floating or not
-            finite, a ``bound`` without ``variables``, or a Jacobian or bound that is not finite.
+        ValueError: for numbers out of range, inputs or variables that are not floating or not finite,
+            ``starts`` of another shape, a function that returns anything but one floating array with
+            entries, a ``bound`` without ``variables``, or a Jacobian or bound that is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -103,6 +101,7 @@ def maximize_jacobian_norm(
     check_count("num_steps", num_steps)
     x0 = check_point(x0)
     x0 = x0.astype(accumulation_dtype(x0))
+    points = x0[None] if starts is None else jnp.concatenate([x0[None], _check_starts(starts, x0)])
     for leaf in jax.tree.leaves(variables):
         check_floating("variables", leaf)
         check_finite("variables", leaf)
@@ -110,39 +109,77 @@ def maximize_jacobian_norm(
         raise ValueError("variables: expected what bound is a function of, got None")
     fixed = variables is None
     given = () if fixed else jax.tree.map(jnp.asarray, variables)
-
-    def mapped(variables, x):
-        return fn(x) if fixed else fn(variables, x)
-
-    if bound is not None:
-        _check_bound(bound, given)
-
-    def log_bound(variables):
-        return jnp.zeros((), x0.dtype) if bound is None else jnp.log(bound(variables))
-
-    # One program, also where the caller compiles nothing.
-    @jax.jit
-    def search(x0, key, given):
-        start_key, direction_key, variables_key = jax.random.split(key, 3)
-        starts, extent = draw_starts(x0, project, start_key, num_restarts)
-        directions = jax.random.normal(direction_key, starts.shape, x0.dtype)
-        drawn = _draw_variables(given, variables_key, num_restarts)
-        ascend = _make_ascent(mapped, log_bound, project, extent, num_steps)
-        values, points, found = jax.vmap(ascend)(starts, directions, drawn)
-        ratios = values if bound is None else values / jnp.exp(jax.vmap(log_bound)(found))
-        top = jnp.argmax(ratios)
-        return top, ratios, *jax.tree.map(lambda leaf: leaf[top], (values, points, found))
-
-    top, ratios, value, x, found = search(x0, key, given)
+    leaves = jax.tree.leaves(given)
+    search = _program((points, key, *leaves), fn, project, bound, num_restarts, num_steps, fixed)
+    per_restart, ratio, value, x, found = search(points, key, given)
     check_measurement(value)
-    check_finite("bound of variables", ratios[top])
+    check_finite("bound of variables", ratio)
     return SearchResult(
         value=value,
         x=x,
-        per_restart=ratios,
+        per_restart=per_restart,
         variables=None if fixed else found,
-        ratio=None if bound is None else ratios[top],
+        ratio=None if bound is None else ratio,
     )
+
+
+@kept_program
+def _program(fn, project, bound, num_restarts, num_steps, fixed):
+    def mapped(variables, x):
+        return fn(x) if fixed else fn(variables, x)
+
+    def norm_at(variables, x, v):
+        """The norm, from a direction that may be far from the singular vector."""
+        products = jacobian_products(lambda x: mapped(variables, x), x)
+        first, second, like = from_smaller_side(*products, x)
+        start = unit(v if like is x else products[0](v))
+        return lanczos(first, second, start, _REFINING_STEPS, _REFINING_RTOL).value
+
+    @jax.jit
+    def search(given, key, variables):
+        output_shape(lambda x: mapped(variables, x), given[0])
+        if bound is not None:
+            _check_bound(bound, variables)
+
+        def log_bound(variables):
+            return jnp.zeros((), given.dtype) if bound is None else jnp.log(bound(variables))
+
+        start_key, direction_key, variables_key = jax.random.split(key, 3)
+        starts, extent = draw_starts(given[0], project, start_key, num_restarts)
+        num_ahead = min(len(given), max(1, num_restarts // 2))
+        given = jax.vmap(project)(given)
+        starts = starts.at[:num_ahead].set(given[:num_ahead])
+        shape = (num_restarts + len(given), *given.shape[1:])
+        directions = jax.random.normal(direction_key, shape, given.dtype)
+        drawn = _draw_variables(variables, variables_key, num_restarts)
+        ascend = make_ascent(mapped, log_bound, project, extent, num_steps)
+        seen, *best = jax.vmap(ascend)(starts, directions[:num_restarts], drawn)
+        # The given inputs behind the restarts, each with the given variables.
+        as_given = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(given)), variables)
+        found, points, directions = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts),
+            tuple(best),
+            (as_given, given, directions[num_restarts:]),
+        )
+        values = jax.vmap(norm_at)(found, points, directions)
+        values = values.at[:num_restarts].max(seen)
+        ratios = values if bound is None else values / jnp.exp(jax.vmap(log_bound)(found))
+        top = jnp.argmax(ratios)
+        per_restart = ratios[:num_restarts].at[0].max(jnp.max(ratios[num_restarts:]))
+        of_top = jax.tree.map(lambda leaf: leaf[top], (ratios, values, points, found))
+        return per_restart, *of_top
+
+    return search
+
+
+def _check_starts(starts, x0):
+    """Further starts, in the dtype of the first."""
+    check_floating("starts", starts)
+    check_finite("starts", starts)
+    if jnp.shape(starts)[1:] != x0.shape:
+        shape = ", ".join(map(str, ("k", *x0.shape)))
+        raise ValueError(f"starts: expected shape ({shape}), got {jnp.shape(starts)}")
+    return jnp.asarray(starts, x0.dtype)
 
 
 def _check_bound(bound, variables):
@@ -178,106 +215,3 @@ def _draw_variables(variables, key, num_restarts):
 
     keys = jax.random.split(key, max(1, len(leaves)))
     return jax.tree.unflatten(tree, map(draw, leaves, sizes, keys))
-
-
-def _make_ascent(fn, log_bound, project, extent, num_steps):
-    """The ascent of one restart, from a point, a direction and variables."""
-    rate = optax.cosine_decay_schedule(_FIRST_RATE, num_steps, alpha=_LAST_RATE / _FIRST_RATE)
-    of_variables = optax.chain(
-        optax.scale_by_adam(b2=_DECAY), optax.scale_by_param_block_rms(), optax.scale_by_schedule(rate)
-    )
-    of_input = optax.scale_by_adam()
-    num_wandering = 3 * num_steps // 4
-    wander_rate = optax.cosine_decay_schedule(
-        _FIRST_WANDER, max(1, num_wandering), alpha=_LAST_WANDER / _FIRST_WANDER
-    )
-
-    def push(variables, x, v):
-        return jax.jvp(lambda x: fn(variables, x), (x,), (v,))[1].astype(x.dtype)
-
-    def stretch(variables, x, v, u):
-        return jnp.vdot(u, push(variables, x, v))
-
-    def move(variables, x, v, directions, lengths):
-        """The longest image of ``v`` among several steps, to stay being one of them."""
-        size = root_mean_square(x)
-
-        def attempt(step):
-            direction, length = step
-            moved = project(x + length * size * directions[direction])
-            out = push(variables, moved, v)
-            return moved, out, safe_norm(out)
-
-        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)
-        which = jnp.repeat(jnp.arange(len(directions)), len(_FACTORS))
-        points, outs, norms = jax.lax.map(attempt, (which, tried.reshape(-1)))
-        # Rounding must not lead along flat directions.
-        norms = norms * jnp.where(tried.reshape(-1) > 0, 1, 1 + 8 * jnp.finfo(x.dtype).eps)
-        top = jnp.argmax(norms)
-        norms = norms.reshape(tried.shape)
-        chosen = jnp.take_along_axis(tried, jnp.argmax(norms, axis=1)[:, None], axis=1)[:, 0]
-        lengths = jnp.where(chosen > 0, chosen, lengths / 8)
-        return points[top], outs[top], jnp.clip(lengths, _SHORTEST_STEP, _LONGEST_STEP)
-
-    def see(carry):
-        variables, x, v, u, *_, best = carry
-        norm = safe_norm(u)
-        return _larger((norm / jnp.exp(log_bound(variables)), norm, (variables, x, v, u)), best)
-
-    def step(carry, index):
-        best = see(carry)
-        variables, x, v, u, lengths, states, _ = carry
-        # Climb from the best point that the wandering has passed.
-        variables, x, v, u = jax.tree.map(
-            lambda a, b: jnp.where(index == num_wandering, a, b), best[2], (variables, x, v, u)
-        )
-        norm, u = safe_norm(u), unit(u)
-        # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
-        gradients = jax.grad(stretch, argnums=(0, 1, 2))(variables, x, v, u)
-        scaled, gradient, turned = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1), gradients)
-        v = jnp.where(jnp.any(turned != 0), unit(turned), v)
-        ascent = jax.tree.map(jnp.subtract, scaled, jax.grad(log_bound)(variables))
-        update, variables_state = of_variables.update(ascent, states[0], variables)
-        variables = optax.apply_updates(variables, update)
-        direction, input_state = of_input.update(gradient, states[1])
-        direction = jnp.asarray(direction)
-
-        def wander():
-            moved = project(x + extent * wander_rate(index) * direction)
-            return moved, push(variables, moved, v), lengths
-
-        def climb():
-            rows = safe_norm(gradient, axis=-1)[..., None]
-            even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
-            return move(variables, x, v, jnp.stack([even, direction]), lengths)
-
-        moved = jax.lax.cond(index < num_wandering, wander, climb)
-        x, u, lengths = moved
-        return (variables, x, v, u, lengths, (variables_state, input_state), best), None
-
-    def ascend(x, v, variables):
-        v = unit(v)
-        u = push(variables, x, v)
-        states = of_variables.init(variables), of_input.init(x)
-        nothing = jnp.zeros((), x.dtype)
-        lengths = jnp.full((2,), _FIRST_STEP, x.dtype)
-        carry = (variables, x, v, u, lengths, states, (nothing, nothing, (variables, x, v, u)))
-        carry, _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
-        _, norm, (variables, x, v, _) = see(carry)
-        return refine(variables, x, v, norm), x, variables
-
-    def refine(variables, x, v, norm):
-        """The norm at the best point; one power iteration a step has left it too low."""
-        products = jacobian_products(lambda x: fn(variables, x), x)
-        first, second, like = from_smaller_side(*products, x)
-        start = v if like is x else unit(products[0](v))
-        estimate = lanczos(first, second, start, _REFINING_STEPS, _REFINING_RTOL)
-        return _larger((estimate.value,), (norm,))[0]
-
-    return ascend
-
-
-def _larger(first, second):
-    """Of two tuples, the one whose first number is larger; NaN counts as larger and stays."""
-    stays = (second[0] >= first[0]) | jnp.isnan(second[0])
-    return jax.tree.map(lambda a, b: jnp.where(stays, b, a), first, second)
