@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._numerics import at_highest_precision
+from poolax._squaring import largest_eigenvalue
 
+# Above this size squaring a Gram matrix until its largest eigenvalue is left is far cheaper than all.
+MOST_TO_DECOMPOSE = 64
 # Below this size a matrix product gains nothing from being split.
 _ROWS_TO_SPLIT = 1024
 
@@ -61,6 +64,8 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     The derivative is that of ``u^T matrix v`` at the top singular vectors, which is finite everywhere.
     """
     scale, gram = scaled_gram(matrix)
+    if gram.shape[-1] > MOST_TO_DECOMPOSE:
+        return scale * jnp.sqrt(largest_eigenvalue(gram)[0])
     return scale * jnp.sqrt(jnp.maximum(eigenvalues(gram)[..., -1], 0))
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.special
 
+from poolax._decompositions import MOST_TO_DECOMPOSE
 from poolax.bounds import _linalg
 from poolax.bounds._combine import stacked_norm
-from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
+from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm, top_eigenpair
 
 
 def test_lambert_w(x64):
@@ -85,3 +86,38 @@ def test_stacked_heads_are_certified_from_above(monkeypatch):
     assert exact <= found <= exact * (1 + 1e-4)
     for one, other in zip(gradients, certified, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())
+
+
+SPECTRA = {
+    "falling": np.linspace(1, 0, 100),
+    "flat at the top": np.linspace(1, 0.999, 100),
+    "a close pair": np.array([1, 1 - 1e-7, *[0.3] * 98]),
+    "equal": np.ones(100),
+    "of rank one": np.eye(100)[0],
+    "nothing": np.zeros(100),
+}
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_norms_of_what_is_squared_instead_of_decomposed(double):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 100)))[0] for size in (100, 130))
+    assert min(len(left), len(right)) > MOST_TO_DECOMPOSE
+    with jax.enable_x64(double):
+        dtype = jnp.result_type(float)
+        rows = np.stack([left * values @ right.T for values in SPECTRA.values()])
+        scales = np.array([1.0, 1e-30, 1e30])[:, None, None, None]
+        norms = np.asarray(spectral_norm(jnp.asarray(scales * rows, dtype)), np.float64)
+        expected = scales[..., 0, 0] * [values.max() for values in SPECTRA.values()]
+        eps = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(norms, expected, rtol=100 * eps)
+        for matrix, values in zip(rows, SPECTRA.values(), strict=True):
+            value, vector = top_eigenpair(jnp.asarray(matrix @ matrix.T, dtype))
+            assert abs(value - values.max() ** 2) <= 100 * eps
+            length = np.linalg.norm(matrix.T @ np.asarray(vector, np.float64))
+            assert length >= (1 - 1e-4) * values.max()
+        broken = spectral_norm(jnp.asarray(rows[0], dtype).at[3, 4].set(jnp.nan))
+        assert not np.isfinite(broken)
+        matrix = jnp.asarray(rows[0], dtype)
+        expected = np.outer(left[:, 0], right[:, 0])
+        np.testing.assert_allclose(jax.grad(spectral_norm)(matrix), expected, atol=1e-3)

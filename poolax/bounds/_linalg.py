@@ -4,11 +4,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._decompositions import eigenvectors, for_each_matrix, norm_derivative, scaled_gram
+from poolax._decompositions import (
+    MOST_TO_DECOMPOSE,
+    eigenvectors,
+    for_each_matrix,
+    norm_derivative,
+    scaled_gram,
+)
 from poolax._decompositions import spectral_norm as exact_norm
 from poolax._numerics import at_highest_precision
+from poolax._squaring import largest_eigenvalue
 
-# Above this size a certificate of the largest eigenvalue is cheaper than all eigenvalues.
+# Above this size a certificate of the largest eigenvalue is cheaper than squaring.
 _MOST_FOR_EIGENVALUES = 1024
 _LANCZOS_STEPS = 60
 
@@ -66,6 +73,8 @@ def top_eigenpair(gram: Float[Array, "k k"]):
     """Largest eigenvalue of a positive matrix and its vector; of a large one certified from above."""
     if gram.shape[-1] > _MOST_FOR_EIGENVALUES:
         return _largest_eigenvalue(gram)
+    if gram.shape[-1] > MOST_TO_DECOMPOSE:
+        return largest_eigenvalue(gram)
     values, vectors = eigenvectors(gram)
     return values[-1], vectors[:, -1]
 
