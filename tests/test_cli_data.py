@@ -246,7 +246,7 @@ def test_advice_names_options_as_the_command_line_does(capsys, tmp_path):
         r"--missing drop leaves out windows that touch one, --missing keep shows it as missing\n",
         capsys.readouterr().err,
     )
-    run(*command, "--missing", "drop")
+    run(*command, "--partial", "True", "--missing", "drop")
 
 
 def test_options_by_the_types_of_their_defaults():

@@ -77,7 +77,7 @@ def test_entries():
             assert keywords == set(entry.options), entry.name
         for download in entry.downloads:
             assert len(download.sha256) == 64
-    with pytest.raises(ValueError, match=r"depth: expected options of 'cifar10' \(size\)"):
+    with pytest.raises(ValueError, match=r"depth: expected options of 'cifar10' \(partial, size\)"):
         BY_NAME["cifar10"].check_options({"depth": 3})
 
 

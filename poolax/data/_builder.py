@@ -15,6 +15,7 @@ from etils import epath
 from poolax._progress import Progress, no_progress
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
+from poolax.data._record_files import write_checksums
 
 FILE_FORMAT = "array_record"
 VERSION = "1.0.0"
@@ -68,6 +69,7 @@ def write_prepared(
     )
     with quiet_tfds():
         builder.download_and_prepare()
+    write_checksums(builder.data_dir)
     return epath.Path(builder.data_dir)
 
 

@@ -1,6 +1,5 @@
 """Reading what was prepared: array records of TensorFlow Datasets, without TensorFlow."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from etils import epath
 
 from poolax.data._builder import CHUNK, REST
 from poolax.data._dataset import Dataset, Targets
+from poolax.data._record_files import open_builder, reading_records
 
 
 def read_prepared(directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]]:
@@ -21,10 +21,16 @@ def read_prepared(directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]
 
     Returns:
         The data set, equal to the one that was written, and what was kept beside it.
-    """
-    import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(os.fspath(directory))
+    Raises:
+        ValueError: for a folder that is damaged.
+    """
+    builder = open_builder(directory)
+    with reading_records(directory):
+        return _read(builder)
+
+
+def _read(builder: Any) -> tuple[Dataset, Mapping[str, Any]]:
     metadata: Any = builder.info.metadata
     parts = [name for name in (*metadata["splits"], REST) if name in builder.info.splits]
     columns, record_of = _read_columns(builder, parts, metadata)

@@ -8,6 +8,7 @@ from poolax.data._builder import FILE_FORMAT, prepared_directory
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
 from poolax.data._prepared import read_prepared
+from poolax.data._record_files import open_builder
 from poolax.data.language import ENTRIES as LANGUAGE
 from poolax.data.series import ENTRIES as SERIES
 from poolax.data.vision import ENTRIES as VISION
@@ -81,9 +82,7 @@ def load(
         return found.stored.derive(dataset, attributes, **options) if found.stored else dataset
     tfds_prepared = prepared_by_tfds(found, root)
     if tfds_prepared is not None and found.tfds is not None:
-        import tensorflow_datasets as tfds
-
-        return found.tfds.read(tfds.builder_from_directory(tfds_prepared), **options)
+        return found.tfds.read(open_builder(tfds_prepared), **options)
     raise ValueError(_nowhere(found, root, own, options))
 
 
@@ -98,14 +97,12 @@ def prepared_by_tfds(found: Entry, tfds_dir: epath.PathLike) -> epath.Path | Non
     """Where the builder of TensorFlow Datasets has put the newest version of a data set."""
     if found.tfds is None:
         return None
-    import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils.version import list_all_versions
 
     directory = epath.Path(tfds_dir) / found.tfds.name
     for version in reversed(list_all_versions(directory)):
         path = directory / str(version)
-        info: Any = tfds.builder_from_directory(path).info
-        if info.file_format.value == FILE_FORMAT:
+        if open_builder(path).info.file_format.value == FILE_FORMAT:
             return path
     return None
 

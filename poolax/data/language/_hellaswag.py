@@ -9,6 +9,7 @@ from poolax._files import json_object
 from poolax.data._damage import RESTORE
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry
+from poolax.data._record_files import reading_records
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.language._files import find, join, malformed, read_lines
 
@@ -67,7 +68,9 @@ def read_hellaswag_tfds(builder: Any) -> Dataset:
     parts = {}
     for split, name in (("train", "train"), ("test", "validation")):
         rows = []
-        for index, task in enumerate(builder.as_data_source(split=name)):
+        with reading_records(builder.data_dir):
+            tasks = list(builder.as_data_source(split=name))
+        for index, task in enumerate(tasks):
             task = {
                 "ctx": _text(task["context"]),
                 "endings": [_text(ending) for ending in task["endings"]],

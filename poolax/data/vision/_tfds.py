@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from poolax.data._record_files import reading_records
 from poolax.data.vision._images import IMAGE_SIZE, Fit, Images
 from poolax.data.vision._lists import splits_of
 
@@ -39,7 +40,8 @@ class Records:
             if isinstance(feature, tfds.features.Image)
         }
         self.builder = builder
-        self._sources = [builder.as_data_source(split=name, decoders=decoders) for name in splits]
+        with reading_records(builder.data_dir):
+            self._sources = [builder.as_data_source(split=name, decoders=decoders) for name in splits]
         self.counts = {name: len(source) for name, source in zip(splits, self._sources, strict=True)}
         self._ends = np.cumsum(list(self.counts.values())).tolist()
 
@@ -51,7 +53,8 @@ class Records:
         """One example."""
         split = bisect.bisect_right(self._ends, index)
         start = self._ends[split - 1] if split else 0
-        return self._sources[split][index - start]
+        with reading_records(self.builder.data_dir):
+            return self._sources[split][index - start]
 
     def column(self, name: str) -> np.ndarray:
         """A feature of all examples, read once through."""
