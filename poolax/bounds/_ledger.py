@@ -115,7 +115,9 @@ def ledger(
         )
     total = functools.reduce(jnp.add, [row.log_factor for row in rows])
     rounding = 64 * jnp.finfo(total.dtype).eps
-    rounding = rounding * (len(rows) + sum(jnp.abs(row.log_factor) for row in rows))
+    # A layer that gives zeros makes the product zero, whose logarithm no rounding changes.
+    sizes = [jnp.where(jnp.isneginf(row.log_factor), 0, jnp.abs(row.log_factor)) for row in rows]
+    rounding = rounding * (len(rows) + sum(sizes))
     return Ledger(
         rows=tuple(rows),
         log_lipschitz=total + rounding,

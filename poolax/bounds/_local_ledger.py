@@ -108,7 +108,9 @@ def local_ledger(
         x = zero_masked(x, real)
         blocks = matrix @ blocks
         largest = jnp.max(blocks)
-        blocks, log_scale = blocks / largest, log_scale + jnp.log(largest)
+        # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
+        scale = jnp.where(largest > 0, largest, 1)
+        blocks, log_scale = blocks / scale, log_scale + jnp.log(scale)
         after = domain_of(x, real)
         rows.append(
             LedgerRow(
@@ -135,7 +137,9 @@ def local_ledger(
             pooled_norm(blocks, lambda z: jnp.asarray(pooler.apply(variables or {}, z, mask)), x)
         )
         nothing = jnp.zeros(())
-        row = LedgerRow("pooler", pooled - total, nothing, pooled - total, *(nothing,) * 5)
+        # Minus infinity, the logarithm of zero, has no difference to itself.
+        left = jnp.where(jnp.isneginf(pooled), pooled, pooled - total)
+        row = LedgerRow("pooler", left, nothing, left, *(nothing,) * 5)
         rows.append(
             dataclasses.replace(
                 row,
