@@ -25,6 +25,7 @@ from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
+from poolax.bounds._overflow import check_held, or_infinite
 
 
 @at_highest_precision
@@ -85,11 +86,11 @@ def local_attention(
         segments: Tokens see only tokens with the same number, broadcastable to ``(*batch, n)``.
 
     Returns:
-        The bound at each sequence, shape ``(*batch,)``.
+        The bound at each sequence, shape ``(*batch,)``; 0 for one without real tokens.
 
     Raises:
-        ValueError: for another kind, wrong shapes, dtypes or masks, ``n = 0``, or values that are not
-            finite.
+        ValueError: for another kind, wrong shapes, dtypes or masks, ``n = 0``, values that are not
+            finite, or such that the bound overflows.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -143,7 +144,9 @@ def local_attention(
         lengths.reshape(-1),
         kernels.by_head(value_bias),
     )
-    return round_up(norms).reshape(x.shape[:-2])
+    bound = or_infinite(round_up(norms).reshape(x.shape[:-2]))
+    check_held("x", bound)
+    return bound
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -221,7 +224,8 @@ def local_tbm(
         product of the factors as in other bounds.
 
     Raises:
-        ValueError: for missing variables, wrong shapes, dtypes or masks, or values that are not finite.
+        ValueError: for missing variables, wrong shapes, dtypes or masks, values that are not finite, or
+            such that the bound overflows.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -250,7 +254,9 @@ def local_tbm(
     mask = broadcast_mask(mask, x.shape[:-1])
     check_finite("x", x, mask)
     check_all_finite("variables", params)
-    return _local_tbm(model, dict(params), x, mask)
+    bound = or_infinite(_local_tbm(model, dict(params), x, mask))
+    check_held("x", bound.lipschitz)
+    return bound
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -298,7 +304,7 @@ def _local_tbm(model, params, x, mask):
     safe = jnp.where(second_norm > 0, second_norm, 1)
     c1, c2 = 1 + attention, jnp.max(jnp.where(real, token_norms, 0)) / safe
     product = norm_factor * c1 * c2
-    lipschitz = round_up(lipschitz)
+    lipschitz = or_infinite(round_up(lipschitz))
     return Bound(
         lipschitz=lipschitz,
         log_lipschitz=jnp.where(

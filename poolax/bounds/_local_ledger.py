@@ -25,6 +25,7 @@ from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, attention_values
 from poolax.bounds._local_pooled import pooled_norm
+from poolax.bounds._overflow import check_held, or_infinite
 from poolax.pooling import Pooler
 
 
@@ -60,12 +61,12 @@ def local_ledger(
         variables: The pooler's variables, if it has any.
 
     Returns:
-        The ledger, with the token states.
+        The ledger, with the token states. Without real tokens the bound is 0.
 
     Raises:
-        ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite, attention
-            maps that do not fit the layers, or layers that cut or merge tokens, for which nothing is
-            known here.
+        ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite or such
+            that the bound overflows, attention maps that do not fit the layers, or layers that cut or
+            merge tokens, for which nothing is known here.
 
     Example:
         >>> import jax
@@ -100,12 +101,15 @@ def local_ledger(
         before = domain_of(x, real)
         is_attention = isinstance(spec.branch, AttentionSpec)
         attention = _next_map(maps, spec, num_tokens) if is_attention else None
+        if attention is not None:
+            check_finite("weights", attention)
         check_all_finite(spec.name, spec)
         # Without its name, so that layers of one shape share one program.
         layer = dataclasses.replace(spec, name="")
         x, matrix, log_branch, log_norm = _at_point(layer, x, attention, real)
         matrix = jnp.where(real[:, None] & real, matrix, 0)
         x = zero_masked(x, real)
+        check_held("embeddings", jnp.abs(x))
         blocks = matrix @ blocks
         largest = jnp.max(blocks)
         # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
@@ -151,7 +155,9 @@ def local_ledger(
         )
         total = pooled
     rounding = 64 * len(rows) * jnp.finfo(x.dtype).eps
-    return Ledger(tuple(rows), total + rounding, domain, "local", states=x)
+    total = or_infinite(total + rounding)
+    check_held("embeddings", total)
+    return Ledger(tuple(rows), total, domain, "local", states=x)
 
 
 def _next_map(maps, spec, num_tokens):

@@ -121,7 +121,7 @@ def local_of(layer, variables, x, mask, segments):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    some(layers(), "rotary-dynamic-all-2", "rotary-yarn-window-1", "l2-causal-window-2"),
+    some(layers(), "rotary-dynamic-all-2", "rotary-yarn-window-1"),
 )
 def test_attention(kind, options, attack, x64):
     """Every mask and segmentation, each with variables and inputs of many sizes."""
@@ -174,7 +174,7 @@ def models():
         yield pytest.param(ALL_KINDS[kind], POOLERS[pooler], id=f"{kind}-{pooler}")
 
 
-@pytest.mark.parametrize(("kind", "pooler"), some(models(), "l2-max"))
+@pytest.mark.parametrize(("kind", "pooler"), some(models()))
 def test_pooled_blocks(kind, pooler, attack, x64):
     """Every mask, each with variables and inputs of many sizes."""
     model = blocks.TBM(2, pooler, kind, use_bias=True)
