@@ -30,6 +30,7 @@ import tyro
 from comparison import portable_command
 
 from poolax import attention, bounds, empirical, pooling
+from poolax._paths import write_atomically
 from poolax.blocks import TBM
 from poolax.training import Records
 from poolax.training.finished import is_finished
@@ -392,9 +393,9 @@ def main(arguments: list[str] | None = None) -> None:
     tables = bounds_tables.tables(records)
     if path is not None:
         text = "\n".join(table.markdown() for table in tables.values())
-        (path.parent / "bounds.md").write_text(text)
+        write_atomically(path.parent / "bounds.md", text)
         for name, table in tables.items():
-            (path.parent / f"bounds_{name}.csv").write_text(table.csv())
+            write_atomically(path.parent / f"bounds_{name}.csv", table.csv())
     if options.json:
         print("\n".join(json.dumps(record) for record in records))
         return

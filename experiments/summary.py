@@ -14,6 +14,7 @@ from typing import ClassVar
 import comparison
 import tyro
 
+from poolax._paths import write_atomically
 from poolax.cli import COMPLETE, FAILURE, run_program
 from poolax.training import Records
 
@@ -53,7 +54,7 @@ class Summary:
                 return COMPLETE
             print("README.md: its tables are not what results/ gives", file=sys.stderr)
             return FAILURE
-        readme.write_text(after)
+        write_atomically(readme, after)
         return COMPLETE
 
 
@@ -63,7 +64,7 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
     results.mkdir(exist_ok=True)
-    (results / found[0].name).write_bytes(found[0].read_bytes())
+    write_atomically(results / found[0].name, found[0].read_bytes())
 
 
 def section(results: pathlib.Path) -> str:

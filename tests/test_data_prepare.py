@@ -447,10 +447,26 @@ def test_archives_are_unpacked_once(file, pack, server, tmp_path, register):
     before = (folder / "values.txt").stat().st_mtime_ns
     _archives.unpack(folder / file, folder)
     assert (folder / "values.txt").stat().st_mtime_ns == before
-    (folder / f"{file}.unpacked").unlink()  # As if it had been stopped between members.
+    # As if it had been stopped between members.
+    (folder / f"{file}.unpacked").rename(folder / f"{file}.unpacking")
     (folder / "values.txt").unlink()
     _archives.unpack(folder / file, folder)
     assert (folder / "values.txt").read_text() == "4\n5\n"
+    assert not list(folder.glob("*.before")) and not list(folder.glob("*.unpacking"))
+
+
+def test_files_from_elsewhere_are_renamed_and_never_removed(server, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "own.txt").write_text("own")
+    (tmp_path / "all.zip").write_bytes(zipped({"values.txt": "4\n", "deep/other.txt": "x"}))
+    _archives.unpack(tmp_path / "all.zip", tmp_path)
+    assert (tmp_path / "deep.before" / "own.txt").read_text() == "own"
+    assert (tmp_path / "deep" / "other.txt").read_text() == "x"
+    (tmp_path / "new.txt").write_text("own")
+    server.files["new.txt"] = b"fetched"
+    _download.fetch(server.download("new.txt"), tmp_path)
+    assert (tmp_path / "new.txt").read_text() == "fetched"
+    assert (tmp_path / "new.txt.before").read_text() == "own"
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,10 @@ def _within(name: str, progress: Progress) -> Progress:
 def _write(name: str, out: epath.Path, records: Records, scores: Table) -> None:
     """The records of the table, the table and the figure."""
     path = out / f"{name}.jsonl"
-    path.unlink(missing_ok=True)
-    records.write_to(path)
+    complete = path.with_name(f"{path.name}.new")
+    complete.unlink(missing_ok=True)
+    records.write_to(complete)
+    complete.replace(path)
     texts = {"md": scores.markdown(), "csv": scores.csv(), "tex": scores.latex()}
     for suffix, text in texts.items():
         write_atomically(out / f"{name}.{suffix}", text)

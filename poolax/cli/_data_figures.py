@@ -1,5 +1,6 @@
 """Pictures of data sets: a contact sheet of images, a plot of series."""
 
+import io
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._paths import write_atomically
 from poolax.cli._data_describe import NUM_SAMPLES, class_name, evenly, target_text
 from poolax.data import Dataset
 
@@ -108,5 +110,6 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path: epath.PathLike) -> None:
-    with epath.Path(path).open("wb") as file:
-        figure.savefig(file, format="png", dpi=_DPI)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI)
+    write_atomically(path, image.getvalue())

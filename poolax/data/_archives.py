@@ -14,7 +14,7 @@ from typing import IO
 from etils import epath
 
 from poolax._files import damaged, reading, writing_to
-from poolax._paths import write_atomically
+from poolax._paths import set_aside, write_atomically
 
 ARCHIVE_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
@@ -42,7 +42,8 @@ def unpack(archive: pathlib.Path, directory: pathlib.Path) -> None:
 
     Args:
         archive: The archive.
-        directory: Where its members go; those of the same names are replaced.
+        directory: Where its members go, in place of those that an earlier archive had; what has the
+            same name and came from elsewhere is renamed to ``NAME.before``.
 
     Raises:
         ValueError: if it is damaged, a member would lie outside the directory, or its members are
@@ -52,6 +53,7 @@ def unpack(archive: pathlib.Path, directory: pathlib.Path) -> None:
     import pooch
 
     note = archive.with_name(f"{archive.name}.unpacked")
+    begun = archive.with_name(f"{archive.name}.unpacking")
     digest = pooch.file_hash(str(archive))
     if note.exists() and note.read_bytes() == digest.encode():
         return
@@ -65,12 +67,19 @@ def unpack(archive: pathlib.Path, directory: pathlib.Path) -> None:
                 _unpack_zip(archive, temporary, size)
             else:
                 _unpack_tar(archive, temporary, size)
-        for member in pathlib.Path(temporary).iterdir():
+        is_own = note.exists() or begun.exists()
+        members = list(pathlib.Path(temporary).iterdir())
+        for target in [] if is_own else [directory / member.name for member in members]:
+            if os.path.lexists(target):
+                set_aside(target, "before")
+        write_atomically(begun, digest)
+        for member in members:
             target = directory / member.name
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             os.replace(member, target)
     write_atomically(note, digest)
+    begun.unlink()
 
 
 def read_members(path: epath.PathLike, names: list[str]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from poolax._files import damaged, writing_to
-from poolax._paths import write_atomically
+from poolax._paths import set_aside, write_atomically
 from poolax._progress import Progress, no_progress
 from poolax.data._entry import Download
 
@@ -21,6 +21,8 @@ def fetch(
     download: Download, directory: pathlib.Path, progress: Progress = no_progress
 ) -> pathlib.Path:
     """A file of a data set, downloaded unless it is there already and whole.
+
+    Another file of this name is renamed to ``NAME.before`` once the right one has come.
 
     Where the checksum is not known, that of the first download is written beside the file, and later
     runs compare.
@@ -74,6 +76,8 @@ def fetch(
             )
         if download.sha256 is None:
             write_atomically(beside, f"{digest}  {path.name}\n")
+        if path.exists():
+            set_aside(path, "before")
         os.replace(fetched, path)
     return path
 

@@ -1,6 +1,7 @@
 """All stages of the quickstart, for one modality."""
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Mapping
 
 from etils import epath
@@ -161,7 +162,7 @@ def _writable_folder(out):
     path = absolute_path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".poolax-writable"
+        probe = path / f".poolax-writable.{uuid.uuid4().hex}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:

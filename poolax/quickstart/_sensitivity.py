@@ -1,5 +1,6 @@
 """How far noise and adversaries move pooled vectors: curves, and trained blocks beside their bounds."""
 
+import io
 import itertools
 import math
 import time
@@ -13,6 +14,7 @@ from etils import epath
 from poolax import attention, bounds, empirical
 from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
+from poolax._paths import write_atomically
 from poolax._signals import stop_if_asked
 from poolax.blocks import TBM
 from poolax.pooling import from_name
@@ -112,8 +114,9 @@ def trained_blocks(
     """Train a block for each pooler and kind of attention; measure its constant and bound it."""
     radius = float(bounds.domain_of(jnp.asarray(tokens.values)).radius)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / INPUTS).open("wb") as file:
-        np.save(file, tokens.values[tokens.splits["test"][: settings.num_inputs]])
+    content = io.BytesIO()
+    np.save(content, tokens.values[tokens.splits["test"][: settings.num_inputs]])
+    write_atomically(out / INPUTS, content.getvalue())
     rows = []
     total = len(_KINDS) * len(POOLERS)
     for label, kind in _KINDS.items():

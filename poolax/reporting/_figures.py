@@ -1,10 +1,12 @@
 """Figures from records."""
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
+from poolax._paths import write_atomically
 from poolax._text import one_line
 from poolax.reporting._scores import place_of, summarize_scores
 
@@ -156,5 +158,6 @@ def _figure(width, height, *, rows=1, columns=1):
 
 
 def _save(figure, path):
-    with epath.Path(path).open("wb") as file:
-        figure.savefig(file, format="png", dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomically(path, image.getvalue())
