@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from poolax import data
+from poolax._arrays import ARRAY_ERRORS, read_arrays
+from poolax._files import reading
 from poolax.backbones import GPT2, Backbone, Bert, Decoder, Moment
 
+_REMEDY = "restore the file, or name another"
 _IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -65,28 +68,33 @@ def _modality(backbone):
 
 def read_array(path: pathlib.Path | str) -> np.ndarray:
     """The array in a .npy file, or the first of a .npz file; nothing pickled."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except (OSError, ValueError, IndexError) as error:
-        raise ValueError(f"inputs: expected an array in {path}, got: {error}") from None
-    return np.asarray(array)
+    path = _existing(path, "an array")
+    with reading(path, "an array", _REMEDY, *ARRAY_ERRORS), path.open("rb") as file:
+        return list(read_arrays(file).values())[0]  # noqa: RUF015  an empty file is damage
+
+
+def _existing(path, expected):
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise ValueError(f"inputs: expected {expected} in {path}, where there is nothing")
+    return path
 
 
 def _read_texts(path, backbone):
     if path.suffix in (".npy", ".npz"):
         raise ValueError(f"inputs: expected a text file with one text a line, got {path}")
-    try:
+    _existing(path, "texts")
+    with reading(path, "text in UTF-8", _REMEDY, ValueError):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"inputs: expected a text file, got {path} ({error})") from None
     return [line for line in lines if line.strip()]
 
 
 def _read_images(path, backbone):
     if path.suffix in (".npy", ".npz"):
         return read_array(path)
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
+
+    from poolax._images import decode_image
 
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix.lower() in _IMAGES]
@@ -98,11 +106,8 @@ def _read_images(path, backbone):
         raise ValueError(f"inputs: expected .npy or .npz for {backbone.config.num_channels} channels")
     images = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert(mode), (size, size))
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"inputs: expected an image, got {file} ({error})") from None
+        image = decode_image(_existing(file, "an image").read_bytes(), str(file), _REMEDY)
+        fitted = ImageOps.fit(image.convert(mode), (size, size))
         images.append(np.asarray(fitted, np.float32).reshape(size, size, -1))
     return np.stack(images)
 
@@ -113,12 +118,12 @@ def _read_series(path, backbone):
     readers = {".tsv": _rows_behind_a_label, ".csv": _columns_of_numbers}
     if path.suffix not in readers:
         raise ValueError(f"inputs: expected .npy, .npz, .csv or .tsv, got {path}")
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    _existing(path, "series")
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with reading(path, "series", _REMEDY, ValueError, csv.Error):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file, delimiter=delimiter))
         return readers[path.suffix](rows)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"inputs: expected series in {path}, got: {error}") from None
 
 
 def _rows_behind_a_label(rows):
@@ -129,12 +134,24 @@ def _rows_behind_a_label(rows):
 def _columns_of_numbers(rows):
     """One series a column, below a line of names; columns of anything but numbers are left out."""
     columns = []
-    for column in zip(*rows[1:], strict=True):
-        try:
-            columns.append([float(entry) if entry else np.nan for entry in column])
-        except ValueError:
-            continue
+    for number, column in enumerate(zip(*rows[1:], strict=True), 1):
+        values = [_number(entry) for entry in column]
+        odd = [line for line, value in enumerate(values, 2) if value is None]
+        if not odd:
+            columns.append(values)
+        elif len(odd) < len(values) / 2:
+            raise ValueError(
+                f"{column[odd[0] - 2]!r} among the numbers of column {number}, line {odd[0]}"
+            )
     return np.array(columns, np.float32)
+
+
+def _number(entry):
+    """A number, NaN where nothing stands, ``None`` for anything else."""
+    try:
+        return float(entry) if entry else np.nan
+    except ValueError:
+        return None
 
 
 def _default_texts(backbone, num_inputs):

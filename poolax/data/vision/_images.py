@@ -4,8 +4,6 @@ import abc
 import functools
 import hashlib
 import io
-import struct
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -15,18 +13,12 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from poolax._checks import check_choice, check_count
-from poolax._files import reading
+from poolax._images import decode_image
 from poolax._splits import row_digests
 from poolax.data._damage import RESTORE, damaged_data
 
 Fit = Literal["crop", "pad"]
 _FITS: dict[str, Any] = {"crop": ImageOps.fit, "pad": ImageOps.pad}
-# What Pillow's decoders make of damaged files.
-_UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, AttributeError),
-    *(ArithmeticError, NotImplementedError, MemoryError, struct.error, zlib.error),
-    Image.DecompressionBombError,
-)
 IMAGE_SIZE = 224
 VOID = 255
 
@@ -42,13 +34,7 @@ GEOMETRY_TEXT = f"RGB, shorter side to {IMAGE_SIZE} pixels (bicubic), centre cut
 
 def decode(encoded: bytes, name: str) -> Image.Image:
     """An image from the bytes of its file, or one error that names the file."""
-    with reading(name, "an image that can be decoded", RESTORE, *_UNDECODABLE):
-        image = Image.open(io.BytesIO(encoded))
-        if image.format == "PNG":  # the only one with checksums, which decoding skips
-            image.verify()
-            image = Image.open(io.BytesIO(encoded))
-        image.load()
-        return image
+    return decode_image(encoded, name, RESTORE)
 
 
 def fit_image(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
