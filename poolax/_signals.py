@@ -104,21 +104,23 @@ class Watch:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
+        self._ends = False
         self._ending: threading.Timer | None = None
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self) -> Iterator["Watch"]:
         """Watch for a block in the main thread; elsewhere nothing is watched."""
         with self._reader, self._writer:
             if threading.current_thread() is not threading.main_thread():
-                yield
+                yield self
                 return
             self._thread.start()
             before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             try:
-                yield
+                yield self
             finally:
                 signal.set_wakeup_fd(before)
+                self._ends = True
                 self._writer.shutdown(socket.SHUT_WR)
                 self._thread.join()
                 if self._ending is not None:
@@ -127,7 +129,7 @@ class Watch:
     def _run(self):
         count = 0
         while number := self._reader.recv(1):
-            if number[0] not in _STOPPING:
+            if self._ends or number[0] not in _STOPPING:
                 continue
             count += 1
             if count == 1 and self.saves:

@@ -7,7 +7,7 @@ import select
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -15,6 +15,7 @@ from poolax._progress import Progress
 from poolax._signals import PreemptedError, Watch, stop_if_asked, taking_signals
 from poolax._text import one_line, printable
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.cli._processes import has_lost_another, leave
 
 _LONGEST = 1_000
 
@@ -63,40 +64,44 @@ def run_program(name: str, parse: Callable[[], Command]) -> int:
 
 
 def _run(name, parse):
-    watch = Watch(name)
-    with taking_signals(), watch():
-        return _run_watched(name, parse, watch)
+    command: Any = None
+    try:
+        with taking_signals(), Watch(name)() as watch:
+            command = _parsed(name, parse)
+            if isinstance(command, int):
+                return command
+            watch.saves = command.resumable
+            stop_if_asked()
+            return command.run()
+    except (KeyboardInterrupt, PreemptedError):
+        resumable = command is not None and command.resumable
+        goes_on = "; the same command goes on from what is finished" if resumable else ""
+        print(f"{name}: interrupted{goes_on}", file=sys.stderr)
+        return leave(INTERRUPTED, at_once=False)
+    except Exception as error:
+        if command is None or (isinstance(error, BrokenPipeError) and _is_broken(sys.stdout)):
+            raise
+        if command.debug:
+            traceback.print_exc()
+        if has_lost_another(error):
+            print(f"{name}: another process of this run has ended: {_told(error)}", file=sys.stderr)
+            return leave(FAILURE, at_once=True)
+        print(f"{name}: {_told(error)}", file=sys.stderr)
+        is_usage = isinstance(error, ValueError) and not isinstance(error, OSError)
+        return leave(USAGE if is_usage else FAILURE, at_once=False)
 
 
-def _run_watched(name, parse, watch):
+def _parsed(name, parse) -> Any:
+    """The command, or the exit code where there is none to run."""
     problems = io.StringIO()
     try:
         with contextlib.redirect_stderr(problems):
-            command = parse()
+            return parse()
     except SystemExit as stop:
         if not stop.code:
             return COMPLETE
         print(f"{name}: {printable(_first_sentence(problems.getvalue()))}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    try:
-        watch.saves = command.resumable
-        stop_if_asked()
-        return command.run()
-    except (KeyboardInterrupt, PreemptedError):
-        goes_on = "; the same command goes on from what is finished" if command.resumable else ""
-        print(f"{name}: interrupted{goes_on}", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _is_broken(sys.stdout):
-            raise
-        if command.debug:
-            traceback.print_exc()
-        print(f"{name}: {_told(error)}", file=sys.stderr)
-        is_usage = isinstance(error, ValueError) and not isinstance(error, OSError)
-        return USAGE if is_usage else FAILURE
 
 
 def _told(error: Exception) -> str:
