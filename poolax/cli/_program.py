@@ -7,7 +7,7 @@ import select
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import jax
 
@@ -64,12 +64,12 @@ def run_program(name: str, parse: Callable[[], Command]) -> int:
 
 
 def _run(name, parse):
-    command: Any = None
+    command: Command | None = None
     try:
         with taking_signals(), Watch(name)() as watch:
-            command = _parsed(name, parse)
-            if isinstance(command, int):
-                return command
+            command, code = _parsed(name, parse)
+            if command is None:
+                return code
             watch.saves = command.resumable
             stop_if_asked()
             return command.run()
@@ -91,17 +91,17 @@ def _run(name, parse):
         return leave(USAGE if is_usage else FAILURE, at_once=False)
 
 
-def _parsed(name, parse) -> Any:
-    """The command, or the exit code where there is none to run."""
+def _parsed(name, parse) -> tuple[Command | None, int]:
+    """The command, and the exit code where there is none to run."""
     problems = io.StringIO()
     try:
         with contextlib.redirect_stderr(problems):
-            return parse()
+            return parse(), COMPLETE
     except SystemExit as stop:
         if not stop.code:
-            return COMPLETE
+            return None, COMPLETE
         print(f"{name}: {printable(_first_sentence(problems.getvalue()))}", file=sys.stderr)
-        return USAGE
+        return None, USAGE
 
 
 def _told(error: Exception) -> str:
