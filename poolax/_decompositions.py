@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._numerics import at_highest_precision
+from poolax._numerics import at_highest_precision, divisor
 from poolax._squaring import largest_eigenvalue
 
 # Above this size squaring a Gram matrix until its largest eigenvalue is left is far cheaper than all.
@@ -90,8 +90,7 @@ def norm_derivative(matrix, matrix_dot, norm, vector):
 
 def scaled_gram(matrix):
     """The smaller Gram matrix of a matrix divided by its largest entry, whose squares stay in range."""
-    scale = jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0)
-    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
+    scale = divisor(jnp.max(jnp.abs(matrix), axis=(-2, -1), initial=0.0))
     scaled = matrix / scale[..., None, None]
     wide = matrix.shape[-2] <= matrix.shape[-1]
     return scale, _gram(scaled if wide else jnp.swapaxes(scaled, -1, -2))

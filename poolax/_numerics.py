@@ -69,10 +69,19 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
+def divisor(largest: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What brings numbers of which ``largest`` is the largest into range; 1 for zero and infinity.
+
+    No larger than a number whose inverse devices hold: they divide by multiplying with it.
+    """
+    most = 1 / (4 * float(jnp.finfo(accumulation_dtype(largest)).tiny))
+    return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.minimum(largest, most), 1)
+
+
 @functools.partial(jax.jit, static_argnames="axis", inline=True)
 def safe_norm(x: Float[Array, "..."], axis=None) -> Float[Array, "..."]:
     """Euclidean norm whose gradient at zero is zero, and whose squares neither over- nor underflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    scale = divisor(largest)
     root = safe_sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
     return jnp.squeeze(scale * root, axis=axis)

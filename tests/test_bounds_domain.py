@@ -44,6 +44,11 @@ def test_spread_is_within_a_sequence():
         (lambda: bounds.cube(1.0, 0), r"dim: expected a whole number >= 1, got 0"),
         (lambda: bounds.domain_of(np.zeros(3)), r"tokens: expected shape \(\*batch, n, d\)"),
         (lambda: bounds.domain_of(np.full((2, 3), np.nan)), r"tokens: expected finite values"),
+        (
+            lambda: bounds.domain_of(np.full((2, 3), 3e38, np.float32)),
+            r"tokens: expected sizes for which float32 holds their norms, got inf",
+        ),
+        (lambda: bounds.cube(1e308, 9), r"high: expected sizes for which float64 holds the radius"),
         (lambda: bounds.domain_of(np.zeros((2, 3)), np.ones(2)), r"mask: expected dtype bool"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from poolax import bounds
 from poolax._decompositions import MOST_TO_DECOMPOSE
 from poolax.bounds import _linalg
 from poolax.bounds._combine import stacked_norm
@@ -121,3 +122,13 @@ def test_norms_of_what_is_squared_instead_of_decomposed(double):
         matrix = jnp.asarray(rows[0], dtype)
         expected = np.outer(left[:, 0], right[:, 0])
         np.testing.assert_allclose(jax.grad(spectral_norm)(matrix), expected, atol=1e-3)
+
+
+def test_the_largest_numbers_of_the_dtype():
+    """A division by them multiplies with an inverse that devices take for zero."""
+    for size in (1e37, 1e38, 3e38):
+        matrix = jnp.asarray([[size, 0.0], [0.0, 1.0]], jnp.float32)
+        np.testing.assert_allclose(spectral_norm(matrix), size, rtol=1e-6)
+        domain = bounds.domain_of(matrix)
+        np.testing.assert_allclose(domain.radius, size, rtol=1e-4)
+        np.testing.assert_allclose(domain.spread, size / 2, rtol=1e-4)

@@ -167,3 +167,14 @@ LABELS = jnp.array([0, 1, 2, 0])
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         bounds.certified_radius(*arguments)
+
+
+def test_sizes_at_the_ends_of_the_dtype():
+    """Rounded down: neither a difference that overflows nor a constant that vanishes certifies all."""
+    largest = np.finfo(np.float32).max
+    logits = jnp.asarray([largest, -largest])
+    for constant, expected in ((2.0, largest / 2**0.5), (1e-3, largest), (1e-60, largest)):
+        found = bounds.certified_radius(logits, jnp.asarray(0), constant)
+        assert 0.999 * expected <= found <= expected
+        assert bounds.certified_radius(logits, jnp.asarray(1), constant) == 0
+    assert bounds.certified_radius(logits, jnp.asarray(0), 0.0) == np.inf

@@ -61,15 +61,21 @@ def certified_radius(
     """
     _check(logits, labels, lipschitz)
     dtype = accumulation_dtype(logits)
+    limits = jnp.finfo(dtype)
+    positive = jnp.asarray(np.asarray(lipschitz) > 0) if is_concrete(lipschitz) else lipschitz > 0
     logits, lipschitz = jnp.asarray(logits, dtype), jnp.asarray(lipschitz, dtype)
+    # A constant that the dtype would round to zero is not one of zero.
+    lipschitz = jnp.where(positive, jnp.maximum(lipschitz, limits.tiny), lipschitz)
     labels = jnp.asarray(labels)[..., None]
     others = jnp.arange(logits.shape[-1]) != labels
     own = jnp.take_along_axis(logits, labels, axis=-1, mode="fill")[..., 0]
-    margin = jnp.maximum(own - jnp.max(logits, axis=-1, initial=-jnp.inf, where=others), 0)
-    moves = lipschitz > 0
-    radius = margin / (math.sqrt(2) * jnp.where(moves, lipschitz, 1))
-    radius = radius * (1 - 8 * jnp.finfo(dtype).eps)
-    return jnp.where(moves | ~(margin > 0), radius, jnp.inf)
+    # Of halves, for a difference of large logits overflows.
+    largest = jnp.max(logits, axis=-1, initial=-jnp.inf, where=others)
+    margin = jnp.maximum(own / 2 - largest / 2, 0)
+    radius = math.sqrt(2) * (margin / jnp.where(positive, lipschitz, 1))
+    # No more is certified than there are numbers for.
+    radius = jnp.minimum(radius * (1 - 8 * limits.eps), limits.max)
+    return jnp.where(positive | ~(margin > 0), radius, jnp.inf)
 
 
 def _check(logits, labels, lipschitz):

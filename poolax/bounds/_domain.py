@@ -18,6 +18,7 @@ from poolax._checks import (
 from poolax._numerics import accumulation_dtype, safe_norm, zero_masked
 from poolax._records import Domain, TokenRange
 from poolax.bounds._linalg import round_up
+from poolax.bounds._overflow import check_held
 
 
 def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
@@ -35,7 +36,8 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
         The domain.
 
     Raises:
-        ValueError: if ``high`` is negative or not finite, or ``dim`` below one.
+        ValueError: if ``high`` is negative or not finite, if the radius overflows, or ``dim`` is below
+            one.
 
     Example:
         >>> cube(1.0, 4)
@@ -47,6 +49,7 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     check_number("high", high, at_least=0.0)
     check_count("dim", dim)
     radius = high * math.sqrt(dim)
+    check_held("high", radius, "the radius")
     return Domain(radius=radius, spread=radius / 2)
 
 
@@ -67,7 +70,8 @@ def domain_of(
         each rounded up by a few units in the last place.
 
     Raises:
-        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, real tokens that are not finite, or
+            tokens whose norms overflow.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,7 +96,10 @@ def domain_of(
         return jnp.max(jnp.where(real & real[..., index, None], distance, 0), initial=0.0)
 
     spread = jnp.max(jax.lax.map(farthest, jnp.arange(tokens.shape[-2]))) / 2
-    return Domain(radius=round_up(radius), spread=round_up(spread))
+    domain = Domain(radius=round_up(radius), spread=round_up(spread))
+    check_held("tokens", domain.radius, "their norms")
+    check_held("tokens", domain.spread, "their distances")
+    return domain
 
 
 def token_range(num_tokens: float | Array | TokenRange) -> TokenRange:

@@ -14,7 +14,7 @@ def or_infinite(record: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.where(jnp.isnan(leaf), jnp.inf, leaf), record)
 
 
-def check_held(name: str, numbers: Any) -> None:
+def check_held(name: str, numbers: Any, held: str = "the model and its bound") -> None:
     """Refuse sizes, or their logarithms, that overflowed at the argument ``name``."""
     if not is_concrete(numbers):
         return
@@ -22,6 +22,6 @@ def check_held(name: str, numbers: Any) -> None:
     bad = numbers[np.isnan(numbers) | np.isposinf(numbers)]
     if bad.size:
         raise ValueError(
-            f"{name}: expected tokens at which {numbers.dtype} holds the model and its bound, got "
-            f"{bad.flat[0]}; double precision (jax.enable_x64) holds more"
+            f"{name}: expected sizes for which {numbers.dtype} holds {held}, got {bad.flat[0]}; double "
+            "precision (jax.enable_x64) holds more"
         )
