@@ -74,7 +74,8 @@ def divisor(largest: Float[Array, "..."]) -> Float[Array, "..."]:
 
     No larger than a number whose inverse devices hold: they divide by multiplying with it.
     """
-    most = 1 / (4 * float(jnp.finfo(accumulation_dtype(largest)).tiny))
+    smallest = float(jnp.finfo(accumulation_dtype(largest)).tiny)
+    most = min(1 / (4 * smallest), float(jnp.finfo(largest.dtype).max))
     return jnp.where((largest > 0) & jnp.isfinite(largest), jnp.minimum(largest, most), 1)
 
 
