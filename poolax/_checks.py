@@ -5,6 +5,7 @@ Shapes and dtypes are always checked. Values are checked when they are concrete:
 """
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
+
+_LEAST_BITS = 16
 
 
 def is_concrete(*values: Any) -> bool:
@@ -24,9 +27,16 @@ def check_floating(name: str, array: ArrayLike) -> None:
     """Refuse anything but arrays and numbers of a real floating-point dtype."""
     if not hasattr(array, "dtype") and not isinstance(array, (int, float, complex)):
         raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
-    dtype = jnp.result_type(array)
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name}: expected an array without a mask of its own, got a masked array")
+    dtype: Any = getattr(array, "dtype", None)
+    # JAX itself knows no texts, times and objects, and promotes no floats of eight bits.
+    if getattr(dtype, "kind", "") not in ("O", "S", "U", "M", "m"):
+        dtype = jnp.result_type(array)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"{name}: expected a floating dtype, got {dtype}")
+    if jnp.finfo(dtype).bits < _LEAST_BITS:
+        raise ValueError(f"{name}: expected floats of at least {_LEAST_BITS} bits, got {dtype}")
 
 
 def check_rank(name: str, array: ArrayLike, rank: int, axes: str) -> None:
@@ -145,9 +155,33 @@ def check_divides(name: str, divisor: int, width_name: str, width: int) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Refuse a value outside ``choices`` and list them."""
     choices = list(choices)
-    if value not in choices:
+    # Equality with an array is an array.
+    if isinstance(value, (np.ndarray, jax.Array)) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse anything but True and False."""
+    check_instance(name, value, (bool, np.bool_), "True or False")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Refuse anything but a path; an empty one would be the current folder."""
+    check_instance(name, value, (str, os.PathLike), "a path")
+    if not os.fspath(value):
+        raise ValueError(f"{name}: expected a path, got ''; '.' is the current folder")
+
+
+def check_learned_width(module: Any, parameter: str, axis: int, width: int) -> None:
+    """Refuse tokens of another width than a Linen module's parameter was initialised for."""
+    if module.has_variable("params", parameter):
+        learned = jnp.shape(module.get_variable("params", parameter))[axis]
+        if learned != width:
+            raise ValueError(
+                f"z: expected width {learned}, for which {type(module).__name__} was initialised, got "
+                f"{width}"
+            )
 
 
 def check_instance(name: str, value: Any, cls: Any, expected: str) -> None:

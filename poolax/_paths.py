@@ -6,6 +6,7 @@ import os
 
 from etils import epath
 
+from poolax._checks import check_path
 from poolax._files import writing_to
 
 # File systems take names of up to 255 bytes.
@@ -13,7 +14,11 @@ _MOST_BYTES = 160
 
 
 def absolute_path(path: epath.PathLike) -> epath.Path:
-    """An absolute path with ``~`` expanded; a bucket's (``gs://``) stays as it is."""
+    """An absolute path with ``~`` expanded; a bucket's (``gs://``) stays as it is.
+
+    An empty one is refused: it would be the current folder.
+    """
+    check_path("path", path)
     path = epath.Path(path)
     return path if "://" in os.fspath(path) else path.expanduser().resolve()
 

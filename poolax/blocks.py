@@ -87,6 +87,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Apply the layer to the last axis of ``x``."""
+        check_instance("activation", self.activation, Callable, "a function of arrays")
         options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
         if self.hidden_dim is not None:
             check_count("hidden_dim", self.hidden_dim)

@@ -350,7 +350,7 @@ def test_a_diverged_head_stops_nobody_else():
         ({"poolers": []}, r"poolers: expected at least one, got none"),
         ({"poolers": ["avg", "avg"]}, r"poolers: expected distinct labels, got avg, avg"),
         ({"seeds": 0}, r"seeds: expected a whole number >= 1, got 0"),
-        ({"seeds": []}, r"seeds, learning_rates: expected at least one of each"),
+        ({"seeds": []}, r"seeds: expected at least one, got none"),
         ({"epochs": 0}, r"epochs: expected a whole number >= 1, got 0"),
         ({"batch_size": 0}, r"batch_size: expected a whole number >= 1, got 0"),
         ({"learning_rates": (-1.0,)}, r"learning_rates: expected a finite number > 0, got -1"),

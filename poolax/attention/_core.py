@@ -14,6 +14,7 @@ from poolax._checks import (
     check_count,
     check_divides,
     check_finite,
+    check_flag,
     check_floating,
     check_instance,
     check_tokens,
@@ -205,6 +206,8 @@ class MultiHeadAttention(nn.Module):
 
     def _check_configuration(self, width: int) -> tuple[int, int]:
         check_instance("kind", self.kind, Kind, "DotProduct, L2 or Cosine")
+        check_flag("causal", self.causal)
+        check_flag("use_bias", self.use_bias)
         check_count("num_heads", self.num_heads)
         if self.head_dim is None:
             check_divides("num_heads", self.num_heads, "d", width)

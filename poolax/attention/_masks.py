@@ -6,7 +6,7 @@ import operator
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from poolax._checks import check_count
+from poolax._checks import check_count, check_flag
 
 
 def attention_mask(
@@ -33,6 +33,9 @@ def attention_mask(
         True where query ``i`` (second to last axis) sees key ``j`` (last axis); rows of masked
         queries are False. ``None`` if everything is seen.
 
+    Raises:
+        ValueError: for numbers below one, or a mask or segments of another length or kind.
+
     Example:
         >>> attention_mask(3, causal=True, window=2).astype(int)
         Array([[1, 0, 0],
@@ -40,6 +43,11 @@ def attention_mask(
                [0, 1, 1]], dtype=int32)
     """
     check_count("num_tokens", num_tokens)
+    check_flag("causal", causal)
+    mask = _rows("mask", mask, num_tokens, jnp.bool_, "bool (True = real token)")
+    segments = _rows("segments", segments, num_tokens, jnp.integer, "whole numbers")
+    if mask is not None and segments is not None:
+        _check_together(mask.shape, segments.shape)
     seen = None
     if causal or window is not None:
         steps = jnp.arange(num_tokens) - jnp.arange(num_tokens)[:, None]
@@ -55,3 +63,27 @@ def attention_mask(
     if segments is not None:
         parts.append(segments[..., :, None] == segments[..., None, :])
     return functools.reduce(operator.and_, parts) if parts else None
+
+
+def _rows(name, array, num_tokens, kind, expected):
+    """An array of one number a token, or ``None``."""
+    if array is None:
+        return None
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, kind):
+        got = type(array).__name__ if dtype is None else dtype
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+    shape = jnp.shape(array)
+    if shape[-1:] != (num_tokens,):
+        raise ValueError(f"{name}: expected shape (*batch, n) with n = {num_tokens}, got {shape}")
+    return array
+
+
+def _check_together(mask_shape, segments_shape):
+    try:
+        jnp.broadcast_shapes(mask_shape, segments_shape)
+    except ValueError:
+        raise ValueError(
+            f"segments: expected a shape that broadcasts with that of mask, {mask_shape}, got "
+            f"{segments_shape}"
+        ) from None

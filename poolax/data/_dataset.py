@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from poolax._checks import check_instance
+from poolax._checks import check_count, check_instance
 from poolax._splits import check_disjoint, count_duplicates, row_digests
 from poolax.data._damage import TooFewExamplesError
 
@@ -70,6 +70,10 @@ class Dataset:
 
     def __post_init__(self):
         """Refuse parts that do not fit each other, empty splits, and splits that overlap."""
+        check_instance("name", self.name, str, "a text")
+        check_instance("splits", self.splits, Mapping, "a mapping from names to indices")
+        if not hasattr(self.inputs, "shape") or not hasattr(self.inputs, "__len__"):
+            raise ValueError(f"inputs: expected an array, or Inputs, got {type(self.inputs).__name__}")
         num_examples = len(self.inputs)
         for name, array in _named(self.targets).items():
             if len(array) != num_examples:
@@ -143,7 +147,12 @@ class Dataset:
 
         Returns:
             The smaller data set; its notes say so.
+
+        Raises:
+            ValueError: for numbers out of range.
         """
+        check_count("num_examples", num_examples)
+        check_count("seed", seed, at_least=0)
         rng = np.random.default_rng(seed)
         splits = {
             name: np.sort(rng.permutation(indices)[:num_examples])
@@ -155,6 +164,8 @@ class Dataset:
 
 def _named(targets: Targets) -> dict[str, np.ndarray]:
     if isinstance(targets, Mapping):
+        if not targets:
+            raise ValueError("targets: expected at least one array, got none")
         return {f"targets[{name!r}]": array for name, array in targets.items()}
     check_instance("targets", targets, np.ndarray, "a NumPy array or a mapping to such")
     return {"targets": targets}

@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float, Int
 
-from poolax._checks import check_choice, check_count, check_divides
+from poolax._checks import check_choice, check_count, check_divides, check_instance
 from poolax.data._dataset import Dataset, Targets
 from poolax.data._order import epoch_order, in_batches
 
@@ -75,6 +75,7 @@ class Pipeline:
         prefetch: int = 2,
         num_threads: int = 2,
     ):
+        check_instance("dataset", dataset, Dataset, "a Dataset")
         check_choice("split", split, dataset.splits)
         check_count("batch_size", batch_size)
         check_count("process_count", process_count)

@@ -34,7 +34,7 @@ def entry(name: str) -> Entry:
         >>> entry("digits").sizes["train"]
         1078
     """
-    if name not in _ENTRIES:
+    if not isinstance(name, str) or name not in _ENTRIES:
         raise ValueError(f"name: expected a data set ({', '.join(_ENTRIES)}), got {name!r}")
     return _ENTRIES[name]
 

@@ -5,7 +5,7 @@ from typing import Any, final
 import flax.linen as nn
 import jax.numpy as jnp
 
-from poolax._checks import check_count, check_divides
+from poolax._checks import check_count, check_divides, check_learned_width
 from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
 from poolax.pooling._base import Pooler, check_input
 from poolax.pooling._reduce import average_pool, zero_empty
@@ -85,6 +85,7 @@ class LatentAttentionPool(Pooler):
         check_divides("num_heads", self.num_heads, "d", width)
         if self.mlp_dim is not None:
             check_count("mlp_dim", self.mlp_dim)
+        check_learned_width(self, "latents", 1, width)
         kernel_shape = (width, self.num_heads, width // self.num_heads)
         latents = self.param(
             "latents", nn.initializers.normal(1.0), (self.num_latents, width), jnp.float32
@@ -194,6 +195,7 @@ class QueryAttentionPool(Pooler):
         check_count("num_heads", self.num_heads)
         z, mask = check_input(z, mask)
         width = z.shape[-1]
+        check_learned_width(self, "key", 0, width)
         num_slices = self.num_queries * self.num_heads
         check_divides("num_queries * num_heads", num_slices, "d", width)
         head_dim = width // self.num_heads

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from poolax._checks import check_instance
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
 from poolax.pooling._hybrid import HybridPool
@@ -49,7 +50,7 @@ def from_name(name: str | Pooler, **options) -> Pooler:
         if options:
             raise ValueError(f"options: expected none beside a Pooler, got {sorted(options)}")
         return name
-    if name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(f"name: expected one of {', '.join(_CLASSES)}, got {name!r}")
     cls = _CLASSES[name]
     valid = _option_names(cls)
@@ -104,12 +105,20 @@ def from_config(config: Mapping[str, Any]) -> Pooler:
         The pooler.
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for anything else than a name and options, or an unknown one.
     """
-    options = dict(config["options"])
+    parts = ("name", "options")
+    if not isinstance(config, Mapping) or set(config) != set(parts):
+        got = sorted(map(str, config)) if isinstance(config, Mapping) else config
+        raise ValueError(f"config: expected a mapping with name and options, got {got!r}")
+    name, options = (config[part] for part in parts)
+    if not isinstance(options, Mapping):
+        raise ValueError(f"config: expected a mapping of options for {name!r}, got {options!r}")
+    options = dict(options)
     if "poolers" in options:
+        check_instance("options of 'hybrid'", options["poolers"], (list, tuple), "a list of poolers")
         options["poolers"] = tuple(from_config(part) for part in options["poolers"])
-    return from_name(config["name"], **options)
+    return from_name(name, **options)
 
 
 def _option_names(cls):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
+from poolax._checks import check_path
 from poolax._paths import absolute_path, write_atomically
 from poolax.backbones import is_saved_backbone
 from poolax.backbones import save as save_backbone
@@ -159,6 +160,7 @@ def _best_heads(heads: Records):
 
 
 def _writable_folder(out):
+    check_path("out", out)
     path = absolute_path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,10 @@ _SHARED = {
     "batch_size": "batch_size",
 }
 _DIGITS = 8
+_NEEDED = (
+    *("task", "metric", "higher_is_better", "pooler", "resolved", "learning_rate", "seed"),
+    *("validation", "test", "baseline", "diverged"),
+)
 
 
 def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -38,10 +42,12 @@ def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         ``best_constant`` that of the test split's own; ``None`` where records do not hold it.
 
     Raises:
-        ValueError: for the same head twice, or several poolers of one label in one row.
+        ValueError: for what is no record of a head, the same head twice, or several poolers of one
+            label in one row.
     """
     places: dict[tuple, dict[str, list]] = {}
     for row in records:
+        _check_head(row)
         shared = tuple(repr(row.get(name)) for name in _SHARED)
         place = (_model(row), row.get("dataset", ""), row["task"], row["metric"], *shared)
         places.setdefault(place, {}).setdefault(row["pooler"], []).append(row)
@@ -51,6 +57,15 @@ def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         for place, by_pooler in places.items()
         for rows in by_pooler.values()
     ]
+
+
+def _check_head(row):
+    if not isinstance(row, Mapping):
+        raise ValueError(f"records: expected records of heads, got {row!r:.80}")
+    missing = [name for name in _NEEDED if name not in row]
+    if missing:
+        kind = f" one of kind {row['kind']!r}" if row.get("kind", "head") != "head" else " one"
+        raise ValueError(f"records: expected records of heads, got{kind} without {', '.join(missing)}")
 
 
 def place_of(entry: Mapping[str, Any]) -> str:

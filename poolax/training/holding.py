@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 from etils import epath
 
+from poolax._checks import check_path
 from poolax._locks import alone_in
 from poolax.training.keeping import agreed
 
@@ -23,8 +24,11 @@ def holding(out: epath.PathLike | None) -> Iterator[None]:
         out: The folder; ``None`` holds nothing.
 
     Raises:
+        ValueError: for what is no path.
         BlockingIOError: in every process, if another program holds it.
     """
+    if out is not None:
+        check_path("out", out)
     refused = None
     with contextlib.ExitStack() as stack:
         if out is not None and jax.process_index() == 0:
@@ -43,7 +47,7 @@ def holds_out(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def held(*args: P.args, **kwargs: P.kwargs) -> R:
         out: Any = kwargs.get("out")
-        with holding(out or None):
+        with holding(out):
             return function(*args, **kwargs)
 
     return held

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from poolax._checks import check_choice, check_count, check_number
+from poolax._checks import check_choice, check_count, check_instance, check_number
 from poolax.training.keeping import stop_asked
 from poolax.training.memory import default_budget
 
@@ -33,6 +33,7 @@ class Limits:
         """Refuse numbers out of range."""
         check_choice("shard", self.shard, ("auto", "batch", "heads"))
         check_number("checkpoint_every", self.checkpoint_every, at_least=0.0)
+        check_instance("should_stop", self.should_stop, Callable, "a function without arguments")
         if self.memory_budget is not None:
             check_count("memory_budget", self.memory_budget)
 

@@ -16,10 +16,10 @@ from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checkpoint import replace_checkpoint
-from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax.pooling import to_config
+from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.engine import train_groups
 from poolax.training.finished import finished_heads
 from poolax.training.jobs import JobMaker
@@ -60,19 +60,11 @@ class SweepPlan:
     def __init__(
         self, task, poolers, seeds, epochs, batch_size, learning_rates, identity, out, resume, limits
     ):
-        check_count("epochs", epochs)
-        check_count("batch_size", batch_size)
-        if isinstance(seeds, (int, np.integer)):
-            check_count("seeds", seeds)
-            seeds = range(seeds)
-        for learning_rate in learning_rates:
-            check_number("learning_rates", learning_rate, above=0.0)
+        seeds, learning_rates = seeds_of(seeds), rates_of(learning_rates)
         self.task: Task = task
         self.poolers: Mapping[str, nn.Module] = poolers
         self.epochs, self.batch_size, self.limits = epochs, batch_size, limits
-        self.runs = tuple((float(rate), int(seed)) for rate in learning_rates for seed in seeds)
-        if not self.runs:
-            raise ValueError("seeds, learning_rates: expected at least one of each, got none")
+        self.runs = tuple((rate, seed) for rate in learning_rates for seed in seeds)
         self.identity = dict(identity)
         self.extra = {}
         self.out = None if out is None else absolute_path(out)
@@ -297,6 +289,9 @@ def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path
         >>> str(head_directory("out", record))
         'out/heads/sts/a%2Fb/lr-0.1-seed-2-1234abcd'
     """
+    parts = ("task", "pooler", "learning_rate", "seed", "id")
+    if not isinstance(record, Mapping) or any(part not in record for part in parts):
+        raise ValueError(f"record: expected that of a head, with {', '.join(parts)}, got {record!r}")
     # The record's id keeps heads of other configurations apart.
     name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
     task, label = str(record["task"]), str(record["pooler"])

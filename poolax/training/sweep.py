@@ -12,12 +12,16 @@ from jaxtyping import Bool, Float
 
 from poolax._checks import (
     check_choice,
+    check_flag,
     check_instance,
+    check_path,
     check_tokens,
 )
 from poolax._splits import SPLITS, check_disjoint, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
+from poolax.data import Dataset
 from poolax.pooling import FirstPool, Pooler, from_name
+from poolax.training.arguments import check_run
 from poolax.training.features import FeaturePass
 from poolax.training.holding import holds_out
 from poolax.training.limits import Limits
@@ -112,8 +116,17 @@ def sweep(
         [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
     check_instance("backbone", backbone, Backbone, "a Backbone")
+    check_instance("dataset", dataset, Dataset, "a Dataset")
+    check_run(
+        task=task, poolers=poolers, seeds=seeds, epochs=epochs, batch_size=batch_size,
+        learning_rates=learning_rates, out=out, resume=resume, name=name, limits=limits,
+        progress=progress,
+    )  # fmt: skip
     check_choice("features", features, ("auto", *MODES))
     check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
+    check_flag("include_prefix", include_prefix)
+    if feature_dir is not None:
+        check_path("feature_dir", feature_dir)
     named = {
         label: _summary_pooler(pooler, backbone.summary_token)
         for label, pooler in _label(poolers).items()
@@ -242,6 +255,11 @@ def sweep_states(
         >>> [row["pooler"] for row in records], records[0]["test"]
         (['avg', 'max'], 1.0)
     """
+    check_run(
+        task=task, poolers=poolers, seeds=seeds, epochs=epochs, batch_size=batch_size,
+        learning_rates=learning_rates, out=out, resume=resume, name=name, limits=limits,
+        progress=progress,
+    )  # fmt: skip
     states = np.asarray(states)
     targets = jax.tree.map(np.asarray, dict(targets) if isinstance(targets, Mapping) else targets)
     check_tokens("states", states)
@@ -285,6 +303,8 @@ def _check_splits(splits, num_examples):
             raise ValueError(f"splits: expected train, validation and test, got {', '.join(splits)}")
         indices = np.asarray(splits[name])
         whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
+        if indices.ndim == 1 and indices.size and not whole:
+            raise ValueError(f"splits: expected whole numbers for {name!r}, got {indices.dtype}")
         if not whole or indices.min() < 0 or indices.max() >= num_examples:
             raise ValueError(
                 f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
@@ -318,7 +338,10 @@ def _label(poolers):
 
 
 def _as_module(pooler):
-    return pooler if isinstance(pooler, TokenHead) else from_name(pooler)
+    try:
+        return pooler if isinstance(pooler, TokenHead) else from_name(pooler)
+    except ValueError as error:
+        raise ValueError(f"poolers: {error}") from None
 
 
 def _summary_pooler(pooler, summary_token):

@@ -19,7 +19,8 @@ from poolax._checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from poolax._checks import check_count, check_number
+from poolax._checks import check_count, check_instance, check_number, check_path
+from poolax.training.arguments import check_seed
 from poolax.training.holding import holding
 from poolax.training.keeping import PreemptedError, agreed, stop_asked, stop_on_sigterm
 from poolax.training.records import fingerprint
@@ -61,6 +62,10 @@ class Schedule:
         check_count("batch_size", self.batch_size)
         check_count("checkpoint_every", self.checkpoint_every)
         check_number("learning_rate", self.learning_rate, above=0.0)
+        check_seed("seed", self.seed)
+        if self.out is not None:
+            check_path("out", self.out)
+        check_instance("progress", self.progress, Callable, "a function of description, number, total")
 
 
 def run_schedule(

@@ -1,0 +1,98 @@
+"""What a sweep refuses before it reads or trains anything."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
+from poolax.training.limits import Limits
+from poolax.training.tasks import Task
+
+# Seeds and learning rates are traced as int32 and float32.
+_LARGEST_SEED = int(np.iinfo(np.int32).max)
+_LARGEST_RATE = float(np.finfo(np.float32).max)
+
+
+def check_seed(name: str, seed: Any) -> None:
+    """Refuse anything but a whole number that keys are made of."""
+    check_count(name, seed, at_least=0)
+    if seed > _LARGEST_SEED:
+        raise ValueError(f"{name}: expected at most {_LARGEST_SEED}, got {seed}")
+
+
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds that a number of seeds, or a sequence of them, stands for."""
+    if isinstance(seeds, (int, np.integer)):
+        check_count("seeds", seeds)
+        return tuple(range(int(seeds)))
+    listed = _listed("seeds", seeds, "a number of seeds, or whole numbers")
+    for seed in listed:
+        check_seed("seeds", seed)
+    return tuple(int(seed) for seed in listed)
+
+
+def rates_of(learning_rates: Sequence[float]) -> tuple[float, ...]:
+    """The learning rates as numbers."""
+    listed = _listed("learning_rates", learning_rates, "numbers")
+    for rate in listed:
+        check_number("learning_rates", rate, above=0.0)
+        if rate > _LARGEST_RATE:
+            raise ValueError(f"learning_rates: expected at most {_LARGEST_RATE:g}, got {rate:g}")
+    return tuple(float(rate) for rate in listed)
+
+
+def check_run(
+    *,
+    task: Any,
+    poolers: Any,
+    seeds: Any,
+    epochs: Any,
+    batch_size: Any,
+    learning_rates: Any,
+    out: Any,
+    resume: Any,
+    name: Any,
+    limits: Any,
+    progress: Any,
+) -> None:
+    """Refuse what makes no sweep, whatever its data are, before they are looked at."""
+    if isinstance(task, type):
+        raise ValueError(f"task: expected a task, got the class {task.__name__}; call it")
+    check_instance("task", task, Task, "a task, such as Classification(10)")
+    if isinstance(poolers, (str, bytes)) or not isinstance(poolers, (Iterable, Mapping)):
+        raise ValueError(
+            f"poolers: expected names or poolers, or a mapping from labels to them, got {poolers!r}"
+        )
+    if isinstance(poolers, Mapping):
+        for label in poolers:
+            if not isinstance(label, str) or not label:
+                raise ValueError(f"poolers: expected labels that are texts, got {label!r}")
+    seeds_of(seeds)
+    rates_of(learning_rates)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    if out is not None:
+        check_path("out", out)
+    check_flag("resume", resume)
+    if name is not None:
+        check_instance("name", name, str, "a text")
+        if not name:
+            raise ValueError("name: expected a text, got ''")
+    if limits is not None:
+        check_instance("limits", limits, Limits, "Limits")
+    check_instance("progress", progress, Callable, "a function of description, number and total")
+
+
+def _listed(name, values, expected) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: expected {expected}, got {values!r}")
+    # An array of no axes says that it can be gone through.
+    listed = [] if getattr(values, "ndim", 1) == 0 else list(values)
+    if getattr(values, "ndim", 1) == 0 or any(np.ndim(value) != 0 for value in listed):
+        raise ValueError(f"{name}: expected {expected}, got {values!r}")
+    if not listed:
+        raise ValueError(f"{name}: expected at least one, got none")
+    if len(set(listed)) != len(listed):
+        raise ValueError(f"{name}: expected each once, got {values!r}")
+    return listed
