@@ -16,12 +16,16 @@ from poolax._compilation import compile_quickly
 from poolax._memory import give_back_memory
 from poolax.training.evaluation import Evaluation, metrics_of
 from poolax.training.feed import Feed, Protocol
+from poolax.training.flat import Flat
 from poolax.training.keeping import Keeper
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import Progress, Sums, Trainer, no_progress
 from poolax.training.tasks import Task
 
 _EVALUATION_BATCH = 256
+
+# What is kept of heads in training: another number where a state of the one before cannot go on.
+STATE_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +208,16 @@ class _Member:
         optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
         own = ("states",) if isinstance(source, PooledSource) else ()
         self.group = group
-        self._trainer = Trainer(group.loss_fn(task), optimizer, own=own, shard=protocol.shard)
+        self._flat = Flat(group.shapes(source))
+        loss_of_tree = group.loss_fn(task)
+
+        def loss_fn(flat, *batch):
+            return loss_of_tree(self._flat.split_to_learn(flat), *batch)
+
+        self._trainer = Trainer(loss_fn, optimizer, own=own, shard=protocol.shard)
         rates = jnp.asarray([rate for rate, _ in group.runs], float)
-        self._state = self._trainer.init(
-            group.init(source), num_groups=group.num_groups, learning_rate=rates
-        )
+        initial = jax.vmap(self._flat.join)(group.init(source))
+        self._state = self._trainer.init(initial, num_groups=group.num_groups, learning_rate=rates)
         shape = (group.num_groups, len(group.runs))
         zeros = np.zeros(shape, np.float32)
         self._sums = Sums(zeros, zeros, zeros, zeros)
@@ -217,7 +226,7 @@ class _Member:
 
     @property
     def params(self):
-        return self._trainer.take(self._state.params, len(self.group.runs))
+        return self._flat.split(self._trainer.take(self._state.params, len(self.group.runs)))
 
     def keep(self):
         state = self._trainer.take(self._state, len(self.group.runs))

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax import bounds
-from poolax._compilation import compile_quickly
 from poolax._decompositions import spectral_norm
 from poolax.bounds._pooler_rules import has_rule
 
@@ -59,17 +58,18 @@ def head_factors(
 
     def of_all(params):
         with jax.default_matmul_precision("highest"):
+            norms = spectral_norm(params["output"]["kernel"])  # of all heads in one program
             rows = []
             for group, (pooler, counts) in enumerate(zip(poolers, token_counts, strict=True)):
                 own = jax.tree.map(lambda leaf, group=group: leaf[group], params)
                 bound = functools.partial(of_pooler, pooler, counts)
                 reads = jax.vmap(bound)(own) if "pooler" in own else bound({})
-                rows.append(reads * spectral_norm(own["output"]["kernel"]))
+                rows.append(reads * norms[group])
             return jnp.stack(rows)
 
     if not all(map(has_rule, poolers)):
         return None
-    compiled = jax.jit(of_all, compiler_options=compile_quickly())
+    compiled = jax.jit(of_all)  # which runs after every epoch
 
     def factors(params):
         return np.asarray(compiled(params))

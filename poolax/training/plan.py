@@ -20,7 +20,7 @@ from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax.pooling import to_config
 from poolax.training.arguments import rates_of, seeds_of
-from poolax.training.engine import train_groups
+from poolax.training.engine import STATE_FORMAT, train_groups
 from poolax.training.finished import finished_heads
 from poolax.training.jobs import JobMaker
 from poolax.training.keeping import Keeper
@@ -163,7 +163,7 @@ class SweepPlan:
         directory = None
         if self.out is not None:
             # What is kept counts chunks, of which there are as many as the source makes.
-            kept = [*(self.ids[key] for key in keys), job.protocol.chunk_steps]
+            kept = [*(self.ids[key] for key in keys), job.protocol.chunk_steps, STATE_FORMAT]
             directory = self.out / "unfinished" / digest(kept)
         keeper = Keeper(
             directory, every=self.limits.checkpoint_every, should_stop=self.limits.should_stop

@@ -172,7 +172,8 @@ class Trainer:
         return state, jax.tree.map(jnp.sum, sums)
 
     def _sum(self, tree):
-        return jax.lax.psum(tree, _AXIS) if self.shard == "batch" else tree
+        # The sum over one device would be a copy of every gradient.
+        return jax.lax.psum(tree, _AXIS) if self.shard == "batch" and jax.device_count() > 1 else tree
 
     def init(self, params: PyTree, num_groups: int = 1, **hyperparams: Any) -> TrainState:
         """The state before the first step, on the devices.
