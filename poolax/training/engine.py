@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from jaxtyping import Array, PyTree
 from poolax._compilation import compile_quickly
 from poolax._memory import give_back_memory
 from poolax.training.evaluation import Evaluation, metrics_of
-from poolax.training.feed import Feed, Protocol
+from poolax.training.feed import Feed, Protocol, cut_tokens
 from poolax.training.flat import Flat
 from poolax.training.keeping import Keeper
+from poolax.training.lengths import Lengths, Slots, plan_slots
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import Progress, Sums, Trainer, no_progress
 from poolax.training.tasks import Task
+from poolax.training.token_head import TokenHead
 
 _EVALUATION_BATCH = 256
 
@@ -52,13 +55,28 @@ class HeadGroup:
         states, mask = leave_out(batch["states"], batch.get("mask"), self.num_prefix)
         return jnp.asarray(self.module.apply({"params": params}, states, mask))
 
-    def loss_fn(self, task: Task) -> Callable:
-        """The loss of each example of a batch, for a :class:`Trainer`."""
+    @property
+    def keeps_places(self) -> bool:
+        """Whether outputs stand for tokens, so that padding cannot be moved or left out."""
+        return isinstance(self.module, TokenHead)
+
+    def loss_fn(self, task: Task, slots: Slots | None = None) -> Callable:
+        """The loss of each example of a batch, for a :class:`Trainer`; of texts by their places."""
+
+        def loss_of(params, data, indices, length=None):
+            batch = jax.tree.map(lambda leaf: leaf[indices], dict(data))
+            batch = batch if length is None else cut_tokens(batch, length)
+            return task.loss(self.apply(params, batch), batch["targets"])
 
         def loss(params, data, indices, keys):
             del keys
-            batch = jax.tree.map(lambda leaf: leaf[indices], dict(data))
-            return task.loss(self.apply(params, batch), batch["targets"])
+            if slots is None:
+                return loss_of(params, data, indices)
+            losses, start = [], 0
+            for count, length in slots.parts:
+                losses.append(loss_of(params, data, indices[start : start + count], length))
+                start += count
+            return jnp.concatenate(losses)
 
         return loss
 
@@ -75,7 +93,8 @@ class HeadGroup:
 
     def _init(self, source, seed):
         tokens = jnp.zeros((1, *source.shape[1:]), jnp.promote_types(source.dtype, jnp.float32))
-        tokens, _ = leave_out(tokens, None, self.num_prefix)
+        if source.mask is None:  # with one, those left out stand anywhere, and lengths stay
+            tokens, _ = leave_out(tokens, None, self.num_prefix)
         params = self.module.init(jax.random.key(seed), tokens)["params"]
         return jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), params)
 
@@ -161,9 +180,19 @@ def train_groups(
     keeper = keeper or Keeper(None)
     give_back_memory()
     splits = {name: np.asarray(indices) for name, indices in splits.items()}
-    members = [_Member(group, source, task, protocol) for group in groups]
-    feed = Feed(source, targets, splits["train"], protocol)
-    evaluate = Evaluation(source, groups, targets, task)
+    lengths, padded_to = None, []
+    if not any(group.keeps_places for group in groups):
+        lengths = Lengths.of(source.mask)
+    members = [
+        _Member(group, source, task, protocol, _slots(group, lengths, splits["train"], protocol))
+        for group in groups
+    ]
+    if lengths is not None:
+        heads = sum(group.num_groups * len(group.runs) for group in groups)
+        evaluated = np.concatenate([splits["validation"], splits["test"]])
+        padded_to = lengths.groups(evaluated, passes=heads * protocol.epochs)
+    feed = Feed(source, targets, splits["train"], protocol, lengths)
+    evaluate = Evaluation(source, groups, targets, task, lengths, padded_to)
 
     def keep():
         return [member.keep() for member in members]
@@ -201,15 +230,30 @@ def train_groups(
     return found
 
 
+def _slots(group, lengths, train, protocol):
+    """Places of the examples of a step, by their lengths."""
+    if lengths is None:
+        return None
+    seeds = {0} if protocol.shared_order else {seed for _, seed in group.runs}
+    return plan_slots(
+        lengths.longest[train],
+        lengths.num_tokens,
+        itertools.product(sorted(seeds), range(protocol.epochs)),
+        protocol.batch_size,
+        heads=group.num_groups * len(group.runs),
+        devices=jax.device_count() if protocol.shard == "batch" else 1,
+    )
+
+
 class _Member:
     """A group while it is trained: its state, and what its epochs have given."""
 
-    def __init__(self, group, source, task, protocol):
+    def __init__(self, group, source, task, protocol, slots):
         optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
         own = ("states",) if isinstance(source, PooledSource) else ()
-        self.group = group
+        self.group, self.slots = group, slots
         self._flat = Flat(group.shapes(source))
-        loss_of_tree = group.loss_fn(task)
+        loss_of_tree = group.loss_fn(task, slots)
 
         def loss_fn(flat, *batch):
             return loss_of_tree(self._flat.split_to_learn(flat), *batch)

@@ -1,5 +1,6 @@
 """Scores of all heads of a sweep on a split, once for all of them."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from poolax.training.feed import batch_of
+from poolax.training.feed import batch_of, cut_tokens
+from poolax.training.lengths import Lengths
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import Mapper
 from poolax.training.tasks import Task
@@ -24,9 +26,20 @@ class Evaluation:
         groups: Structures.
         targets: Targets of the examples of the source.
         task: Loss and score.
+        lengths: Of all examples, where padding may be left out.
+        padded_to: Ascending lengths to which examples are padded then.
     """
 
-    def __init__(self, source: TokenSource, groups: Sequence[Any], targets: PyTree, task: Task):
+    def __init__(
+        self,
+        source: TokenSource,
+        groups: Sequence[Any],
+        targets: PyTree,
+        task: Task,
+        lengths: Lengths | None = None,
+        padded_to: Sequence[int] = (),
+    ):
+        self._lengths, self._padded_to = lengths, padded_to
         own = isinstance(source, PooledSource)
         self._source, self._targets = source, targets
 
@@ -51,17 +64,39 @@ class Evaluation:
         self, params: Sequence[PyTree], examples: Int[np.ndarray, " num"]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Loss and scores for each group, from parameters with leading axes (group, run)."""
+        pieces, order = [], []
+        for rows, length in self._by_length(examples):
 
-        def fetch(start, stop):
-            return batch_of(self._source, self._targets, examples[start:stop], group_axis=1)
+            def fetch(start, stop, own=examples[rows], length=length):
+                batch = batch_of(
+                    self._source,
+                    self._targets,
+                    own[start:stop],
+                    group_axis=1,
+                    lengths=self._lengths,
+                )
+                return batch if length is None else cut_tokens(batch, length)
 
-        pieces = list(self._mapper.batches(tuple(params), fetch, len(examples)))
+            pieces.extend(self._mapper.batches(tuple(params), fetch, len(rows)))
+            order.append(rows)
+        back = np.argsort(np.concatenate(order))
         losses, scores = [], []
         for group in range(len(params)):
-            loss, score = (np.concatenate([p[group][i] for p in pieces]) for i in (0, 1))
+            loss, score = (np.concatenate([p[group][i] for p in pieces])[back] for i in (0, 1))
             losses.append(loss.mean(axis=0))
             scores.append(np.moveaxis(score, 0, 2))
         return losses, scores
+
+    def _by_length(self, examples):
+        """Rows of examples that are padded alike, and to which length; ``None`` for all of them."""
+        if self._lengths is None or not self._padded_to:
+            return [(np.arange(len(examples)), None)]
+        own = self._lengths.longest[examples]
+        parts = [
+            (np.flatnonzero((own > shorter) & (own <= length)), length)
+            for shorter, length in itertools.pairwise([0, *self._padded_to])
+        ]
+        return [(rows, length) for rows, length in parts if len(rows)]
 
 
 def metrics_of(

@@ -137,6 +137,11 @@ class FeaturePass:
         is_integer = dtype is not None and np.issubdtype(dtype, np.integer)
         return self._mask is not None and is_integer
 
+    @property
+    def text_mask(self) -> Bool[np.ndarray, "*batch n"] | None:
+        """True at real tokens of texts; ``None`` for other inputs."""
+        return np.asarray(self._mask[:]) if self._is_text and self._mask is not None else None
+
     def _forward(self, params, batch):
         prepared = self._backbone.prepare(batch["inputs"], batch.get("mask"))
         return self._backbone.apply(params, *prepared)
@@ -231,7 +236,7 @@ class FeaturePass:
     @functools.cached_property
     def _starts(self):
         """Where sequences start that can be moved to the front; ``None`` if they cannot."""
-        return _contiguous(self._mask[:]) if self._is_text and self._mask is not None else None
+        return contiguous_starts(self._mask[:]) if self._is_text and self._mask is not None else None
 
     def _as_they_are(self, progress, first):
         arrays = self._arrays()
@@ -288,12 +293,15 @@ class FeaturePass:
                 yield positions, HostStates(states.reshape(*masks.shape, -1), masks)
 
 
-def length_groups(lengths: Int[np.ndarray, " num"], num_tokens: int) -> list[int]:
+def length_groups(
+    lengths: Int[np.ndarray, " num"], num_tokens: int, *, least_saving: float | None = None
+) -> list[int]:
     """Lengths to which sequences are padded, so that little is computed on padding.
 
     Args:
         lengths: Length of each sequence.
         num_tokens: Length that all are padded to otherwise.
+        least_saving: Tokens that pay for compiling one more program; ``None`` for those of a backbone.
 
     Returns:
         Ascending lengths, the last ``num_tokens``'s or that of the longest; a sequence is padded to the
@@ -325,7 +333,7 @@ def length_groups(lengths: Int[np.ndarray, " num"], num_tokens: int) -> list[int
             )
             for j in range(last + 1)
         ]
-        if chosen[0] - best[last][0] < _LEAST_SAVING:
+        if chosen[0] - best[last][0] < (_LEAST_SAVING if least_saving is None else least_saving):
             break
         chosen = best[last]
     return chosen[1]
@@ -339,7 +347,7 @@ def count_tokens(mask: Bool[np.ndarray, "*batch n"] | None, num_tokens: int) -> 
     return int(lengths.min()), int(lengths.max())
 
 
-def _contiguous(mask) -> np.ndarray | None:
+def contiguous_starts(mask: Bool[np.ndarray, "*batch n"]) -> Int[np.ndarray, "*batch"] | None:
     """Where each row's real tokens start, if they stand side by side in every row."""
     mask = np.asarray(mask)
     starts = np.argmax(mask, axis=-1)

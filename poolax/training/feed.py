@@ -1,13 +1,14 @@
 """What heads read in an epoch: token states on the devices, and which of them a step takes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from poolax.training.lengths import Lengths
 from poolax.training.sources import PooledSource, TokenSource
 from poolax.training.step import Batches, epoch_batches, put, stack
 
@@ -45,6 +46,7 @@ class Feed:
         targets: Targets of its examples.
         train: Indices of the training split.
         protocol: How heads are trained.
+        lengths: Of all examples, where padding may be left out.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Feed:
         targets: PyTree,
         train: Int[np.ndarray, " train"],
         protocol: Protocol,
+        lengths: Lengths | None = None,
     ):
+        self._lengths = lengths
         self._source, self._targets, self._train, self._protocol = source, targets, train, protocol
         self.num_steps = -(-len(train) // protocol.batch_size)
         self._steps = protocol.chunk_steps or self.num_steps
@@ -62,14 +66,14 @@ class Feed:
         self._epoch, self._orders = -1, {}
 
     def chunk(self, members: Sequence[Any], epoch: int, chunk: int) -> Iterator[tuple]:
-        """Each member, which has a ``group``, with its data and batches."""
+        """Each member, which has a ``group`` and perhaps ``slots``, with its data and batches."""
         data, kept = None, np.zeros(0, np.int32)
         for member in members:
             batches = self._batches(member.group.runs, epoch, chunk)
             if self._protocol.chunk_steps is None:
                 if self._whole is None:
                     self._whole = self._put(np.arange(len(self._train)))
-                yield member, self._whole, batches
+                yield member, self._whole, self._arrange(batches, member.slots)
                 continue
             if data is None or not self._protocol.shared_order:
                 # As many rows in every chunk, so that all are one program.
@@ -79,7 +83,8 @@ class Feed:
                 rows = np.pad(wanted, (0, min(most, len(self._train)) - len(wanted)), mode="edge")
                 data, kept = self._put(rows), wanted
             indices = np.searchsorted(kept, batches.indices).astype(np.int32)
-            yield member, data, dataclasses.replace(batches, indices=indices)
+            batches = dataclasses.replace(batches, indices=indices)
+            yield member, data, self._arrange(batches, member.slots)
 
     def _batches(self, runs, epoch, chunk) -> Batches:
         """A chunk of each run's batches; orders are drawn once an epoch, however many chunks it has."""
@@ -99,16 +104,38 @@ class Feed:
 
         return jax.tree.map(cut, batches)
 
+    def _arrange(self, batches, slots):
+        """Each example in a place that is long enough for it; the order of steps stays."""
+        if slots is None or self._lengths is None:
+            return batches
+        own = self._lengths.longest[self._train[batches.examples]]
+        places = slots.arrange(np.where(batches.weights > 0, own, 0))
+
+        def place(leaf):
+            leaf = np.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, 1)])  # no example: weight 0
+            return np.take_along_axis(leaf, places, axis=-1)
+
+        names = ("indices", "examples", "weights")
+        placed = {name: place(getattr(batches, name)) for name in names}
+        return dataclasses.replace(batches, **placed)
+
     def _put(self, rows):
         examples = self._train[rows]
-        return put(batch_of(self._source, self._targets, examples, group_axis=0))
+        return put(batch_of(self._source, self._targets, examples, group_axis=0, lengths=self._lengths))
 
 
 def batch_of(
-    source: TokenSource, targets: PyTree, examples: Int[np.ndarray, " num"], *, group_axis: int
+    source: TokenSource,
+    targets: PyTree,
+    examples: Int[np.ndarray, " num"],
+    *,
+    group_axis: int,
+    lengths: Lengths | None = None,
 ) -> dict[str, PyTree]:
     """Token states, mask and targets of some examples; where states have a group axis, it is moved."""
     tokens = source.fetch(examples)
+    if lengths is not None:
+        tokens = lengths.to_front(tokens, examples)
     states = tokens.states
     if isinstance(source, PooledSource) and group_axis == 0:
         states = np.swapaxes(states, 0, 1)
@@ -117,3 +144,9 @@ def batch_of(
         "targets": jax.tree.map(lambda array: np.asarray(array[examples]), targets),
     }
     return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
+
+
+def cut_tokens(batch: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """A batch of so many tokens at most, which have to stand in front."""
+    cut = {"states": batch["states"][..., :length, :]}
+    return {**batch, **cut, "mask": batch["mask"][..., :length]}

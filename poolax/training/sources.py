@@ -27,6 +27,7 @@ class TokenSource(Protocol):
         dtype: Dtype of the states that are fetched.
         token_counts: Fewest and most real tokens of a sequence, at least one.
         num_prefix: Number of tokens in front that stand for no part of the input.
+        mask: True at real tokens of all examples; ``None`` if all are real, or it is not known before.
     """
 
     @property
@@ -47,6 +48,11 @@ class TokenSource(Protocol):
     @property
     def num_prefix(self) -> int:
         """Number of prefix tokens."""
+        ...
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
+        """True at real tokens of all examples."""
         ...
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
@@ -99,6 +105,7 @@ class PooledSource:
 
     pooled: Float[np.ndarray, "N group *parts d"]
     num_prefix = 0
+    mask = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,6 +157,11 @@ class StreamedSource:
     def num_prefix(self) -> int:
         """Number of prefix tokens."""
         return self.features.num_prefix
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
+        """True at real tokens of texts, which is known before."""
+        return self.features.text_mask
 
     def fetch(self, positions):
         """States of some examples, in this order.

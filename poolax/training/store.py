@@ -15,7 +15,7 @@ import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from poolax._files import json_object, writing_to
 from poolax._locks import locked
@@ -57,6 +57,11 @@ class FeatureStore:
     def token_counts(self) -> tuple[int, int]:
         """Fewest and most real tokens of a sequence, at least one."""
         return count_tokens(self._mask, self.shape[-2])
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
+        """True at real tokens of all examples."""
+        return self._mask
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, as float32 if they are kept as bfloat16.

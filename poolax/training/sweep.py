@@ -1,6 +1,7 @@
 """Sweeps: one backbone pass, then all poolers, seeds and learning rates on its token states."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.training.arguments import check_run
 from poolax.training.features import FeaturePass
 from poolax.training.holding import holds_out
+from poolax.training.lengths import Lengths, note_on_lengths, with_max_tokens
 from poolax.training.limits import Limits
 from poolax.training.plan import SweepPlan
 from poolax.training.pooled import pool_features, prefix_of
@@ -40,6 +42,8 @@ from poolax.training.step import Progress, no_progress
 from poolax.training.store import open_store
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
+
+_log = logging.getLogger(__name__)
 
 PoolerLike = str | Pooler | TokenHead
 
@@ -59,6 +63,7 @@ def sweep(
     feature_dir: epath.PathLike | None = None,
     feature_dtype: str = "float32",
     include_prefix: bool = True,
+    max_tokens: int | None = None,
     out: epath.PathLike | None = None,
     resume: bool = True,
     name: str | None = None,
@@ -87,6 +92,10 @@ def sweep(
             ``out / "features"``.
         feature_dtype: ``"float32"`` or ``"bfloat16"``, in which states are kept on disk.
         include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
+        max_tokens: Most tokens that the backbone reads of a text, special ones included; ``None`` for
+            as many as it takes. Padding costs little, whatever the longest text is: texts are sorted
+            by length for the backbone, and in each step of the heads few places are long. Where a few
+            texts cost most of the time, ``data_notes`` of the records and the log say so.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
         name: What records and tables call the model; ``None`` for the name of its checkpoint.
@@ -132,6 +141,8 @@ def sweep(
         for label, pooler in _label(poolers).items()
     }
     limits = limits or Limits()
+    if max_tokens is not None:
+        backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
     backbone_fingerprint = fingerprint(
         backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
     )
@@ -184,7 +195,7 @@ def sweep(
     plan.extra |= {
         "model": name or backbone.name,
         "data_source": dataset.source,
-        "data_notes": list(dataset.notes),
+        "data_notes": [*dataset.notes, *_notes(source, splits["train"], batch_size)],
         "duplicates": dataset.count_duplicates(),
         "features_wall_s": round(time.perf_counter() - started, 3),
     }
@@ -294,6 +305,15 @@ def sweep_states(
         plan.extra["duplicates"] = count_duplicates(chosen)
         plan.run(MemorySource(states, mask), targets, splits, dict.fromkeys(named, 0), progress)
     return plan.records()
+
+
+def _notes(source, train, batch_size):
+    """What to know about the lengths of texts, which is logged as well."""
+    lengths = Lengths.of(source.mask)
+    note = lengths and note_on_lengths(lengths.longest[train], lengths.num_tokens, batch_size)
+    if note:
+        _log.warning("%s", note)
+    return [note] if note else []
 
 
 def _check_splits(splits, num_examples):
