@@ -214,7 +214,9 @@ def test_one_load_opens_one_manager(tmp_path, monkeypatch):
         real(self, *arguments, **options)
 
     config = backbones.BertConfig(50, 16, width=8, num_layers=1, num_heads=2, mlp_dim=16)
-    backbones.save(backbones.Bert.init(config, jax.random.key(0)), tmp_path / "backbone")
+    shapes = jax.eval_shape(lambda: backbones.Bert.init(config, jax.random.key(0))).params
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    backbones.save(backbones.Bert(params=params, config=config), tmp_path / "backbone")
     save_block(tmp_path / "block")
     config = {"num_outputs": 2, "pooler": pooling.to_config(pooling.AveragePool())}
     training.save_checkpoint(tmp_path / "head", 1, {"params": {"x": np.ones(1)}}, metadata=config)

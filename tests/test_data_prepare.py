@@ -452,7 +452,8 @@ def test_archives_are_unpacked_once(file, pack, server, tmp_path, register):
     (folder / "values.txt").unlink()
     _archives.unpack(folder / file, folder)
     assert (folder / "values.txt").read_text() == "4\n5\n"
-    assert not list(folder.glob("*.before")) and not list(folder.glob("*.unpacking"))
+    assert not list(folder.glob("*.before"))
+    assert not list(folder.glob("*.unpacking"))
 
 
 def test_files_from_elsewhere_are_renamed_and_never_removed(server, tmp_path):

@@ -18,7 +18,12 @@ _DAMAGED = "damaged"
 _log = logging.getLogger(__name__)
 
 
-def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree | None]:
+def restore_newest(
+    directory: epath.PathLike,
+    like: PyTree,
+    *,
+    check: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> tuple[int, PyTree | None]:
     """Restore the newest checkpoint that is intact. Every process has to call.
 
     One that is damaged is renamed to ``N.damaged`` with a warning, and the one before is taken. Nothing
@@ -27,12 +32,13 @@ def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree
     Args:
         directory: Where the checkpoints of one run live.
         like: Tree of arrays with the structure, shapes and dtypes that are expected.
+        check: Called with the metadata first; raises a ``ValueError`` for those of another run.
 
     Returns:
         Its step and the tree, of NumPy arrays; 0 and ``None`` if there is none.
 
     Raises:
-        ValueError: for a checkpoint that can be read but does not match ``like``.
+        ValueError: for a checkpoint that can be read but does not match ``like``, or is refused.
         OSError: if the files cannot be read.
     """
     found: list[Any] = [None]
@@ -40,7 +46,7 @@ def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree
     def search():
         for step in reversed(checkpoint_steps(directory)):
             try:
-                found[0] = _read(directory, step, like)
+                found[0] = _read(directory, step, like, check)
             except DamagedFileError as error:
                 _set_step_aside(directory, step, error)
             else:
@@ -50,7 +56,7 @@ def restore_newest(directory: epath.PathLike, like: PyTree) -> tuple[int, PyTree
     step = once(search, f"{directory}: the newest checkpoint")
     if step < 0:
         return 0, None
-    return step, found[0] if is_writer() else _read(directory, step, like)
+    return step, found[0] if is_writer() else _read(directory, step, like, check)
 
 
 def replace_checkpoint(
@@ -100,8 +106,9 @@ def remove_checkpoints(directory: epath.PathLike) -> None:
         path.rmdir()
 
 
-def _read(directory, step, like):
+def _read(directory, step, like, check):
     with open_checkpoint(directory, step=step) as saved:
+        check(saved.metadata)
         return saved.read(like)
 
 

@@ -13,12 +13,7 @@ import optax
 from etils import epath
 from jaxtyping import Array, PyTree
 
-from poolax._checkpoint import (
-    checkpoint_metadata,
-    latest_step,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from poolax._checkpoint import restore_newest, save_checkpoint
 from poolax._checks import check_count, check_instance, check_number, check_path
 from poolax.training.arguments import check_seed
 from poolax.training.holding import holding
@@ -139,17 +134,18 @@ def _asking(out):
 
 
 def _restore(out, state, recipe):
-    start = None if out is None else latest_step(out)
-    if out is None or not start:
+    if out is None:
         return 0, state
-    saved = checkpoint_metadata(out)
-    differing = [name for name, value in recipe.items() if saved.get(name) != value]
-    if differing:
-        raise ValueError(
-            f"out: expected a checkpoint with this configuration in {out}, got one that differs "
-            f"in {', '.join(differing)}"
-        )
-    return start, restore_checkpoint(out, like=state)
+
+    def check(saved):
+        differing = [name for name, value in recipe.items() if saved.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"out: expected a checkpoint with this configuration in {out}, got one that differs "
+                f"in {', '.join(differing)}"
+            )
+
+    return restore_newest(out, state, check=check)
 
 
 def _only_run(state):
