@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable
 
 # More threads than a test has batched SVDs at once: each waits in XLA's thread pool for others.
 os.environ["PJRT_NPROC"] = "32"
+# Threads of LAPACK wait for each other without sleeping: on busy cores small matrices take 60 times as
+# long with two as with one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of a test's time is compilation, which these shorten; what programs compute stays the same.
 os.environ.setdefault(
     "XLA_FLAGS",
