@@ -8,6 +8,9 @@ Bounds are made of largest and smallest values, so they have kinks, and a fresh 
 all scales of a norm are equal there. ``grad`` is finite and one of several slopes: it gives each of the
 equal scales the same share, while raising one alone raises a published or sharp bound by the whole and
 lowering it does not lower the bound. Away from kinks it is the derivative.
+
+A bound that its dtype cannot hold is infinite, which is a bound; local ones, where the model itself
+overflows at the given tokens, raise where that can be seen.
 """
 
 from poolax._records import AttentionBound as AttentionBound

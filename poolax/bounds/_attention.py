@@ -12,6 +12,7 @@ from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, R
 from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._modules import Layer, feature_scale, read_layer
+from poolax.bounds._overflow import or_infinite
 
 _Number = Float[ArrayLike, ""]
 _NumTokens = float | Array | TokenRange
@@ -362,7 +363,7 @@ def _attention(layer: Layer, radius, spread, method):
     check_choice("method", method, METHODS)
     scale = feature_scale(layer.rotary)
     kernels = read_kernels(layer.kernels, has_key=not isinstance(layer.kind, L2))
-    return attention_of_kernels(
+    bound = attention_of_kernels(
         layer.kind,
         kernels if scale == 1.0 else kernels.scaled_logits(scale),
         layer.num_tokens,
@@ -372,6 +373,7 @@ def _attention(layer: Layer, radius, spread, method):
         layer.pattern,
         rotary=layer.rotary not in (None, False),
     )
+    return or_infinite(bound)
 
 
 def _sequence_or_token(bound, per_token):

@@ -62,7 +62,9 @@ def certified_radius(
     _check(logits, labels, lipschitz)
     dtype = accumulation_dtype(logits)
     limits = jnp.finfo(dtype)
-    positive = jnp.asarray(np.asarray(lipschitz) > 0) if is_concrete(lipschitz) else lipschitz > 0
+    # In double precision where that can be seen.
+    known = np.asarray(lipschitz) if is_concrete(lipschitz) else jnp.asarray(lipschitz)
+    positive = jnp.asarray(known > 0)
     logits, lipschitz = jnp.asarray(logits, dtype), jnp.asarray(lipschitz, dtype)
     # A constant that the dtype would round to zero is not one of zero.
     lipschitz = jnp.where(positive, jnp.maximum(lipschitz, limits.tiny), lipschitz)
