@@ -169,9 +169,15 @@ def test_states_in_memory_and_on_disk_give_the_same_heads(vit, tmp_path):
     assert len(stores(tmp_path)) == 2
 
 
-def test_fixed_poolers_alone_keep_no_states(vit, tmp_path):
-    fixed = run(vit, poolers=["last", "avg", "max"], features="disk", feature_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_fixed_poolers_alone_keep_vectors_for_states(vit, tmp_path):
+    options = {"poolers": ["last", "avg", "max"], "features": "disk", "feature_dir": tmp_path}
+    with pytest.raises(PreemptedError, match="backbone"):
+        run(vit, limits=Limits(should_stop=Stopper(2)), **options)
+    batches = []
+    fixed = run(vit, **options, progress=lambda name, *done: batches.append(name))
+    assert batches.count("features") == 2
+    [store] = stores(tmp_path)
+    assert np.load(store / "states-00000.npy").shape == (512 * 3, vit.config.width)
     memory = run(vit)
     for row in fixed:
         [other] = memory.where(pooler=row["pooler"], seed=row["seed"])

@@ -1,17 +1,21 @@
 """Pooled vectors of poolers that have nothing to learn: d numbers an example, made once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jaxtyping import Int
 
 from poolax.pooling import FirstPool
 from poolax.training.engine import leave_out
-from poolax.training.features import FeaturePass
+from poolax.training.features import FeaturePass, HostStates
 from poolax.training.sources import TokenSource, check_finite_states
-from poolax.training.step import Mapper, Progress
+from poolax.training.step import Mapper, Progress, no_progress
+from poolax.training.store import open_store
 from poolax.training.token_head import TokenHead
 
 _POOL_BATCH = 1024
@@ -59,19 +63,75 @@ def pool_features(
     prefixes: Mapping[str, int],
     features: FeaturePass,
     progress: Progress,
+    directory: epath.PathLike | None = None,
+    key: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The same from the backbone as it runs, so that token states are never kept."""
-    mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
-    out = {}
-    for positions, tokens in features.batches(progress):
-        check_finite_states(tokens.states, tokens.mask)
-        batch = {"states": tokens.states}
-        pooled = mapper((), batch if tokens.mask is None else {**batch, "mask": tokens.mask})
-        for label, vectors in pooled.items():
-            if label not in out:
-                out[label] = np.zeros((features.num_examples, *vectors.shape[1:]), vectors.dtype)
-            out[label][positions] = vectors
-    return out
+    """The same from the backbone as it runs, so that token states are never kept.
+
+    Args:
+        poolers: Poolers without parameters.
+        prefixes: Real tokens in front that each does not see.
+        features: The pass of the backbone.
+        progress: Called with a description, the number done and the total.
+        directory: Local folder of stores, where a pass that is stopped goes on; ``None`` keeps nothing.
+        key: What the states depend on, as for :func:`open_store`.
+    """
+    passed = PooledPass(poolers, prefixes, features)
+    # What is kept is float32; vectors of another dtype would come back as other numbers.
+    if directory is not None and features.one_output.states.dtype == np.float32:
+        store = open_store(directory, passed, dict(key or {}), progress=progress)
+        vectors = store.fetch(np.arange(features.num_examples)).states
+    else:
+        vectors = None
+        for positions, batch in passed.batches(progress):
+            if vectors is None:
+                vectors = np.zeros(passed.shape, batch.states.dtype)
+            vectors[positions] = batch.states
+    if vectors is None:
+        raise ValueError("inputs: expected at least one, got none")
+    return {label: vectors[:, group] for group, label in enumerate(poolers)}
+
+
+class PooledPass:
+    """A pass whose token states are pooled vectors, so that what is kept of it is small.
+
+    Args:
+        poolers: Poolers without parameters.
+        prefixes: Real tokens in front that each does not see.
+        features: The pass of the backbone.
+    """
+
+    num_prefix = 0
+
+    def __init__(
+        self, poolers: Mapping[str, nn.Module], prefixes: Mapping[str, int], features: FeaturePass
+    ):
+        self._features = features
+        self._labels = list(poolers)
+        self._what = [(repr(pooler), prefixes[label]) for label, pooler in poolers.items()]
+        self._mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
+        self.num_examples, self.layout = features.num_examples, features.layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all vectors, ``(N, group, *parts, d)``."""
+        num_examples, *parts, _, dim = self._features.shape
+        return (num_examples, len(self._what), *parts, dim)
+
+    def program(self) -> str:
+        """The program of the backbone, and the poolers."""
+        return f"{self._features.program()}{self._what}"
+
+    def batches(
+        self, progress: Progress = no_progress, *, first: int = 0
+    ) -> Iterator[tuple[Int[np.ndarray, " num"], HostStates]]:
+        """Vectors batch by batch, and the positions of their inputs, as of :class:`FeaturePass`."""
+        for positions, tokens in self._features.batches(progress, first=first):
+            check_finite_states(tokens.states, tokens.mask)
+            batch = {"states": tokens.states}
+            pooled = self._mapper((), batch if tokens.mask is None else {**batch, "mask": tokens.mask})
+            vectors = np.stack([pooled[label] for label in self._labels], axis=1)
+            yield positions, HostStates(vectors, None)
 
 
 def _pool_all(poolers, prefixes):

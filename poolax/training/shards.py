@@ -7,19 +7,46 @@ import math
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
 from poolax._files import json_object
 from poolax._paths import write_atomically
-from poolax.training.features import FeaturePass
+from poolax.training.features import HostStates
 from poolax.training.keeping import PreemptedError
 from poolax.training.step import Progress
 
 MANIFEST = "manifest.json"
 _SHARD_BYTES = 2**26
+
+
+class Pass(Protocol):
+    """A pass over data whose batches are the same each time; see :class:`FeaturePass`."""
+
+    num_examples: int
+    num_prefix: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all states."""
+        ...
+
+    @property
+    def layout(self) -> list[int]:
+        """What decides which examples are in which batch."""
+        ...
+
+    def program(self) -> str:
+        """What is computed, as text."""
+        ...
+
+    def batches(
+        self, progress: Progress = ..., *, first: int = ...
+    ) -> Iterator[tuple[np.ndarray, HostStates]]:
+        """States and the positions of their inputs, from a batch on."""
+        ...
 
 
 def file_checksum(path: pathlib.Path) -> str:
@@ -60,7 +87,7 @@ class ShardWriter:
         dtype: ``float32`` or ``bfloat16``.
     """
 
-    def __init__(self, folder: pathlib.Path, features: FeaturePass, key: dict[str, Any], dtype: Any):
+    def __init__(self, folder: pathlib.Path, features: Pass, key: dict[str, Any], dtype: Any):
         self._folder, self._features, self._dtype = folder, features, dtype
         self._key = {**key, "batches": features.layout}
         self._incomplete = folder.with_name(f"incomplete.{folder.name}")

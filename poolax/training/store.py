@@ -22,8 +22,8 @@ from poolax._locks import locked
 from poolax._paths import absolute_path
 from poolax._signals import stop_if_asked
 from poolax._text import one_line
-from poolax.training.features import FeaturePass, HostStates, count_tokens
-from poolax.training.shards import MANIFEST, ShardWriter, file_checksum
+from poolax.training.features import HostStates, count_tokens
+from poolax.training.shards import MANIFEST, Pass, ShardWriter, file_checksum
 from poolax.training.step import Progress, no_progress
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class FeatureStore:
 
 def open_store(
     directory: Any,
-    features: FeaturePass,
+    features: Pass,
     key: dict[str, Any],
     *,
     dtype: Any = np.float32,

@@ -86,8 +86,8 @@ def sweep(
         learning_rates: Learning rates to try; choose by ``validation``.
         features: Where token states are: in ``"memory"``, on ``"disk"``, or nowhere: ``"stream"`` runs
             the backbone in every epoch, once for all heads, which then share one order of batches.
-            ``"auto"`` takes the first for which there is room. Fixed poolers need no token states, and
-            where there are no others, none are kept.
+            ``"auto"`` takes the first for which there is room. Fixed poolers need no token states:
+            where there are no others, their vectors are kept instead.
         feature_dir: Local folder of token states on disk, for this sweep and others; ``None`` takes
             ``out / "features"``.
         feature_dtype: ``"float32"`` or ``"bfloat16"``, in which states are kept on disk.
@@ -184,10 +184,11 @@ def sweep(
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
     fixed = plan.fixed(passed.shape)
+    key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
     if mode != "stream" and fixed is not None:
-        pooled = pool_features(fixed, prefixes, passed, progress)
+        kept = directory if mode == "disk" else None
+        pooled = pool_features(fixed, prefixes, passed, progress, kept, key)
     elif mode == "disk":
-        key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
         source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
     elif mode == "memory":
         source = memory_source(passed, progress)
