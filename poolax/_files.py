@@ -74,9 +74,9 @@ in double quotes: line 1 column 2 (char 1); restore it from a copy
     try:
         yield
     except errors as error:
-        if isinstance(error, DamagedFileError) or (
-            isinstance(error, OSError) and error.errno is not None
-        ):
+        # Damage asks for places that no file has, which the system calls an invalid argument.
+        refused = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if refused or isinstance(error, DamagedFileError):
             raise
         said = str(error) or type(error).__name__
         raise damaged(path, f"expected {expected}, got: {said}", remedy) from error

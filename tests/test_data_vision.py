@@ -415,7 +415,8 @@ def test_flowers(tmp_path):
         read("flowers102", tmp_path)
     write(tmp_path / "setid.mat", b"no matrices" * 50)
     with pytest.raises(
-        ValueError, match=r"setid.mat: expected a MATLAB file with trnid, valid, tstid, got"
+        ValueError,
+        match=r"setid.mat: expected a MATLAB file with whole numbers trnid, valid, tstid, got",
     ):
         read("flowers102", tmp_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from poolax import data
 from poolax._arrays import ARRAY_ERRORS, read_arrays
-from poolax._files import reading
+from poolax._files import damaged, reading
 from poolax.backbones import GPT2, Backbone, Bert, Decoder, Moment
 
 _REMEDY = "restore the file, or name another"
@@ -56,7 +56,7 @@ def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_
         return _DEFAULTS[wanted](backbone, num_inputs)
     raw = _READERS[wanted](pathlib.Path(path).expanduser(), backbone)
     if len(raw) == 0:
-        raise ValueError(f"inputs: expected at least one in {path}, got none")
+        raise damaged(path, "expected at least one input, got none", _REMEDY)
     return Inputs(raw[:num_inputs], path)
 
 
@@ -134,7 +134,10 @@ def _rows_behind_a_label(rows):
 def _columns_of_numbers(rows):
     """One series a column, below a line of names; columns of anything but numbers are left out."""
     columns = []
-    for number, column in enumerate(zip(*rows[1:], strict=True), 1):
+    for line, row in enumerate(rows, 1):
+        if row and len(row) != len(rows[0]):
+            raise ValueError(f"{len(row)} fields in line {line}, {len(rows[0])} in line 1")
+    for number, column in enumerate(zip(*filter(None, rows[1:]), strict=True), 1):
         values = [_number(entry) for entry in column]
         odd = [line for line, value in enumerate(values, 2) if value is None]
         if not odd:

@@ -26,6 +26,7 @@ _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # What data sets hold shrinks by less; an archive made to fill the disk by a thousand and more.
 _MOST_TIMES = 100
 _SMALL = 2**26
+_CHUNK = 2**20
 _REMEDY = "remove the archive and fetch it again from its source"
 
 
@@ -133,6 +134,7 @@ def _unpack_tar(archive: pathlib.Path, directory: str, size: _Size) -> None:
         for member in content:
             size.add(member.size)
         content.extractall(directory, filter="data")
+        _read_to_the_end(content, size)
 
 
 def _read_zip(file: IO[bytes], names: set[str], size: _Size) -> dict[str, bytes]:
@@ -157,4 +159,11 @@ def _read_tar(file: IO[bytes], names: set[str], size: _Size) -> dict[str, bytes]
                 found[name] = opened.read()
                 if len(found[name]) < member.size:
                     raise EOFError(f"{name} ends early")
+        _read_to_the_end(content, size)
     return found
+
+
+def _read_to_the_end(content: tarfile.TarFile, size: _Size) -> None:
+    """Compression compares its checksum where a file ends, which is behind the end of the archive."""
+    while content.fileobj is not None and (chunk := content.fileobj.read(_CHUNK)):
+        size.add(len(chunk))

@@ -20,13 +20,14 @@ _FOLDER = "stsbenchmark"
 _ARCHIVE = "Stsbenchmark.tar.gz"
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
 _COLUMNS = ("genre", "file", "year", "id", "score", "sentence1", "sentence2")
+_NUM_SOURCES = 2
 _MAX_SCORE = 5
 
 
 def read_stsb(directory: epath.PathLike) -> Dataset:
     """STS Benchmark from ``sts-{train,dev,test}.csv``, as published.
 
-    The files are tab-separated without quoting; columns behind the seventh name sources.
+    The files are tab-separated without quoting; two columns behind the seventh name sources.
 
     Args:
         directory: Holds the files, a folder ``stsbenchmark`` with them, or ``Stsbenchmark.tar.gz``.
@@ -73,8 +74,8 @@ def _read_pairs(path, content):
     with reading(path, "lines of bounded length", RESTORE, csv.Error):
         listed = [(rows.line_num, row) for row in rows]
     for line, row in listed:
-        if len(row) < len(_COLUMNS):
-            expected = f"{len(_COLUMNS)} columns ({', '.join(_COLUMNS)})"
+        if len(row) not in (len(_COLUMNS), len(_COLUMNS) + _NUM_SOURCES):
+            expected = f"{len(_COLUMNS)} columns ({', '.join(_COLUMNS)}) or {_NUM_SOURCES} more"
             raise malformed(path, line, expected, len(row))
         score, *pair = row[4:7]
         try:

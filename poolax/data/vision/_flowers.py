@@ -1,18 +1,17 @@
 """Oxford Flowers 102."""
 
-import io
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from poolax._arrays import ARRAY_ERRORS
 from poolax._files import reading
 from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import check_labels, splits_of
+from poolax.data.vision._matlab import MATLAB_ERRORS, read_vectors
 from poolax.data.vision._tfds import read_labelled
 
 _NUM_CLASSES = 102
@@ -53,14 +52,13 @@ def read_flowers102(directory: epath.PathLike, *, size: int = IMAGE_SIZE, fit: F
 
 def _matlab(path: epath.Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Vectors of whole numbers of a MATLAB file."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    expected = f"a MATLAB file with {', '.join(names)}"
-    # A read error of SciPy has no class of its own but Exception.
-    with reading(path, expected, RESTORE, MatReadError, AttributeError, *ARRAY_ERRORS):
-        arrays = loadmat(io.BytesIO(path.read_bytes()), variable_names=names)
-        return [arrays[name].reshape(-1).astype(np.int64) for name in names]
+    expected = f"a MATLAB file with whole numbers {', '.join(names)}"
+    with reading(path, expected, RESTORE, *MATLAB_ERRORS):
+        vectors = read_vectors(path.read_bytes())
+        found = [vectors[name] for name in names]
+        if any((vector != np.round(vector)).any() for vector in found):
+            raise ValueError("others")
+        return [vector.astype(np.int64) for vector in found]
 
 
 def _read_tfds(builder: Any, *, size: int = IMAGE_SIZE, fit: Fit = "crop") -> Dataset:
