@@ -212,7 +212,7 @@ def test_other_endings(capsys, monkeypatch, tmp_path):
         (
             raising(damaged("a.json", "expected JSON,\ngot\x1b[1m" + "{" * 9_000, "remove it")),
             cli.FAILURE,
-            "poolax: a.json: expected JSON, got [1m" + "{" * 476 + " …; remove it\n",
+            "poolax: a.json: expected JSON, got\\x1b[1m" + "{" * 473 + " …; remove it\n",
         ),
         (
             raising(OSError(28, "No space left on device", "/tmp/run")),

@@ -154,6 +154,26 @@ def test_maps_of_labels_are_drawn_and_counted(said, monkeypatch, tmp_path):
     assert (colours == 0xBB).all(axis=1).any()  # void
 
 
+def test_text_of_data_sends_no_commands_to_the_terminal(said, monkeypatch, tmp_path):
+    names = ("\x1b[2Jcleared", "[red]b[/red]", "c")
+
+    def read(directory):
+        texts = np.array(["\x1b]0;title\x07", "[bold]x[/bold]", "\x9b31m", "y", "z", "w"])
+        splits = {"train": np.arange(4), "test": np.array([4, 5])}
+        return Dataset("odd", texts, np.arange(6) % 3, splits, "\x1b[1m", "CC0", None, 3, names)
+
+    entry = Entry(
+        name="odd", modality="language", task="classification", title="[blue]T[/blue]\x1b[5m",
+        source="\x1b[1mhere", citation="none", licence="CC0", preprocessing="none", layout="any",
+        read=read,
+    )  # fmt: skip
+    monkeypatch.setitem(_registry._ENTRIES, "odd", entry)
+    text = said("show", "odd", "--data-dir", tmp_path)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+    for part in (r"\x1b[2Jcleared", "[red]b[/red]", r"[blue]T[/blue]\x1b[5m", r"\x1b]0;title\x07"):
+        assert part in text
+
+
 def test_prepare_and_show(said, test_data, tmp_path):
     arguments = ("--tfds-dir", tmp_path / "tfds")
     first = said("prepare", "stsb", "--data-dir", test_data, *arguments)
