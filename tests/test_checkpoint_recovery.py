@@ -100,6 +100,39 @@ def test_a_process_with_few_files_left_to_open_changes_nothing(run):
     assert contents(run) == before
 
 
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from poolax import training
+from poolax._checkpoint import CheckpointWriter
+
+def in_background():
+    writer = CheckpointWriter(sys.argv[1])
+    writer.save(4, tree)
+    writer.close()
+
+tree = {"a": np.random.default_rng(0).normal(size=10_000)}
+for save in (lambda: training.save_checkpoint(sys.argv[1], 3, tree), in_background):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+    try:
+        save()
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(error)
+"""
+
+
+def test_a_disk_without_room_is_told_in_one_line_and_costs_nothing(run):
+    before = contents(run)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(run)], capture_output=True, text=True, timeout=120
+    )
+    told = f"[Errno {errno.EFBIG}] File too large; free some and run the same again: '{run}'"
+    assert done.stdout.splitlines() == [told] * 2, done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert restore_newest(run, LIKE)[0] == 2
+
+
 def test_errors_of_the_system_that_tensorstore_tells_of(run, monkeypatch):
     text = "UNAVAILABLE: Error reading [source] [os_error_code='5']"
 

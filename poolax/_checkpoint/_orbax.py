@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -145,7 +146,12 @@ def _numbered(directory):
     path = absolute_path(directory)
     if not path.is_dir():
         return []
-    return [(step, _is_checkpoint(path / str(step))) for step in ocp.utils.checkpoint_steps(path)]
+    if "://" in os.fspath(path):  # complete once Orbax's note says so
+        steps = ocp.utils.checkpoint_steps(path)
+    else:  # renamed when complete; Orbax takes milliseconds for each to find that out
+        names = [child.name for child in path.iterdir() if child.name.isdecimal()]
+        steps = [int(name) for name in names if str(int(name)) == name]
+    return [(step, _is_checkpoint(path / str(step))) for step in steps]
 
 
 def _is_checkpoint(folder):

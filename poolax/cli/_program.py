@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import select
 import sys
@@ -72,6 +73,9 @@ def _run(name, parse):
                 return code
             watch.saves = command.resumable
             stop_if_asked()
+            if not command.debug:
+                # Orbax writes tracebacks of what it raises as well.
+                logging.getLogger("absl").setLevel(logging.CRITICAL)
             return command.run()
     except (KeyboardInterrupt, PreemptedError):
         resumable = command is not None and command.resumable
