@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sweep_profile import profile
+from benchmarks.sweep_profile import Clocks, profile
 
 COLUMNS = {
     "case": "{}",
@@ -31,7 +31,11 @@ COLUMNS = {
     "reference_accuracy": "{:.3f}",
     "parameters": "{}",
     "milliseconds_per_step": "{:.3f}",
-    "percent_of_products": "{:.0f}",
+    "least": "{:.3f}",
+    "most": "{:.3f}",
+    "percent_of_step": "{:.0f}",
+    "seconds": "{:.1f}",
+    "percent_of_sweep": "{:.0f}",
     "peak_mebibytes": "{:.0f}",
 }
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
@@ -132,10 +136,13 @@ def ours(plan: Plan) -> dict[str, Any]:
         )
         return records, time.perf_counter() - start
 
-    seconds, accuracy = {}, {}
-    for group in _PARTS.values():
+    seconds, accuracy, phases = {}, {}, {}
+    for label, group in _PARTS.items():
         _, seconds[group, 1] = train(group, 1)
-        records, seconds[group, plan.seeds] = train(group, plan.seeds)
+        clocks = Clocks()
+        with clocks.running():
+            records, seconds[group, plan.seeds] = train(group, plan.seeds)
+        phases[label] = dict(clocks.seconds)
         for name in group:
             accuracy[name] = float(np.mean([row["test"] for row in records.where(pooler=name)]))
     width = states.shape[-1]
@@ -158,7 +165,7 @@ def ours(plan: Plan) -> dict[str, Any]:
         "features": features,
         "seconds": seconds,
         "profiles": profiles,
-        "steps": plan.steps(len(train_split)),
+        "phases": phases,
         "accuracy": accuracy,
         "parameters": {name: _count(names[name], width, num_classes) for name in POOLERS},
         "peak_mebibytes": peak,
@@ -359,7 +366,7 @@ def run(plan: Plan) -> list[dict[str, object]]:
     records = []
     for label, parts in groups.items():
         heads = sum(us["seconds"][part, plan.seeds] for part in parts)
-        steps = us["steps"] * sum(us["profiles"][labels[part]]["step"] for part in parts)
+        steps = sum(us["phases"][labels[part]]["steps"] for part in parts)
         names = [name for part in parts for name in part]
         for case, own, key in (
             ("backbone each step", us["features"] + heads, "online"),
@@ -386,15 +393,28 @@ def run(plan: Plan) -> list[dict[str, object]]:
                 "parameters": us["parameters"][name],
             }
         )
-    for label, part in _PARTS.items():
-        profiled, total = us["profiles"][label], us["seconds"][part, plan.seeds]
-        for stage, seconds in _stages(profiled, total / us["steps"]).items():
+    for label in _PARTS:
+        of_step, of_sweep = us["profiles"][label], us["phases"][label]
+        whole = sum(median for median, _, _ in of_step.values())
+        for stage, (median, least, most) in of_step.items():
             records.append(
                 {
                     **common,
                     "case": f"{label}, {plan.seeds} seeds, a step: {stage}",
-                    "milliseconds_per_step": 1e3 * seconds,
-                    "percent_of_products": 100 * seconds / profiled["products"],
+                    "milliseconds_per_step": 1e3 * median,
+                    "least": 1e3 * least,
+                    "most": 1e3 * most,
+                    "percent_of_step": 100 * median / whole,
+                }
+            )
+        whole = sum(of_sweep.values())
+        for stage, seconds in of_sweep.items():
+            records.append(
+                {
+                    **common,
+                    "case": f"{label}, {plan.seeds} seeds, the sweep: {stage}",
+                    "seconds": seconds,
+                    "percent_of_sweep": 100 * seconds / whole,
                 }
             )
     for case, peak in (
@@ -404,15 +424,3 @@ def run(plan: Plan) -> list[dict[str, object]]:
     ):
         records.append({**common, "case": f"peak memory: {case}", "peak_mebibytes": peak})
     return records
-
-
-def _stages(profiled, total):
-    """What a step is made of; each line is what comes on top of the others."""
-    return {
-        "matrix products alone": profiled["products"],
-        "rest of loss and gradient": profiled["gradient"] - profiled["products"],
-        "reading the batch": profiled["read"],
-        "Adam and the loop": profiled["step"] - profiled["gradient"] - profiled["read"],
-        "evaluation, compilation, records": total - profiled["step"],
-        "all": total,
-    }

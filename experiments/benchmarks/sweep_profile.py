@@ -1,28 +1,42 @@
-"""Where a training step of the sweep spends its time, beside its matrix products alone."""
+"""Where the time of heads goes, in parts that add up.
 
-from collections.abc import Callable, Iterator, Sequence
+A step is taken apart by XLA's own profile of the compiled loop: each operation's time belongs to one
+part, and the parts are all there is. A sweep is taken apart by clocks inside of one run, which contain
+each other. Nothing is a difference of programs that were timed apart.
+"""
+
+import collections
+import contextlib
+import glob
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.extend
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import PyTree
 
-from benchmarks.timing import measure
 from poolax.pooling import AveragePool, from_name
 from poolax.training import Classification, HeadModule
-from poolax.training.engine import HeadGroup
+from poolax.training.engine import HeadGroup, Member
+from poolax.training.evaluation import Evaluation
+from poolax.training.feed import Feed, Protocol
 from poolax.training.pooled import is_fixed, pool
 from poolax.training.sources import MemorySource, PooledSource
-from poolax.training.step import Trainer, epoch_batches, put, stack
+from poolax.training.step import Trainer
 
-_REPEATS = 7
-_PAUSE = 0.1
-# Steps of a timed stretch: as many as take this long, so that beginning and ending it hardly count.
-_STRETCH_SECONDS = 0.5
-_LEAST_STEPS = 20
+_REPEATS = 5
+_STEPS = 60
+PARTS = (
+    "matrix products",
+    "rest of loss and gradient",
+    "reading the batch",
+    "norm of the gradient",
+    "optimizer",
+    "loop and copies",
+)
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def profile(
@@ -35,8 +49,8 @@ def profile(
     num_runs: int,
     batch_size: int,
     learning_rate: float,
-) -> dict[str, float]:
-    """Seconds of one step of all heads of some poolers, and of parts of it, each a program of its own.
+) -> dict[str, tuple[float, float, float]]:
+    """Seconds of the parts of a step of all heads of some poolers, by XLA's profile.
 
     Args:
         states: Token states of the training split, shape ``(N, n, d)``.
@@ -49,100 +63,155 @@ def profile(
         learning_rate: Of Adam.
 
     Returns:
-        Median seconds, interleaved, of a step inside of its loop, of reading its batch, of loss and
-        gradient, and of the matrix products of loss and gradient alone.
+        Of each part the median over profiles, the least and the most. The median is that of the profile
+        whose total is the median one, so that parts add up.
     """
-    task = Classification(num_classes)
     modules = {name: from_name(name) for name in poolers}
     source: MemorySource | PooledSource = MemorySource(states, mask)
-    data: dict[str, Any] = {"states": states, "mask": mask, "targets": targets}
-    pooler, num_groups, own = modules[poolers[0]], 1, ()
+    pooler, num_groups = modules[poolers[0]], 1
     if is_fixed(pooler, states.shape):
         vectors = pool(modules, dict.fromkeys(modules, 0), source)
         source = PooledSource(np.stack(list(vectors.values()), axis=1))
-        data = {"states": np.swapaxes(source.pooled, 0, 1)[..., None, :], "targets": targets}
-        pooler, num_groups, own = AveragePool(), len(poolers), ("states",)
+        pooler, num_groups = AveragePool(), len(poolers)
     runs = tuple((learning_rate, seed) for seed in range(num_runs))
     group = HeadGroup(HeadModule(pooler, num_classes), runs, num_groups)
-    loss_fn = group.loss_fn(task)
-    trainer = Trainer(loss_fn, optax.adam(learning_rate), own=own)
-    state = trainer.init(group.init(source), num_groups=num_groups)
-    batches = stack([epoch_batches(seed, 0, len(states), batch_size) for _, seed in runs])
-    on_devices = put(data)
-
-    def steps(batches):
-        nonlocal state
-        state, _ = trainer.steps(state, on_devices, batches)
-        return state.params
-
-    few = jax.tree.map(lambda leaf: leaf[:, :_LEAST_STEPS], batches)
-    seconds = measure({"few": lambda: jax.block_until_ready(steps(few))}, 1, _PAUSE)["few"]
-    num_steps = max(_LEAST_STEPS, round(_LEAST_STEPS * _STRETCH_SECONDS / seconds))
-    batches = jax.tree.map(lambda leaf: leaf[:, :num_steps], batches)
+    protocol = Protocol(1, batch_size)
+    member = Member(group, source, Classification(num_classes), protocol)
+    train = np.arange(len(states))
+    [(member, data, batches)] = Feed(source, targets, train, protocol).chunk([member], 0, 0)
+    batches = jax.tree.map(lambda leaf: leaf[:, :_STEPS], batches)
     num_steps = batches.indices.shape[1]
-
-    over_groups = {name: 0 if name in own else None for name in data}
-    rows = jnp.asarray(batches.indices[:, 0])
-
-    @jax.jit
-    def read(data, rows):
-        def of_run(data, rows):
-            return jax.tree.map(lambda leaf: leaf[rows], data)
-
-        of_runs = jax.vmap(of_run, (None, 0))
-        return jax.vmap(of_runs, (over_groups, None), axis_size=num_groups)(data, rows)
-
-    def of_head(params, batch):
-        return jnp.sum(loss_fn(params, batch, jnp.arange(batch_size), None))
-
-    gradient = jax.jit(jax.vmap(jax.vmap(jax.value_and_grad(of_head))))
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), state.params)
-    placed = jax.tree.map(jnp.asarray, data)
-    batch = read(placed, rows)
-    products, operands = _products_alone(gradient, params, batch)
-    programs = {
-        "step": lambda: steps(batches),
-        "read": lambda: read(placed, rows),
-        "gradient": lambda: gradient(params, batch),
-        "products": lambda: products(operands),
+    program = member.program(data, batches)
+    member.train(data, batches)
+    found = []
+    for _ in range(_REPEATS):
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder):
+                member.train(data, batches)
+            [path] = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+            planes = jax.profiler.ProfileData.from_file(path).planes
+            seconds = parts_of(program, operations(module_of(program), planes))
+        found.append({part: value / num_steps for part, value in seconds.items()})
+    found.sort(key=lambda parts: sum(parts.values()))
+    middle = found[len(found) // 2]
+    return {
+        part: (middle[part], min(p[part] for p in found), max(p[part] for p in found)) for part in PARTS
     }
 
-    def finish(program):
-        return lambda: jax.block_until_ready(program())
 
-    calls = {name: finish(program) for name, program in programs.items()}
-    seconds = measure(calls, _REPEATS, _PAUSE)
-    return {**seconds, "step": seconds["step"] / num_steps}
+def module_of(program: str) -> str:
+    """Name of a compiled program, from its text."""
+    return program.split(maxsplit=2)[1].rstrip(",")
 
 
-def _products_alone(fn: Callable, *args: PyTree):
-    """A program of the matrix products of another one, and operands for it."""
-    equations = list(_matrix_products(jax.make_jaxpr(fn)(*args).jaxpr))
-    keys = iter(jax.random.split(jax.random.key(0), 2 * len(equations)))
+def operations(module: str, planes: Iterable[Any]) -> dict[str, float]:
+    """Seconds that each operation of a program took itself, without operations inside of it."""
+    seconds: collections.Counter[str] = collections.Counter()
+    for plane in planes:
+        for line in plane.lines:
+            events = []
+            for event in line.events:
+                stats = dict(event.stats)
+                if stats.get("hlo_module") == module:
+                    start = event.start_ns
+                    events.append((start, start + event.duration_ns, str(stats["hlo_op"])))
+            # A thread's events nest: what begins inside of another one is its part.
+            open_events: list[tuple[float, str]] = []
+            for start, end, name in sorted(events, key=lambda event: (event[0], -event[1])):
+                while open_events and open_events[-1][0] <= start:
+                    open_events.pop()
+                if open_events:
+                    seconds[open_events[-1][1]] -= (end - start) * 1e-9
+                seconds[name] += (end - start) * 1e-9
+                open_events.append((end, name))
+    return dict(seconds)
 
-    def draw(operand):
-        return jax.random.normal(next(keys), operand.aval.shape, operand.aval.dtype)
 
-    operands = [tuple(map(draw, eqn.invars)) for eqn in equations]
-    parameters = [eqn.params for eqn in equations]
+def parts_of(program: str, seconds: dict[str, float]) -> dict[str, float]:
+    """The parts of a step, from the seconds of each operation of its program.
 
-    @jax.jit
-    def products(operands):
-        return [
-            jax.lax.dot_general_p.bind(*pair, **own)
-            for pair, own in zip(operands, parameters, strict=True)
-        ]
+    Raises:
+        ValueError: if there are no operations, or one took less than no time: such a profile is none.
+    """
+    if not seconds or min(seconds.values()) < -1e-6:
+        raise ValueError(f"seconds: expected times of operations, got {seconds}")
+    products, names = set(), {}
+    with_products: set[str] = set()
+    computation = ""
+    for line in program.splitlines():
+        heading = re.match(r"(?:ENTRY )?%(\S+) \(", line)
+        computation = heading.group(1) if heading else computation
+        found = re.match(r"\s+(?:ROOT )?%(\S+) = ", line)
+        if not found:
+            continue
+        name = found.group(1)
+        called = re.search(r"calls=%([\w.\-]+)", line)
+        if re.search(r"\bdot\(", line):
+            with_products.add(computation)
+            products.add(name)
+        if called and called.group(1) in with_products:
+            products.add(name)
+        path = re.search(r'op_name="([^"]*)"', line)
+        names[name] = path.group(1) if path else ""
+    parts = dict.fromkeys(PARTS, 0.0)
+    for name, value in seconds.items():
+        parts[_part(name in products, names.get(name, ""))] += max(value, 0.0)
+    return parts
 
-    return products, operands
+
+def _part(is_product: bool, path: str) -> str:
+    scopes = {"read_batch": 2, "gradient_norm": 3, "optimizer": 4}
+    if is_product:
+        return PARTS[0]
+    for scope, part in scopes.items():
+        if scope in path:
+            return PARTS[part]
+    return PARTS[1] if "jvp(" in path else PARTS[5]
 
 
-def _matrix_products(jaxpr) -> Iterator[Any]:
-    """Equations of all matrix products, those of a scan as often as it goes round."""
-    inner = (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)
-    for eqn in jaxpr.eqns:
-        if eqn.primitive is jax.lax.dot_general_p:
-            yield eqn
-        for leaf in jax.tree.leaves(eqn.params, is_leaf=lambda leaf: isinstance(leaf, inner)):
-            if isinstance(leaf, inner):
-                for _ in range(eqn.params.get("length", 1)):
-                    yield from _matrix_products(getattr(leaf, "jaxpr", leaf))
+class Clocks:
+    """Seconds of the phases of sweeps, by clocks that contain each other.
+
+    Compilation is taken out of the phase that it happens in, on the same clock, so that phases and the
+    rest add up to the whole.
+    """
+
+    def __init__(self):
+        self.seconds: collections.Counter[str] = collections.Counter()
+        self._compiled = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any):
+        if event == _COMPILED:
+            self._compiled += seconds
+
+    def _timed(self, phase: str, fn: Callable):
+        def timed(*args, **kwargs):
+            start, compiled = time.perf_counter(), self._compiled
+            out = fn(*args, **kwargs)
+            own = time.perf_counter() - start - (self._compiled - compiled)
+            self.seconds[phase] += own
+            return out
+
+        return timed
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Clocks run inside of the block, around steps, evaluation and Lipschitz constants."""
+        phases = ((Trainer, "steps", "steps"), (Evaluation, "__call__", "evaluation"))
+        phases += ((Member, "end_epoch", "Lipschitz constants"),)
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in phases]
+        start, compiled = time.perf_counter(), self._compiled
+        for owner, name, phase in phases:
+            setattr(owner, name, self._timed(phase, getattr(owner, name)))
+        try:
+            yield
+        finally:
+            for owner, name, fn in before:
+                setattr(owner, name, fn)
+        whole = time.perf_counter() - start
+        self.seconds["compilation"] = self._compiled - compiled
+        rest = whole - sum(self.seconds.values())
+        if min(rest, *self.seconds.values()) < 0:
+            raise ValueError(f"phases: expected parts of {whole} s, got {dict(self.seconds)}")
+        self.seconds["orders, records and the rest"] = rest

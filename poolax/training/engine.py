@@ -21,7 +21,7 @@ from poolax.training.flat import Flat
 from poolax.training.keeping import Keeper
 from poolax.training.lengths import Lengths, Slots, plan_slots
 from poolax.training.sources import PooledSource, TokenSource
-from poolax.training.step import Progress, Sums, Trainer, no_progress
+from poolax.training.step import Batches, Progress, Sums, Trainer, no_progress
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -64,8 +64,9 @@ class HeadGroup:
         """The loss of each example of a batch, for a :class:`Trainer`; of texts by their places."""
 
         def loss_of(params, data, indices, length=None):
-            batch = jax.tree.map(lambda leaf: leaf[indices], dict(data))
-            batch = batch if length is None else cut_tokens(batch, length)
+            with jax.named_scope("read_batch"):
+                batch = jax.tree.map(lambda leaf: leaf[indices], dict(data))
+                batch = batch if length is None else cut_tokens(batch, length)
             return task.loss(self.apply(params, batch), batch["targets"])
 
         def loss(params, data, indices, keys):
@@ -184,7 +185,7 @@ def train_groups(
     if not any(group.keeps_places for group in groups):
         lengths = Lengths.of(source.mask)
     members = [
-        _Member(group, source, task, protocol, _slots(group, lengths, splits["train"], protocol))
+        Member(group, source, task, protocol, _slots(group, lengths, splits["train"], protocol))
         for group in groups
     ]
     if lengths is not None:
@@ -245,10 +246,25 @@ def _slots(group, lengths, train, protocol):
     )
 
 
-class _Member:
-    """A group while it is trained: its state, and what its epochs have given."""
+class Member:
+    """A group while it is trained: its state, and what its epochs have given.
 
-    def __init__(self, group, source, task, protocol, slots):
+    Args:
+        group: The structure.
+        source: Token states.
+        task: Loss and score.
+        protocol: How it is trained.
+        slots: Places of the examples of a step; ``None`` where all are padded alike.
+    """
+
+    def __init__(
+        self,
+        group: HeadGroup,
+        source: TokenSource,
+        task: Task,
+        protocol: Protocol,
+        slots: Slots | None = None,
+    ):
         optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
         own = ("states",) if isinstance(source, PooledSource) else ()
         self.group, self.slots = group, slots
@@ -269,22 +285,31 @@ class _Member:
         self._history = {name: np.full((*shape, protocol.epochs), np.nan) for name in names}
 
     @property
-    def params(self):
+    def params(self) -> PyTree:
+        """Parameters on the host, with leading axes (group, run)."""
         return self._flat.split(self._trainer.take(self._state.params, len(self.group.runs)))
 
-    def keep(self):
+    def keep(self) -> PyTree:
+        """All that another member needs to go on, on the host."""
         state = self._trainer.take(self._state, len(self.group.runs))
         return {"state": state, "sums": self._sums, "history": self._history}
 
-    def resume(self, tree):
+    def resume(self, tree: PyTree) -> None:
+        """Go on from what another member kept."""
         self._state = self._trainer.put(tree["state"])
         self._sums, self._history = tree["sums"], dict(tree["history"])
 
-    def train(self, data, batches):
+    def train(self, data: Mapping[str, PyTree], batches: Batches) -> None:
+        """Steps on these batches."""
         self._state, sums = self._trainer.steps(self._state, data, batches)
         self._sums = self._sums + sums
 
-    def end_epoch(self, epoch, params, validation_loss, validation_score):
+    def program(self, data: Mapping[str, PyTree], batches: Batches) -> str:
+        """The compiled program of these steps as text."""
+        return self._trainer.program(self._state, data, batches)
+
+    def end_epoch(self, epoch, params, validation_loss, validation_score) -> None:
+        """Write an epoch down."""
         now = {
             "train_loss": self._sums.mean_loss,
             "gradient_norm": self._sums.mean_gradient_norm,
@@ -300,7 +325,10 @@ class _Member:
             self._history[name] = history
         self._sums = jax.tree.map(np.zeros_like, self._sums)
 
-    def result(self, params, validation_metrics, test_metrics, test_scores, test_loss, num_steps):
+    def result(
+        self, params, validation_metrics, test_metrics, test_scores, test_loss, num_steps
+    ) -> TrainedHeads:
+        """What training has given."""
         diverged_step = self._trainer.take(self._state.diverged_step, len(self.group.runs))
         losses = (self._history["train_loss"], self._history["validation_loss"], test_loss[..., None])
         is_finite = np.all([np.isfinite(values).all(-1) for values in losses], axis=0)

@@ -151,14 +151,16 @@ class Trainer:
             loss, gradient, count = self._sum((loss, gradient, jnp.sum(batch.weights)))
             is_real = count > 0  # a step without examples fills up a stretch of steps
             gradient = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradient)
-            norm = optax.tree.norm(gradient)
+            with jax.named_scope("gradient_norm"):
+                norm = optax.tree.norm(gradient)
             is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-            moved = (optax.apply_updates(state.params, updates), opt_state)
             goes_on = is_real & is_finite & (state.diverged_step < 0)
-            kept = jax.tree.map(
-                functools.partial(jnp.where, goes_on), moved, (state.params, state.opt_state)
-            )
+            with jax.named_scope("optimizer"):
+                updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+                moved = (optax.apply_updates(state.params, updates), opt_state)
+                kept = jax.tree.map(
+                    functools.partial(jnp.where, goes_on), moved, (state.params, state.opt_state)
+                )
             fails = is_real & ~is_finite & (state.diverged_step < 0)
             new = TrainState(
                 params=kept[0],
@@ -211,9 +213,15 @@ class Trainer:
             The new state, and the sums of these steps.
         """
         num_runs = len(batches.weights)
-        split = _split_runs(batches) if self.shard == "heads" else _split_batches(batches)
-        state, sums = self._pmapped(state, data, split)
+        state, sums = self._pmapped(state, data, self._split(batches))
         return state, self.take(sums, num_runs)
+
+    def program(self, state: TrainState, data: Mapping[str, PyTree], batches: Batches) -> str:
+        """The compiled program of these :meth:`steps` as text, for a profile."""
+        return self._pmapped.lower(state, data, self._split(batches)).compile().as_text()
+
+    def _split(self, batches):
+        return _split_runs(batches) if self.shard == "heads" else _split_batches(batches)
 
 
 def _split_batches(batches):
