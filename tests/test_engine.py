@@ -428,6 +428,15 @@ def test_a_sweep_that_is_stopped_goes_on(vit, tmp_path):
     assert not list((tmp_path / "unfinished").iterdir())
 
 
+def test_a_streamed_sweep_stops_while_it_is_evaluated(vit, tmp_path):
+    options = {"features": "stream", "poolers": ["wavg"], "seeds": 1, "epochs": 1, "out": tmp_path}
+    with pytest.raises(PreemptedError, match="evaluated"):
+        run(vit, limits=Limits(should_stop=Stopper(1)), **options)
+    assert not (tmp_path / "records.jsonl").exists()
+    [resumed] = run(vit, **options)
+    assert resumed["epochs"] == 1
+
+
 def test_sigterm_asks_to_stop():
     before = signal.getsignal(signal.SIGTERM)
     heard = []

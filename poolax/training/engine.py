@@ -193,7 +193,7 @@ def train_groups(
         evaluated = np.concatenate([splits["validation"], splits["test"]])
         padded_to = lengths.groups(evaluated, passes=heads * protocol.epochs)
     feed = Feed(source, targets, splits["train"], protocol, lengths)
-    evaluate = Evaluation(source, groups, targets, task, lengths, padded_to)
+    evaluate = Evaluation(source, groups, targets, task, lengths, padded_to, keeper.ask)
 
     def keep():
         return [member.keep() for member in members]

@@ -1,7 +1,7 @@
 """Scores of all heads of a sweep on a split, once for all of them."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Int, PyTree
 
 from poolax.training.feed import batch_of, cut_tokens
 from poolax.training.lengths import Lengths
-from poolax.training.sources import PooledSource, TokenSource
+from poolax.training.sources import PooledSource, StreamedSource, TokenSource
 from poolax.training.step import Mapper
 from poolax.training.tasks import Task
 
@@ -28,6 +28,7 @@ class Evaluation:
         task: Loss and score.
         lengths: Of all examples, where padding may be left out.
         padded_to: Ascending lengths to which examples are padded then.
+        ask: Called after each batch of a backbone that runs anew, to stop a run that is to.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Evaluation:
         task: Task,
         lengths: Lengths | None = None,
         padded_to: Sequence[int] = (),
+        ask: Callable[[], None] = lambda: None,
     ):
+        self._ask = ask
         self._lengths, self._padded_to = lengths, padded_to
         own = isinstance(source, PooledSource)
         self._source, self._targets = source, targets
@@ -64,7 +67,7 @@ class Evaluation:
         self, params: Sequence[PyTree], examples: Int[np.ndarray, " num"]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Loss and scores for each group, from parameters with leading axes (group, run)."""
-        pieces, order = [], []
+        pieces, order, num_left = [], [], len(examples)
         for rows, length in self._by_length(examples):
 
             def fetch(start, stop, own=examples[rows], length=length):
@@ -77,7 +80,11 @@ class Evaluation:
                 )
                 return batch if length is None else cut_tokens(batch, length)
 
-            pieces.extend(self._mapper.batches(tuple(params), fetch, len(rows)))
+            for piece in self._mapper.batches(tuple(params), fetch, len(rows)):
+                pieces.append(piece)
+                num_left -= len(piece[0][0])
+                if num_left and isinstance(self._source, StreamedSource):  # of others it is soon done
+                    self._ask()
             order.append(rows)
         back = np.argsort(np.concatenate(order))
         losses, scores = [], []

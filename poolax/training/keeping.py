@@ -96,6 +96,18 @@ class Keeper:
             where = "nothing was saved" if self._directory is None else f"saved in {self._directory}"
             raise PreemptedError(f"stopped after step {step}, {where}")
 
+    def ask(self) -> None:
+        """Stop a run that is to, where nothing can be saved: it goes on from what was saved before.
+
+        Raises:
+            PreemptedError: if the run is to stop.
+        """
+        if agreed(self._should_stop())[0]:
+            self.close()
+            raise PreemptedError(
+                "stopped while heads are evaluated; goes on from what was saved before"
+            )
+
     def close(self) -> None:
         """Wait until what was begun is written."""
         if self._writer is not None:

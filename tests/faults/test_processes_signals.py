@@ -45,6 +45,7 @@ sys.exit(run_program("sweeping", Command))
 """
 INTERRUPTED = "sweeping: interrupted; the same command goes on from what is finished"
 HELD = "sweeping: out: expected a folder that no other program writes to"
+MANY = [pytest.mark.slow, pytest.mark.timeout(3_600)]
 # What a run that went on in another process does not share with one that did not.
 _OF_A_PROCESS = ("wall_s", "features_wall_s", "command", "digest")
 
@@ -115,7 +116,7 @@ def problem_of(out, number, after, jitter, whole, environment):
 
 
 @pytest.mark.parametrize(
-    "num_tries", [pytest.param(1, id="few"), pytest.param(30, id="many", marks=pytest.mark.slow)]
+    "num_tries", [pytest.param(1, id="few"), pytest.param(30, id="many", marks=MANY)]
 )
 def test_a_sweep_stops_at_any_moment_and_goes_on(num_tries, whole, environment, tmp_path, attack):
     rng = random.Random(num_tries)
@@ -130,7 +131,7 @@ def test_a_sweep_stops_at_any_moment_and_goes_on(num_tries, whole, environment, 
 
 
 @pytest.mark.parametrize(
-    "num_tries", [pytest.param(1, id="few"), pytest.param(10, id="many", marks=pytest.mark.slow)]
+    "num_tries", [pytest.param(1, id="few"), pytest.param(10, id="many", marks=MANY)]
 )
 def test_of_two_programs_on_one_folder_one_is_refused(num_tries, whole, environment, tmp_path, attack):
     rng = random.Random(num_tries)
@@ -153,7 +154,7 @@ def test_of_two_programs_on_one_folder_one_is_refused(num_tries, whole, environm
 
 
 @pytest.mark.parametrize(
-    "num_tries", [pytest.param(2, id="few"), pytest.param(30, id="many", marks=pytest.mark.slow)]
+    "num_tries", [pytest.param(2, id="few"), pytest.param(30, id="many", marks=MANY)]
 )
 @pytest.mark.parametrize("command", ["bounds"])
 def test_the_command_line_ends_from_its_first_import_on(command, num_tries, attack):

@@ -122,6 +122,7 @@ def test_what_a_killed_pass_left_is_compared_with_its_checksums(num_tries, tmp_p
     attack("files of a killed pass that are gone, cut or flipped", outcomes)
 
 
+@pytest.mark.slow
 def test_other_batches_are_another_pass(tmp_path):
     expected, batches = whole_and_tries(images, tmp_path)
     with pytest.raises(PreemptedError):
