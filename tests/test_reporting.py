@@ -293,7 +293,13 @@ def test_both_constants_and_copied_examples(tmp_path):
 def test_figures_show_dollars_as_they_are(tmp_path):
     rows = [row | {"dataset": "a $\\frac$ b", "pooler": "$x$", "metric": "$_$"} for row in ROWS[:1]]
     reporting.plot_scores(rows, tmp_path / "scores.png")
-    assert (tmp_path / "scores.png").stat().st_size > 1000
+    curve = {"epsilon": [1.0, 2.0], "mean": [1, 2], "low": [1, 1], "high": [2, 3]}
+    names = ("_x", r"$\frac$")
+    reporting.plot_noise_curves([curve | {"pooler": name} for name in names], tmp_path / "curves.png")
+    odd = [row | {"attention": r"$\frac$", "pooler": "$_$"} for row in LIPSCHITZ]
+    reporting.plot_sensitivity(odd, tmp_path / "sensitivity.png")
+    for name in ("scores", "curves", "sensitivity"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
 LIPSCHITZ = [

@@ -90,7 +90,7 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
             marker=_MARKERS[index % len(_MARKERS)],
             color=colour,
             markersize=5,
-            label=row["pooler"],
+            label=_label(row["pooler"]),
         )
         axes.fill_between(epsilon, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xscale("log", base=2)
@@ -132,8 +132,9 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
                 zorder=2 if bound else 3,
             )
         axes.set_yscale("log")
-        axes.set_xticks(range(len(rows)), [row["pooler"] for row in rows])
-        axes.set_title(kind, fontsize=10)
+        labels = [one_line(row["pooler"]) for row in rows]
+        axes.set_xticks(range(len(rows)), labels, parse_math=False)
+        axes.set_title(one_line(kind), fontsize=10, parse_math=False)
     panels[0].set_ylabel("Lipschitz constant")
     _, labels = panels[0].get_legend_handles_labels()
     handles = [
@@ -142,6 +143,11 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     ]
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
     _save(figure, path)
+
+
+def _label(name):
+    """A name in a legend, which would leave out one that begins with an underscore."""
+    return f"\N{ZERO WIDTH SPACE}{one_line(name)}".replace("$", r"\$")
 
 
 def _figure(width, height, *, rows=1, columns=1):

@@ -47,7 +47,7 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
         columns=["task", "baseline", *(["best constant"] if has_best else []), *poolers],
         rows=rows,
         notes=_score_notes(summary, has_best=has_best),
-        tidy=[{name: "" if value is None else value for name, value in e.items()} for e in summary],
+        tidy=summary,
     )
 
 
