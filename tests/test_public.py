@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -101,15 +102,24 @@ def test_continuous_integration_runs_the_command_of_the_readme(pytestconfig):
     assert (pytestconfig.rootpath / ".ci" / "run").read_text().rstrip().endswith(f"\n{command}")
 
 
-def test_the_snippets_of_the_readme_run(pytestconfig):
+def test_the_snippets_of_the_readme_run(pytestconfig, tmp_path):
     blocks = re.findall(
         r"```python\n(.*?)```", (pytestconfig.rootpath / "README.md").read_text(), re.DOTALL
     )
     needs_more = ("# reload", "# requires a network")
     program = "\n".join(block for block in blocks if not block.startswith(needs_more))
     assert len(blocks) == 6
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    path = os.pathsep.join([str(pytestconfig.rootpath), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    # The sweep ends with a table and a figure.
+    assert "my model" in done.stdout
+    assert "best constant" in done.stdout
+    assert "Table(" not in done.stdout
+    assert (tmp_path / "scores.png").stat().st_size > 1000
 
 
 def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):

@@ -1,33 +1,9 @@
-"""From a sweep to its table and figure: names of models, and what the README shows."""
+"""What models are called, from a sweep to its table."""
 
-import re
-
-import jax
-import jax.numpy as jnp
 from heads import toy
-from PIL import Image
 
 from poolax import backbones, training
 from poolax.reporting import score_table
-
-README_SWEEP = re.compile(r"```python\n((?:(?!```).)*?sweep_states\(.*?)```", re.DOTALL)
-
-
-def test_the_sweep_of_the_readme_ends_with_a_table_and_a_figure(
-    pytestconfig, monkeypatch, tmp_path, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    [program] = README_SWEEP.findall((pytestconfig.rootpath / "README.md").read_text())
-    # One program to compile and one epoch are as good for what is shown.
-    program = program.replace(', "wavg"', "").replace("epochs=30", "epochs=1")
-    exec(program, {"jax": jax, "jnp": jnp})
-    printed = capsys.readouterr().out
-    assert "my model" in printed
-    assert "best constant" in printed
-    assert "Table(" not in printed
-    assert len(printed) < 1500
-    with Image.open(tmp_path / "scores.png") as image:
-        assert image.width > 600
 
 
 def test_models_are_called_by_their_checkpoint(bert):
