@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -296,6 +297,7 @@ class Member:
 
     def resume(self, tree: PyTree) -> None:
         """Go on from what another member kept."""
+        chex.assert_trees_all_equal_shapes_and_dtypes(tree, self.keep())
         self._state = self._trainer.put(tree["state"])
         self._sums, self._history = tree["sums"], dict(tree["history"])
 

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,12 +189,24 @@ class Trainer:
         opt_state: Any = jax.vmap(self.optimizer.init)(params)
         if hyperparams:
             opt_state.hyperparams.update(hyperparams)
-        zeros = jnp.zeros(len(jax.tree.leaves(params)[0]), jnp.int32)
-        return self.put(stack([TrainState(params, opt_state, zeros, zeros - 1)] * num_groups))
+        num_runs = len(jax.tree.leaves(params)[0])
+        zeros = jnp.zeros(num_runs, jnp.int32)
+        state = stack([TrainState(params, opt_state, zeros, zeros - 1)] * num_groups)
+        # A leaf without both axes would be mapped over the wrong one, and train something else.
+        chex.assert_tree_shape_prefix(state, (num_groups, num_runs))
+        return self.put(state)
 
     def put(self, state: TrainState) -> TrainState:
         """Place a state, with leading axes (group, run), on the devices."""
-        return _put_runs(state) if self.shard == "heads" else put(state)
+        placed = _put_runs(state) if self.shard == "heads" else put(state)
+        # Any other placement would compile the steps again.
+        chex.assert_tree_shape_prefix(placed, (jax.device_count(),))
+        first, *others = jax.local_devices()
+        if others:
+            chex.assert_tree_is_sharded(placed, devices=(first, *others))
+        else:
+            chex.assert_tree_is_on_device(placed, device=first)
+        return placed
 
     def take(self, tree: PyTree, num_runs: int) -> PyTree:
         """A state, or a part of it, on the host again."""

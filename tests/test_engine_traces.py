@@ -1,0 +1,139 @@
+"""The engine's programs are compiled once, whatever the number of epochs, chunks, seeds and batches."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from heads import TASK, toy
+
+from poolax import pooling
+from poolax.training import HeadModule
+from poolax.training.engine import HeadGroup, Member, train_groups
+from poolax.training.feed import Feed, Protocol
+from poolax.training.flat import Flat
+from poolax.training.keeping import Keeper
+from poolax.training.sources import MemorySource
+from poolax.training.step import Mapper, Trainer
+
+RUNS = ((0.01, 0), (0.01, 3))
+
+
+def group(pooler="wavg", runs=RUNS):
+    return HeadGroup(HeadModule(pooling.from_name(pooler), 3), runs)
+
+
+@pytest.fixture
+def at_most(monkeypatch):
+    """Every function that is mapped over devices is traced so often at most."""
+    pmap = jax.pmap
+    chex.clear_trace_counter()  # which knows functions by a number that another one may have had
+
+    def limit(most):
+        def limited(fn, **options):
+            return pmap(chex.assert_max_traces(fn, n=most), **options)
+
+        monkeypatch.setattr("poolax.training.step.jax.pmap", limited)
+
+    return limit
+
+
+@pytest.mark.parametrize("shard", ["batch", "heads"])
+def test_steps_and_evaluation_are_traced_once(at_most, shard, tmp_path):
+    at_most(1)
+    states, mask, targets, splits = toy()  # splits of other sizes, last batches that are not full
+    runs = (*RUNS, (0.003, 1), (0.01, 0))
+    protocol = Protocol(3, 4, chunk_steps=3, shard=shard)
+    source = MemorySource(states, mask)
+    train_groups(
+        source,
+        [group(runs=runs)],
+        targets,
+        TASK,
+        protocol,
+        splits=splits,
+        keeper=Keeper(tmp_path, every=0.0),
+    )
+
+
+def test_a_resumed_state_is_no_other_program(at_most):
+    at_most(1)
+    states, mask, targets, splits = toy()
+    source = MemorySource(states, mask)
+    member = Member(group(), source, TASK, Protocol(2, 8))
+    data, batches = one_chunk(member, source, targets, splits)
+    member.train(data, batches)
+    member.resume(member.keep())
+    member.train(data, batches)
+
+
+def one_chunk(member, source, targets, splits):
+    [(_, data, batches)] = Feed(source, targets, splits["train"], Protocol(2, 8)).chunk([member], 0, 0)
+    return data, batches
+
+
+def test_lengths_are_one_trace_each(at_most, monkeypatch):
+    monkeypatch.setattr("poolax.training.lengths._LEAST_SAVING", 1)
+    at_most(3)  # lengths of evaluation; the steps have one program for all of theirs
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(60) < 0.2, 24, rng.integers(1, 16, 60))
+    mask = np.arange(24) < lengths[:, None]
+    states = np.where(mask[..., None], rng.normal(size=(60, 24, 4)), 0).astype(np.float32)
+    splits = dict(zip(("train", "validation", "test"), np.split(np.arange(60), [30, 45]), strict=True))
+    train_groups(
+        MemorySource(states, mask),
+        [group()],
+        rng.integers(0, 3, 60),
+        TASK,
+        Protocol(3, 6),
+        splits=splits,
+    )
+
+
+def test_batches_of_a_map_are_traced_once(at_most):
+    at_most(1)
+    mapper = Mapper(lambda shared, batch: shared * batch, 6)
+    for count in (1, 8, 13):
+        np.testing.assert_array_equal(mapper(jnp.float32(2.0), np.arange(count)), 2 * np.arange(count))
+
+
+def test_a_state_without_its_axes_is_refused():
+    trainer = Trainer(lambda params, *_: params, optax.inject_hyperparams(optax.sgd)(0.1))
+    with pytest.raises(AssertionError, match="learning_rate"):
+        trainer.init(jnp.zeros((3, 2)), learning_rate=jnp.zeros(2))
+    states, mask, _, _ = toy()
+    member = Member(group(), MemorySource(states, mask), TASK, Protocol(2, 8))
+    kept = member.keep()
+    kept["state"] = kept["state"].replace(params=kept["state"].params[..., :-1])
+    with pytest.raises(AssertionError):
+        member.resume(kept)
+
+
+def test_one_flat_array_is_trained_as_its_tree():
+    rng = np.random.default_rng(0)
+    tree = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2), "scale": rng.normal(size=())}
+    tree = jax.tree.map(jnp.float32, tree)
+    flat = Flat(tree)
+    chex.assert_trees_all_equal(flat.split(flat.join(tree)), tree)
+    optimizer = optax.adam(0.01)
+    x = jnp.float32(rng.normal(size=(8, 3)))
+
+    def loss(tree):
+        return jnp.mean(jnp.tanh(x @ tree["kernel"] * tree["scale"] + tree["bias"]) ** 2)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def steps(params, loss):
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=50)[0][0]
+
+    joined = steps(flat.join(tree), lambda params: loss(flat.split_to_learn(params)))
+    chex.assert_trees_all_close(flat.split(joined), steps(tree, loss), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="shapes: expected arrays of one dtype, got float16, float32"):
+        Flat({"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.float16)})
