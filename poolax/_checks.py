@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
@@ -67,7 +68,8 @@ def broadcast_mask(
     if dtype != jnp.bool_:
         raise ValueError(f"{name}: expected dtype bool (True = real token), got {dtype}")
     try:
-        fits = np.broadcast_shapes(mask_shape, shape) == tuple(shape)
+        # JAX's own, which takes symbolic sizes too.
+        fits = jnp.broadcast_shapes(mask_shape, shape) == tuple(shape)
     except ValueError:
         fits = False
     if not fits:
@@ -137,6 +139,32 @@ def check_count(name: str, value: Any, *, at_least: int = 1) -> None:
     """Refuse anything but a static whole number of at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise ValueError(f"{name}: expected a whole number >= {at_least}, got {value!r}")
+
+
+def check_num_tokens(name: str, num_tokens: Any, most: int | None = None) -> None:
+    """Refuse a number of tokens below one or above ``most``; a symbolic one is at least one.
+
+    Args:
+        name: Name of the argument.
+        num_tokens: A static whole number, or a symbolic size of ``jax.export``.
+        most: Largest number; a symbolic size takes a constraint to be known to be at most that.
+
+    Raises:
+        ValueError: for any other number, or a symbolic size that may be above ``most``.
+    """
+    if not jax.export.is_symbolic_dim(num_tokens):
+        check_count(name, num_tokens)
+    if most is None:
+        return
+    try:
+        fits = num_tokens <= most
+    except jax.errors.InconclusiveDimensionOperation:
+        raise ValueError(
+            f"{name}: expected a symbolic size with the constraint '{num_tokens} <= {most}', "
+            f"got {num_tokens} without it"
+        ) from None
+    if not fits:
+        raise ValueError(f"{name}: expected at most max_tokens = {most} tokens, got n = {num_tokens}")
 
 
 def check_center_norm_width(width: int) -> int:

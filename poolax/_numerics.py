@@ -31,6 +31,14 @@ def accumulation_dtype(*arrays) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
+def with_leading_axes(x: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
+    """The same array with axes of length one in front, ``ndim`` in all.
+
+    What NumPy does unasked, and ``jax_numpy_rank_promotion="raise"`` refuses to do.
+    """
+    return jnp.reshape(x, (1,) * (ndim - jnp.ndim(x)) + jnp.shape(x))
+
+
 def zero_masked(x: Float[Array, "*batch n d"], mask: Bool[Array, "*batch n"] | None):
     """Replace masked tokens by zeros, so that neither their value nor their gradient is seen."""
     return x if mask is None else jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))

@@ -16,7 +16,7 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
-from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
 from poolax.pooling import Pooler
 
@@ -55,6 +55,7 @@ class CenterNorm(nn.Module):
         dtype = jnp.result_type(x, scale)
         x = x.astype(accumulation_dtype(x, scale))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        scale, bias = (with_leading_axes(vector, x.ndim) for vector in (scale, bias))
         return (scale * (width / (width - 1)) * centred + bias).astype(dtype)
 
 
@@ -97,7 +98,8 @@ class FeedForward(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (width,) * 2, self.param_dtype)
         out = x @ kernel
         if self.use_bias:
-            out = out + self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+            out = out + with_leading_axes(bias, out.ndim)
         return self.activation(out)
 
 

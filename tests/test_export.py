@@ -145,3 +145,14 @@ def test_lowers_for_every_device(name):
     exported = jax.export.export(jax.jit(fn), platforms=["cpu", "tpu", "cuda"])(*arguments)
     assert exported.platforms == ("cpu", "tpu", "cuda")
     assert exported.mlir_module_serialized
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_promotes_no_ranks(name):
+    with jax.numpy_rank_promotion("raise"):
+        fn, arguments = CALLS[name]()
+        jax.eval_shape(fn, *arguments)
+        if name.startswith(("pooler", "attention")):
+            x, *rest = arguments
+            jax.eval_shape(jax.jacfwd(lambda x: fn(x, *rest)), x)
+            jax.eval_shape(jax.jacrev(lambda x: fn(x, *rest)), x)

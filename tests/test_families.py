@@ -219,7 +219,10 @@ def test_l2_gpt2_against_a_plain_forward(plain_values, x64):
         ),
         (lambda m: m.apply(m.params, np.zeros((1, 2), int), layer=True), r"layer: .*got True"),
         (lambda m: m.apply(m.params, np.zeros((1, 2), int), layer=1.5), r"layer: .*got 1.5"),
-        (lambda m: m(np.zeros((1, 13), int)), r"inputs: expected at most 12 tokens, got n = 13"),
+        (
+            lambda m: m(np.zeros((1, 13), int)),
+            r"inputs: expected at most max_tokens = 12 tokens, got n = 13",
+        ),
         (lambda m: m(np.zeros((1, 4), int), np.ones(3, bool)), r"mask: .*\(1, 4\), got \(3,\)"),
         (
             lambda m: m.encode(m.params, np.full((1, 2, 16), np.nan, np.float32)),

@@ -19,7 +19,12 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
-from poolax._numerics import accumulation_dtype, softmax_numerator, zero_masked
+from poolax._numerics import (
+    accumulation_dtype,
+    softmax_numerator,
+    with_leading_axes,
+    zero_masked,
+)
 from poolax.attention._kinds import L2, Cosine, DotProduct, Kind
 from poolax.attention._masks import attention_mask
 from poolax.attention._rotary import Rotary
@@ -197,7 +202,7 @@ class MultiHeadAttention(nn.Module):
         heads = heads.reshape(*heads.shape[:-4], self.num_heads, num_tokens, head_dim)
         kernel, out_bias = kernels["out"]
         out = jnp.einsum("...hnd,hde->...ne", heads, kernel)
-        out = out if out_bias is None else out + out_bias
+        out = out if out_bias is None else out + with_leading_axes(out_bias, out.ndim)
         out = zero_masked(out, mask)
         if not return_weights:
             return out
@@ -232,7 +237,7 @@ class MultiHeadAttention(nn.Module):
         def project(name):
             kernel, bias = kernels[name]
             out = jnp.einsum("...nd,dhk->...nhk", x, kernel)
-            return out if bias is None else out + bias
+            return out if bias is None else out + with_leading_axes(bias, out.ndim)
 
         query, value = project("query"), project("value")
         if isinstance(self.kind, L2):
@@ -256,7 +261,7 @@ class MultiHeadAttention(nn.Module):
         metric = jnp.einsum("dhk,dhe->hke", query_kernel, value_kernel)
         metric = metric / math.sqrt(query_kernel.shape[-1])
         value = jnp.einsum("...nd,dhk,hke->...nhe", x, query_kernel, metric)
-        return value if value_bias is None else value + value_bias
+        return value if value_bias is None else value + with_leading_axes(value_bias, value.ndim)
 
     def _add_bias(self, logits, bias):
         check_floating("bias", bias)

@@ -6,7 +6,8 @@ import operator
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from poolax._checks import check_count, check_flag
+from poolax._checks import check_count, check_flag, check_num_tokens
+from poolax._numerics import with_leading_axes
 
 
 def attention_mask(
@@ -42,7 +43,7 @@ def attention_mask(
                [1, 1, 0],
                [0, 1, 1]], dtype=int32)
     """
-    check_count("num_tokens", num_tokens)
+    check_num_tokens("num_tokens", num_tokens)
     check_flag("causal", causal)
     mask = _rows("mask", mask, num_tokens, jnp.bool_, "bool (True = real token)")
     segments = _rows("segments", segments, num_tokens, jnp.integer, "whole numbers")
@@ -50,7 +51,8 @@ def attention_mask(
         _check_together(mask.shape, segments.shape)
     seen = None
     if causal or window is not None:
-        steps = jnp.arange(num_tokens) - jnp.arange(num_tokens)[:, None]
+        index = jnp.arange(num_tokens)
+        steps = index[None, :] - index[:, None]
         behind, ahead = num_tokens, 0 if causal else num_tokens
         if window is not None:
             check_count("window", window)
@@ -62,6 +64,8 @@ def attention_mask(
         parts.append(mask[..., :, None] & mask[..., None, :])
     if segments is not None:
         parts.append(segments[..., :, None] == segments[..., None, :])
+    ndim = max((part.ndim for part in parts), default=0)
+    parts = [with_leading_axes(part, ndim) for part in parts]
     return functools.reduce(operator.and_, parts) if parts else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from poolax._checks import check_number, check_values
-from poolax._numerics import accumulation_dtype
+from poolax._numerics import accumulation_dtype, with_leading_axes
 
 
 class RotaryScaling(abc.ABC):
@@ -270,8 +270,10 @@ class Rotary:
             lengths = jnp.asarray(num_tokens) if lengths is None else lengths
             frequencies = self.scaling(frequencies, self.theta, lengths[..., None])
         positions = jnp.arange(num_tokens, dtype=dtype)[:, None, None]
-        angles = positions * frequencies[..., None, None, :]
+        frequencies = frequencies[..., None, None, :]
+        angles = with_leading_axes(positions, frequencies.ndim) * frequencies
         cos, sin = self.feature_scale * jnp.cos(angles), self.feature_scale * jnp.sin(angles)
+        cos, sin = (with_leading_axes(part, x.ndim) for part in (cos, sin))
         left, right = jnp.split(x.astype(dtype), 2, axis=-1)
         turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
         return turned.astype(x.dtype)

@@ -131,8 +131,8 @@ class Bert(BlockBackbone):
         ids, mask = check_ids(inputs, mask, self.config.vocab_size, self.config.max_tokens)
         types = jnp.zeros((), int) if token_types is None else self._check_types(token_types, mask)
         x = take_rows(tables["token"], ids)
-        x = x + take_rows(tables["position"], positions(ids.shape[-1], mask))
-        x = x + take_rows(tables["token_type"], types)
+        x = x + take_rows(tables["position"], positions(ids.shape[-1], mask), x.ndim)
+        x = x + take_rows(tables["token_type"], types, x.ndim)
         return self._norm().apply({"params": tables["norm"]}, x), mask
 
     def _check_types(self, token_types, mask):

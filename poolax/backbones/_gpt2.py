@@ -125,4 +125,4 @@ class GPT2(BlockBackbone):
         tables: Any = params["embeddings"]
         ids, mask = check_ids(inputs, mask, self.config.vocab_size, self.config.max_tokens)
         x = take_rows(tables["token"], ids)
-        return x + take_rows(tables["position"], positions(ids.shape[-1], mask)), mask
+        return x + take_rows(tables["position"], positions(ids.shape[-1], mask), x.ndim), mask

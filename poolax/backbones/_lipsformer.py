@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from poolax._activations import gelu
 from poolax._checks import check_instance
 from poolax._layer_specs import ConvolutionSpec, FeedForwardSpec, LayerSpec
+from poolax._numerics import with_leading_axes
 from poolax.attention import Cosine, MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._windows import (
@@ -100,7 +101,7 @@ class Depthwise(nn.Module):
         out = jax.lax.platform_dependent(
             flat, kernel.astype(dtype), cpu=_convolve_by_shifts, default=_convolve
         )
-        return out.reshape(x.shape) + bias
+        return out.reshape(x.shape) + with_leading_axes(bias, x.ndim)
 
 
 def _convolve(x, kernel):
@@ -122,7 +123,7 @@ def _convolve_by_shifts(x, kernel):
     # Along columns with every row of the filter, then along rows: few products, which compile soon.
     by_row = functools.reduce(
         operator.add,
-        [x[:, :, None, k : k + width] * kernel[:, k, None] for k in range(size)],
+        [x[:, :, None, k : k + width] * kernel[None, None, :, k, None] for k in range(size)],
     )
     by_row = jnp.pad(by_row, (none, around, none, none, none))
     return functools.reduce(operator.add, [by_row[:, k : k + height, k] for k in range(size)])
@@ -173,7 +174,8 @@ class LipsFormerBlock(WindowBlock):
         init = nn.initializers.constant(self.branch_scale)
 
         def scaled(name, branch):
-            return self.param(f"{name}_scale", init, (x.shape[-1],)) * branch
+            scale = self.param(f"{name}_scale", init, (x.shape[-1],))
+            return with_leading_axes(scale, branch.ndim) * branch
 
         x = x + scaled("conv1", Convolution(use_pointwise=True, name="conv1")(x))
         x = x + scaled("conv2", Convolution(use_pointwise=False, name="conv2")(x))

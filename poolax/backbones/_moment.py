@@ -20,7 +20,7 @@ from poolax._checks import (
     check_floating,
     check_number,
 )
-from poolax._numerics import accumulation_dtype, safe_sqrt
+from poolax._numerics import accumulation_dtype, safe_sqrt, with_leading_axes
 from poolax.attention import DotProduct, MultiHeadAttention
 from poolax.backbones._base import BlockBackbone
 from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
@@ -293,7 +293,8 @@ class Moment(BlockBackbone):
         tokens: Any = value.apply({"params": tables["value"]}, patches)
         seen = jnp.all(self._cut(observed), axis=-1, keepdims=True)
         tokens = jnp.where(seen, tokens, tables["mask_embedding"])
-        tokens = tokens + tables["position"][: tokens.shape[-2]]
+        position = tables["position"][: tokens.shape[-2]]
+        tokens = tokens + with_leading_axes(position, tokens.ndim)
         patch_mask = None if mask is None else jnp.all(self._cut(mask), axis=-1)
         return tokens, patch_mask, observed, (mean, scale)
 

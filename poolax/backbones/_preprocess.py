@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_number
+from poolax._numerics import with_leading_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +33,9 @@ class ImagePreprocess:
 
     def __call__(self, images: Array) -> Float[Array, "..."]:
         """Preprocess ``images``, any dtype, channels on the last axis, in float32."""
-        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
-        return (jnp.asarray(images, jnp.float32) * self.scale - mean) / std
+        images = jnp.asarray(images, jnp.float32)
+        mean, std = (
+            with_leading_axes(jnp.asarray(value, jnp.float32), images.ndim)
+            for value in (self.mean, self.std)
+        )
+        return (images * self.scale - mean) / std

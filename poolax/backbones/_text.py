@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from poolax._checks import broadcast_mask, is_concrete
+from poolax._checks import broadcast_mask, check_num_tokens, is_concrete
+from poolax._numerics import with_leading_axes
 
 
 def check_ids(
@@ -36,8 +37,7 @@ def check_ids(
         raise ValueError(f"inputs: expected token ids of shape (*batch, n), n >= 1, got {shape}")
     if not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
         raise ValueError(f"inputs: expected integer token ids, got dtype {jnp.result_type(ids)}")
-    if max_tokens is not None and shape[-1] > max_tokens:
-        raise ValueError(f"inputs: expected at most {max_tokens} tokens, got n = {shape[-1]}")
+    check_num_tokens("inputs", shape[-1], max_tokens)
     mask = broadcast_mask(mask, shape)
     check_rows("inputs", ids, mask, vocab_size)
     return jnp.asarray(ids) if mask is None else jnp.where(mask, ids, 0), mask
@@ -74,9 +74,21 @@ def positions(
     if mask is None:
         return index
     first = jnp.argmax(mask, axis=-1, keepdims=True)
-    return jnp.maximum(index - first, 0)
+    return jnp.maximum(with_leading_axes(index, mask.ndim) - first, 0)
 
 
-def take_rows(table: Float[Array, "rows d"], rows: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
-    """Rows of a table by number; a number outside gives NaN where it could not be checked."""
-    return jnp.take(table, rows, axis=0)
+def take_rows(
+    table: Float[Array, "rows d"], rows: Int[Array, "*#batch"], ndim: int | None = None
+) -> Float[Array, "*#batch d"]:
+    """Rows of a table by number; a number outside gives NaN where it could not be checked.
+
+    Args:
+        table: The table.
+        rows: Numbers of rows.
+        ndim: Number of axes of the result, those that are missing being of length one in front.
+
+    Returns:
+        The rows.
+    """
+    taken = jnp.take(table, rows, axis=0)
+    return taken if ndim is None else with_leading_axes(taken, ndim)

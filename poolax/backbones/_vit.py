@@ -17,6 +17,7 @@ from poolax._checks import (
     check_floating,
     check_number,
 )
+from poolax._numerics import with_leading_axes
 from poolax.attention import MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
@@ -113,11 +114,14 @@ class _Embeddings(nn.Module):
         if config.use_mask_token:
             mask_token = self.param("mask_token", init, (config.width,))
             if hidden is not None:
-                tokens = jnp.where(hidden[..., None], mask_token, tokens)
+                tokens = jnp.where(
+                    hidden[..., None], with_leading_axes(mask_token, tokens.ndim), tokens
+                )
         cls = self.param("cls_token", init, (1, config.width))
         cls = jnp.broadcast_to(cls, (*tokens.shape[:-2], 1, config.width))
         tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=-2)
-        return tokens + self.param("position", init, (config.num_patches + 1, config.width))
+        position = self.param("position", init, (config.num_patches + 1, config.width))
+        return tokens + with_leading_axes(position, tokens.ndim)
 
 
 @struct.dataclass

@@ -395,7 +395,7 @@ def _folded(bound_attention, params, slope):
     largest = jnp.max(jnp.abs(first)) * jnp.max(jnp.abs(second))
     entering = _centred(jnp.diag(first)).T
     inner = entering @ kernel
-    steady = _centred(entering + inner / 2) * second
+    steady = _centred(entering + inner / 2) * second[None]
     varying = (slope - 0.5) * jnp.max(jnp.abs(second)) * inner
     safe = jnp.where(largest > 0, largest, 1)
     passed = jnp.maximum((spectral_norm(steady) + spectral_norm(varying)) / safe, 1)

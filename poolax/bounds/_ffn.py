@@ -26,7 +26,7 @@ def two_layer_lipschitz(
         safe_norm(first, axis=0), jnp.finfo(first.dtype).tiny
     )
     balance = jnp.sqrt(jnp.clip(ratio, 1e-3, 1e3))
-    balanced = spectral_norm(first * balance) * spectral_norm(second / balance[:, None])
+    balanced = spectral_norm(first * balance[None]) * spectral_norm(second / balance[:, None])
     return 0.5 * spectral_norm(first @ second) + (slope - 0.5) * jnp.minimum(apart, balanced)
 
 

@@ -269,10 +269,10 @@ def _local_tbm(model, params, x, mask):
     applied: Any = layer.apply({"params": attention_params}, x, mask, return_weights=True)
     mixed, weights = applied
     out_bias = params["attention"]["out"].get("bias")
-    mixed = mixed if out_bias is None else mixed + out_bias
+    mixed = mixed if out_bias is None else mixed + out_bias[None]
 
     first, second = (_center_norm(params[name]["scale"]) for name in ("norm1", "norm2"))
-    hidden = (x + mixed) @ first + params["norm1"]["bias"]
+    hidden = (x + mixed) @ first + params["norm1"]["bias"][None]
     kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
     value_bias = kernels.by_head(params["attention"]["value"].get("bias"))
     identity = jnp.eye(x.shape[-1], dtype=x.dtype)
@@ -286,7 +286,9 @@ def _local_tbm(model, params, x, mask):
     )
     first_norm = spectral_norm(first)
     blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)
-    pre = hidden @ kernel + params["ffn"].get("bias", 0.0)
+    pre = hidden @ kernel
+    if "bias" in params["ffn"]:
+        pre = pre + params["ffn"]["bias"][None]
     slopes = jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
     token_norms = jax.lax.map(lambda slope: spectral_norm((identity + kernel * slope) @ second), slopes)
     states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"]
@@ -323,7 +325,7 @@ def _local_tbm(model, params, x, mask):
 def _center_norm(scale):
     """CenterNorm without its bias as a matrix that acts on rows."""
     width = scale.shape[-1]
-    return (jnp.eye(width, dtype=scale.dtype) - 1 / width) * scale * (width / (width - 1))
+    return (jnp.eye(width, dtype=scale.dtype) - 1 / width) * scale[None] * (width / (width - 1))
 
 
 def _centred(kernels: Kernels) -> Kernels:

@@ -69,7 +69,7 @@ def attention_blocks(
     def row(index):
         attention = weights[:, index]  # (H, n)
         centre = jnp.einsum("hk,khv->hv", attention, parts.value)
-        moved = parts.value - centre  # (n, H, d_v)
+        moved = parts.value - centre[None]  # (n, H, d_v)
         left = parts.key_gradient(index)  # (n, H, d)
         right = jnp.einsum("khv,hvd->khd", moved, out)
         coefficients = attention.T  # (n, H)
@@ -102,7 +102,7 @@ def attention_values(
     value = _parts(kind, kernels, x, value_bias, lambda rows: rows).value
     if value_bias is None or normalised:
         return value
-    return value + (kind.nu if isinstance(kind, Cosine) else 1.0) * value_bias
+    return value + (kind.nu if isinstance(kind, Cosine) else 1.0) * value_bias[None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
 
     def project(kernel, bias):
         rows = jnp.einsum("nd,hdk->nhk", x, kernel)
-        return rows if bias is None else rows + bias
+        return rows if bias is None else rows + bias[None]
 
     def turn_back(rows):
         return jax.linear_transpose(turn, rows)(rows)[0]
@@ -163,7 +163,7 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
     def own_block(index, attention, moved, out):
         """``C_i``: what the query's own token does through its logits."""
         centre = jnp.einsum("hk,khq->hq", attention, key_seen)
-        inner = jnp.einsum("hk,khq,khv->hqv", attention, key_seen - centre, moved)
+        inner = jnp.einsum("hk,khq,khv->hqv", attention, key_seen - centre[None], moved)
 
         def to_query(column):  # (H, d_h), the derivative with respect to the query as it is seen
             rows = jnp.zeros_like(query_seen).at[index].set(column)

@@ -53,7 +53,7 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
             out = push(variables, moved, v)
             return moved, out, safe_norm(out)
 
-        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)
+        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)[None]
         which = jnp.repeat(jnp.arange(len(directions)), len(_FACTORS))
         points, outs, norms = jax.lax.map(attempt, (which, tried.reshape(-1)))
         # Rounding must not lead along flat directions.

@@ -35,7 +35,13 @@ def draw_starts(
     signs = jax.random.uniform(sign_key, (num_restarts, *x0.shape[:-1], *(1 for _ in token)), dtype)
     clusters = jnp.where(signs < share, -tokens, tokens) + 0.05 * noise
     near_zero = 10 ** (-_DECADES * jax.random.uniform(size_key, each, dtype)) * noise
-    kinds = (x0 + size * noise, x0 + _FAR * size * noise, x0 + _FAR * size * clusters, size * near_zero)
+    centre = x0[None]
+    kinds = (
+        centre + size * noise,
+        centre + _FAR * size * noise,
+        centre + _FAR * size * clusters,
+        size * near_zero,
+    )
     # Those around x0 are half of all: where a function is rugged, no other point is better than chance.
     turns = jnp.array([0, 1, 0, 2, 0, 3])
     kind = turns[jnp.arange(num_restarts) % len(turns)].reshape(each)

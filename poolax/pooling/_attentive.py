@@ -1,8 +1,10 @@
 """Attention pooling: tokens that query a learned dictionary, and learned queries over tokens."""
 
+import math
 from typing import Any, final
 
 import flax.linen as nn
+import jax.export
 import jax.numpy as jnp
 
 from poolax._checks import check_count, check_divides, check_learned_width
@@ -98,7 +100,7 @@ class LatentAttentionPool(Pooler):
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
         inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
-        fold = _is_folding_cheaper(tokens.size // width, width, self.num_heads, self.num_latents)
+        fold = _is_folding_cheaper(math.prod(z.shape[:-1]), width, self.num_heads, self.num_latents)
         kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
         weights, read = _attend_to_latents(inner, latents, kernels, fold=fold)
         tokens = tokens + read
@@ -116,7 +118,12 @@ class LatentAttentionPool(Pooler):
 
 
 def _is_folding_cheaper(num_tokens, width, num_heads, num_latents) -> bool:
-    """Whether products of kernels and dictionary save more on all tokens than they cost."""
+    """Whether products of kernels and dictionary save more on all tokens than they cost.
+
+    Of a symbolic number of tokens nothing is known: there are many.
+    """
+    if jax.export.is_symbolic_dim(num_tokens):
+        return num_heads * num_latents < width + num_latents
     of_kernels = num_latents * width**2
     folded = num_tokens * num_heads * num_latents * width + of_kernels
     return folded < num_tokens * (width**2 + num_latents * width)

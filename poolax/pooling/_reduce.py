@@ -166,7 +166,8 @@ def _largest_jvp(primals, tangents):
     (z,), (tangent,) = primals, tangents
     largest = jnp.max(z, axis=-2)
     position = jnp.argmax(z, axis=-2)[..., None, :]
-    attained = (z == largest[..., None, :]) | (jnp.arange(z.shape[-2])[:, None] == position)
+    index = jax.lax.broadcasted_iota(position.dtype, z.shape, z.ndim - 2)
+    attained = (z == largest[..., None, :]) | (index == position)
     share = attained / jnp.sum(attained, axis=-2, keepdims=True, dtype=z.dtype)
     return largest, jnp.sum(share * tangent, axis=-2)
 

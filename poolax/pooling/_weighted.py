@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from poolax._checks import check_choice, check_count, check_finite, check_floating
-from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
+from poolax._checks import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_floating,
+    check_num_tokens,
+)
+from poolax._numerics import accumulation_dtype, masked_softmax, with_leading_axes, zero_masked
 from poolax.pooling._base import Pooler, check_input
 
 
@@ -97,10 +103,7 @@ class WeightedAveragePool(Pooler):
         if size is None:
             stored = self.get_variable("params", "weights")
             size = num_tokens if stored is None else stored.shape[0]
-        if num_tokens > size:
-            raise ValueError(
-                f"z: expected at most max_tokens = {size} tokens for this pooler, got {num_tokens}"
-            )
+        check_num_tokens("z", num_tokens, size)
         start = 0.0 if self.normalize == "softmax" else 1.0 / size
         return self.param("weights", lambda _: jnp.full(size, start, jnp.float32))
 
@@ -128,7 +131,7 @@ class WeightedAveragePool(Pooler):
         offsets = jnp.arange(num_tokens)
         if mask is not None:
             first = jnp.argmax(mask, axis=-1)[..., None]
-            offsets = jnp.maximum(offsets - first, 0)
+            offsets = jnp.maximum(with_leading_axes(offsets, mask.ndim) - first, 0)
         weights = jnp.broadcast_to(self._weights_by_position(num_tokens)[offsets], z.shape[:-1])
         if self.normalize == "softmax":
             weights = masked_softmax(weights, mask)
