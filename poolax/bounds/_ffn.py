@@ -46,5 +46,5 @@ def gated_lipschitz(
     """
     longest_hidden = radius * safe_norm(hidden, axis=0) + jnp.abs(hidden_bias)
     longest_gate = radius * safe_norm(gate, axis=0) + jnp.abs(gate_bias)
-    through_gate = slope * spectral_norm(gate * longest_hidden)
+    through_gate = slope * spectral_norm(gate * longest_hidden[None])
     return spectral_norm(out) * (through_gate + spectral_norm(hidden * longest_gate))

@@ -64,7 +64,7 @@ class Kernels:
             shift = jnp.einsum("d,hdk->hk", bias, kernel)
             return shift if own is None else own + shift
 
-        row = scale[:, None]
+        row = scale[None, :, None]
         return dataclasses.replace(
             self,
             query=row * self.query,

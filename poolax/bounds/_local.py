@@ -290,9 +290,11 @@ def _local_tbm(model, params, x, mask):
     if "bias" in params["ffn"]:
         pre = pre + params["ffn"]["bias"][None]
     slopes = jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
-    token_norms = jax.lax.map(lambda slope: spectral_norm((identity + kernel * slope) @ second), slopes)
-    states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"]
-    matrix = jnp.where(real[:, None] & real, token_norms[:, None] * blocks, 0)
+    token_norms = jax.lax.map(
+        lambda slope: spectral_norm((identity + kernel * slope[None]) @ second), slopes
+    )
+    states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"][None]
+    matrix = jnp.where(real[:, None] & real[None, :], token_norms[:, None] * blocks, 0)
     pooler_variables = {"params": params.get("pooler", {})}
     lipschitz = pooled_norm(
         matrix,
@@ -300,7 +302,7 @@ def _local_tbm(model, params, x, mask):
         zero_masked(states, mask),
     )
     alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
-    attention = spectral_norm(alone * (real[:, None] & real))
+    attention = spectral_norm(alone * (real[:, None] & real[None, :]))
     second_norm = spectral_norm(second)
     norm_factor = first_norm * second_norm
     safe = jnp.where(second_norm > 0, second_norm, 1)

@@ -107,7 +107,7 @@ def local_ledger(
         # Without its name, so that layers of one shape share one program.
         layer = dataclasses.replace(spec, name="")
         x, matrix, log_branch, log_norm = _at_point(layer, x, attention, real)
-        matrix = jnp.where(real[:, None] & real, matrix, 0)
+        matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
         x = zero_masked(x, real)
         check_held("embeddings", jnp.abs(x))
         blocks = matrix @ blocks
@@ -194,10 +194,10 @@ def _at_point(spec: LayerSpec, x, attention, real):
     def whole(index, block):
         return (kept + before.matrix(index) @ block) @ after.matrix(index)
 
-    steepest = before.slopes * after.slopes[:, None]
+    steepest = before.slopes[None, :] * after.slopes[:, None]
     matrix = blocks_of(whole)
     matrix = jnp.where(jnp.eye(x.shape[0], dtype=bool), matrix, steepest * matrix)
-    branch = spectral_norm(blocks_of(None) * (real[:, None] & real))
+    branch = spectral_norm(blocks_of(None) * (real[:, None] & real[None, :]))
     norm = jnp.max(jnp.where(real, before.slopes * after.slopes, 0))
     return result, matrix, jnp.log(branch), jnp.log(norm)
 
@@ -221,8 +221,8 @@ def _norm_at(norm: NormSpec | None, x) -> tuple[Float[Array, "n d"], _NormAt]:
     identity = jnp.eye(width, dtype=x.dtype)
     if norm is None:
         return x, _NormAt(jnp.ones(x.shape[0], x.dtype), lambda index: identity)
-    scale = jnp.asarray(norm.scale, x.dtype)
-    shift = 0.0 if norm.bias is None else jnp.asarray(norm.bias, x.dtype)
+    scale = jnp.asarray(norm.scale, x.dtype)[None]
+    shift = 0.0 if norm.bias is None else jnp.asarray(norm.bias, x.dtype)[None]
     centred = x if norm.kind == "rms" else x - jnp.mean(x, axis=-1, keepdims=True)
     centring = identity if norm.kind == "rms" else identity - 1 / width
     if norm.kind == "center":
@@ -251,7 +251,7 @@ def _attention_at(spec, x, inner, attention, real, scale):
     heads = jnp.einsum("hik,khv->ihv", attention, values)
     out = jnp.einsum("ihv,hvd->id", heads, kernels.out)
     if params["out"].get("bias") is not None:
-        out = out + params["out"]["bias"]
+        out = out + params["out"]["bias"][None]
     scaled = kernels.out * scale
     if spec.norm_after is not None and spec.norm_after.kind != "rms":
         # The norm behind sees nothing of the mean of what comes out.
@@ -301,7 +301,7 @@ def _tokens_at(branch, x):
     def dense(name, rows):
         bias = params[name].get("bias")
         rows = rows @ params[name]["kernel"]
-        return rows if bias is None else rows + bias
+        return rows if bias is None else rows + bias[None]
 
     hidden = dense("hidden", x)
     first = "gate" if "gate" in params else "hidden"
@@ -310,11 +310,11 @@ def _tokens_at(branch, x):
     if first == "hidden":
         return dense(
             "out", active
-        ), lambda index: (params["hidden"]["kernel"] * slopes[index]) @ params["out"]["kernel"]
+        ), lambda index: (params["hidden"]["kernel"] * slopes[index][None]) @ params["out"]["kernel"]
 
     def jacobian(index):
-        through_gate = params["gate"]["kernel"] * (slopes * hidden)[index]
-        through_hidden = params["hidden"]["kernel"] * active[index]
+        through_gate = params["gate"]["kernel"] * (slopes * hidden)[index][None]
+        through_hidden = params["hidden"]["kernel"] * active[index][None]
         return (through_gate + through_hidden) @ params["out"]["kernel"]
 
     return dense("out", active * hidden), jacobian
