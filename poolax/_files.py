@@ -127,7 +127,7 @@ def writing_to(folder: epath.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         code = _code(error)
         if code is None:
             raise
@@ -150,5 +150,7 @@ def _code(error):
         return code
     if _CUT_OFF.search(str(error)):
         return errno.ENOSPC
+    if isinstance(error, RuntimeError):  # array records say it in words alone
+        return next((code for code in _FULL if os.strerror(code) in str(error)), None)
     code = getattr(error, "errno", None)
     return code if code in _FULL or code == errno.EIO else None

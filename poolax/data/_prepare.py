@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from etils import epath
 
+from poolax._files import writing_to
 from poolax._progress import Progress, no_progress
 from poolax.data._archives import is_archive, unpack
 from poolax.data._builder import FILE_FORMAT, prepared_directory, quiet_tfds, write_prepared
@@ -62,7 +63,10 @@ def prepare(
     if data_dir is None and way == "download":
         data_dir = _fetch_all(found, downloads / "poolax" / name, progress)
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as temporary:
+    with (
+        writing_to(root),
+        tempfile.TemporaryDirectory(prefix=f"incomplete.{name}.", dir=root) as temporary,
+    ):
         if data_dir is None:
             made = _run_builder(found, temporary, downloads)
         else:
