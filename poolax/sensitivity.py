@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from threadpoolctl import threadpool_limits
 
 from poolax import bounds, empirical
 from poolax._checks import check_tokens
@@ -25,6 +26,9 @@ METHODS = ("published", "sharp", "tight")
 FIXED_POOLERS = ("first", "last", "avg", "sum", "max")
 
 _LARGEST_LOG = 700.0
+# LAPACK's threads wait for each other without sleeping: a matrix of 384 by 384, as most are here, takes
+# two of them on two cores up to 60 times the time that one takes.
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 def constant(name: str, log: Any = None, value: Any = None) -> dict[str, float | None]:
@@ -156,6 +160,7 @@ def pooler_bounds(
         yield row
 
 
+@_one_thread
 def measure_block(
     model: TBM,
     variables: Mapping[str, Any],
@@ -196,6 +201,7 @@ def measure_block(
     return row | block_bounds(model, variables, inputs.shape[1], domain)
 
 
+@_one_thread
 def measure_backbone(
     backbone: Backbone,
     embeddings: Float[Array, "N n d"],
@@ -233,13 +239,15 @@ def measure_backbone(
         raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
     embeddings = jnp.asarray(embeddings)
     num_tokens, domain = embeddings_domain(embeddings, mask)
-    ledgers = backbone_ledgers(backbone, num_tokens, domain)
+    ledgers = backbone_ledgers(backbone, num_tokens, domain, progress=progress)
     num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
     rows: list[dict[str, Any]] = [
         {"pooler": name, "measured": [], "log10_local": [], "converged": True} for name in poolers
     ]
     measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone, modules)
     total, done = len(embeddings) * len(rows), 0
+    # The first of them waits for programs to be compiled, one for all inputs and poolers each.
+    progress("inputs", done, total)
     for at, x in enumerate(embeddings):
         real = None if mask is None else mask[at]
         logs = [None] * len(rows) if local is None else local(backbone.params, x, real).tolist()
@@ -277,13 +285,21 @@ def embeddings_domain(
     return TokenRange(int(lengths.min()), int(lengths.max())), bounds.domain_of(embeddings, mask)
 
 
-def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain) -> dict[str, Ledger]:
+@_one_thread
+def backbone_ledgers(
+    backbone: Backbone,
+    num_tokens: TokenRange,
+    domain: Domain,
+    *,
+    progress: Progress = no_progress,
+) -> dict[str, Ledger]:
     """Sharp and tight ledger of a backbone.
 
     Args:
         backbone: The backbone.
         num_tokens: Fewest and most tokens.
         domain: Of its embeddings.
+        progress: Called with a description, the number done and the total.
 
     Returns:
         The ledgers by method.
@@ -299,7 +315,12 @@ def backbone_ledgers(backbone: Backbone, num_tokens: TokenRange, domain: Domain)
             backbone.params,
         )
 
-    return {method: ledger(method) for method in METHODS[1:]}
+    methods, ledgers = METHODS[1:], {}
+    for method in methods:
+        progress("bounds", len(ledgers), len(methods))
+        ledgers[method] = ledger(method)
+    progress("bounds", len(ledgers), len(methods))
+    return ledgers
 
 
 def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange) -> TokenRange:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import KINDS, exact_norm, random_tokens
 
-from poolax import attention, backbones, bounds, cli, pooling, training
+from poolax import attention, backbones, bounds, cli, pooling, reporting, training
 from poolax.blocks import TBM
 from poolax.cli._console import number, show
 from poolax.cli._lipschitz import _table
@@ -259,7 +259,20 @@ def test_bounds_of_a_backbone(capsys, vit):
     assert pooled["avg"]["certified_zero"] == (pooled["avg"]["log10_gamma"] <= 0)
 
 
-def test_lipschitz_of_blocks(capsys, blocks):
+def check_reports(rows, folder):
+    """Tables and figures are made of what ``poolax lipschitz --json`` prints."""
+    assert {row["kind"] for row in rows} == {"lipschitz_at_inputs"}
+    older = [row | {"kind": "lipschitz"} for row in rows]
+    table = reporting.sensitivity_table(rows)
+    assert table.rows == reporting.sensitivity_table(older).rows
+    for row, shown in zip(rows, table.tidy, strict=True):
+        assert shown["measured_real"] == max(row["measured"])
+        assert shown["sharp"] == row["sharp"]
+    reporting.plot_sensitivity(rows, folder / "sensitivity.png")
+    assert (folder / "sensitivity.png").stat().st_size > 1000
+
+
+def test_lipschitz_of_blocks(capsys, blocks, tmp_path):
     rows = records_of(capsys, "lipschitz", blocks.parent, "--num-inputs", 2)
     assert [row["pooler"] for row in rows] == ["avg", "wavg"]
     inputs = np.load(blocks / "inputs.npy")[:2]
@@ -272,6 +285,7 @@ def test_lipschitz_of_blocks(capsys, blocks):
         assert max(row["measured"]) <= row["tight"] <= row["sharp"]
         local = bounds.local_tbm(trained.model, trained.variables, inputs[0]).lipschitz
         assert row["local"][0] == pytest.approx(float(local), rel=1e-4)
+    check_reports(rows, tmp_path)
     code, out, _ = run(capsys, "lipschitz", blocks / "block-avg", "--inputs", blocks / "inputs.npy")
     assert code == cli.COMPLETE
     assert "measured" not in out.splitlines()[0]
@@ -282,6 +296,7 @@ def test_lipschitz_of_a_backbone(capsys, vit, tmp_path):
     folder, model = vit
     rows = records_of(capsys, "lipschitz", folder, "--num-inputs", 2, "--poolers", "first", "avg")
     assert rows[0]["inputs"] == "scikit-learn's digits, test part"
+    check_reports(rows, tmp_path)
     from poolax.data import digits
 
     data = digits()

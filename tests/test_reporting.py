@@ -329,6 +329,8 @@ def test_sensitivity():
     assert "| dot product | avg | 2 | 4 | 40 | 4.2e+06 | 10 |" in text
     assert "| L2 | attn | 2 | 4 | – | – | – |" in text
     assert len(list(csv.DictReader(io.StringIO(table.csv())))) == 4
+    with pytest.raises(ValueError, match=r"records: expected kind 'lipschitz' or .*, got 'bounds'"):
+        reporting.sensitivity_table([LIPSCHITZ[0] | {"kind": "bounds"}])
 
 
 def test_figures(tmp_path):

@@ -87,7 +87,7 @@ class Lipschitz:
     def _of_backbone(self, backbone: Backbone) -> tuple[list[dict[str, Any]], str]:
         given = read_inputs(backbone, self.text, self.inputs, self.num_inputs)
         embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(given.raw))
-        what = {"kind": "lipschitz", "backbone": self.model, "inputs": given.source}
+        what = {"kind": "lipschitz_at_inputs", "backbone": self.model, "inputs": given.source}
         what |= {"num_inputs": len(embeddings), "dim": embeddings.shape[-1]}
         what |= describe_domain(*embeddings_domain(embeddings, mask))
         with progress_bars(stderr()) as progress:
@@ -114,7 +114,7 @@ class Lipschitz:
                 what |= {"checkpoint": name, "inputs": given.source, "num_inputs": len(given.raw)}
                 what |= describe_domain(*embeddings_domain(given.raw))
                 row = measure_block(block.model, block.variables, given.raw)
-                records.append({"kind": "lipschitz", **what, **row})
+                records.append({"kind": "lipschitz_at_inputs", **what, **row})
                 asking(progress)("blocks", len(records), len(blocks))
         return records, given.source
 

@@ -162,16 +162,17 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
     )(inputs)
     most_sensitive = inputs[jnp.argmax(real)]
     found = jax.jit(
-        lambda x, key: empirical.maximize_jacobian_norm(
+        lambda inputs, x, key: empirical.maximize_jacobian_norm(
             model_at,
             x,
+            starts=inputs,
             project=empirical.project_to_ball(radius),
             key=key,
             num_restarts=settings.search_restarts,
             num_steps=settings.search_steps,
         ),
         compiler_options=compile_quickly(),
-    )(most_sensitive, jax.random.key(settings.seed))
+    )(inputs, most_sensitive, jax.random.key(settings.seed))
     num_tokens, width = inputs.shape[1:]
     row = {
         "num_tokens": num_tokens,

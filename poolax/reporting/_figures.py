@@ -8,6 +8,7 @@ from etils import epath
 
 from poolax._paths import write_atomically
 from poolax._text import one_line
+from poolax.reporting._constants import constants_of
 from poolax.reporting._scores import place_of, summarize_scores
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -105,11 +106,11 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     """Measured Lipschitz constants and their bounds, a panel for each kind of attention.
 
     Args:
-        records: Records of kind ``"lipschitz"``.
+        records: Records of kind ``"lipschitz"`` or ``"lipschitz_at_inputs"``.
         path: PNG to write.
     """
-    records = list(records)
-    kinds = list(dict.fromkeys(row["attention"] for row in records))
+    found = constants_of(records)
+    kinds = list(dict.fromkeys(row["attention"] for row in found))
     figure, panels = _figure(2.9 * len(kinds) + 0.8, 3.8, columns=len(kinds))
     series = {
         "measured_real": ("at real inputs", "o", _COLOURS[0]),
@@ -117,13 +118,16 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
         "sharp": ("sharp bound", "_", _COLOURS[2]),
         "published": ("published bound", "_", _COLOURS[6]),
     }
+    series = {
+        name: look for name, look in series.items() if any(row[name] is not None for row in found)
+    }
     for axes, kind in zip(panels, kinds, strict=True):
-        rows = [row for row in records if row["attention"] == kind]
+        rows = [row for row in found if row["attention"] == kind]
         for name, (label, marker, colour) in series.items():
             points = [(k, row[name]) for k, row in enumerate(rows) if row[name] is not None]
             bound = marker == "_"
             axes.scatter(
-                *zip(*points, strict=True),
+                *(zip(*points, strict=True) if points else ([], [])),
                 marker=marker,
                 color=colour,
                 s=220 if bound else 28,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from poolax.reporting._constants import constants_of
 from poolax.reporting._scores import place_of, summarize_scores
 from poolax.reporting._table import Cell, Table
 
@@ -116,51 +117,52 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
     """Measured Lipschitz constants beside their bounds.
 
     Args:
-        records: Records of kind ``"lipschitz"``.
+        records: Records of kind ``"lipschitz"``, which the quickstart writes, or
+            ``"lipschitz_at_inputs"``, which ``poolax lipschitz --json`` prints.
         title: Above the table.
 
     Returns:
         The table.
 
     Raises:
-        ValueError: if there is no record.
+        ValueError: if there is no record, or one of another kind.
     """
-    records = list(records)
-    if not records:
-        raise ValueError("records: expected at least one lipschitz record, got none")
+    found = constants_of(records)
     values = ("measured_real", "measured_adversarial", "sharp", "published")
     rows, tidy = [], []
-    for row in records:
-        largest = max(row["measured_real"], row["measured_adversarial"])
-        ratio = None if row["sharp"] is None else row["sharp"] / largest
+    for row in found:
+        measured = (row["measured_real"], row["measured_adversarial"])
+        largest = max(value for value in measured if value is not None)
+        ratio = None if row["sharp"] is None or largest == 0 else row["sharp"] / largest
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
         cells += [Cell(_number(row[name])) for name in values]
         cells.append(Cell(_number(ratio)))
         rows.append(cells)
         fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "metric", "test")
         tidy.append({name: row[name] for name in fields} | {"sharp_over_measured": ratio})
-    first = records[0]
     return Table(
         title=title,
-        columns=[
-            "attention",
-            "pooler",
-            "real",
-            "search",
-            "sharp",
-            "published",
-            "ratio",
-        ],
+        columns=["attention", "pooler", "real", "search", "sharp", "published", "ratio"],
         rows=rows,
-        notes=[
-            f"Lipschitz constants of trained one-block models, n = {first['num_tokens']}, "
-            f"d = {first['width']}, on the ball of radius {first['radius']:.2f}. real: largest exact "
-            f"Jacobian norm at {first['num_inputs']} test inputs; search: largest found by adversarial "
-            "search in the ball; ratio: sharp over the larger of both.",
-            "A dash: no such bound was published for this pooler.",
-        ],
+        notes=_sensitivity_notes(found),
         tidy=tidy,
     )
+
+
+def _sensitivity_notes(found):
+    first = found[0]
+    places = {(row["num_tokens"], row["width"], row["radius"], row["num_inputs"]) for row in found}
+    where = "tokens, widths and radii as in the CSV file"
+    inputs = "the inputs"
+    if len(places) == 1:
+        where = f"n = {first['num_tokens']}, d = {first['width']}, on the ball of radius "
+        where += f"{first['radius']:.2f}"
+        inputs = f"{first['num_inputs']} inputs"
+    return [
+        f"Lipschitz constants, {where}. real: largest Jacobian norm at {inputs}; search: largest found "
+        "by adversarial search in the ball; ratio: sharp over the larger of both.",
+        "A dash: no such bound was published for this pooler, or no search was made.",
+    ]
 
 
 def _number(value):
