@@ -101,6 +101,19 @@ def test_sorted_by_length_states_are_the_padded_ones(bert, left, monkeypatch):
     assert_close(pairs.states, states.states.reshape(45, 2, *states.states.shape[1:]))
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_texts_that_are_streamed_are_those_of_the_whole_pass(bert, left, monkeypatch):
+    monkeypatch.setattr("poolax.training.features._LEAST_SAVING", 1)
+    ids, mask = texts(40, left=left)
+    ids, mask = ids.reshape(20, 2, -1), mask.reshape(20, 2, -1)
+    features = FeaturePass(bert, ids, mask, batch_size=8)
+    whole = features.collect()
+    positions = np.array([19, 3, 3, 0, 7])
+    some = features.of_examples(positions)
+    assert_close(some.states, whole.states[positions])
+    assert (some.mask == mask[positions]).all()
+
+
 def test_lengths_are_few_and_cover_all():
     lengths = np.random.default_rng(0).integers(1, 513, 20_000)
     groups = length_groups(lengths, 512)

@@ -179,10 +179,34 @@ class FeaturePass:
         )
 
     def of_examples(self, positions: Int[np.ndarray, " num"]) -> HostStates:
-        """Token states of some inputs, in this order, padded as all are."""
+        """Token states of some inputs, in this order, padded as all are.
+
+        Of texts little is computed on padding, unless several processes ask for other inputs each.
+        """
+        if self._starts is not None and jax.process_count() == 1:
+            return self._of_texts(positions)
         rows = {name: _Rows(array, positions) for name, array in self._arrays().items()}
         tokens = self._mapper(self._backbone.params, rows, description="features")
         return _on_host(tokens)
+
+    def _of_texts(self, positions):
+        masks = np.asarray(self._mask[positions])
+        ids, mask = (
+            np.asarray(array).reshape(-1, masks.shape[-1]) for array in (self._inputs[positions], masks)
+        )
+        longest = self._longest.reshape(-1, self._parts)[positions].ravel()
+        states = np.zeros((*mask.shape, self.shape[-1]), self.one_output.states.dtype)
+        for shorter, length in itertools.pairwise([0, *self._lengths]):
+            rows = np.flatnonzero((longest > shorter) & (longest <= length))
+            if not len(rows):
+                continue
+            front, real = _to_front(ids[rows], mask[rows], length)
+            batch = {"inputs": front, "mask": real}
+            values = self._sequence_mapper(self._backbone.params, batch, description="features").states
+            of_rows = np.zeros((len(rows), *states.shape[1:]), states.dtype)
+            of_rows[mask[rows]] = values[real]
+            states[rows] = of_rows
+        return HostStates(states.reshape(*masks.shape, -1), masks)
 
     def collect(self, progress: Progress = no_progress) -> HostStates:
         """All token states in memory."""
@@ -211,8 +235,7 @@ class FeaturePass:
         Raises:
             PreemptedError: if asked to stop, once the batch that was given has been taken.
         """
-        starts = self._starts
-        batches = self._as_they_are if starts is None else functools.partial(self._by_length, starts)
+        batches = self._as_they_are if self._starts is None else self._by_length
         for batch in batches(progress, first):
             yield batch
             if agreed(self._should_stop())[0]:
@@ -224,8 +247,12 @@ class FeaturePass:
         processes = jax.process_count()
         if self._starts is None:
             return [self._mapper.batch_size, processes]
-        lengths = length_groups(self._longest, self._mask.shape[-1])
-        return [self._sequence_mapper.batch_size, processes, *lengths]
+        return [self._sequence_mapper.batch_size, processes, *self._lengths]
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        """Lengths to which sequences are padded."""
+        return length_groups(self._longest, self._mask.shape[-1])
 
     @functools.cached_property
     def _longest(self) -> np.ndarray:
@@ -252,7 +279,7 @@ class FeaturePass:
             progress("features", done, self.num_examples)
             yield positions, _on_host(tokens)
 
-    def _by_length(self, starts, progress, first):
+    def _by_length(self, progress, first):
         """Sequences of like length together, each moved to the front and back again.
 
         Positions count from the first real token, so that a sequence may stand anywhere.
@@ -263,19 +290,16 @@ class FeaturePass:
             np.asarray(self._inputs[:]).reshape(-1, num_tokens),
             all_masks.reshape(-1, num_tokens),
         )
-        starts, lengths = starts.ravel(), mask.sum(-1)
         longest = self._longest
         stride = self._sequence_mapper.batch_size * jax.process_count()
         done = 0
-        for shorter, length in itertools.pairwise([0, *length_groups(longest, num_tokens)]):
+        for shorter, length in itertools.pairwise([0, *self._lengths]):
             rows = np.flatnonzero((longest > shorter) & (longest <= length))
             skipped = min(first, -(-len(rows) // stride))
             first -= skipped
             before, rows = np.split(rows, [skipped * stride])
             done += len(before) // parts
-            columns = np.minimum(starts[rows, None] + np.arange(length), num_tokens - 1)
-            real = np.arange(length) < lengths[rows, None]
-            front = np.where(real, np.take_along_axis(ids[rows], columns, 1), 0)
+            front, real = _to_front(ids[rows], mask[rows], length)
 
             def fetch(start, stop, front=front, real=real):
                 return {"inputs": front[start:stop], "mask": real[start:stop]}
@@ -291,6 +315,14 @@ class FeaturePass:
                 done += len(positions)
                 progress("features", done, self.num_examples)
                 yield positions, HostStates(states.reshape(*masks.shape, -1), masks)
+
+
+def _to_front(ids, mask, length):
+    """Real tokens of sequences side by side, in front and cut, and where they stand now."""
+    starts = np.argmax(mask, axis=-1)
+    columns = np.minimum(starts[:, None] + np.arange(length), mask.shape[-1] - 1)
+    real = np.arange(length) < mask.sum(axis=-1)[:, None]
+    return np.where(real, np.take_along_axis(ids, columns, 1), 0), real
 
 
 def length_groups(
