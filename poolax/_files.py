@@ -16,6 +16,8 @@ _LONGEST = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # TensorStore raises ValueError for what the system refuses, with the system's code in its text.
 _SYSTEM_CODE = re.compile(r"\[os_error_code='(\d+)'\]")
+# It also appends how it opened what it could not read, a kilobyte of JSON.
+_SPECIFICATION = re.compile(r" \[tensorstore_spec=.*", re.DOTALL)
 # NumPy says no more of a disk that fills up while it writes.
 _CUT_OFF = re.compile(r"\d+ requested and \d+ written")
 
@@ -43,7 +45,8 @@ def damaged(path: epath.PathLike, problem: object, remedy: str) -> DamagedFileEr
         >>> damaged("a.json", "expected JSON,\n got '{'", "restore it from a copy")
         DamagedFileError("a.json: expected JSON, got '{'; restore it from a copy")
     """
-    return DamagedFileError(f"{os.fspath(path)}: {one_line(problem, longest=_LONGEST)}; {remedy}")
+    said = one_line(_SPECIFICATION.sub("", str(problem)), longest=_LONGEST)
+    return DamagedFileError(f"{os.fspath(path)}: {said}; {remedy}")
 
 
 @contextlib.contextmanager
