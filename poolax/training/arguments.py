@@ -1,11 +1,13 @@
 """What a sweep refuses before it reads or trains anything."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
+from poolax._splits import SPLITS, check_disjoint
 from poolax.training.limits import Limits
 from poolax.training.tasks import Task
 
@@ -42,6 +44,13 @@ def rates_of(learning_rates: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(rate) for rate in listed)
 
 
+def check_task(task: Any) -> None:
+    """Refuse anything but a task, its class included."""
+    if isinstance(task, type):
+        raise ValueError(f"task: expected a task, got the class {task.__name__}; call it")
+    check_instance("task", task, Task, "a task, such as Classification(10)")
+
+
 def check_run(
     *,
     task: Any,
@@ -57,9 +66,7 @@ def check_run(
     progress: Any,
 ) -> None:
     """Refuse what makes no sweep, whatever its data are, before they are looked at."""
-    if isinstance(task, type):
-        raise ValueError(f"task: expected a task, got the class {task.__name__}; call it")
-    check_instance("task", task, Task, "a task, such as Classification(10)")
+    check_task(task)
     if isinstance(poolers, (str, bytes)) or not isinstance(poolers, (Iterable, Mapping)):
         raise ValueError(
             f"poolers: expected names or poolers, or a mapping from labels to them, got {poolers!r}"
@@ -82,6 +89,36 @@ def check_run(
     if limits is not None:
         check_instance("limits", limits, Limits, "Limits")
     check_instance("progress", progress, Callable, "a function of description, number and total")
+
+
+def check_splits(splits: Any, num_examples: int) -> None:
+    """Refuse anything but indices of the three splits, which have no example in common."""
+    check_instance("splits", splits, Mapping, "a mapping from train, validation and test to indices")
+    for name in SPLITS:
+        if name not in splits:
+            raise ValueError(f"splits: expected train, validation and test, got {', '.join(splits)}")
+        indices = np.asarray(splits[name])
+        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
+        if indices.ndim == 1 and indices.size and not whole:
+            raise ValueError(f"splits: expected whole numbers for {name!r}, got {indices.dtype}")
+        if not whole or indices.min() < 0 or indices.max() >= num_examples:
+            raise ValueError(
+                f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
+            )
+    check_disjoint(splits)
+
+
+def check_runs(runs: Any) -> None:
+    """Refuse anything but pairs of a learning rate and a seed."""
+    is_text = isinstance(runs, (str, bytes))
+    listed: list[Any] = list(runs) if isinstance(runs, Sequence) and not is_text else []
+    if not listed or any(np.shape(run) != (2,) for run in listed):
+        raise ValueError(f"runs: expected pairs of a learning rate and a seed, got {runs!r}")
+    for rate, seed in listed:
+        # An infinite one diverges at once, as a test may want it.
+        if not isinstance(rate, Real) or not rate >= 0:
+            raise ValueError(f"runs: expected learning rates >= 0, got {rate!r}")
+        check_seed("runs", seed)
 
 
 def _listed(name, values, expected) -> list[Any]:

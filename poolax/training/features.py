@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
+from poolax._checks import check_count, check_instance
 from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data._dataset import Inputs
@@ -110,10 +111,16 @@ class FeaturePass:
         batch_size: int = 256,
         should_stop: Callable[[], bool] = stop_asked,
     ):
+        check_instance("backbone", backbone, Backbone, "a Backbone")
+        check_count("batch_size", batch_size)
+        is_text = isinstance(inputs, (str, bytes))
+        if is_text or not hasattr(inputs, "__len__") or getattr(inputs, "ndim", 1) == 0:
+            raise ValueError(f"inputs: expected an array, texts or Inputs, got {inputs!r:.80}")
         if len(inputs) == 0:
             raise ValueError("inputs: expected at least one, got none")
         inputs = np.asarray(inputs) if isinstance(inputs, Sequence) else inputs
         if indices is not None:
+            _check_indices(indices, len(inputs))
             inputs = _Rows(inputs, indices)
             mask = None if mask is None else _Rows(mask, indices)
         if getattr(backbone.preprocess, "on_host", False):
@@ -407,6 +414,13 @@ class _Rows:
 
     def __getitem__(self, batch: Any, /) -> np.ndarray:
         return self._array[self._indices[batch]]
+
+
+def _check_indices(indices, num_inputs):
+    found = np.asarray(indices)
+    whole = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
+    if not whole or (found.size and not 0 <= found.min() <= found.max() < num_inputs):
+        raise ValueError(f"indices: expected numbers from 0 to {num_inputs - 1}, got {indices!r:.80}")
 
 
 def _prepare_texts(backbone, texts, mask):

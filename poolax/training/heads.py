@@ -12,7 +12,9 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checkpoint import open_checkpoint
+from poolax._checks import check_count, check_instance
 from poolax.pooling import from_config
+from poolax.training.arguments import check_runs, check_splits, check_task
 from poolax.training.engine import HeadGroup, TrainedHeads, train_groups
 from poolax.training.feed import Protocol
 from poolax.training.sources import MemorySource, PooledSource
@@ -39,6 +41,8 @@ class HeadModule(nn.Module):
         self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
     ) -> Float[Array, "*batch k"]:
         """Token states to outputs."""
+        check_instance("pooler", self.pooler, nn.Module, "a Linen module")
+        check_count("num_outputs", self.num_outputs)
         return nn.Dense(self.num_outputs, name="output")(self.pooler(z, mask))
 
 
@@ -144,7 +148,19 @@ def train_heads(
 
     Returns:
         The heads with their losses and scores.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, or are out of range.
     """
+    check_instance("module", module, nn.Module, "a Linen module")
+    check_task(task)
+    if np.ndim(states) < 4:
+        raise ValueError(f"states: expected shape (group, N, n, d), got {np.shape(states)}")
+    task.check_targets(jax.tree.map(np.asarray, targets))
+    check_splits(splits, np.shape(states)[1])
+    check_runs(runs)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     if len(states) == 1:
         source = MemorySource(states[0], mask)
     elif states.shape[-2] == 1 and mask is None:

@@ -18,11 +18,11 @@ from poolax._checks import (
     check_path,
     check_tokens,
 )
-from poolax._splits import SPLITS, check_disjoint, count_duplicates, row_digests
+from poolax._splits import SPLITS, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.data import Dataset
 from poolax.pooling import FirstPool, Pooler, from_name
-from poolax.training.arguments import check_run
+from poolax.training.arguments import check_run, check_splits
 from poolax.training.features import FeaturePass
 from poolax.training.holding import holds_out
 from poolax.training.lengths import Lengths, note_on_lengths, with_max_tokens
@@ -157,7 +157,7 @@ def sweep(
     }
     task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
-    _check_splits(dataset.splits, len(dataset.inputs))
+    check_splits(dataset.splits, len(dataset.inputs))
     used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
     splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
     passed = FeaturePass(
@@ -291,7 +291,7 @@ def sweep_states(
     _check_shape(states.shape, task)
     check_finite_states(states, mask)
     named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
-    _check_splits(splits, len(states))
+    check_splits(splits, len(states))
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
     plan = SweepPlan(
         task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume,
@@ -315,22 +315,6 @@ def _notes(source, train, batch_size):
     if note:
         _log.warning("%s", note)
     return [note] if note else []
-
-
-def _check_splits(splits, num_examples):
-    check_instance("splits", splits, Mapping, "a mapping from train, validation and test to indices")
-    for name in SPLITS:
-        if name not in splits:
-            raise ValueError(f"splits: expected train, validation and test, got {', '.join(splits)}")
-        indices = np.asarray(splits[name])
-        whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and indices.size > 0
-        if indices.ndim == 1 and indices.size and not whole:
-            raise ValueError(f"splits: expected whole numbers for {name!r}, got {indices.dtype}")
-        if not whole or indices.min() < 0 or indices.max() >= num_examples:
-            raise ValueError(
-                f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
-            )
-    check_disjoint(splits)
 
 
 def _check_shape(shape, task):

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from poolax import attention
 from poolax._checkpoint import open_checkpoint, replace_checkpoint
+from poolax._checks import check_instance, check_path
 from poolax.blocks import TBM
 from poolax.pooling import from_config, to_config
 
@@ -66,6 +67,8 @@ def save_tbm(
         >>> trained.model == model, trained.config["radius"]
         (True, 2.0)
     """
+    check_path("directory", directory)
+    check_instance("model", model, TBM, "a TBM")
     if model.activation is not nn.relu:
         raise ValueError(f"model: expected a TBM with nn.relu, got {model.activation!r}")
     kind = model.attention

@@ -35,7 +35,8 @@ def sweep_states(**changed):
 
 @functools.cache
 def vit():
-    config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    sizes = {"width": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
+    config = ViTConfig(8, 4, 1, **sizes, use_mask_token=True)
     return ViT.init(config, jax.random.key(0))
 
 
@@ -199,6 +200,61 @@ def of_sweeps():
             yield f"{cls.__name__} {name} {value!r}", name, lambda c=cls, n=name, v=value: c(**{n: v})
 
 
+def of_heads():
+    module = training.HeadModule(pooling.AveragePool(), 3)
+
+    def train_heads(**changed):
+        given = {
+            "module": module, "states": STATES[None], "mask": None, "targets": TARGETS, "task": TASK,
+            "splits": SPLITS, "runs": [(1e-3, 0)], "epochs": 1, "batch_size": 8,
+        } | changed  # fmt: skip
+        positional = [given.pop(name) for name in ("module", "states", "mask", "targets", "task")]
+        return training.train_heads(*positional, **given)
+
+    def extract(**changed):
+        given = {"backbone": vit(), "inputs": np.zeros((4, 8, 8, 1), np.float32)} | changed
+        return training.extract_states(given.pop("backbone"), given.pop("inputs"), **given)
+
+    def pretrain(**changed):
+        schedule = training.Schedule(epochs=1, batch_size=4)
+        given = {"config": vit().config, "images": np.zeros((8, 8, 8, 1)), "schedule": schedule}
+        return training.pretrain_masked_patches(**given | changed)
+
+    def save_tbm(**changed):
+        model = blocks.TBM(2, pooling.AveragePool())
+        return training.save_tbm(**{"directory": "x", "model": model, "variables": {}} | changed)
+
+    def head(**changed):
+        given = {"pooler": pooling.AveragePool(), "num_outputs": 3} | changed
+        return training.HeadModule(**given).init(jax.random.key(0), Z)
+
+    for call, name, values in (
+        (train_heads, "module", NOTHING),
+        (train_heads, "states", NOTHING),
+        (train_heads, "targets", NOTHING),
+        (train_heads, "task", (*NOTHING, training.Classification)),
+        (train_heads, "splits", NOTHING),
+        (train_heads, "runs", (*NOTHING, [], [1], [("a", 0)], [(1e-3, 1.5)], [(-1.0, 0)], [(1, 2, 3)])),
+        (train_heads, "epochs", NOTHING),
+        (train_heads, "batch_size", NOTHING),
+        (extract, "backbone", NOTHING),
+        (extract, "inputs", (*without(NOTHING[9], NOTHING[10]), [])),
+        (extract, "indices", (*without(None), [99], [-1])),
+        (extract, "batch_size", NOTHING),
+        (pretrain, "config", NOTHING),
+        (pretrain, "images", without()[:3]),
+        (pretrain, "schedule", NOTHING),
+        (save_tbm, "directory", (*without("1"), "")),
+        (save_tbm, "model", NOTHING),
+        (head, "pooler", NOTHING),
+        (head, "num_outputs", NOTHING),
+        (training.load_head, "directory", (*without("1"), "", "/nowhere")),
+    ):
+        for value in values:
+            what = f"{call.__name__} {name} {value!r:.40}"
+            yield what, (name, "path"), lambda c=call, n=name, v=value: c(**{n: v})
+
+
 def of_data():
     for name, values in {
         "inputs": NOTHING, "targets": NOTHING, "name": without("1"),
@@ -258,7 +314,7 @@ def outcome(what, names, call):
 
 
 @pytest.mark.parametrize(
-    "kind", [of_tokens, of_attention, of_configurations, of_sweeps, of_data, of_reports]
+    "kind", [of_tokens, of_attention, of_configurations, of_sweeps, of_heads, of_data, of_reports]
 )
 def test_arguments(kind: types.FunctionType, attack):
     name = f"wrong arguments {kind.__name__.replace('_', ' ')}"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from poolax._checks import check_number
+from poolax._checks import check_instance, check_number
 from poolax.backbones import ViT, ViTConfig
 from poolax.backbones._vit import patchify
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
@@ -54,6 +54,8 @@ def pretrain_masked_patches(
         >>> vit(images).states.shape
         (6, 5, 8)
     """
+    check_instance("config", config, ViTConfig, "a ViTConfig")
+    check_instance("schedule", schedule, Schedule, "a Schedule")
     check_number("hidden_fraction", hidden_fraction, above=0.0, below=1.0)
     if not config.use_mask_token:
         raise ValueError("config: expected use_mask_token=True for pretraining, got False")

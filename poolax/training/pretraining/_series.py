@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from poolax._checks import check_number
+from poolax._checks import check_instance, check_number
 from poolax.backbones import Moment, MomentConfig
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 
@@ -54,6 +54,8 @@ def pretrain_masked_series(
     Reference:
         Goswami et al., "MOMENT: A Family of Open Time-series Foundation Models" (ICML 2024).
     """
+    check_instance("config", config, MomentConfig, "a MomentConfig")
+    check_instance("schedule", schedule, Schedule, "a Schedule")
     check_number("hidden_fraction", hidden_fraction, above=0.0, below=1.0)
     if not config.use_head:
         raise ValueError("config: expected use_head=True for pretraining, got False")

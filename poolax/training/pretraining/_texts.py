@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Int
 
+from poolax._checks import check_instance
 from poolax.backbones import GPT2, GPT2Config
 from poolax.training.pretraining._schedule import Schedule, run_schedule
 
@@ -49,6 +50,8 @@ def pretrain_next_token(
         >>> gpt2(ids).states.shape
         (6, 8, 8)
     """
+    check_instance("config", config, GPT2Config, "a GPT2Config")
+    check_instance("schedule", schedule, Schedule, "a Schedule")
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] < 2:
         raise ValueError(f"ids: expected shape (N, n) with n >= 2, got {ids.shape}")
