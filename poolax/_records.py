@@ -214,8 +214,11 @@ class Bound:
         check_values("sigma", sigma, above=0.0)
         # An infinite constant times no change is no move.
         moved = jnp.where(jnp.asarray(epsilon) == 0, 0, self.lipschitz * epsilon)
-        gamma = moved / sigma
         still = jnp.asarray(epsilon) == 0
+        # A quotient below all numbers is no zero.
+        gamma = moved / sigma
+        least = jnp.finfo(gamma.dtype).tiny
+        gamma = jnp.where(still | (self.lipschitz == 0), gamma, jnp.maximum(gamma, least))
         log_ratio = jnp.log(jnp.where(still, 1, epsilon) / sigma)
         log_gamma = jnp.where(still, -jnp.inf, self.log_lipschitz + log_ratio)
         return ExpressivityBound(gamma, jnp.minimum(gamma, 1.0), moved <= sigma, log_gamma)
@@ -286,6 +289,8 @@ class Bound:
         scale = jnp.asarray(scale, dtype)
         moves = self.lipschitz > 0
         reach = jnp.where(moves, sigma / jnp.where(moves, self.lipschitz, 1), jnp.inf)
+        # Neither is a quotient beyond all numbers certainty.
+        reach = jnp.where(moves, jnp.minimum(reach, jnp.finfo(dtype).max), reach)
         reach = jnp.minimum(reach, margin)
         silent = (scale == 0) | jnp.isposinf(reach)
         # A quotient beyond all numbers is still no certainty.

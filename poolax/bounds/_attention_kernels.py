@@ -89,7 +89,8 @@ def _published(kind, kernels, num_tokens, radius):
         logit_norm = product_norm(kernels.query, kernels.key) * kind.logit_scale(
             kernels.query.shape[-1]
         )
-        head = jnp.sqrt(jnp.square(logit_norm) * radius**4 * (4 * num_tokens + 1) + num_tokens)
+        slope = logit_norm * radius * radius
+        head = jnp.hypot(slope * jnp.sqrt(4 * num_tokens + 1), jnp.sqrt(num_tokens))
         through_out = product_norm(kernels.value, jnp.swapaxes(kernels.out, -1, -2))
         sequence = jnp.sum(through_out * math.sqrt(3) * head)
         source = "Castin, Ablin and Peyré 2024, Theorem 3.3, on a ball; heads added"

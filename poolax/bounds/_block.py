@@ -442,7 +442,7 @@ def _norm_factor(norm_scale, dim):
     if scale.shape not in ((), (2,)):
         raise ValueError(f"norm_scale: expected one number or two, got shape {scale.shape}")
     first, second = (scale, scale) if scale.shape == () else scale
-    return first * second * (dim / (dim - 1)) ** 2
+    return first * (dim / (dim - 1)), second * (dim / (dim - 1))
 
 
 def _ffn_lipschitz(ffn, dim):
@@ -480,21 +480,29 @@ def _published_factor(pooler, num_tokens, dim):
 @functools.partial(jax.jit, static_argnames=("method", "source"))
 def _bound(pooling_factor, attention, c2, norm_factor, method, source):
     c1 = 1 + attention
-    factors = [jnp.asarray(factor) for factor in (pooling_factor, norm_factor, c1, c2)]
+    factors = [jnp.asarray(factor) for factor in (pooling_factor, *norm_factor, c1, c2)]
     dtype = jnp.result_type(jnp.float32, *factors)
     factors = [factor.astype(dtype) for factor in factors]
-    lipschitz = round_up(functools.reduce(jnp.multiply, factors))
     zero = jnp.any(jnp.stack(factors) == 0)
+
+    def product(*numbers):
+        # Of numbers that are not zero it is not either, however small.
+        found = functools.reduce(jnp.multiply, numbers)
+        return jnp.where(zero, found, jnp.maximum(found, jnp.finfo(dtype).tiny))
+
+    reads, first, second, seen, through = factors
+    # Small with large ones first: a partial product may leave the range of numbers.
+    lipschitz = round_up(product(product(first, seen), product(second, through), reads))
     logs = jnp.stack([jnp.log(jnp.where(zero, 1, factor)) for factor in factors])
     rounding = 64 * jnp.finfo(dtype).eps * (1 + jnp.sum(jnp.abs(logs)))
     return Bound(
         lipschitz=lipschitz,
         log_lipschitz=jnp.where(zero, -jnp.inf, jnp.sum(logs) + rounding),
         attention=jnp.asarray(attention).astype(dtype),
-        c1=factors[2],
-        c2=factors[3],
-        norm_factor=factors[1],
-        pooling_factor=factors[0],
+        c1=seen,
+        c2=through,
+        norm_factor=product(first, second),
+        pooling_factor=reads,
         method=method,
         source=source,
     )

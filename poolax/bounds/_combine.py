@@ -125,8 +125,16 @@ def stacked_norm(values, out, weights):
 
     The top eigenvector of their Gram matrix is held fixed under differentiation, which gives the exact
     derivative, since the form is stationary there. What an approximate vector of a large matrix lacks
-    is added.
+    is added. Matrices are divided by their largest entries, and the heads by the largest of them, so
+    that no square leaves the range of numbers.
     """
+    values, of_values = (None, 1.0) if values is None else _unit_entries(values)
+    out, of_out = _unit_entries(out)
+    sizes = safe_sqrt(weights) * of_values * of_out
+    largest = jax.lax.stop_gradient(jnp.max(sizes))
+    largest = jnp.where(largest > 0, largest, 1)
+    sizes = sizes / largest
+    weights = jnp.square(sizes)
     inner = jnp.swapaxes(out, -1, -2)
     if values is not None:
         inner = inner @ (jnp.swapaxes(values, -1, -2) @ values)
@@ -137,5 +145,13 @@ def stacked_norm(values, out, weights):
     rows = jnp.einsum("hke,e->hk", out, vector)
     if values is not None:
         rows = jnp.einsum("hdk,hk->hd", values, rows)
-    norm = safe_norm(safe_sqrt(weights)[:, None] * rows)
-    return norm + jax.lax.stop_gradient(jnp.maximum(jnp.sqrt(scale * value) - norm, 0))
+    norm = safe_norm(sizes[:, None] * rows)
+    norm = norm + jax.lax.stop_gradient(jnp.maximum(jnp.sqrt(scale * value) - norm, 0))
+    return largest * norm
+
+
+def _unit_entries(matrices):
+    """Matrices ``(H, m, k)`` divided by their largest entries, and these."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrices), axis=(1, 2)))
+    largest = jnp.where(largest > 0, largest, 1)
+    return matrices / largest[:, None, None], largest

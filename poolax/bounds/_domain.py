@@ -33,7 +33,7 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
         dim: Width ``d``.
 
     Returns:
-        The domain.
+        The domain, never smaller than the cube by rounding.
 
     Raises:
         ValueError: if ``high`` is negative or not finite, if the radius overflows, or ``dim`` is below
@@ -49,6 +49,9 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     check_number("high", high, at_least=0.0)
     check_count("dim", dim)
     radius = high * math.sqrt(dim)
+    if isinstance(high, jax.Array):
+        # In at least single precision and upwards: rounded down it would not hold the corners.
+        radius = round_up(jnp.asarray(high, accumulation_dtype(high)) * math.sqrt(dim))
     check_held("high", radius, "the radius")
     return Domain(radius=radius, spread=radius / 2)
 

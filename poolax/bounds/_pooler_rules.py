@@ -100,7 +100,11 @@ def _one_token(pooler, variables, *, num_tokens, dim, spread):
 
 @register_pooler(AveragePool)
 def _average(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=1 / jnp.sqrt(num_tokens.low), l1=1.0, linf=1 / jnp.asarray(num_tokens.low))
+    # More tokens than there are numbers would make it zero; those of fewer tokens hold as well.
+    most = float(1 / jnp.finfo(jnp.result_type(float)).tiny)
+    low = num_tokens.low
+    low = min(float(low), most) if is_concrete(low) and jnp.ndim(low) == 0 else jnp.minimum(low, most)
+    return PoolerBound(l2=1 / jnp.sqrt(low), l1=1.0, linf=1 / low)
 
 
 @register_pooler(SumPool)
