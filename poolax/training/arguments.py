@@ -1,7 +1,6 @@
 """What a sweep refuses before it reads or trains anything."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -115,8 +114,8 @@ def check_runs(runs: Any) -> None:
     if not listed or any(np.shape(run) != (2,) for run in listed):
         raise ValueError(f"runs: expected pairs of a learning rate and a seed, got {runs!r}")
     for rate, seed in listed:
-        # An infinite one diverges at once, as a test may want it.
-        if not isinstance(rate, Real) or not rate >= 0:
+        # An infinite one diverges at once, and the result says so.
+        if not isinstance(rate, (int, float, np.number)) or not float(rate) >= 0:
             raise ValueError(f"runs: expected learning rates >= 0, got {rate!r}")
         check_seed("runs", seed)
 
