@@ -164,8 +164,6 @@ class Dataset:
 
 def _named(targets: Targets) -> dict[str, np.ndarray]:
     if isinstance(targets, Mapping):
-        if not targets:
-            raise ValueError("targets: expected at least one array, got none")
         return {f"targets[{name!r}]": array for name, array in targets.items()}
     check_instance("targets", targets, np.ndarray, "a NumPy array or a mapping to such")
     return {"targets": targets}
