@@ -90,6 +90,19 @@ def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = 
         raise ValueError(f"{name}: expected finite values{where}, got {count} that are not")
 
 
+def check_result(name: str, result: ArrayLike, what: str) -> None:
+    """Refuse an argument whose result overflowed, where that can be seen."""
+    if not is_concrete(result):
+        return
+    with jax.ensure_compile_time_eval():
+        count = int(_count_not_finite(result, None))
+    if count:
+        raise ValueError(
+            f"{name}: expected values and parameters whose {what} is finite in "
+            f"{jnp.result_type(result)}, got {count} numbers that are not"
+        )
+
+
 @jax.jit
 def _count_not_finite(array, mask):
     bad = ~jnp.isfinite(array)

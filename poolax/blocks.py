@@ -14,6 +14,7 @@ from poolax._checks import (
     check_count,
     check_finite,
     check_instance,
+    check_result,
     check_tokens,
 )
 from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
@@ -56,7 +57,9 @@ class CenterNorm(nn.Module):
         x = x.astype(accumulation_dtype(x, scale))
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         scale, bias = (with_leading_axes(vector, x.ndim) for vector in (scale, bias))
-        return (scale * (width / (width - 1)) * centred + bias).astype(dtype)
+        out = (scale * (width / (width - 1)) * centred + bias).astype(dtype)
+        check_result("x", out, "centred token")
+        return out
 
 
 class FeedForward(nn.Module):
@@ -190,6 +193,7 @@ class PostLNBlock(nn.Module):
         mixed, weights = _attend(self.attention, x, mask, bias, return_weights)
         x = self.norm1(x + mixed)
         x = self.norm2(x + self.ffn(x))
+        check_result("x", x, "block")
         return (x, weights) if return_weights else x
 
 
@@ -231,6 +235,7 @@ class PreLNBlock(nn.Module):
         mixed, weights = _attend(self.attention, self.norm1(x), mask, bias, return_weights)
         x = x + mixed
         x = x + self.ffn(self.norm2(x))
+        check_result("x", x, "block")
         return (x, weights) if return_weights else x
 
 

@@ -17,6 +17,7 @@ from poolax._checks import (
     check_flag,
     check_floating,
     check_instance,
+    check_result,
     check_tokens,
 )
 from poolax._numerics import (
@@ -204,6 +205,7 @@ class MultiHeadAttention(nn.Module):
         out = jnp.einsum("...hnd,hde->...ne", heads, kernel)
         out = out if out_bias is None else out + with_leading_axes(out_bias, out.ndim)
         out = zero_masked(out, mask)
+        check_result("x", out, "attention")
         if not return_weights:
             return out
         weights = numerator / total

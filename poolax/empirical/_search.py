@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._checks import check_count, check_finite, check_floating
+from poolax._checks import check_count, check_finite, check_floating, check_result
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._records import SearchResult
 from poolax.empirical._ascent import make_ascent
@@ -114,6 +114,7 @@ def maximize_jacobian_norm(
     per_restart, ratio, value, x, found = search(points, key, given)
     check_measurement(value)
     check_finite("bound of variables", ratio)
+    check_result("x0", x, "search")
     return SearchResult(
         value=value,
         x=x,
@@ -145,9 +146,9 @@ def _program(fn, project, bound, num_restarts, num_steps, fixed):
             return jnp.zeros((), given.dtype) if bound is None else jnp.log(bound(variables))
 
         start_key, direction_key, variables_key = jax.random.split(key, 3)
+        given = jax.vmap(project)(given)
         starts, extent = draw_starts(given[0], project, start_key, num_restarts)
         num_ahead = min(len(given), max(1, num_restarts // 2))
-        given = jax.vmap(project)(given)
         starts = starts.at[:num_ahead].set(given[:num_ahead])
         shape = (num_restarts + len(given), *given.shape[1:])
         directions = jax.random.normal(direction_key, shape, given.dtype)

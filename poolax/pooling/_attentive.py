@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from poolax._checks import check_count, check_divides, check_learned_width
 from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
-from poolax.pooling._base import Pooler, check_input
+from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._reduce import average_pool, zero_empty
 
 # Kernels (d, H, d_h) and (m, H, d_h) are products with the first axis alone.
@@ -114,6 +114,7 @@ class LatentAttentionPool(Pooler):
         if mask is not None:
             pooled = zero_empty(pooled, mask)  # its bias, where there is no token
             weights = jnp.where(mask[..., None, None], weights, 0)
+        check_pooled(pooled)
         return (pooled, jnp.moveaxis(weights, -2, -3)) if return_weights else pooled
 
 
@@ -226,5 +227,5 @@ class QueryAttentionPool(Pooler):
         averages = jnp.einsum("...qhn,...nd->...qhd", weights, tokens)
         slices = jnp.einsum("...qhd,dqhv->...qhv", averages, value.astype(dtype))
         pooled = slices.reshape(*z.shape[:-2], width).astype(z.dtype)
-        pooled = pooled if mask is None else zero_empty(pooled, mask)
+        pooled = check_pooled(pooled if mask is None else zero_empty(pooled, mask))
         return (pooled, weights) if return_weights else pooled

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from poolax._checks import broadcast_mask, check_finite, check_tokens
+from poolax._checks import broadcast_mask, check_finite, check_result, check_tokens
 
 
 class Pooler(nn.Module, abc.ABC):
@@ -51,3 +51,13 @@ def check_input(
     mask = broadcast_mask(mask, z.shape[:-1])
     check_finite("z", z, mask)
     return jnp.asarray(z), mask
+
+
+def check_pooled(pooled: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Refuse finite tokens whose pooled vector overflowed, where that can be seen.
+
+    Raises:
+        ValueError: if a number of ``pooled`` is not finite.
+    """
+    check_result("z", pooled, "pooled vector")
+    return pooled

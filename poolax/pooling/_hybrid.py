@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from poolax._checks import check_instance
 from poolax._numerics import accumulation_dtype
-from poolax.pooling._base import Pooler, check_input
+from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._reduce import AveragePool, LastPool, MaxPool
 
 
@@ -61,5 +61,5 @@ class HybridPool(Pooler):
         shares = jax.nn.softmax(logits.astype(dtype))
         pooled = [pooler(z, mask) for pooler in self.poolers]
         mixed = sum(share * vector.astype(dtype) for share, vector in zip(shares, pooled, strict=True))
-        mixed = jnp.asarray(mixed).astype(z.dtype)
+        mixed = check_pooled(jnp.asarray(mixed).astype(z.dtype))
         return (mixed, shares) if return_weights else mixed

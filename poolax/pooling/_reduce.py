@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax._numerics import accumulation_dtype, zero_masked
-from poolax.pooling._base import Pooler, check_input
+from poolax.pooling._base import Pooler, check_input, check_pooled
+
+# A power of two changes no digit.
+_SMALL = 2.0**-30
 
 
 def first_pool(
@@ -89,12 +92,21 @@ def average_pool(
         Array([2., 3.], dtype=float32)
     """
     z, mask = check_input(z, mask)
-    dtype = accumulation_dtype(z)
-    if mask is None:
-        return jnp.mean(z, axis=-2, dtype=dtype).astype(z.dtype)
-    total = jnp.sum(zero_masked(z, mask), axis=-2, dtype=dtype)
-    count = jnp.sum(mask, axis=-1, dtype=dtype)[..., None]
-    return (total / jnp.maximum(count, 1)).astype(z.dtype)
+    dtype, tokens = accumulation_dtype(z), zero_masked(z, mask)
+    count = None if mask is None else jnp.maximum(jnp.sum(mask, axis=-1, dtype=dtype)[..., None], 1)
+
+    def mean(rows):
+        if count is None:
+            return jnp.mean(rows, axis=-2, dtype=dtype)
+        return jnp.sum(rows, axis=-2, dtype=dtype) / count
+
+    largest = float(jnp.finfo(z.dtype).max)
+    if largest * largest <= float(jnp.finfo(dtype).max):
+        return mean(tokens).astype(z.dtype)
+    # A sum may overflow whose mean does not.
+    average = mean(tokens)
+    scaled = jnp.clip(mean(tokens.astype(dtype) * _SMALL) / _SMALL, -largest, largest)
+    return jnp.where(jnp.isfinite(average), average, scaled).astype(z.dtype)
 
 
 def sum_pool(
@@ -111,7 +123,8 @@ def sum_pool(
         sequence without real tokens.
 
     Raises:
-        ValueError: for a wrong shape, dtype or mask, ``n = 0``, or non-finite real tokens.
+        ValueError: for a wrong shape, dtype or mask, ``n = 0``, non-finite real tokens, or a sum beyond
+            the range of the dtype.
 
     Example:
         >>> import jax.numpy as jnp
@@ -119,7 +132,8 @@ def sum_pool(
         Array([4., 6.], dtype=float32)
     """
     z, mask = check_input(z, mask)
-    return jnp.sum(zero_masked(z, mask), axis=-2, dtype=accumulation_dtype(z)).astype(z.dtype)
+    total = jnp.sum(zero_masked(z, mask), axis=-2, dtype=accumulation_dtype(z))
+    return check_pooled(total.astype(z.dtype))
 
 
 def max_pool(

@@ -15,7 +15,7 @@ from poolax._checks import (
     check_num_tokens,
 )
 from poolax._numerics import accumulation_dtype, masked_softmax, with_leading_axes, zero_masked
-from poolax.pooling._base import Pooler, check_input
+from poolax.pooling._base import Pooler, check_input, check_pooled
 
 
 def weighted_average_pool(
@@ -64,7 +64,7 @@ def weighted_average_pool(
         zero_masked(z, mask).astype(dtype),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return pooled.astype(z.dtype)
+    return check_pooled(pooled.astype(z.dtype))
 
 
 @final
