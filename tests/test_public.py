@@ -127,3 +127,15 @@ def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):
         folder = pytestconfig.rootpath / "poolax"
         users = {str(p.relative_to(folder)) for p in folder.rglob("*.py") if word in p.read_text()}
         assert users == {home}
+
+
+def test_no_name_hides_a_module():
+    hidden = []
+    for found in pkgutil.walk_packages(poolax.__path__, "poolax."):
+        if found.name == "poolax.__main__":  # importing it runs the program
+            continue
+        module = importlib.import_module(found.name)
+        parent, _, name = found.name.rpartition(".")
+        if getattr(sys.modules[parent], name) is not module:
+            hidden.append(found.name)
+    assert not hidden

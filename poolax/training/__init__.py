@@ -18,8 +18,8 @@ from poolax.training.pretraining import pretrain_masked_patches as pretrain_mask
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series
 from poolax.training.pretraining import pretrain_next_token as pretrain_next_token
 from poolax.training.records import Records as Records
-from poolax.training.sweep import sweep as sweep
-from poolax.training.sweep import sweep_states as sweep_states
+from poolax.training._sweep import sweep as sweep
+from poolax.training._sweep import sweep_states as sweep_states
 from poolax.training.tasks import Classification as Classification
 from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation

@@ -190,7 +190,10 @@ class JobMaker:
         if one.mask is not None:
             batch["mask"] = one.mask
         batch = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype), batch
+            lambda leaf: jax.ShapeDtypeStruct(
+                (self.batch_size, *leaf.shape[1:]), jnp.result_type(leaf)
+            ),
+            batch,
         )
         return head_cost(of_batch, group.shapes(source), batch)
 
