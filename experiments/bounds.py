@@ -32,6 +32,7 @@ from comparison import portable_command
 from poolax import attention, bounds, empirical, pooling
 from poolax._paths import write_atomically
 from poolax.blocks import TBM
+from poolax.cli import OptionalPath
 from poolax.training import Records
 from poolax.training.finished import is_finished
 from poolax.training.records import digest, environment
@@ -87,11 +88,11 @@ class Options:
     weight_steps: int = 300
     num_sentences: int = 64
     searched: int = 4
-    backbone: str | None = None
-    data_dir: str | None = None
+    backbone: OptionalPath = None
+    data_dir: OptionalPath = None
     quick: bool = False
     seed: int = 0
-    out: str | None = None
+    out: OptionalPath = None
     tables_only: bool = False
     json: bool = False
 

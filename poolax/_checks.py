@@ -4,6 +4,7 @@ Shapes and dtypes are always checked. Values are checked when they are concrete:
 ``vmap`` or ``grad`` they are tracers, and a check would break the transformation.
 """
 
+import difflib
 import math
 import os
 from collections.abc import Iterable
@@ -24,8 +25,18 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
+def refuse_torch(name: str, array: Any) -> None:
+    """Refuse a tensor of PyTorch by name: what JAX says of one helps nobody."""
+    if type(array).__module__.partition(".")[0] == "torch":
+        raise ValueError(
+            f"{name}: expected a JAX or NumPy array, got a torch.{type(array).__name__}; "
+            "its .detach().cpu().numpy() is one"
+        )
+
+
 def check_floating(name: str, array: ArrayLike) -> None:
     """Refuse anything but arrays and numbers of a real floating-point dtype."""
+    refuse_torch(name, array)
     if not hasattr(array, "dtype") and not isinstance(array, (int, float, complex)):
         raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
     if isinstance(array, np.ma.MaskedArray):
@@ -64,6 +75,7 @@ def broadcast_mask(
     """Check a token mask and broadcast it to ``shape``; ``None`` stays ``None`` (all tokens real)."""
     if mask is None:
         return None
+    refuse_torch(name, mask)
     mask_shape, dtype = np.shape(mask), getattr(mask, "dtype", type(mask).__name__)
     if dtype != jnp.bool_:
         raise ValueError(f"{name}: expected dtype bool (True = real token), got {dtype}")
@@ -199,7 +211,20 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     # Equality with an array is an array.
     if isinstance(value, (np.ndarray, jax.Array)) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+        hint = did_you_mean(value, choices)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}{hint}")
+
+
+def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
+    """The choice that a mistyped value is close to, as the end of a message; nothing if there is none.
+
+    Example:
+        >>> did_you_mean("digit", ["cifar10", "digits"])
+        "; did you mean 'digits'?"
+    """
+    names = [choice for choice in choices if isinstance(choice, str)]
+    close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_flag(name: str, value: Any) -> None:

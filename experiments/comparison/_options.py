@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from poolax._checks import check_choice, check_count
+from poolax.cli import OptionalCount, OptionalPath
 from poolax.pooling import from_name
 
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
@@ -34,18 +35,18 @@ class Options:
         debug: Show where an error comes from.
     """
 
-    data_dir: str | None = None
+    data_dir: OptionalPath = None
     out: str = "poolax-comparison"
     datasets: tuple[str, ...] = ()
     poolers: tuple[str, ...] = POOLERS
     seeds: int = 5
-    epochs: int | None = None
+    epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
-    num_examples: int | None = None
+    num_examples: OptionalCount = None
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
-    memory_budget: int | None = None
+    memory_budget: OptionalCount = None
     shard: Literal["auto", "batch", "heads"] = "auto"
-    devices: int | None = None
+    devices: OptionalCount = None
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 

@@ -16,7 +16,6 @@ from poolax._checks import (
     check_finite,
     check_flag,
     check_floating,
-    check_instance,
     check_result,
     check_tokens,
 )
@@ -26,7 +25,7 @@ from poolax._numerics import (
     with_leading_axes,
     zero_masked,
 )
-from poolax.attention._kinds import L2, Cosine, DotProduct, Kind
+from poolax.attention._kinds import L2, Cosine, DotProduct, Kind, check_kind
 from poolax.attention._masks import attention_mask
 from poolax.attention._rotary import Rotary
 
@@ -212,7 +211,7 @@ class MultiHeadAttention(nn.Module):
         return out, weights.reshape(*weights.shape[:-4], self.num_heads, num_tokens, num_tokens)
 
     def _check_configuration(self, width: int) -> tuple[int, int]:
-        check_instance("kind", self.kind, Kind, "DotProduct, L2 or Cosine")
+        check_kind("kind", self.kind)
         check_flag("causal", self.causal)
         check_flag("use_bias", self.use_bias)
         check_count("num_heads", self.num_heads)

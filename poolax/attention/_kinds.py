@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from typing import Any
 
-from poolax._checks import check_number
+from poolax._checks import check_instance, check_number, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +76,56 @@ class Cosine:
 
 
 Kind = DotProduct | L2 | Cosine
+
+_NAMES = {"dot": DotProduct, "l2": L2, "cosine": Cosine}
+
+
+def from_name(name: str | Kind, **options: Any) -> Kind:
+    """A kind of attention by its name, for command lines and records.
+
+    Args:
+        name: ``"dot"``, ``"l2"`` or ``"cosine"``; a kind passes through.
+        **options: Attributes of the kind, such as ``tau``.
+
+    Returns:
+        The kind.
+
+    Raises:
+        ValueError: for an unknown name or option (the valid ones are listed), or for options beside a
+            kind that exists already.
+
+    Example:
+        >>> from_name("cosine", tau=5.0)
+        Cosine(tau=5.0, nu=1.0, eps=1e-06, plain_values=False)
+    """
+    if isinstance(name, Kind):
+        if options:
+            raise ValueError(f"options: expected none beside a kind, got {sorted(options)}")
+        return name
+    if not isinstance(name, str) or name not in _NAMES:
+        hint = did_you_mean(name, _NAMES)
+        raise ValueError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}{hint}")
+    valid = [field.name for field in dataclasses.fields(_NAMES[name])]
+    unknown = sorted(set(options) - set(valid))
+    if unknown:
+        raise ValueError(f"options of {name!r}: expected {', '.join(valid)}, got {', '.join(unknown)}")
+    return _NAMES[name](**options)
+
+
+def check_kind(name: str, kind: Any, others: str = "") -> None:
+    """Refuse anything but a kind of attention; of a kind's name, say what gives the kind.
+
+    Args:
+        name: Name of the argument.
+        kind: What came.
+        others: What else is taken, for the message.
+
+    Raises:
+        ValueError: for anything but a kind.
+    """
+    if isinstance(kind, str) and kind in _NAMES:
+        raise ValueError(
+            f"{name}: expected DotProduct, L2 or Cosine{others}, got {kind!r}; "
+            f"attention.from_name({kind!r}) gives one"
+        )
+    check_instance(name, kind, Kind, f"DotProduct, L2 or Cosine{others}")

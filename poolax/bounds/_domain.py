@@ -114,6 +114,10 @@ def token_range(num_tokens: float | Array | TokenRange) -> TokenRange:
         if is_concrete(low, high) and np.asarray(low) > np.asarray(high):
             raise ValueError(f"num_tokens: expected low <= high, got {low} > {high}")
     else:
+        if isinstance(num_tokens, (tuple, list, range)):
+            raise ValueError(
+                f"num_tokens: expected a number or a bounds.TokenRange(low, high), got {num_tokens!r}"
+            )
         low = high = num_tokens
         check_number("num_tokens", num_tokens, at_least=1)
     return TokenRange(low, high)

@@ -103,7 +103,7 @@ def local_attention(
         Theory, sections 5.1 to 5.3. The centred form after Yudin et al. (2025), whose printed form does
         not hold with a query bias; the others are this library's own.
     """
-    check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
+    check_kind("kind", kind)
     check_tokens("x", x)
     x = jnp.asarray(x)
     mask = broadcast_mask(mask, x.shape[:-1])

@@ -42,7 +42,7 @@ def read_layer(
 ) -> Layer:
     """What a kind with its kernels, or a module with its variables, says of a layer."""
     if not isinstance(kind, MultiHeadAttention):
-        check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine, or a MultiHeadAttention")
+        check_kind("kind", kind, ", or a MultiHeadAttention")
         return Layer(kind, kernels, num_tokens, rotary, "any" if pattern is None else pattern)
     module = kind
     if rotary is not None:

@@ -8,5 +8,9 @@ from poolax.cli._console import USAGE as USAGE
 from poolax.cli._console import progress_bars as progress_bars
 from poolax.cli._console import show as show
 from poolax.cli._main import main as main
+from poolax.cli._options import OptionalCount as OptionalCount
+from poolax.cli._options import OptionalNumber as OptionalNumber
+from poolax.cli._options import OptionalPath as OptionalPath
+from poolax.cli._options import OptionalText as OptionalText
 from poolax.cli._program import run_program as run_program
 from poolax.cli._program import simulate_devices as simulate_devices

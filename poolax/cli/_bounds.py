@@ -15,6 +15,7 @@ from poolax.cli._inputs import read_inputs
 from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
 from poolax.cli._models import Blocks, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
+from poolax.cli._options import OptionalNumber
 from poolax.cli._program import asking
 from poolax.cli._rows import (
     bounds_table,
@@ -77,12 +78,12 @@ class Bounds:
     checkpoint: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="CHECKPOINT")] = None
     sizes: tyro.conf.OmitArgPrefixes[Sizes] = dataclasses.field(default_factory=Sizes)
     num_tokens: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="LOW [HIGH]")] = None
-    radius: float | None = None
-    cube: float | None = None
-    spread: float | None = None
+    radius: OptionalNumber = None
+    cube: OptionalNumber = None
+    spread: OptionalNumber = None
     poolers: tuple[str, ...] = POOLERS
-    epsilon: float | None = None
-    sigma: float | None = None
+    epsilon: OptionalNumber = None
+    sigma: OptionalNumber = None
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 

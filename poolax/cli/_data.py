@@ -18,6 +18,7 @@ from poolax.cli._data_figures import contact_sheet, series_figure
 from poolax.cli._data_list import describe_entry, print_entries
 from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
+from poolax.cli._options import OptionalPath
 from poolax.cli._program import asking
 from poolax.data._prepare import way_to_prepare
 
@@ -75,9 +76,9 @@ class Prepare:
     resumable: ClassVar[bool] = True
 
     name: Annotated[tyro.conf.Positional[str], _NAME]
-    data_dir: str | None = None
-    tfds_dir: str | None = None
-    download_dir: str | None = None
+    data_dir: OptionalPath = None
+    tfds_dir: OptionalPath = None
+    download_dir: OptionalPath = None
     option: _Options = ()
     as_json: _Json = False
     debug: bool = False
@@ -135,8 +136,8 @@ class Show:
     resumable: ClassVar[bool] = False
 
     name: Annotated[tyro.conf.Positional[str], _NAME]
-    data_dir: str | None = None
-    tfds_dir: str | None = None
+    data_dir: OptionalPath = None
+    tfds_dir: OptionalPath = None
     out: str = "poolax-data"
     option: _Options = ()
     as_json: _Json = False

@@ -15,6 +15,7 @@ from poolax.backbones import Backbone
 from poolax.cli._console import COMPLETE, number, progress_bars, show, stderr
 from poolax.cli._inputs import Inputs, read_array, read_inputs
 from poolax.cli._models import Blocks, inputs_beside, load_model
+from poolax.cli._options import OptionalPath
 from poolax.cli._program import asking
 from poolax.cli._rows import constant_text, describe_block, describe_domain
 from poolax.quickstart import INPUTS
@@ -57,8 +58,8 @@ class Lipschitz:
     resumable: ClassVar[bool] = False
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    text: tuple[str, ...] = ()
-    inputs: str | None = None
+    text: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="TEXT [TEXT ...]")] = None
+    inputs: OptionalPath = None
     num_inputs: int = 8
     poolers: tuple[str, ...] = FIXED_POOLERS
     seed: int = 0
@@ -71,6 +72,8 @@ class Lipschitz:
         check_count("seed", self.seed, at_least=0)
         if not self.poolers:
             raise ValueError("poolers: expected at least one, got none")
+        if self.text == ():
+            raise ValueError("text: expected at least one behind --text, got none")
         model = load_model(self.model)
         if isinstance(model, Head):
             raise ValueError(
@@ -85,7 +88,7 @@ class Lipschitz:
         return COMPLETE
 
     def _of_backbone(self, backbone: Backbone) -> tuple[list[dict[str, Any]], str]:
-        given = read_inputs(backbone, self.text, self.inputs, self.num_inputs)
+        given = read_inputs(backbone, self.text or (), self.inputs, self.num_inputs)
         embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(given.raw))
         what = {"kind": "lipschitz_at_inputs", "backbone": self.model, "inputs": given.source}
         what |= {"num_inputs": len(embeddings), "dim": embeddings.shape[-1]}

@@ -16,6 +16,7 @@ from poolax._progress import Progress
 from poolax._signals import PreemptedError, Watch, stop_if_asked, taking_signals
 from poolax._text import one_line, printable
 from poolax.cli._console import COMPLETE, FAILURE, INTERRUPTED, USAGE
+from poolax.cli._parser_messages import parser_message
 from poolax.cli._processes import has_lost_another, leave
 
 _LONGEST = 1_000
@@ -104,7 +105,7 @@ def _parsed(name, parse) -> tuple[Command | None, int]:
     except SystemExit as stop:
         if not stop.code:
             return None, COMPLETE
-        print(f"{name}: {printable(_first_sentence(problems.getvalue()))}", file=sys.stderr)
+        print(f"{name}: {printable(parser_message(problems.getvalue()))}", file=sys.stderr)
         return None, USAGE
 
 
@@ -141,16 +142,3 @@ def asking(progress: Progress) -> Progress:
         stop_if_asked()
 
     return report
-
-
-def _first_sentence(box: str) -> str:
-    """What a boxed message of the parser says before its first rule, on one line."""
-    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()[1:]]
-    said = []
-    for line in lines:
-        if set(line) <= {"─", "-"}:
-            if said:
-                break
-            continue
-        said.append(line)
-    return " ".join(" ".join(said).split()) or " ".join(box.split())

@@ -18,6 +18,7 @@ from poolax import quickstart
 from poolax._checks import check_count
 from poolax._text import printable
 from poolax.cli._console import COMPLETE, DIVERGED, progress_bars
+from poolax.cli._options import OptionalCount, OptionalPath
 from poolax.cli._program import simulate_devices
 
 
@@ -50,9 +51,9 @@ class Quickstart:
     )
     modality: Literal["vision", "language", "time_series", "all"] = "vision"
     out: str = "poolax-quickstart"
-    devices: int | None = None
-    profile: str | None = None
-    compilation_cache: str | None = None
+    devices: OptionalCount = None
+    profile: OptionalPath = None
+    compilation_cache: OptionalPath = None
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 

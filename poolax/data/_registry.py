@@ -4,6 +4,7 @@ from typing import Any
 
 from etils import epath
 
+from poolax._checks import did_you_mean
 from poolax.data._builder import FILE_FORMAT, prepared_directory
 from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
@@ -35,7 +36,8 @@ def entry(name: str) -> Entry:
         1078
     """
     if not isinstance(name, str) or name not in _ENTRIES:
-        raise ValueError(f"name: expected a data set ({', '.join(_ENTRIES)}), got {name!r}")
+        hint = did_you_mean(name, _ENTRIES)
+        raise ValueError(f"name: expected a data set ({', '.join(_ENTRIES)}), got {name!r}{hint}")
     return _ENTRIES[name]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from poolax._checks import check_instance
+from poolax._checks import check_instance, did_you_mean
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
 from poolax.pooling._hybrid import HybridPool
@@ -51,7 +51,8 @@ def from_name(name: str | Pooler, **options) -> Pooler:
             raise ValueError(f"options: expected none beside a Pooler, got {sorted(options)}")
         return name
     if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(f"name: expected one of {', '.join(_CLASSES)}, got {name!r}")
+        hint = did_you_mean(name, _CLASSES)
+        raise ValueError(f"name: expected one of {', '.join(_CLASSES)}, got {name!r}{hint}")
     cls = _CLASSES[name]
     valid = _option_names(cls)
     unknown = sorted(set(options) - set(valid))

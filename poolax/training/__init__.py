@@ -3,6 +3,8 @@
 from poolax._checkpoint import checkpoint_metadata as checkpoint_metadata
 from poolax._checkpoint import restore_checkpoint as restore_checkpoint
 from poolax._checkpoint import save_checkpoint as save_checkpoint
+from poolax.training._sweep import sweep as sweep
+from poolax.training._sweep import sweep_states as sweep_states
 from poolax.training.engine import TrainedHeads as TrainedHeads
 from poolax.training.features import extract_states as extract_states
 from poolax.training.heads import Head as Head
@@ -18,8 +20,6 @@ from poolax.training.pretraining import pretrain_masked_patches as pretrain_mask
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series
 from poolax.training.pretraining import pretrain_next_token as pretrain_next_token
 from poolax.training.records import Records as Records
-from poolax.training._sweep import sweep as sweep
-from poolax.training._sweep import sweep_states as sweep_states
 from poolax.training.tasks import Classification as Classification
 from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation

@@ -13,6 +13,7 @@ from etils import epath
 from flax.typing import Dtype
 from huggingface_hub import errors
 
+from poolax._checks import did_you_mean
 from poolax._files import DamagedFileError, reading
 from poolax._text import one_line
 from poolax.backbones._base import Backbone
@@ -175,6 +176,18 @@ def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
     return path, find_tensors(path)
 
 
+def _refuse_mistyped_folder(name: str) -> None:
+    """Refuse what is meant as a folder: its name is not to be looked up on the network."""
+    first = pathlib.Path(name).parts[0]
+    if first != name and pathlib.Path(first).is_dir():
+        raise ValueError(f"path_or_hub_id: expected a directory, got {name!r}, which is not in {first}")
+    if first == name:
+        here = [path.name for path in pathlib.Path().iterdir() if path.is_dir()]
+        hint = did_you_mean(name, here)
+        if hint:
+            raise ValueError(f"path_or_hub_id: expected a directory or a hub id, got {name!r}{hint}")
+
+
 def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
     """Fetch what a backbone needs, once: the same weights may stand there in several formats."""
     if not _HUB_ID.fullmatch(hub_id):
@@ -182,6 +195,7 @@ def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
             f"path_or_hub_id: expected a directory, a .safetensors file or a hub id, got {hub_id!r}, "
             "where there is nothing"
         )
+    _refuse_mistyped_folder(hub_id)
 
     def fetch(*patterns):
         # Files in folders belong to other formats.
