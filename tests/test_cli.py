@@ -98,6 +98,36 @@ def test_a_run_with_other_settings_is_refused(finished):
     )
 
 
+def what_it_wrote(out):
+    """Every folder with a checkpoint below, and the folders that hold them."""
+    steps = [path.parent for path in out.rglob("*") if path.is_dir() and path.name.isdigit()]
+    return {path for step in steps for path in (step, *step.parents) if path.is_relative_to(out)}
+
+
+@pytest.mark.parametrize("command", ["bounds", "lipschitz"])
+def test_commands_read_what_the_quickstart_wrote(finished, command, capsys):
+    """A result, or one line that says what was expected in place of what stands there."""
+    _, out = finished
+    done = {"heads": set(), "others": set()}
+    for path in sorted(what_it_wrote(out)):
+        if path.parent.name in ("avg", "attn") and path.name[-10] != "0":  # one seed is enough
+            continue
+        flags = ["--num-tokens", 4] if command == "bounds" else ["--num-inputs", 1]
+        code = cli.main([command, str(path), *map(str, flags), "--json"])
+        printed = capsys.readouterr()
+        is_head = path.relative_to(out).parts[0] == "heads"
+        done["heads" if is_head else "others"].add(code)
+        if code == cli.USAGE:
+            assert re.fullmatch(
+                r"poolax: [\w.]+: expected .*, got .*\n", printed.err.splitlines(True)[-1]
+            )
+        else:
+            assert code == cli.COMPLETE, (path, printed.err)
+            assert printed.out
+    assert done["heads"] == {cli.USAGE} | ({cli.COMPLETE} if command == "bounds" else set())
+    assert cli.COMPLETE in done["others"]
+
+
 def last_line(done):
     return done.stderr.splitlines(keepends=True)[-1]
 

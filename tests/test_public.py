@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys

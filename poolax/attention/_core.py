@@ -211,7 +211,7 @@ class MultiHeadAttention(nn.Module):
         return out, weights.reshape(*weights.shape[:-4], self.num_heads, num_tokens, num_tokens)
 
     def _check_configuration(self, width: int) -> tuple[int, int]:
-        check_kind("kind", self.kind)
+        check_kind(self.kind)
         check_flag("causal", self.causal)
         check_flag("use_bias", self.use_bias)
         check_count("num_heads", self.num_heads)

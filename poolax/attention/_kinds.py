@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from poolax._checks import check_instance, check_number, did_you_mean
+from poolax._checks import check_number, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +112,8 @@ def from_name(name: str | Kind, **options: Any) -> Kind:
     return _NAMES[name](**options)
 
 
-def check_kind(name: str, kind: Any, others: str = "") -> None:
-    """Refuse anything but a kind of attention; of a kind's name, say what gives the kind.
-
-    Args:
-        name: Name of the argument.
-        kind: What came.
-        others: What else is taken, for the message.
-
-    Raises:
-        ValueError: for anything but a kind.
-    """
-    if isinstance(kind, str) and kind in _NAMES:
-        raise ValueError(
-            f"{name}: expected DotProduct, L2 or Cosine{others}, got {kind!r}; "
-            f"attention.from_name({kind!r}) gives one"
-        )
-    check_instance(name, kind, Kind, f"DotProduct, L2 or Cosine{others}")
+def check_kind(kind: Any) -> None:
+    """Refuse anything but a kind of attention; of a kind's name, say what gives the kind."""
+    hint = f"; attention.from_name({kind!r}) gives one" if kind in tuple(_NAMES) else ""
+    if not isinstance(kind, Kind):
+        raise ValueError(f"kind: expected DotProduct, L2 or Cosine, got {kind!r}{hint}")

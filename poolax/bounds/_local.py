@@ -18,7 +18,7 @@ from poolax._checks import (
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._records import Bound
-from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary
+from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
 from poolax.blocks import TBM
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import round_up, spectral_norm
@@ -103,7 +103,8 @@ def local_attention(
         Theory, sections 5.1 to 5.3. The centred form after Yudin et al. (2025), whose printed form does
         not hold with a query bias; the others are this library's own.
     """
-    check_kind("kind", kind)
+    kind = from_name(kind) if isinstance(kind, str) else kind
+    check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
     check_tokens("x", x)
     x = jnp.asarray(x)
     mask = broadcast_mask(mask, x.shape[:-1])

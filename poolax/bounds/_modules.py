@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from poolax._checks import check_instance, is_concrete
 from poolax._records import TokenRange
-from poolax.attention import Kind, MultiHeadAttention, Rotary
+from poolax.attention import Kind, MultiHeadAttention, Rotary, from_name
 from poolax.bounds._domain import token_range
 
 
@@ -42,7 +42,8 @@ def read_layer(
 ) -> Layer:
     """What a kind with its kernels, or a module with its variables, says of a layer."""
     if not isinstance(kind, MultiHeadAttention):
-        check_kind("kind", kind, ", or a MultiHeadAttention")
+        kind = from_name(kind) if isinstance(kind, str) else kind
+        check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine, or a MultiHeadAttention")
         return Layer(kind, kernels, num_tokens, rotary, "any" if pattern is None else pattern)
     module = kind
     if rotary is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -76,7 +77,11 @@ def save(backbone: Backbone, directory: epath.PathLike) -> None:
 
 def is_saved_backbone(path: str | os.PathLike[str]) -> bool:
     """Whether :func:`save` wrote a directory."""
-    return latest_step(path) is not None and _KEY in checkpoint_metadata(path)
+    if latest_step(path) is None:
+        return False
+    # Heads of a sweep name their backbone in the same field.
+    settings = checkpoint_metadata(path).get(_KEY)
+    return isinstance(settings, Mapping) and "family" in settings
 
 
 def load_saved(
