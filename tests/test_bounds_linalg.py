@@ -132,3 +132,18 @@ def test_the_largest_numbers_of_the_dtype():
         domain = bounds.domain_of(matrix)
         np.testing.assert_allclose(domain.radius, size, rtol=1e-4)
         np.testing.assert_allclose(domain.spread, size / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, np.float32])
+def test_norms_of_matrices_in_few_bits(dtype):
+    matrix = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(dtype)
+    found = spectral_norm(matrix)
+    assert found.dtype == jnp.float32
+    expected = np.linalg.norm(matrix.astype(np.float64), 2, axis=(-2, -1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_norms_of_what_is_no_matrix_are_refused():
+    for matrix in ([[1.0, 2.0]], np.ones((2, 2), int), np.ones(3), 1.0, np.ones((0, 3)), "matrix"):
+        with pytest.raises(ValueError, match=r"^matrix: expected"):
+            spectral_norm(matrix)

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from poolax._checks import check_floating
 from poolax._decompositions import (
     MOST_TO_DECOMPOSE,
     eigenvectors,
@@ -12,7 +13,7 @@ from poolax._decompositions import (
     scaled_gram,
 )
 from poolax._decompositions import spectral_norm as exact_norm
-from poolax._numerics import at_highest_precision
+from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._squaring import largest_eigenvalue
 
 # Above this size a certificate of the largest eigenvalue is cheaper than squaring.
@@ -25,7 +26,7 @@ def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
     return bound * (1 + 64 * depth * jnp.finfo(bound.dtype).eps)
 
 
-def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
+def spectral_norm(matrix: Float[ArrayLike, "*batch m k"]) -> Float[Array, "*batch"]:
     """Largest singular values ``|W|``; of one matrix beyond 1,024 a certified bound within ``1e-4``.
 
     Unlike ``jax.numpy.linalg.norm(matrix, ord=2)`` it has a finite derivative at equal and zero
@@ -33,10 +34,14 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     decompositions wait for each other for ever.
 
     Args:
-        matrix: Shape ``(*batch, m, k)``.
+        matrix: Shape ``(*batch, m, k)``, no axis empty.
 
     Returns:
-        The norms, shape ``(*batch,)``; differentiable. Not finite where the matrix is not.
+        The norms, shape ``(*batch,)``, at least in single precision; differentiable. Not finite where
+        the matrix is not.
+
+    Raises:
+        ValueError: for another shape, and for anything but an array of floats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,6 +51,12 @@ def spectral_norm(matrix: Float[Array, "*batch m k"]) -> Float[Array, "*batch"]:
     Reference:
         Theory, section 1.1.
     """
+    check_floating("matrix", matrix)
+    if jnp.ndim(matrix) < 2 or 0 in jnp.shape(matrix):
+        raise ValueError(
+            f"matrix: expected shape (*batch, m, k) without empty axes, got {jnp.shape(matrix)}"
+        )
+    matrix = jnp.asarray(matrix, accumulation_dtype(matrix))
     if matrix.ndim == 2 and min(matrix.shape) > _MOST_FOR_EIGENVALUES:
         return _certified_norm(matrix)
     return exact_norm(matrix)
