@@ -388,8 +388,10 @@ def test_empty_cells_sentinels_and_uneven_dates(tmp_path):
         ValueError,
         match=r"weather.csv, line 4, column 'OT': expected a number, got NaN \(2 in all\); missing='drop'",
     ):
-        ENTRIES["weather"].read(tmp_path, context=4, horizon=2, sentinel=-9999)
-    data = ENTRIES["weather"].read(tmp_path, context=4, horizon=2, missing="drop", sentinel=-9999)
+        ENTRIES["weather"].read(tmp_path, context=4, horizon=2, sentinel=-9999, partial=True)
+    data = ENTRIES["weather"].read(
+        tmp_path, context=4, horizon=2, missing="drop", sentinel=-9999, partial=True
+    )
     assert np.isfinite(data.inputs[:]).all()
 
 
