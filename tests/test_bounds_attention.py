@@ -447,8 +447,8 @@ def test_combinations_without_a_bound_raise():
     for radius in (-1.0, np.nan):
         with pytest.raises(ValueError, match=r"radius: expected a finite number >= 0"):
             bounds.l2_attention(**l2, num_tokens=4, radius=radius)
-    with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, or .*, got 'dot'"):
-        bounds.attention("dot", KERNELS, num_tokens=4)
+    with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, or .*, got 7"):
+        bounds.attention(7, KERNELS, num_tokens=4)  # pyright: ignore[reportArgumentType]
     grouped = {**KERNELS, "query": np.zeros((4, 3, 2)), "out": np.zeros((3, 2, 4))}
     with pytest.raises(ValueError, match=r"H_kv: expected a divisor of H = 3, got 2"):
         bounds.attention(attention.DotProduct(), grouped, num_tokens=4, radius=1.0)

@@ -227,7 +227,7 @@ def test_bounds_of_trained_blocks(capsys, blocks):
 
 def test_bounds_of_a_head(capsys, tmp_path):
     states = np.random.default_rng(0).normal(size=(12, 4, 8)).astype(np.float32)
-    parts = {name: np.arange(12) for name in ("train", "validation", "test")}
+    parts = dict(zip(("train", "validation", "test"), np.split(np.arange(12), 3), strict=True))
     records = training.sweep_states(
         states, None, np.arange(12) % 2, training.Classification(2), splits=parts, poolers=["sum"],
         seeds=1, epochs=1, out=tmp_path,
