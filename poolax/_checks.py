@@ -215,7 +215,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}{hint}")
 
 
-def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
+def did_you_mean(value: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str:
     """The choice that a mistyped value is close to, as the end of a message; nothing if there is none.
 
     Example:
@@ -223,7 +223,7 @@ def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
         "; did you mean 'digits'?"
     """
     names = [choice for choice in choices if isinstance(choice, str)]
-    close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
+    close = difflib.get_close_matches(value, names, 1, cutoff) if isinstance(value, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -31,21 +31,31 @@ def test_the_help_shows_no_types_of_python(command, capsys):
     assert "{None}" not in capsys.readouterr().out
 
 
+def refuse_the_network(*_, **__):
+    raise ConnectionError("asked the network")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "google/vit-base-patch16-224"])
+def test_hub_ids_are_looked_up_whatever_folders_there_are(name, tmp_path, monkeypatch):
+    for folder in ("gpt2-out", "google/my-vit"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse_the_network)
+    with pytest.raises(ValueError, match="asked the network"):
+        backbones.load(name)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("my-model/backbon", "expected a directory, got 'my-model/backbon', which is not in my-model"),
+        ("my-model/backbon", "got 'my-model/backbon'; did you mean 'my-model/backbone'?"),
         ("my-modle", "expected a directory or a hub id, got 'my-modle'; did you mean 'my-model'?"),
     ],
 )
 def test_mistyped_folders_are_not_looked_up(path, message, tmp_path, monkeypatch):
-    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "backbone").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-
-    def fetch(*_, **__):
-        raise AssertionError("asked the network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse_the_network)
     with pytest.raises(ValueError, match="path_or_hub_id: ") as raised:
         backbones.load(path)
     assert message in str(raised.value)

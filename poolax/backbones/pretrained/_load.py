@@ -41,6 +41,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 # What fields of an unexpected type or value lead to; a file may say anything.
 _ODD_FIELDS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+# A folder of nearly that name: "gpt2" beside "gpt2-out" is still a hub id.
+_MISTYPED = 0.85
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -178,12 +180,10 @@ def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
 
 def _refuse_mistyped_folder(name: str) -> None:
     """Refuse what is meant as a folder: its name is not to be looked up on the network."""
-    first = pathlib.Path(name).parts[0]
-    if first != name and pathlib.Path(first).is_dir():
-        raise ValueError(f"path_or_hub_id: expected a directory, got {name!r}, which is not in {first}")
-    if first == name:
-        here = [path.name for path in pathlib.Path().iterdir() if path.is_dir()]
-        hint = did_you_mean(name, here)
+    path = pathlib.Path(name)
+    if path.parent.is_dir():
+        folders = [str(found) for found in path.parent.iterdir() if found.is_dir()]
+        hint = did_you_mean(str(path), folders, cutoff=_MISTYPED)
         if hint:
             raise ValueError(f"path_or_hub_id: expected a directory or a hub id, got {name!r}{hint}")
 
