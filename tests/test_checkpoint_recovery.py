@@ -327,6 +327,35 @@ def test_folders_named_by_numbers_are_not_taken_for_old_checkpoints(tmp_path):
     assert checkpoint_steps(tmp_path) == []
 
 
+@pytest.mark.parametrize("items", ["default", "state", "params"])
+def test_checkpoints_of_another_program_are_refused_and_stay(tmp_path, items):
+    tree = {"a": np.ones(4)}
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        save = ocp.args.StandardSave(tree)
+        manager.save(3, args=save if items == "default" else ocp.args.Composite(**{items: save}))
+    before = contents(tmp_path)
+    for change in (
+        lambda: restore_newest(tmp_path / "run", LIKE),
+        lambda: training.save_checkpoint(tmp_path / "run", 4, tree, keep=1),
+        lambda: CheckpointWriter(tmp_path / "run", keep=1),
+        lambda: replace_checkpoint(tmp_path / "run", tree, metadata={}, is_own=lambda _: True),
+    ):
+        with pytest.raises(ValueError, match=r"directory: expected .* with 3"):
+            change()
+    remove_checkpoints(tmp_path / "run")
+    assert contents(tmp_path) == before
+    assert checkpoint_steps(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("note", ["{", "[]", None])
+def test_a_checkpoint_whose_note_is_damaged_is_set_aside(run, note):
+    path = run / "2" / "_CHECKPOINT_METADATA"
+    path.unlink() if note is None else path.write_text(note)
+    (run / "2" / "metadata").rename(run.parent / "metadata")
+    assert restore_newest(run, LIKE)[0] == 1
+    assert (run / "2.damaged").is_dir()
+
+
 def test_what_is_not_a_checkpoint_stays_where_a_run_is_done_with(run):
     (run / "3.orbax-checkpoint-tmp").mkdir()
     (run / "notes.txt").write_text("own")

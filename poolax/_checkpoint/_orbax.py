@@ -127,13 +127,13 @@ def check_only_checkpoints(directory: epath.PathLike) -> None:
     """Refuse a folder named by a number: Orbax takes it for a checkpoint, and removes old ones.
 
     Raises:
-        ValueError: for one that is no checkpoint.
+        ValueError: for one that is no checkpoint, or that another program has saved with Orbax.
     """
     others = sorted(step for step, is_own in _numbered(directory) if not is_own)
     if others:
         raise ValueError(
-            "directory: expected one whose folders with a number for a name are checkpoints, got "
-            f"{directory} with {others[0]}, which is none"
+            "directory: expected one whose folders with a number for a name are checkpoints of poolax, "
+            f"got {directory} with {others[0]}, which is none"
         )
 
 
@@ -155,7 +155,15 @@ def _numbered(directory):
 
 
 def _is_checkpoint(folder):
-    return (folder / _ITEMS).exists() or (folder / STATE).exists()
+    """Whether a step is one of ours: others may not be renamed or removed, though Orbax wrote them."""
+    has_state = (folder / STATE).exists()
+    if has_state and (folder / METADATA).exists():
+        return True
+    try:
+        noted = json.loads((folder / _ITEMS).read_text())["item_handlers"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return has_state
+    return isinstance(noted, dict) and {STATE, METADATA} <= noted.keys()
 
 
 class _Loop(asyncio.SelectorEventLoop):

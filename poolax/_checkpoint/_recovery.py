@@ -7,7 +7,12 @@ from typing import Any
 from etils import epath
 from jaxtyping import PyTree
 
-from poolax._checkpoint._orbax import checkpoint_steps, is_checkpoint_folder, latest_step
+from poolax._checkpoint._orbax import (
+    check_only_checkpoints,
+    checkpoint_steps,
+    is_checkpoint_folder,
+    latest_step,
+)
 from poolax._checkpoint._reading import checkpoint_metadata, open_checkpoint
 from poolax._checkpoint._saving import plain_metadata, write_checkpoint
 from poolax._files import DamagedFileError
@@ -38,12 +43,14 @@ def restore_newest(
         Its step and the tree, of NumPy arrays; 0 and ``None`` if there is none.
 
     Raises:
-        ValueError: for a checkpoint that can be read but does not match ``like``, or is refused.
+        ValueError: for a checkpoint that can be read but does not match ``like``, or is refused, and
+            for a directory with checkpoints of another program.
         OSError: if the files cannot be read.
     """
     found: list[Any] = [None]
 
     def search():
+        check_only_checkpoints(directory)
         for step in reversed(checkpoint_steps(directory)):
             try:
                 found[0] = _read(directory, step, like, check)
