@@ -16,8 +16,8 @@ START = """
 import logging, pathlib, sys, jax
 import numpy as np
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
 out, port, process = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
 jax.distributed.initialize(f"localhost:{port}", 2, process)
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -104,7 +104,7 @@ for _ in range(2):
 )
 
 
-def run_two(program, folder):
+def run_two(program, folder, devices=2):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "8"}
     environment.pop("XLA_FLAGS", None)
     with socket.socket() as probe:
@@ -112,7 +112,7 @@ def run_two(program, folder):
         port = str(probe.getsockname()[1])
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(folder), port, process],
+            [sys.executable, "-c", program, str(folder), port, process, str(devices)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -143,9 +143,11 @@ def test_every_process_saves_and_one_writes(tmp_path):
     assert training.load_tbm(tmp_path / "block").model.num_heads == 2
 
 
+# With one device each, as of GPUs, a state spans devices although no process has several.
 @pytest.mark.slow
-def test_heads_of_a_sweep_are_there_for_every_process(tmp_path):
-    run_two(SWEEP, tmp_path)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_heads_of_a_sweep_are_there_for_every_process(tmp_path, devices):
+    run_two(SWEEP, tmp_path, devices)
     # Heads that were there without records were written again, each once.
     heads = [path for path in (tmp_path / "heads").glob("*/*/*") if path.is_dir()]
     assert len(heads) == 4

@@ -201,11 +201,11 @@ class Trainer:
         placed = _put_runs(state) if self.shard == "heads" else put(state)
         # Any other placement would compile the steps again.
         chex.assert_tree_shape_prefix(placed, (jax.device_count(),))
-        first, *others = jax.local_devices()
-        if others:
-            chex.assert_tree_is_sharded(placed, devices=(first, *others))
+        # The devices of all processes share a state; each process holds the part on its own.
+        if jax.device_count() > 1:
+            chex.assert_tree_is_sharded(placed, devices=jax.local_devices())
         else:
-            chex.assert_tree_is_on_device(placed, device=first)
+            chex.assert_tree_is_on_device(placed, device=jax.devices()[0])
         return placed
 
     def take(self, tree: PyTree, num_runs: int) -> PyTree:
