@@ -151,7 +151,7 @@ def test_an_epoch_in_chunks_draws_each_order_once(monkeypatch):
 
     monkeypatch.setattr("poolax.training.feed.epoch_batches", draw)
     feed = Feed(MemorySource(states, mask), targets, train, Protocol(2, 4, chunk_steps=3))
-    member = SimpleNamespace(group=group())
+    member = SimpleNamespace(group=group(), slots=None)
     assert feed.num_chunks == 3
     for epoch in range(2):
         parts = [batches for chunk in range(3) for _, _, batches in feed.chunk([member], epoch, chunk)]
