@@ -384,3 +384,13 @@ def test_bad_weights_are_named():
         pooling.weighted_average_pool(z, np.ones(4, int))
     with pytest.raises(ValueError, match=r"weights: expected finite values"):
         pooling.weighted_average_pool(z, np.full(4, np.nan))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_compiled_average_shows_what_is_not_finite(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    z = jnp.array(
+        [[np.inf, -np.inf, np.nan, np.inf, largest], [1.0, 1.0, 1.0, -np.inf, largest]], dtype
+    )
+    average = jax.jit(pooling.average_pool)(z).astype(jnp.float32)
+    np.testing.assert_array_equal(average, np.array([np.inf, -np.inf, np.nan, np.nan, largest]))

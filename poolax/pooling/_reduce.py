@@ -105,8 +105,10 @@ def average_pool(
         return mean(tokens).astype(z.dtype)
     # A sum may overflow whose mean does not.
     average = mean(tokens)
-    scaled = jnp.clip(mean(tokens.astype(dtype) * _SMALL) / _SMALL, -largest, largest)
-    return jnp.where(jnp.isfinite(average), average, scaled).astype(z.dtype)
+    small = mean(tokens.astype(dtype) * _SMALL)
+    scaled = jnp.clip(small / _SMALL, -largest, largest)
+    overflowed = ~jnp.isfinite(average) & jnp.isfinite(small)
+    return jnp.where(overflowed, scaled, average).astype(z.dtype)
 
 
 def sum_pool(
