@@ -17,6 +17,7 @@ from poolax import backbones
 from poolax._checkpoint import save_checkpoint
 from poolax._files import DamagedFileError
 from poolax.backbones import ImagePreprocess, TextPreprocess, _layers
+from poolax.backbones.pretrained._tensors import find_tensors
 
 CONFIG = {
     "model_type": "llama",
@@ -392,6 +393,15 @@ def test_an_index_names_files_of_its_folder_alone(entry, tmp_path):
     index.write_text(json.dumps(content))
     with pytest.raises(DamagedFileError, match=r"index.json: expected safetensors files of its folder"):
         backbones.load(folder)
+
+
+def test_whether_a_tensor_is_there_is_told_without_reading_it(tmp_path):
+    write(tmp_path / "a", {"a": np.ones(2, np.float32)})
+    tensors = find_tensors(tmp_path / "a")
+    (tmp_path / "a" / "model.safetensors").unlink()
+    assert "a" in tensors
+    assert "b" not in tensors
+    assert tensors.get("b") is None
 
 
 def test_an_index_lists_what_its_files_hold(tmp_path):

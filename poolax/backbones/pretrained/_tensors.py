@@ -47,6 +47,10 @@ class TensorFiles(Mapping[str, np.ndarray]):
         with _reading(path), _open(path) as file:
             return file.get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of a name, told without reading it."""
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         """Names, file by file."""
         return iter(self._files)
