@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -96,6 +97,18 @@ def test_a_part_of_what_was_published_is_refused_unless_it_is_meant(test_data, t
         data.load("ecg200", tfds_dir=tmp_path / "tfds")
     with pytest.raises(ValueError, match="partial: expected True or False, got 'yes'"):
         data.load("ecg200", data_dir=tmp_path, partial="yes")
+
+
+def test_what_others_put_beside_records_is_no_damage(test_data, tmp_path):
+    folder = data.prepare("ecg200", data_dir=test_data / "ucr", tfds_dir=tmp_path)
+    written = data.load("ecg200", tfds_dir=tmp_path).fingerprint
+    (folder / ".snapshots").mkdir()
+    os.symlink(tmp_path / "nowhere", folder / "link")
+    assert data.load("ecg200", tfds_dir=tmp_path).fingerprint == written
+    (folder / "features.json").unlink()
+    (folder / "features.json").mkdir()
+    with pytest.raises(DamagedFileError, match=r"features.json: expected the SHA-256 it was"):
+        data.load("ecg200", tfds_dir=tmp_path)
 
 
 def test_a_part_of_a_long_series_is_refused_unless_it_is_meant(test_data, tmp_path):

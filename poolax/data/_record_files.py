@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -23,7 +23,9 @@ _ERRORS += (RuntimeError, AssertionError, MemoryError)
 def write_checksums(directory: epath.PathLike) -> None:
     """Write SHA-256 of the files beside the records, which have checksums of their own."""
     folder = pathlib.Path(directory)
-    (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder), indent=1))
+    names = [path.name for path in folder.iterdir() if _RECORDS not in path.name]
+    noted = _checksums(folder, set(names) - {CHECKSUMS})
+    (folder / CHECKSUMS).write_text(json.dumps(noted, indent=1))
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def open_builder(directory: epath.PathLike) -> Any:
         noted = folder / CHECKSUMS
         if noted.exists():  # what TensorFlow Datasets prepared by itself has none
             written = json_object(noted.read_bytes(), noted, _REMEDY)
-            found = _checksums(folder)
+            found = _checksums(folder, written)
             for name in written:
                 if written[name] != found.get(name):
                     raise damaged(
@@ -63,9 +65,10 @@ def open_builder(directory: epath.PathLike) -> Any:
         return tfds.builder_from_directory(os.fspath(directory))
 
 
-def _checksums(folder: epath.Path | pathlib.Path) -> dict[str, str]:
+def _checksums(folder: epath.Path | pathlib.Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of those of the names that are files."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if _RECORDS not in path.name and path.name != CHECKSUMS
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in sorted(names)
+        if (folder / name).is_file()
     }
