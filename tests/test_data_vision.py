@@ -20,6 +20,7 @@ from poolax.data.vision import (
     inpainting,
     segmentation,
 )
+from poolax.data.vision._matlab import read_vectors
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -387,6 +388,19 @@ def test_celeba(tmp_path):
         ValueError, match=r"partition.txt:1: expected a whole number from 0 to 2, got '3'"
     ):
         read("celeba", tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matlab_vectors_beside_what_is_none(compressed):
+    file = io.BytesIO()
+    others = {"matrix": np.ones((2, 3)), "none": np.ones((0, 3)), "text": "abc", "cells": [[1j, 2]]}
+    row, column = np.asarray([[3, 1, 2]], np.uint8), np.asarray([[0.5], [2]])
+    scipy.io.savemat(file, {**others, "row": row, "column": column}, do_compression=compressed)
+    found = read_vectors(file.getvalue())
+    assert {name: vector.tolist() for name, vector in found.items()} == {
+        "row": [3, 1, 2],
+        "column": [0.5, 2.0],
+    }
 
 
 def flowers(root, labels=(5, 6, 102, 1), test=((4, 2),)):

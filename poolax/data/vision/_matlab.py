@@ -1,5 +1,6 @@
 """Vectors of numbers in MATLAB 5 files; a damaged one makes SciPy's reader end the process."""
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def read_vectors(content: bytes) -> dict[str, np.ndarray]:
     Example:
         >>> import io, scipy.io
         >>> file = io.BytesIO()
-        >>> scipy.io.savemat(file, {"labels": [[3, 1, 2]]})
+        >>> scipy.io.savemat(file, {"labels": [[3, 1, 2]], "matrix": [[1, 2], [3, 4]]})
         >>> read_vectors(file.getvalue())
         {'labels': array([3, 1, 2])}
 
@@ -52,9 +53,11 @@ def read_vectors(content: bytes) -> dict[str, np.ndarray]:
         if flags & 0xFF not in _NUMERIC or flags & _COMPLEX:
             continue
         vector = np.frombuffer(values, order + _TYPES[stored])
-        shape = np.frombuffer(shape, f"{order}i4")
-        if shape.min() < 0 or shape.max() != len(vector) or shape.prod() != len(vector):
-            raise ValueError(f"shape {shape.tolist()} of {len(vector)} numbers")
+        shape = np.frombuffer(shape, f"{order}i4").tolist()
+        if min(shape) < 0 or math.prod(shape) != len(vector):
+            raise ValueError(f"shape {shape} of {len(vector)} numbers")
+        if max(shape) != len(vector):
+            continue
         found[name.decode("ascii")] = vector.astype(vector.dtype.newbyteorder("="))
     return found
 
