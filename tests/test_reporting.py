@@ -262,6 +262,40 @@ def test_other_data_or_settings_are_another_row(name, values, shown):
     assert len(reporting.score_table(rows).rows) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("preprocess", ("resize to 32", "resize to 64")),
+        ("features", ("states of the first", "states of the last")),
+        ("batch_size", (1, "1")),
+        ("data_fingerprint", ("0123456789ab", "0123456789cd")),
+    ],
+)
+def test_alike_words_are_several_rows_and_panels(tmp_path, name, values):
+    rows = [
+        row | {name: value}
+        for value, score in zip(values, (0.7, 0.5), strict=True)
+        for row in of_models(("1234", score))
+    ]
+    table = reporting.score_table(rows)
+    assert [row[2].text for row in table.rows] == ["70.00 ± 0.00", "50.00 ± 0.00"]
+    for row, value in zip(table.rows, values, strict=True):
+        assert f"{value})" in row[0].text
+    sizes = []
+    for records in (rows, rows[:2]):
+        reporting.plot_scores(records, tmp_path / "scores.png")
+        with Image.open(tmp_path / "scores.png") as image:
+            sizes.append(image.height)
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+def test_places_whose_words_run_together_are_several_rows():
+    rows = of_models(("1234", 0.7), model="a, b", dataset="")
+    rows += of_models(("1234", 0.5), model="a", dataset="b")
+    table = reporting.score_table(rows)
+    assert [row[2].text for row in table.rows] == ["70.00 ± 0.00", "50.00 ± 0.00"]
+
+
 def test_heads_that_make_no_mean_are_refused():
     rows = of_models(("1234", 0.7))
     with pytest.raises(

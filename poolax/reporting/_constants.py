@@ -33,10 +33,10 @@ def _constants(row):
     if kind not in ("lipschitz", "lipschitz_at_inputs"):
         raise ValueError(f"records: expected kind 'lipschitz' or 'lipschitz_at_inputs', got {kind!r}")
     form = {name: row[name] for name in _SAME}
-    # A record of norms at inputs, whatever kind earlier versions called it.
     if "measured" not in row:
         form |= {name: row[name] for name in _OF_BLOCKS}
         return form | {"num_tokens": str(row["num_tokens"])}
+    # A record of norms at inputs, whatever kind earlier versions called it.
     low, high = row["num_tokens"]
     return form | {
         "attention": row.get("attention", row.get("backbone")),

@@ -9,7 +9,7 @@ from etils import epath
 from poolax._paths import write_atomically
 from poolax._text import one_line
 from poolax.reporting._constants import constants_of
-from poolax.reporting._scores import place_of, summarize_scores
+from poolax.reporting._scores import place_of, scores_by_place
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
@@ -28,14 +28,14 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
         records: Head records.
         path: PNG to write.
     """
-    panels: dict[str, list] = {}
-    for entry in summarize_scores(records):
-        if entry["mean"] is not None:
-            panels.setdefault(place_of(entry), []).append(entry)
+    found = [
+        [entry for entry in group if entry["mean"] is not None] for group in scores_by_place(records)
+    ]
+    panels = [group for group in found if group]
     if not panels:
         raise ValueError("records: expected at least one head that did not diverge, got none")
     figure, all_axes = _figure(6.0, 3.4 * len(panels), rows=len(panels))
-    for axes, summary in zip(all_axes, panels.values(), strict=True):
+    for axes, summary in zip(all_axes, panels, strict=True):
         _plot_panel(axes, summary)
     _save(figure, path)
 

@@ -45,6 +45,21 @@ def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         ValueError: for what is no record of a head, the same head twice, or several poolers of one
             label in one row.
     """
+    return [entry for entries in scores_by_place(records) for entry in entries]
+
+
+def scores_by_place(records: Iterable[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The same, those of one row of a table together: all that is equal but the pooler.
+
+    Args:
+        records: Head records of a sweep.
+
+    Returns:
+        For each model, data set, task, metric and variant the summaries of its poolers.
+
+    Raises:
+        ValueError: as :func:`summarize_scores`.
+    """
     places: dict[tuple, dict[str, list]] = {}
     for row in records:
         _check_head(row)
@@ -53,9 +68,8 @@ def summarize_scores(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
         places.setdefault(place, {}).setdefault(row["pooler"], []).append(row)
     variants = _variants({place: next(iter(by.values()))[0] for place, by in places.items()})
     return [
-        _summary(rows, variants[place])
+        [_summary(rows, variants[place]) for rows in by_pooler.values()]
         for place, by_pooler in places.items()
-        for rows in by_pooler.values()
     ]
 
 
@@ -92,13 +106,19 @@ def _variants(examples: Mapping[tuple, Mapping[str, Any]]) -> dict[tuple, str]:
     for places in alike.values():
         rows = [examples[place] for place in places]
         differing = [name for name in _SHARED if len({repr(row.get(name)) for row in rows}) > 1]
-        for place, row in zip(places, rows, strict=True):
-            found[place] = ", ".join(f"{_SHARED[name]} {_short(row.get(name))}" for name in differing)
+        words = [_words(name, [row.get(name) for row in rows]) for name in differing]
+        found |= {place: ", ".join(parts) for place, *parts in zip(places, *words, strict=True)}
     return found
 
 
-def _short(value):
-    return value[:_DIGITS] if isinstance(value, str) else str(value)
+def _words(name: str, values: Sequence[Any]) -> list[str]:
+    """Values of a field in words, fingerprints by their first digits where these tell them apart."""
+    texts = [str(value) for value in values]
+    if name.endswith("_fingerprint"):
+        short = [text[:_DIGITS] for text in texts]
+        if len(set(short)) == len(set(texts)):
+            texts = short
+    return [f"{_SHARED[name]} {text}" for text in texts]
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:

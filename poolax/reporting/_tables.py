@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from poolax.reporting._constants import constants_of
-from poolax.reporting._scores import place_of, summarize_scores
+from poolax.reporting._scores import place_of, scores_by_place
 from poolax.reporting._table import Cell, Table
 
 _FIXED = ("first", "last", "avg", "sum", "max")
@@ -23,17 +23,16 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
     Raises:
         ValueError: if there is no record.
     """
-    summary = summarize_scores(records)
+    groups = scores_by_place(records)
+    summary = [entry for group in groups for entry in group]
     if not summary:
         raise ValueError("records: expected at least one head record, got none")
     poolers = list(dict.fromkeys(entry["pooler"] for entry in summary))
-    by_place: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for entry in summary:
-        by_place.setdefault((place_of(entry), entry["metric"]), []).append(entry)
     # Older records do not hold it.
     has_best = any(entry["best_constant"] is not None for entry in summary)
     rows = []
-    for (name, metric), group in by_place.items():
+    for group in groups:
+        name, metric = place_of(group[0]), group[0]["metric"]
         entries = {entry["pooler"]: entry for entry in group}
         best, best_fixed = _best(group), _best(e for e in group if e["resolved"] in _FIXED)
         cells = [Cell(f"{name} ({_unit(metric)})"), Cell(_value(group[0]["baseline"], metric))]
