@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from poolax._paths import absolute_path
 
 _LOCK = ".poolax.lock"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -19,8 +22,9 @@ def alone_in(folder: epath.PathLike, *, name: str = "out", seconds: float = 0.0)
     """Hold a folder, made if it is not there, while this program writes to it.
 
     The lock is the operating system's and ends with the process that holds it, however that ends. A
-    thread may hold a folder several times over. Two cannot be held: a folder that this process may only
-    read, in which it writes nothing, and a bucket, which has no locks; there it is for the user to see
+    thread may hold a folder several times over. Three cannot be held: a folder that this process may
+    only read, in which it writes nothing; a bucket, which has no locks; and one on a system without
+    locks, as some network mounts are, which the log tells. On the last two it is for the user to see
     to it that one program writes.
 
     Args:
@@ -53,7 +57,7 @@ def alone_in(folder: epath.PathLike, *, name: str = "out", seconds: float = 0.0)
 
 @contextlib.contextmanager
 def locked(path: str, *, seconds: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; one that may not be written is not held.
+    """Hold a lock file; one that may not be written, or whose file system has no locks, is not held.
 
     Raises:
         filelock.Timeout: if another program holds it for longer.
@@ -64,6 +68,12 @@ def locked(path: str, *, seconds: float = 0.0) -> Iterator[None]:
         try:
             stack.enter_context(lock.acquire(timeout=seconds))
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno in _WITHOUT_LOCKS:
+                _log.warning(
+                    "%s: its file system has no locks (%s); see to it that one program writes there",
+                    os.path.dirname(path),
+                    os.strerror(error.errno),
+                )
+            elif error.errno not in _READ_ONLY:
                 raise
         yield

@@ -104,6 +104,43 @@ for _ in range(2):
 )
 
 
+FAIL = (
+    START
+    + """
+import fcntl
+from poolax._processes import once
+from poolax.training.holding import holding
+
+def flock(*_):
+    raise OSError(5, "Input/output error")
+
+def told(action):
+    try:
+        action()
+    except OSError as error:
+        return str(error)
+    return "nothing"
+
+def hold(folder):
+    with holding(folder):
+        pass
+
+assert told(lambda: hold(out / "free")) == "nothing"
+flock, fcntl.flock = fcntl.flock, flock
+expected = ["[Errno 5] Input/output error", "out: expected to be held by process 0, which failed for "]
+assert told(lambda: hold(out / "failing")).startswith(expected[process])
+fcntl.flock = flock
+
+def fail():
+    raise OSError("mine")
+
+expected = ["mine", "a file: expected to be written by process 0, which failed"]
+assert told(lambda: once(fail, "a file")).startswith(expected[process])
+assert once(lambda: 3, "a file") == 3
+"""
+)
+
+
 def run_two(program, folder, devices=2):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "8"}
     environment.pop("XLA_FLAGS", None)
@@ -141,6 +178,11 @@ def test_every_process_saves_and_one_writes(tmp_path):
     for leaf in jax.tree.leaves(backbones.load(tmp_path / "backbone").params):
         np.testing.assert_array_equal(np.ravel(leaf), np.arange(leaf.size))
     assert training.load_tbm(tmp_path / "block").model.num_heads == 2
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_process_ends_both(tmp_path):
+    run_two(FAIL, tmp_path)
 
 
 # With one device each, as of GPUs, a state spans devices although no process has several.

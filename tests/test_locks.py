@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -69,6 +72,25 @@ def test_a_folder_that_can_only_be_read_is_not_held(tmp_path):
     tmp_path.chmod(0o500)
     with alone_in(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_told_of_and_not_held(tmp_path, monkeypatch, caplog, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING):
+        if code == errno.EIO:
+            with pytest.raises(OSError, match="Input/output error"), holding(tmp_path):
+                pytest.fail("held")
+        else:
+            with holding(tmp_path):
+                pass
+    told = [
+        f"{tmp_path}: its file system has no locks ({os.strerror(code)}); see to it that one program "
+    ]
+    assert [line[: len(told[0])] for line in caplog.messages] == ([] if code == errno.EIO else told)
 
 
 def test_records_of_several_writers_are_all_kept(tmp_path):

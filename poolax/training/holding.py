@@ -26,18 +26,25 @@ def holding(out: epath.PathLike | None) -> Iterator[None]:
     Raises:
         ValueError: for what is no path.
         BlockingIOError: in every process, if another program holds it.
+        OSError: in every process, if the first one cannot hold it for another reason.
     """
     if out is not None:
         check_path("out", out)
-    refused = None
+    failure = None
     with contextlib.ExitStack() as stack:
         if out is not None and jax.process_index() == 0:
             try:
                 stack.enter_context(alone_in(out))
-            except BlockingIOError as error:
-                refused = error
-        if out is not None and agreed(refused is not None)[0]:
-            raise refused or BlockingIOError(f"out: another program writes to {out}")
+            except (OSError, ValueError) as error:
+                failure = error  # raised once the others, which wait, know of it
+        if out is not None:
+            failed, is_held = agreed(failure is not None, isinstance(failure, BlockingIOError))
+            if failure is not None:
+                raise failure
+            if is_held:
+                raise BlockingIOError(f"out: another program writes to {out}")
+            if failed:
+                raise OSError(f"out: expected to be held by process 0, which failed for {out}")
         yield
 
 
