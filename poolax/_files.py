@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -119,7 +120,8 @@ def writing_to(folder: epath.PathLike) -> Iterator[None]:
         folder: Where is written to.
 
     Raises:
-        OSError: with the system's code and the folder, in place of what a writer makes of it.
+        OSError: with the system's code and the folder, in place of what a writer makes of it; one that
+            names a file elsewhere, such as one that is read, keeps that.
 
     Example:
         >>> with writing_to("/tmp/run"):
@@ -135,7 +137,19 @@ def writing_to(folder: epath.PathLike) -> Iterator[None]:
         if code is None:
             raise
         advice = "; free some and run the same again" if code in _FULL else ""
-        raise OSError(code, os.strerror(code) + advice, os.fspath(folder)) from error
+        where = os.fspath(folder)
+        if _names_another(error, where):
+            where = getattr(error, "filename", where)
+        raise OSError(code, os.strerror(code) + advice, where) from error
+
+
+def _names_another(error, folder):
+    """Whether an error names a file that is not in a folder, where names may be temporary ones."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, (str, bytes, os.PathLike)):
+        return False
+    path = pathlib.PurePath(os.fsdecode(named))
+    return not path.is_relative_to(folder)
 
 
 def system_code(error: BaseException) -> int | None:
@@ -156,4 +170,6 @@ def _code(error):
     if isinstance(error, RuntimeError):  # array records say it in words alone
         return next((code for code in _FULL if os.strerror(code) in str(error)), None)
     code = getattr(error, "errno", None)
-    return code if code in _FULL or code == errno.EIO else None
+    if code == errno.EIO:
+        return None if getattr(error, "filename", None) is not None else code
+    return code if code in _FULL else None

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import os
 import pathlib
 import resource
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 
 from poolax import backbones, cli, data
 from poolax._checkpoint import save_checkpoint
+from poolax._files import writing_to
 from poolax._paths import write_atomically
 from poolax.data import _archives
 from poolax.training import Records
@@ -77,6 +79,20 @@ def test_a_full_disk_is_told_by_its_folder(write, tmp_path, attack):
 
     attack("a full disk", [outcome()])
     write(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("name", "told"), [("in.txt", "in.txt"), ("out/.tmp/a", "out"), (None, "out"), (3, "out")]
+)
+def test_the_file_that_is_refused_is_the_one_that_is_told(code, name, told, tmp_path):
+    named = str(tmp_path / name) if isinstance(name, str) else name
+    with pytest.raises(OSError, match=os.strerror(code)) as caught, writing_to(tmp_path / "out"):
+        raise OSError(code, os.strerror(code), named)
+    # What cannot be read is told as it is; of a full disk, temporary names say less than the folder.
+    as_it_is = code == errno.EIO and name is not None
+    assert caught.value.filename == (named if as_it_is else str(tmp_path / told))
+    assert caught.value.errno == code
 
 
 def test_a_full_disk_ends_the_command_in_one_line(tmp_path, capsys, attack):
