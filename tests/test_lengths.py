@@ -11,7 +11,14 @@ from helpers import assert_close
 
 from poolax import backbones, pooling
 from poolax.data import Dataset
-from poolax.training import Classification, HeadModule, SentenceCompletion, sweep
+from poolax.training import (
+    Classification,
+    HeadModule,
+    Records,
+    SentenceCompletion,
+    sweep,
+    sweep_states,
+)
 from poolax.training.engine import HeadGroup, train_groups
 from poolax.training.feed import Protocol
 from poolax.training.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
@@ -123,6 +130,28 @@ def test_heads_of_several_parts_in_chunks_are_those_of_padded_states(any_saving)
     whole = train(Protocol(2, 8))
     any_saving(1)
     same(train(Protocol(2, 8, chunk_steps=2)), whole)
+
+
+def test_a_sweep_that_goes_on_plans_lengths_by_all_of_its_runs(tmp_path, monkeypatch):
+    states, mask, targets, splits = texts()
+    planned = []
+
+    def plan(lengths, num_tokens, orders, batch_size, *, heads, devices):
+        planned.append((sorted(orders), heads))
+
+    def groups(lengths, examples, *, passes):
+        planned.append(passes)
+        return [TOKENS]
+
+    monkeypatch.setattr("poolax.training.engine.plan_slots", plan)
+    monkeypatch.setattr(Lengths, "groups", groups)
+    options = {"splits": splits, "poolers": ["wavg"], "seeds": 2, "epochs": 1, "out": tmp_path}
+    first = sweep_states(states, mask, targets, TASK, **options)
+    (tmp_path / "records.jsonl").write_text("")
+    Records([first[0]]).write_to(tmp_path / "records.jsonl")
+    again = sweep_states(states, mask, targets, TASK, **options)
+    assert [row["heads_trained_together"] for row in again] == [2, 1]
+    assert planned == [([(0, 0), (1, 0)], 2), 2] * 2
 
 
 def test_what_stands_for_tokens_stays_in_its_place():

@@ -160,7 +160,8 @@ def train_groups(
     """Train heads with Adam at a constant learning rate: runs vmapped, epochs scanned.
 
     The seed of a run sets its initialisation and, unless the order is shared, the order of its batches,
-    whatever runs beside it.
+    whatever runs beside it. How far texts are padded follows from the training split and from the runs
+    of ``protocol.all_runs``, in whose last bits heads differ from those that are planned by others.
 
     Args:
         source: Token states.
@@ -190,7 +191,8 @@ def train_groups(
         for group in groups
     ]
     if lengths is not None:
-        heads = sum(group.num_groups * len(group.runs) for group in groups)
+        # Not of all groups: which of them are left to train is to change nothing.
+        heads = max(len(protocol.planned(group.runs)) for group in groups)
         evaluated = np.concatenate([splits["validation"], splits["test"]])
         padded_to = lengths.groups(evaluated, passes=heads * protocol.epochs)
     feed = Feed(source, targets, splits["train"], protocol, lengths)
@@ -236,13 +238,14 @@ def _slots(group, lengths, train, protocol):
     """Places of the examples of a step, by their lengths."""
     if lengths is None:
         return None
-    seeds = {0} if protocol.shared_order else {seed for _, seed in group.runs}
+    runs = protocol.planned(group.runs)
+    seeds = {0} if protocol.shared_order else {seed for _, seed in runs}
     return plan_slots(
         lengths.longest[train],
         lengths.num_tokens,
         itertools.product(sorted(seeds), range(protocol.epochs)),
         protocol.batch_size,
-        heads=group.num_groups * len(group.runs),
+        heads=len(runs),
         devices=jax.device_count() if protocol.shard == "batch" else 1,
     )
 

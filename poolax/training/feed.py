@@ -24,6 +24,8 @@ class Protocol:
             training split there, once.
         shared_order: Whether all runs see the same batches, so that states are read once for all.
         shard: ``"batch"`` or ``"heads"``; see :class:`Trainer`.
+        all_runs: Learning rates and seeds of the whole sweep, by which lengths of texts are planned, so
+            that a part of it, trained alone, comes out the same; ``None`` for those of each group.
     """
 
     epochs: int
@@ -31,6 +33,11 @@ class Protocol:
     chunk_steps: int | None = None
     shared_order: bool = False
     shard: str = "batch"
+    all_runs: tuple[tuple[float, int], ...] | None = None
+
+    def planned(self, runs: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+        """The runs by which lengths are planned, for a group of these."""
+        return runs if self.all_runs is None else self.all_runs
 
 
 def count_orders(runs: Sequence[tuple[float, int]], *, shared: bool) -> int:

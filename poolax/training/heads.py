@@ -131,7 +131,8 @@ def train_heads(
     """Train heads of one structure, all in one compiled step: runs vmapped, batches over devices.
 
     Adam at a constant learning rate. The seed of a run sets its initialisation and the order of its
-    batches, whatever runs beside it.
+    batches, whatever runs beside it. Texts are padded as far as the batches of all ``runs`` ask for, so
+    that other runs beside it may change the last bits.
 
     Args:
         module: Structure of the heads.

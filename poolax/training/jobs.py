@@ -69,6 +69,7 @@ class JobMaker:
         epochs: Passes over the training split.
         batch_size: Examples a step.
         limits: What may be used.
+        runs: Learning rates and seeds of the whole sweep, finished or not.
     """
 
     task: Task
@@ -79,6 +80,7 @@ class JobMaker:
     epochs: int
     batch_size: int
     limits: Limits
+    runs: tuple[Run, ...]
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
@@ -217,10 +219,11 @@ class JobMaker:
     def _protocol(self, source, runs, *, shared_order=False) -> Protocol:
         chunk_steps = None
         if not isinstance(source, (MemorySource, PooledSource)):
-            orders = count_orders(runs, shared=shared_order)
+            # Of the whole sweep, as sums over other chunks would round otherwise.
+            orders = count_orders(self.runs, shared=shared_order)
             chunk_steps = max(1, _CHUNK_EXAMPLES // (orders * self.batch_size))
         shard = self.limits.shard_of(len(runs))
-        return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard)
+        return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard, self.runs)
 
 
 def _reads_spread(pooler: nn.Module) -> bool:

@@ -115,7 +115,7 @@ def plan_slots(
         num_tokens: Length to which all are padded.
         orders: Seed and epoch of each order that is trained in.
         batch_size: Examples a step.
-        heads: Heads that are trained together.
+        heads: Heads of one structure that are to be trained.
         devices: Devices over which a batch is split.
 
     Returns:

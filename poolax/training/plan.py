@@ -150,6 +150,7 @@ class SweepPlan:
             self.epochs,
             self.batch_size,
             self.limits,
+            self.runs,
         )
         streams = pooled is None and isinstance(source, StreamedSource)
         pending = self.pending()
