@@ -1,14 +1,18 @@
+import dataclasses
 import functools
 import gc
 import weakref
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from helpers import KINDS, assert_close, exact_norm, random_tokens, random_variables
 
 from poolax import blocks, empirical, pooling
+from poolax.empirical._neighbourhood import output_distances
 
 KEY = jax.random.key(0)
 
@@ -187,6 +191,157 @@ def test_a_second_call_compiles_nothing(measure, caplog):
     MEASURES[measure](fn, jnp.ones(4))
     assert traces > 0
     MEASURES[measure](Squares(), jnp.ones(3))
+
+
+class Scaled:
+    """A callable whose weight may be exchanged."""
+
+    def __init__(self):
+        self.weight = jnp.ones(3)
+
+    def __call__(self, x):
+        return self.weight * x
+
+
+class ScaledModule(nnx.Module):
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones(3))
+
+    def __call__(self, x):
+        return self.weight[...] * x
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """A callable that is looked up by a function that it holds."""
+
+    inner: Callable
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+WEIGHT = jnp.ones(3)
+
+
+def of_global(x):
+    return WEIGHT * x
+
+
+def mutable_functions():
+    """Functions of weight one, and what doubles the weight of each."""
+    scaled, module = Scaled(), ScaledModule()
+    params = {"params": [jnp.ones(3)]}
+    array = np.ones(3, np.float32)
+    weight = jnp.ones(3)
+
+    def of_cell(x):
+        return weight * x
+
+    def double_cell():
+        nonlocal weight
+        weight = 2 * weight
+
+    def double_global():
+        global WEIGHT
+        WEIGHT = 2 * WEIGHT
+
+    def double_params():
+        params["params"][0] = jnp.full(3, 2.0)
+
+    def double_array():
+        array[:] = 2
+
+    def double_scaled():
+        scaled.weight = jnp.full(3, 2.0)
+
+    def double_module():
+        module.weight[...] = jnp.full(3, 2.0)
+
+    def with_params(x):
+        return params["params"][0] * x
+
+    return {
+        "attribute": (scaled, double_scaled),
+        "method": (scaled.__call__, double_scaled),
+        "object in a cell": (lambda x: scaled(x), double_scaled),
+        "partial": (functools.partial(lambda scaled, x: scaled(x), scaled), double_scaled),
+        "nnx": (module, double_module),
+        "cell": (of_cell, double_cell),
+        "nested": (lambda x: jax.vmap(lambda row: of_cell(row))(x[None])[0], double_cell),
+        "transformed": (jax.vmap(of_cell, in_axes=(None,), axis_size=1), double_cell),
+        "record": (Around(of_cell), double_cell),
+        "global": (of_global, double_global),
+        "nested global": (lambda x: (lambda: WEIGHT * x)(), double_global),
+        "function of a global": (lambda x: of_global(x), double_global),
+        "parameters": (with_params, double_params),
+        "array": (lambda x: array * x, double_array),
+    }
+
+
+@pytest.mark.parametrize("kind", mutable_functions())
+def test_what_has_changed_is_measured_anew(kind, monkeypatch):
+    monkeypatch.setitem(globals(), "WEIGHT", jnp.ones(3))
+    fn, double = mutable_functions()[kind]
+    assert_close(empirical.jacobian_norm(fn, jnp.ones(3)), 1.0)
+    double()
+    assert_close(empirical.jacobian_norm(fn, jnp.ones(3)), 2.0)
+
+
+def test_every_measurement_sees_what_has_changed():
+    scaled = Scaled()
+    inputs = jnp.ones((1, 3))
+    project = empirical.project_to_ball(1.0)
+
+    def measure():
+        return (
+            empirical.power_iteration(scaled, jnp.ones(3), key=KEY).value,
+            empirical.maximize_jacobian_norm(
+                scaled, jnp.ones(3), project=project, key=KEY, num_restarts=1, num_steps=1
+            ).value,
+            output_distances(
+                scaled,
+                inputs,
+                None,
+                jnp.array([0.1]),
+                key=KEY,
+                num_perturbations=1,
+                neighbourhood="ball",
+                project=None,
+                batch_size=None,
+            ),
+        )
+
+    before = measure()
+    scaled.weight = 2 * scaled.weight
+    for first, second in zip(before, measure(), strict=True):
+        assert_close(second, 2 * first, 1e-5)
+
+
+class Counted:
+    """Counts its traces, which make it no other."""
+
+    traces = 0
+
+    def __eq__(self, other):
+        return isinstance(other, Counted)
+
+    def __hash__(self):
+        return 0
+
+    def __call__(self, x):
+        self.traces += 1
+        return x
+
+
+def test_the_program_of_a_function_made_again_is_kept():
+    model, counted, x = blocks.TBM(2, pooling.AveragePool()), Counted(), jnp.ones((3, 4))
+    params = model.init(KEY, x)
+    traces = []
+    for _ in range(3):
+        empirical.jacobian_norm(lambda x: jax.nn.relu(counted(model.apply(params, x))), x)
+        traces.append(counted.traces)
+    assert traces[0] == traces[1] == traces[2] > 0
 
 
 def test_what_was_measured_long_ago_is_let_go():

@@ -30,8 +30,9 @@ def jacobian_norm(
 
         ``|J| = sqrt(lambda_max(J J^T)) = sqrt(lambda_max(J^T J))``.
 
-    One program for each ``fn``, options and shape is compiled and kept for later calls: what ``fn``
-    closes over is taken as constant, so give a function of other weights, not changed ones.
+    One program for each ``fn``, options and shape is compiled and kept for later calls, while ``fn``,
+    what it closes over and the globals that it names are the same; attributes of modules are taken as
+    constant. For an object that may have changed unseen a program is compiled anew each time.
 
     Args:
         fn: Takes one array and returns one array.
@@ -100,7 +101,8 @@ def check_point(x) -> Array:
 
 def output_shape(fn, x) -> jax.ShapeDtypeStruct:
     """Shape and dtype of ``fn(x)``, which has to be one array of real numbers with a Jacobian."""
-    out = jax.eval_shape(fn, x)
+    # Of a new function, for JAX keeps the shape of one whose globals have changed since.
+    out = jax.eval_shape(lambda x: fn(x), x)
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise ValueError(f"fn: expected a function that returns one array, got {type(out).__name__}")
     if not jnp.issubdtype(out.dtype, jnp.floating):

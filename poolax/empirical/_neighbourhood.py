@@ -1,6 +1,5 @@
 """How far outputs move when inputs change: neighbours of inputs, and their outputs in chunks."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from poolax._checks import (
     check_instance,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
-from poolax.empirical._programs import is_hashable
+from poolax.empirical._programs import kept_program
 
 NEIGHBOURHOODS = ("ball", "gaussian", "adversarial")
 
@@ -65,14 +64,10 @@ def output_distances(
     if project is not None:
         _check_projection(project, inputs, masks)
     keys = jax.random.split(key, inputs.shape[0])
-    # What has no hash cannot be looked up; a new function around it has one.
-    if not is_hashable(fn):
-        fn = functools.partial(fn)
-    if project is not None and not is_hashable(project):
-        project = functools.partial(project)
-    distances = map_distances(
-        inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
+    program = _program(
+        (inputs, epsilons, keys), fn, project, num_perturbations, neighbourhood, batch_size
     )
+    distances = program(inputs, masks, epsilons, keys)
     for leaf in jax.tree.leaves(distances):
         check_finite("outputs of fn", leaf)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), distances)
@@ -113,15 +108,22 @@ def _check_projection(project, inputs, masks):
         )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("fn", "project", "num_perturbations", "neighbourhood", "batch_size"),
-)
+@kept_program
+def _program(fn, project, num_perturbations, neighbourhood, batch_size):
+    @jax.jit
+    def distances(inputs, masks, epsilons, keys):
+        return map_distances(
+            inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
+        )
+
+    return distances
+
+
 @at_highest_precision
 def map_distances(
     inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
 ):
-    """The same, jitted: no more than ``batch_size`` evaluations of ``fn`` are alive at a time."""
+    """The same, to be jitted: no more than ``batch_size`` evaluations of ``fn`` are alive at a time."""
     # A divisor leaves no remainder, for which everything would be compiled a second time.
     limit = min(batch_size, num_perturbations)
     at_once = max(k for k in range(1, limit + 1) if num_perturbations % k == 0)

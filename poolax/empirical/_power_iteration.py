@@ -40,8 +40,9 @@ def power_iteration(
     take a start almost orthogonal to the vectors of the largest: with ``"power"`` about one in a
     hundred where the two largest are close to one another and far above the rest.
 
-    One program for each ``fn``, method, ``max_steps`` and shape is compiled and kept for later calls:
-    what ``fn`` closes over is taken as constant, so give a function of other weights, not changed ones.
+    One program for each ``fn``, method, ``max_steps`` and shape is compiled and kept for later calls,
+    while ``fn``, what it closes over and the globals that it names are the same; attributes of modules
+    are taken as constant. For an object that may have changed unseen it is compiled anew each time.
 
     Args:
         fn: Takes one array and returns one array.
