@@ -193,7 +193,27 @@ def test_terminals_get_no_commands_of_data(hostile, capsys):
 def test_latex_of_several_lines_and_control_characters(hostile):
     text = hostile.latex()
     assert "\x1b" not in text
-    assert r"a|b\&c\_d\%e$<$f$>$g`h i*j" in text
+    assert r"a\textbar{}b\&c\_d\%e$<$f$>$g`h i*j" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[CLS]", "{}[CLS]"),
+        (" [1cm]", "{}"),
+        ("*", "{}*"),
+        ("a [b]", "a [b]"),
+        ('a|"b"', r"a\textbar{}''b''"),
+    ],
+)
+def test_latex_rows_begin_no_argument(text, expected):
+    rows = [[reporting.Cell("a"), reporting.Cell("b")], [reporting.Cell(text), reporting.Cell("c")]]
+    lines = reporting.Table("t", [text, "[b]"], rows, notes=[], tidy=[]).latex().splitlines()
+    heading, row = lines[lines.index(r"\midrule") - 1], lines[lines.index(r"\bottomrule") - 1]
+    assert heading.startswith(expected)
+    assert heading.endswith(r" & [b] \\")
+    assert row.startswith(expected)
+    assert not re.search(r"\\\\\s*[\[*]|rule\s*\[", "\n".join(lines))
 
 
 def test_csv_holds_no_formula():

@@ -1,6 +1,7 @@
 """Text of data in the languages of tables: what these read as commands is written out."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from poolax._text import one_line, printable
@@ -13,6 +14,8 @@ _LATEX = str.maketrans(
     {name: rf"\{name}" for name in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$"}
+    # A bar is a dash in the first encoding of fonts in LaTeX; packages of languages take quotes.
+    | {"|": r"\textbar{}", '"': "''"}
 )
 _FORMULA = ("=", "+", "-", "@")
 
@@ -36,6 +39,19 @@ def latex_text(text: str) -> str:
         50 \% \& more
     """
     return one_line(text).translate(_LATEX)
+
+
+def latex_row(cells: Iterable[str]) -> str:
+    r"""A row of cells that are LaTeX.
+
+    A bracket or an asterisk at its beginning would be an argument of what ends the line above.
+
+    Example:
+        >>> print(latex_row(["[CLS]", "0.9"]))
+        {}[CLS] & 0.9 \\
+    """
+    row = " & ".join(cells) + r" \\"
+    return f"{{}}{row}" if row.lstrip().startswith(("[", "*")) else row
 
 
 def csv_value(value: Any) -> Any:

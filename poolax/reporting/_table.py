@@ -14,7 +14,7 @@ import rich.table
 from rich.text import Text
 
 from poolax._text import one_line
-from poolax.reporting._escapes import csv_value, latex_text, markdown_text
+from poolax.reporting._escapes import csv_value, latex_row, latex_text, markdown_text
 
 _NO_LIMIT = 10_000
 
@@ -156,9 +156,9 @@ class Table:
             rf"\caption{{{latex_text(' '.join([f'{self.title}.', *self.notes]))}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             r"\toprule",
-            " & ".join(map(latex_text, self.columns)) + r" \\",
+            latex_row(map(latex_text, self.columns)),
             r"\midrule",
-            *(" & ".join(cell.latex() for cell in row) + r" \\" for row in self.rows),
+            *(latex_row(cell.latex() for cell in row) for row in self.rows),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
