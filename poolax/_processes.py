@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from poolax._ending import ending_with
+
 
 def is_writer() -> bool:
     """Whether this process writes files."""
@@ -45,14 +47,17 @@ def once(write: Callable[[], int | None], what: str) -> int:
         3
     """
     outcome = np.array([0, 0], np.int32)
-    try:
-        if is_writer():
-            outcome[:] = 1, write() or 0
-    finally:
+
+    def tell():
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            outcome = multihost_utils.broadcast_one_to_all(outcome)
+            outcome[:] = multihost_utils.broadcast_one_to_all(outcome)
+
+    # The others wait, whatever becomes of the writer.
+    with ending_with(tell):
+        if is_writer():
+            outcome[:] = 1, write() or 0
     done, number = map(int, outcome)
     if not done:
         raise OSError(f"{what}: expected to be written by process 0, which failed; see its own error")

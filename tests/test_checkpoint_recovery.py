@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from poolax import backbones, pooling, training
 from poolax._checkpoint import (
@@ -20,6 +21,7 @@ from poolax._checkpoint import (
     restore_newest,
 )
 from poolax._files import DamagedFileError
+from poolax._processes import once
 from poolax.blocks import TBM
 
 
@@ -365,6 +367,41 @@ def test_what_is_not_a_checkpoint_stays_where_a_run_is_done_with(run):
     remove_checkpoints(run)
     assert not run.exists()
     remove_checkpoints(run)
+
+
+def test_the_first_error_of_a_save_in_the_background_is_raised_and_all_is_closed(tmp_path, monkeypatch):
+    closed = []
+
+    def fail(*_, **__):
+        raise ValueError("the first")
+
+    def close(*_, **__):
+        closed.append(True)
+        raise RuntimeError("the second")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+    monkeypatch.setattr(ocp.CheckpointManager, "close", close)
+    writer = CheckpointWriter(tmp_path)
+    with pytest.raises(ValueError, match="the first"):
+        writer.close()
+    writer.close()
+    assert closed == [True]
+
+
+def test_an_error_of_the_writer_is_raised_though_the_others_cannot_be_told(monkeypatch, caplog):
+    def fail():
+        raise ValueError("mine")
+
+    def broadcast(_):
+        raise RuntimeError("the others are gone")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    with pytest.raises(ValueError, match="mine"):
+        once(fail, "a file")
+    assert caplog.messages == ["after another error: the others are gone"]
+    with pytest.raises(RuntimeError, match="the others are gone"):
+        once(lambda: 1, "a file")
 
 
 def test_metadata_and_trees_that_cannot_be_saved(tmp_path):

@@ -403,6 +403,15 @@ def test_resumed_is_uninterrupted_bit_for_bit(stream, vit, tmp_path):
             )
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [(None, "nothing was saved"), ("run", "goes on from what was saved before")]
+)
+def test_a_run_that_is_stopped_in_its_evaluation_says_what_is_left(tmp_path, name, told):
+    keeper = Keeper(name and tmp_path / name, should_stop=lambda: True)
+    with pytest.raises(PreemptedError, match=f"^stopped while heads are evaluated; {told}$"):
+        keeper.ask()
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     states, mask, targets, splits = toy()
     source, protocol = MemorySource(states, mask), Protocol(4, 8)

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from poolax._checkpoint._orbax import check_only_checkpoints, open_manager, save_items
 from poolax._checks import check_count
+from poolax._ending import ending_with
 from poolax._files import writing_to
 from poolax._paths import absolute_path
 from poolax._processes import is_writer, on_writer, once
@@ -127,8 +128,7 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Wait until all is written."""
-        if self._manager is not None:
-            with writing_to(self._path):
-                self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with ending_with(manager.close), writing_to(self._path):
+                manager.wait_until_finished()

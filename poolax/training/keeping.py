@@ -97,22 +97,23 @@ class Keeper:
             raise PreemptedError(f"stopped after step {step}, {where}")
 
     def ask(self) -> None:
-        """Stop a run that is to, where nothing can be saved: it goes on from what was saved before.
+        """Stop a run that is to, where nothing can be saved but what was saved before may be there.
 
         Raises:
             PreemptedError: if the run is to stop.
         """
         if agreed(self._should_stop())[0]:
             self.close()
-            raise PreemptedError(
-                "stopped while heads are evaluated; goes on from what was saved before"
+            goes_on = (
+                "nothing was saved" if self._directory is None else "goes on from what was saved before"
             )
+            raise PreemptedError(f"stopped while heads are evaluated; {goes_on}")
 
     def close(self) -> None:
         """Wait until what was begun is written."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def discard(self) -> None:
         """Remove what was kept of a run that is finished; what was damaged stays."""

@@ -1,6 +1,5 @@
 """Which heads a sweep has, which of them are finished, and how the others are trained."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,6 +15,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checkpoint import replace_checkpoint
+from poolax._ending import ending_with
 from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax.pooling import to_config
@@ -170,7 +170,7 @@ class SweepPlan:
             directory, every=self.limits.checkpoint_every, should_stop=self.limits.should_stop
         )
         # Whatever ends it, what is on its way to disk gets there.
-        with contextlib.closing(keeper):
+        with ending_with(keeper.close):
             trained = train_groups(
                 job.source,
                 job.groups,
