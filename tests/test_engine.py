@@ -197,6 +197,16 @@ def test_fixed_poolers_alone_keep_vectors_for_states(vit, tmp_path):
         assert_close(row["train_loss"], other["train_loss"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fixed_poolers_see_the_same_states_whatever_is_trained_beside_them(vit, tmp_path, dtype):
+    options = {"features": "disk", "feature_dir": tmp_path, "feature_dtype": dtype, "epochs": 1}
+    half = vit.replace(compute_dtype=jnp.bfloat16) if dtype == "float32" else vit
+    [alone] = run(half, poolers=["avg"], seeds=1, **options)
+    beside, _ = run(half, poolers=["avg", "wavg"], seeds=1, **options)
+    for name in ("id", "train_loss", "validation_loss", "test_scores"):
+        assert alone[name] == beside[name]
+
+
 def test_streamed_heads_share_an_order_and_are_otherwise_the_same(vit):
     rows = run(vit, features="stream", seeds=[0, 4])
     memory = run(vit, seeds=[0, 4])

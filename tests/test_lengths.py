@@ -221,4 +221,6 @@ def test_records_and_log_say_where_few_texts_cost_most(model, monkeypatch, caplo
     [note] = record["data_notes"]
     assert "max_tokens=4 cuts them" in note
     assert note in caplog.text
+    [record] = sweep(model, sentences(), Classification(2), **options | {"poolers": ["avg"]})
+    assert record["data_notes"] == []  # vectors have no length
     assert logging.WARNING in {entry.levelno for entry in caplog.records}

@@ -186,17 +186,19 @@ def sweep(
     fixed = plan.fixed(passed.shape)
     key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
     if mode != "stream" and fixed is not None:
-        kept = directory if mode == "disk" else None
-        pooled = pool_features(fixed, prefixes, passed, progress, kept, key)
+        kept = (directory, key, feature_dtype) if mode == "disk" else ()
+        pooled = pool_features(fixed, prefixes, passed, progress, *kept)
     elif mode == "disk":
         source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
     elif mode == "memory":
         source = memory_source(passed, progress)
+    # Vectors have no length that a step would wait for.
+    notes = [] if pooled is not None else _notes(source, splits["train"], batch_size)
     # Words about the data, of which its fingerprint and the identity of a head know nothing.
     plan.extra |= {
         "model": name or backbone.name,
         "data_source": dataset.source,
-        "data_notes": [*dataset.notes, *_notes(source, splits["train"], batch_size)],
+        "data_notes": [*dataset.notes, *notes],
         "duplicates": dataset.count_duplicates(),
         "features_wall_s": round(time.perf_counter() - started, 3),
     }

@@ -65,6 +65,7 @@ def pool_features(
     progress: Progress,
     directory: epath.PathLike | None = None,
     key: Mapping[str, Any] | None = None,
+    dtype: Any = None,
 ) -> dict[str, np.ndarray]:
     """The same from the backbone as it runs, so that token states are never kept.
 
@@ -75,10 +76,12 @@ def pool_features(
         progress: Called with a description, the number done and the total.
         directory: Local folder of stores, where a pass that is stopped goes on; ``None`` keeps nothing.
         key: What the states depend on, as for :func:`open_store`.
+        dtype: As for :class:`PooledPass`; ``directory`` asks for one.
     """
-    passed = PooledPass(poolers, prefixes, features)
-    # What is kept is float32; vectors of another dtype would come back as other numbers.
-    if directory is not None and features.one_output.states.dtype == np.float32:
+    passed = PooledPass(poolers, prefixes, features, dtype)
+    if directory is not None:
+        if dtype is None:
+            raise ValueError("dtype: expected that of kept states beside a directory, got None")
         store = open_store(directory, passed, dict(key or {}), progress=progress)
         vectors = store.fetch(np.arange(features.num_examples)).states
     else:
@@ -99,16 +102,23 @@ class PooledPass:
         poolers: Poolers without parameters.
         prefixes: Real tokens in front that each does not see.
         features: The pass of the backbone.
+        dtype: In which a store would keep the states: they are rounded as if they came from there, so
+            that vectors are the same whatever is trained beside them; ``None`` for states as they are.
     """
 
     num_prefix = 0
 
     def __init__(
-        self, poolers: Mapping[str, nn.Module], prefixes: Mapping[str, int], features: FeaturePass
+        self,
+        poolers: Mapping[str, nn.Module],
+        prefixes: Mapping[str, int],
+        features: FeaturePass,
+        dtype: Any = None,
     ):
         self._features = features
         self._labels = list(poolers)
         self._what = [(repr(pooler), prefixes[label]) for label, pooler in poolers.items()]
+        self._dtype = None if dtype is None else jnp.dtype(dtype)
         self._mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
         self.num_examples, self.layout = features.num_examples, features.layout
 
@@ -119,8 +129,9 @@ class PooledPass:
         return (num_examples, len(self._what), *parts, dim)
 
     def program(self) -> str:
-        """The program of the backbone, and the poolers."""
-        return f"{self._features.program()}{self._what}"
+        """The program of the backbone, the poolers, and how states are rounded between them."""
+        rounded = "" if self._dtype in (None, np.float32) else self._dtype.name
+        return f"{self._features.program()}{self._what}{rounded}"
 
     def batches(
         self, progress: Progress = no_progress, *, first: int = 0
@@ -128,7 +139,10 @@ class PooledPass:
         """Vectors batch by batch, and the positions of their inputs, as of :class:`FeaturePass`."""
         for positions, tokens in self._features.batches(progress, first=first):
             check_finite_states(tokens.states, tokens.mask)
-            batch = {"states": tokens.states}
+            states = tokens.states
+            if self._dtype is not None:  # a store gives float32 back
+                states = states.astype(self._dtype).astype(np.float32)
+            batch = {"states": states}
             pooled = self._mapper((), batch if tokens.mask is None else {**batch, "mask": tokens.mask})
             vectors = np.stack([pooled[label] for label in self._labels], axis=1)
             yield positions, HostStates(vectors, None)
