@@ -8,6 +8,7 @@ from etils import epath
 
 from poolax._checks import check_path
 from poolax._paths import absolute_path, write_atomically
+from poolax._processes import once
 from poolax.backbones import is_saved_backbone
 from poolax.backbones import save as save_backbone
 from poolax.quickstart._language import language
@@ -105,7 +106,8 @@ def run(
 
 def _run(out, settings, modality, progress) -> Report:
     study = MODALITIES[modality](out, settings, progress)
-    if not is_saved_backbone(out / "backbone"):
+    # Saving takes all processes: one may see a file that another one does not see yet.
+    if not once(lambda: int(is_saved_backbone(out / "backbone")), f"{out}: whether it has a backbone"):
         save_backbone(study.backbone, out / "backbone")
     by_task = []
     for index, (dataset, task) in enumerate(study.tasks):
