@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 
 from poolax._locks import alone_in
-from poolax.training import Records
+from poolax.training import Classification, Records, sweep, sweep_states
 from poolax.training.holding import holding, holds_out
 
 HELD = r"out: expected a folder that no other program writes to, got .*; wait until that one has ended"
@@ -47,7 +49,11 @@ def test_a_thread_may_hold_a_folder_twice_and_another_may_not(tmp_path):
         except BlockingIOError as error:
             errors.append(error)
 
-    @holds_out
+    def check(*, out):
+        if out == "refused":
+            raise ValueError("refused")
+
+    @holds_out(check)
     def function(*, out=None):
         with holding(out):
             other = threading.Thread(target=hold)
@@ -60,6 +66,24 @@ def test_a_thread_may_hold_a_folder_twice_and_another_may_not(tmp_path):
     hold()
     assert len(errors) == 1
     assert function() is None
+    with pytest.raises(ValueError, match="refused"):
+        function(out="refused")
+    assert not os.path.exists("refused")
+
+
+def test_no_folder_is_made_for_arguments_that_are_refused(tmp_path):
+    out = tmp_path / "out"
+    states = np.zeros((6, 2, 3))
+    splits: dict[str, np.ndarray] = dict(
+        zip(("train", "validation", "test"), np.arange(6).reshape(3, 2), strict=True)
+    )
+    options: dict[str, Any] = {"poolers": ["avg"], "out": out}
+    nothing: Any = None
+    with pytest.raises(ValueError, match="task: "):
+        sweep_states(states, None, np.zeros(6, int), nothing, splits=splits, **options)
+    with pytest.raises(ValueError, match="backbone: "):
+        sweep(nothing, nothing, Classification(2), **options)
+    assert not out.exists()
 
 
 def test_errors_of_the_block_are_its_own(tmp_path):

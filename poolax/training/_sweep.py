@@ -48,7 +48,26 @@ _log = logging.getLogger(__name__)
 PoolerLike = str | Pooler | TokenHead
 
 
-@holds_out
+def _check_sweep(
+    *, backbone, dataset, features, feature_dir, feature_dtype, include_prefix, max_tokens, **run
+) -> None:
+    del max_tokens  # checked with the data
+    check_instance("backbone", backbone, Backbone, "a Backbone")
+    check_instance("dataset", dataset, Dataset, "a Dataset")
+    check_run(**run)
+    check_choice("features", features, ("auto", *MODES))
+    check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
+    check_flag("include_prefix", include_prefix)
+    if feature_dir is not None:
+        check_path("feature_dir", feature_dir)
+
+
+def _check_sweep_states(*, states, mask, targets, splits, **run) -> None:
+    del states, mask, targets, splits  # checked together
+    check_run(**run)
+
+
+@holds_out(_check_sweep)
 def sweep(
     backbone: Backbone,
     dataset: Any,
@@ -124,18 +143,6 @@ def sweep(
         >>> [(row["pooler"], row["resolved"]["name"], row["seed"]) for row in records]
         [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
-    check_instance("backbone", backbone, Backbone, "a Backbone")
-    check_instance("dataset", dataset, Dataset, "a Dataset")
-    check_run(
-        task=task, poolers=poolers, seeds=seeds, epochs=epochs, batch_size=batch_size,
-        learning_rates=learning_rates, out=out, resume=resume, name=name, limits=limits,
-        progress=progress,
-    )  # fmt: skip
-    check_choice("features", features, ("auto", *MODES))
-    check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
-    check_flag("include_prefix", include_prefix)
-    if feature_dir is not None:
-        check_path("feature_dir", feature_dir)
     named = {
         label: _summary_pooler(pooler, backbone.summary_token)
         for label, pooler in _label(poolers).items()
@@ -207,7 +214,7 @@ def sweep(
     return plan.records()
 
 
-@holds_out
+@holds_out(_check_sweep_states)
 def sweep_states(
     states: Float[np.ndarray, "N *parts n d"],
     mask: Bool[np.ndarray, "N *parts n"] | None,
@@ -269,11 +276,6 @@ def sweep_states(
         >>> [row["pooler"] for row in records], records[0]["test"]
         (['avg', 'max'], 1.0)
     """
-    check_run(
-        task=task, poolers=poolers, seeds=seeds, epochs=epochs, batch_size=batch_size,
-        learning_rates=learning_rates, out=out, resume=resume, name=name, limits=limits,
-        progress=progress,
-    )  # fmt: skip
     states = np.asarray(states)
     targets = jax.tree.map(np.asarray, dict(targets) if isinstance(targets, Mapping) else targets)
     check_tokens("states", states)

@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 from etils import epath
@@ -48,13 +49,28 @@ def holding(out: epath.PathLike | None) -> Iterator[None]:
         yield
 
 
-def holds_out(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function hold the folder that its keyword argument ``out`` names."""
+def holds_out(check: Callable[..., None]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function hold the folder that its argument ``out`` names.
 
-    @functools.wraps(function)
-    def held(*args: P.args, **kwargs: P.kwargs) -> R:
-        out: Any = kwargs.get("out")
-        with holding(out):
-            return function(*args, **kwargs)
+    Args:
+        check: Called with all arguments by their names first: for arguments that are refused no folder
+            is made.
 
-    return held
+    Returns:
+        The decorator.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def held(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            check(**bound.arguments)
+            with holding(bound.arguments["out"]):
+                return function(*args, **kwargs)
+
+        return held
+
+    return decorate
