@@ -18,6 +18,14 @@ def test_cube():
     np.testing.assert_allclose([holds.radius, holds.spread], [6.0, 3.0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+@pytest.mark.parametrize("given", [lambda high: high, np.asarray, jnp.asarray])
+def test_a_cube_of_any_precision_holds_its_corners(dtype, given):
+    domain = bounds.cube(given(dtype(2)), 8)
+    assert 2 * np.sqrt(8) <= float(domain.radius) <= 2 * np.sqrt(8) * (1 + 1e-4)
+    assert np.sqrt(8) <= float(domain.spread)
+
+
 @given(seed=st.integers(0, 30), left=st.integers(0, 2), right=st.integers(0, 2))
 def test_domain_of_tokens(seed, left, right):
     tokens = np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32)

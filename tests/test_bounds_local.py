@@ -56,6 +56,21 @@ def test_one_head_attending_to_itself_is_exact(x64):
     np.testing.assert_allclose(bound, 4.0, rtol=1e-9)
 
 
+def test_a_form_that_overflows_leaves_the_others():
+    """Of slopes whose squares leave the range, times a covariance of zero."""
+    kernel = 1e15 * jnp.eye(DIM)[:, None]
+    value = jnp.diag(jnp.arange(1.0, 5.0))[:, None]
+    bound = bounds.local_attention(100.0 * jnp.eye(DIM), kernel, kernel, value, jnp.eye(DIM)[None])
+    np.testing.assert_allclose(bound, 4.0, rtol=1e-3)
+
+
+def test_ranks_are_promoted_by_name():
+    x = random_tokens(jax.random.key(0), 6, DIM, 1.0)
+    kernels = jnp.ones((DIM, 3, 2))
+    with jax.numpy_rank_promotion("raise"):
+        bounds.local_attention(x, kernels, kernels, kernels, jnp.ones((3, 2, DIM)))
+
+
 def test_peaked_attention_loses_no_digits():
     """In float32 as in float64, where one minus the largest weight would cancel."""
     x = jnp.array([[6.0, 0.0], [-6.0, 0.1], [0.0, 5.0]])

@@ -31,6 +31,22 @@ def test_a_constant_classifier():
     assert radius.tolist() == [np.inf, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("constant", [np.nan, -1.0])
+def test_what_is_no_constant_certifies_nothing(constant):
+    logits = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    certify = jax.jit(bounds.certified_radius)
+    radius = certify(logits, jnp.array([0, 0]), jnp.array([constant, 1.0]))
+    assert radius.tolist() == [0.0, 0.0]
+    assert certify(logits, jnp.array([0, 1]), constant).tolist() == [0.0, 0.0]
+
+
+def test_ranks_are_promoted_by_name():
+    logits = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    with jax.numpy_rank_promotion("raise"):
+        bounds.certified_radius(logits, jnp.array([0, 0]), 1.0)
+        bounds.certified_radius(logits[0], 0, 1.0)
+
+
 def test_transformations(x64):
     logits = jax.random.normal(KEY, (5, 4), float)
     labels = jnp.argmax(logits, axis=-1)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from poolax._checks import check_finite, check_floating, check_values, is_concrete
-from poolax._numerics import accumulation_dtype
+from poolax._numerics import accumulation_dtype, with_leading_axes
 
 
 def certified_radius(
@@ -43,7 +43,8 @@ def certified_radius(
 
     Returns:
         The radius in the norm of ``L``, rounded down, shape ``(*batch,)``. Rounding in the logits
-        themselves is not covered. A label out of range gives NaN where it cannot be refused.
+        themselves is not covered. A label out of range gives NaN, and a constant that is negative or
+        NaN gives 0, where they cannot be refused.
 
     Raises:
         ValueError: for shapes that do not fit, labels that are no integers or out of range, logits
@@ -64,12 +65,12 @@ def certified_radius(
     limits = jnp.finfo(dtype)
     # In double precision where that can be seen.
     known = np.asarray(lipschitz) if is_concrete(lipschitz) else jnp.asarray(lipschitz)
-    positive = jnp.asarray(known > 0)
+    positive, zero = jnp.asarray(known > 0), jnp.asarray(known == 0)
     logits, lipschitz = jnp.asarray(logits, dtype), jnp.asarray(lipschitz, dtype)
     # A constant that the dtype would round to zero is not one of zero.
     lipschitz = jnp.where(positive, jnp.maximum(lipschitz, limits.tiny), lipschitz)
     labels = jnp.asarray(labels)[..., None]
-    others = jnp.arange(logits.shape[-1]) != labels
+    others = with_leading_axes(jnp.arange(logits.shape[-1]), labels.ndim) != labels
     own = jnp.take_along_axis(logits, labels, axis=-1, mode="fill")[..., 0]
     # Of halves, for a difference of large logits overflows.
     largest = jnp.max(logits, axis=-1, initial=-jnp.inf, where=others)
@@ -77,7 +78,9 @@ def certified_radius(
     radius = math.sqrt(2) * (margin / jnp.where(positive, lipschitz, 1))
     # No more is certified than there are numbers for.
     radius = jnp.minimum(radius * (1 - 8 * limits.eps), limits.max)
-    return jnp.where(positive | ~(margin > 0), radius, jnp.inf)
+    radius = jnp.where(zero & (margin > 0), jnp.inf, radius)
+    # Nothing is certified by what is no constant.
+    return jnp.where(positive | zero | jnp.isnan(margin), radius, 0)
 
 
 def _check(logits, labels, lipschitz):

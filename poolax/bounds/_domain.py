@@ -49,7 +49,7 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     check_number("high", high, at_least=0.0)
     check_count("dim", dim)
     radius = high * math.sqrt(dim)
-    if isinstance(high, jax.Array):
+    if hasattr(high, "dtype") and not isinstance(high, float):
         # In at least single precision and upwards: rounded down it would not hold the corners.
         radius = round_up(jnp.asarray(high, accumulation_dtype(high)) * math.sqrt(dim))
     check_held("high", radius, "the radius")

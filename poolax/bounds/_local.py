@@ -145,7 +145,7 @@ def local_attention(
         lengths.reshape(-1),
         kernels.by_head(value_bias),
     )
-    bound = or_infinite(round_up(norms).reshape(x.shape[:-2]))
+    bound = round_up(norms).reshape(x.shape[:-2])
     check_held("x", bound)
     return bound
 
@@ -158,11 +158,12 @@ def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
         x, weights, length = one
         turn = None if rotary is None else functools.partial(rotary, lengths=length)
         blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=turn)
-        norm = spectral_norm(blocks)
+        # What one form cannot hold says nothing about the others.
+        norm = or_infinite(spectral_norm(blocks))
         if isinstance(kind, DotProduct) and rotary is None:
-            norm = jnp.minimum(norm, row_form(kind, kernels, x, weights))
+            norm = jnp.minimum(norm, or_infinite(row_form(kind, kernels, x, weights)))
             seen = jnp.sum(weights[0], axis=-1) > 0
-            norm = jnp.minimum(norm, centred_form(kind, kernels, x, weights, seen))
+            norm = jnp.minimum(norm, or_infinite(centred_form(kind, kernels, x, weights, seen)))
         return norm
 
     return jax.lax.map(at, (x, weights, lengths))

@@ -20,7 +20,7 @@ def row_form(
 
     def row(index):
         attention = weights[:, index]  # (H, n)
-        centred = x - jnp.einsum("hk,kd->hd", attention, x)[:, None]  # (H, n, d)
+        centred = x[None] - jnp.einsum("hk,kd->hd", attention, x)[:, None]  # (H, n, d)
         spread = jnp.sqrt(attention)[..., None] * centred
         keys = jnp.einsum("hkd,hde->hke", spread, kernels.key)
         through_keys = jnp.einsum("hkd,hke->hde", spread, keys)
@@ -43,7 +43,8 @@ def centred_form(
     scale = kind.logit_scale(kernels.query.shape[-1])
     count = jnp.maximum(jnp.sum(real), 1)
     kept = real[:, None]
-    centred = jnp.where(kept, x - jnp.sum(jnp.where(kept, x, 0), axis=0) / count, 0)
+    mean = jnp.sum(jnp.where(kept, x, 0), axis=0, keepdims=True) / count
+    centred = jnp.where(kept, x - mean, 0)
     gradients = jnp.where(kept, logit_gradients(kernels, x, scale), 0)
     keys = jnp.einsum("nd,hde->hne", centred, kernels.key)
     through = scale * product_norm(keys, kernels.query)
