@@ -70,11 +70,9 @@ class _Command:
         show(_narrow(scores), records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
-            console.print(
-                Text(printable(f"Complete with {diverged} diverged heads: {out}")), soft_wrap=True
-            )
+            _tell(console, f"Complete with {diverged} diverged heads: {out}")
             return DIVERGED
-        console.print(Text(printable(f"Complete: {out}")), soft_wrap=True)
+        _tell(console, f"Complete: {out}")
         return COMPLETE
 
 

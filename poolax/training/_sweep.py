@@ -193,8 +193,12 @@ def sweep(
     fixed = plan.fixed(passed.shape)
     key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
     if mode != "stream" and fixed is not None:
-        kept = (directory, key, feature_dtype) if mode == "disk" else ()
-        pooled = pool_features(fixed, prefixes, passed, progress, *kept)
+        if mode == "disk":
+            pooled = pool_features(
+                fixed, prefixes, passed, progress, directory, key, dtype=feature_dtype
+            )
+        else:
+            pooled = pool_features(fixed, prefixes, passed, progress)
     elif mode == "disk":
         source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
     elif mode == "memory":

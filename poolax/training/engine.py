@@ -26,8 +26,6 @@ from poolax.training.step import Batches, Progress, Sums, Trainer, no_progress
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
-_EVALUATION_BATCH = 256
-
 # What is kept of heads in training: another number where a state of the one before cannot go on.
 STATE_FORMAT = 2
 

@@ -17,9 +17,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PyTree
 
 from poolax._checks import check_choice, check_count
+from poolax._order import epoch_order, epoch_step_keys, in_batches
 from poolax._progress import Progress as Progress
 from poolax._progress import no_progress as no_progress
-from poolax.data._order import epoch_order, epoch_step_keys, in_batches
 
 _AXIS = "devices"
 
