@@ -8,6 +8,8 @@ from helpers import POOLERS, random_variables
 
 from poolax import blocks, bounds
 from poolax.attention import DotProduct
+from poolax.bounds._combine import combination
+from poolax.bounds._kernels import Kernels
 
 
 @pytest.mark.parametrize("method", ["published", "sharp", "tight"])
@@ -26,6 +28,34 @@ def test_logits_of_tiny_kernels_and_huge_tokens(method):
     np.testing.assert_allclose(found, found[2], rtol=1e-4)
     # What an input attains.
     assert min(found) > 21.3
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30])
+def test_local_bounds_hold_for_values_of_any_size(scale):
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    query, key, value = jax.random.normal(jax.random.key(1), (3, 3, 2, 2))
+    out = jax.random.normal(jax.random.key(2), (2, 2, 3))
+    expected = bounds.local_attention(x, query, key, value, out)
+    found = bounds.local_attention(x, query, key, scale * value, out)
+    # Some forms may be out of range, but not all, and none is below.
+    assert 0.999 * expected <= found / scale <= 3 * expected
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_values_of_any_size_combine_tightly(scale):
+    """No looser for values of one head that are far from those of the other, or of both."""
+    rng = np.random.default_rng(0)
+    values, out = rng.normal(size=(2, 2, 3, 2)).astype("f4")
+    out = np.swapaxes(out, 1, 2)
+
+    def by_value(factors):
+        scaled = values * np.reshape(factors, (2, 1, 1))
+        kernels = Kernels(values, values, scaled, out, None, None, has_bias=False)
+        return combination(kernels, DotProduct(), tight=True).by_value
+
+    expected = by_value(np.ones(2, "f4"))
+    for factors in ((scale, scale), (1.0, scale)):
+        np.testing.assert_allclose(by_value(np.float32(factors)), expected, rtol=1e-4)
 
 
 def test_a_block_of_tiny_parameters_is_not_certified_to_be_constant():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._numerics import at_highest_precision, safe_norm, safe_sqrt
+from poolax._numerics import at_highest_precision, divisor, safe_norm, safe_sqrt
 from poolax.attention import L2, DotProduct, Kind
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import product_norm, spectral_norm, top_eigenpair
@@ -102,9 +102,7 @@ def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
         value_norm=value_norm,
         factor_norm=product_norm(values, out) if apart else spectral_norm(kernels.out),
         out_norm=_joined_norm(kernels.out),
-        by_value=(
-            stacked_norm(values, kernels.out, _inverse(jnp.square(value_norm))) if tight else None
-        ),
+        by_value=(_stacked_by_roots(values, kernels.out, _inverse(value_norm)) if tight else None),
         jointly=through_metric and not tight,
     )
 
@@ -118,10 +116,15 @@ def _inverse(x):
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
 
 
+def stacked_norm(values, out, weights):
+    """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other."""
+    return _stacked_by_roots(values, out, safe_sqrt(weights))
+
+
 @jax.jit
 @at_highest_precision
-def stacked_norm(values, out, weights):
-    """Norm of the matrices ``sqrt(weights_h) values_h out_h`` one below the other.
+def _stacked_by_roots(values, out, roots):
+    """The same from the roots of the weights, which may be far from one without leaving the range.
 
     The top eigenvector of their Gram matrix is held fixed under differentiation, which gives the exact
     derivative, since the form is stationary there. What an approximate vector of a large matrix lacks
@@ -130,7 +133,7 @@ def stacked_norm(values, out, weights):
     """
     values, of_values = (None, 1.0) if values is None else _unit_entries(values)
     out, of_out = _unit_entries(out)
-    sizes = safe_sqrt(weights) * of_values * of_out
+    sizes = roots * of_values * of_out
     largest = jax.lax.stop_gradient(jnp.max(sizes))
     largest = jnp.where(largest > 0, largest, 1)
     sizes = sizes / largest
@@ -152,6 +155,5 @@ def stacked_norm(values, out, weights):
 
 def _unit_entries(matrices):
     """Matrices ``(H, m, k)`` divided by their largest entries, and these."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrices), axis=(1, 2)))
-    largest = jnp.where(largest > 0, largest, 1)
+    largest = divisor(jax.lax.stop_gradient(jnp.max(jnp.abs(matrices), axis=(1, 2))))
     return matrices / largest[:, None, None], largest
