@@ -193,7 +193,7 @@ OUT = jnp.ones((2, 2, DIM))
             r"key: expected None for L2 attention",
         ),
         (
-            lambda: bounds.local_attention(jnp.ones((3, 4)), KERNEL, KERNEL, KERNEL, OUT, kind="dot"),
+            lambda: bounds.local_attention(jnp.ones((3, 4)), KERNEL, KERNEL, KERNEL, OUT, kind=3),
             r"kind: expected DotProduct, L2 or Cosine",
         ),
         (

@@ -16,7 +16,7 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
-from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
+from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
 from poolax._records import Bound
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
 from poolax.blocks import TBM
@@ -153,6 +153,12 @@ def local_attention(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
     """The smallest form at each of several inputs."""
+    size: Any = 1
+    if isinstance(kind, DotProduct) or kind.plain_values:
+        # The output is linear in the values, squares of which may leave the range.
+        size = divisor(jax.lax.stop_gradient(jnp.max(jnp.abs(kernels.value))))
+        kernels = kernels.replace(value=kernels.value / size)
+        value_bias = None if value_bias is None else value_bias / size
 
     def at(one):
         x, weights, length = one
@@ -166,7 +172,7 @@ def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
             norm = jnp.minimum(norm, or_infinite(centred_form(kind, kernels, x, weights, seen)))
         return norm
 
-    return jax.lax.map(at, (x, weights, lengths))
+    return size * jax.lax.map(at, (x, weights, lengths))
 
 
 def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
