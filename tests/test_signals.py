@@ -30,6 +30,14 @@ except KeyboardInterrupt:
 HEARD = "stops once its state is saved; a second signal ends it at once\n"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_ignored():
+    """A shell that starts tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_asks_and_the_second_raises(number):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
