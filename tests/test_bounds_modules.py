@@ -100,7 +100,7 @@ def test_variables_that_are_not_the_modules_are_named():
     with pytest.raises(ValueError, match=r"rotary: expected a Rotary, True or False, got 2.0"):
         bounds.attention(DotProduct(), variables["params"], **SIZES, rotary=2.0)
     with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, or a Multi"):
-        bounds.attention("dot", variables["params"], **SIZES)
+        bounds.attention(3, variables["params"], **SIZES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
