@@ -45,7 +45,7 @@ def test_random_suite(script, tmp_path, capsys):
         script.main(["--tables-only", "--searched", "0"])
     assert {path.name for path in tmp_path.iterdir()} == {
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
-        "bounds_inputs_summary.csv", "bounds_weights_summary.csv",
+        "bounds_inputs_summary.csv", "bounds_weights_summary.csv", ".poolax.lock",
     }  # fmt: skip
 
 
