@@ -90,11 +90,11 @@ class ShardWriter:
     def __init__(self, folder: pathlib.Path, features: Pass, key: dict[str, Any], dtype: Any):
         self._folder, self._features, self._dtype = folder, features, dtype
         self._key = {**key, "batches": features.layout}
-        self._incomplete = folder.with_name(f"incomplete.{folder.name}")
+        batches = hashlib.sha256(json.dumps(features.layout).encode()).hexdigest()[:8]
+        # Other devices make other batches: what those have given stays until a store is whole.
+        self._incomplete = folder.with_name(f"{_prefix(folder)}{batches}")
         self._manifest = {"key": key, "num_prefix": features.num_prefix}
         self._finished = self._read_finished()
-        if not self._finished and self._incomplete.exists():
-            shutil.rmtree(self._incomplete)
         self._incomplete.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -111,16 +111,15 @@ class ShardWriter:
         """
         for shard in _shards(self._features, self._dtype, self.num_batches, progress):
             self._add(shard)
-        self._close()
+        kept = {MANIFEST, *self._close()}
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._incomplete.rename(self._folder)
-        for name in [*map(_rows_name, self._numbers), *map(_shard_name, self._numbers)]:
-            (self._folder / name).unlink()
-
-    @property
-    def _numbers(self):
-        return range(len(self._finished))
+        for path in list(self._folder.iterdir()):
+            if path.name not in kept:
+                path.unlink()
+        for path in self._folder.parent.glob(f"{_prefix(self._folder)}*"):
+            shutil.rmtree(path)
 
     def _read_finished(self):
         finished, first = [], 0
@@ -177,6 +176,11 @@ class ShardWriter:
                 checksums[name] = file_checksum(self._incomplete / name)
         manifest = self._manifest | {"shape": self._features.shape, "checksums": checksums}
         write_atomically(self._incomplete / MANIFEST, json.dumps(manifest, indent=1))
+        return checksums
+
+
+def _prefix(folder):
+    return f"incomplete.{folder.name}."
 
 
 def _states_name(number):

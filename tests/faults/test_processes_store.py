@@ -122,9 +122,12 @@ def test_what_a_killed_pass_left_is_compared_with_its_checksums(num_tries, tmp_p
     attack("files of a killed pass that are gone, cut or flipped", outcomes)
 
 
-@pytest.mark.slow
-def test_other_batches_are_another_pass(tmp_path):
+def test_other_batches_are_another_pass_and_leave_the_first_alone(tmp_path):
     expected, batches = whole_and_tries(images, tmp_path)
-    with pytest.raises(PreemptedError):
-        open_store(tmp_path / "store", images(should_stop=Stopper(3), batch_size=2 * BATCH), {})
-    assert problem_of(images, tmp_path / "store", expected, len(batches)) is None
+    folder = tmp_path / "store"
+    for size in (BATCH, 2 * BATCH):
+        with pytest.raises(PreemptedError):
+            open_store(folder, images(should_stop=Stopper(3), batch_size=size), {})
+    assert len(list(folder.glob("incomplete.*"))) == 2
+    # Both are gone once the store is whole.
+    assert problem_of(images, folder, expected, len(batches) - 3) is None
