@@ -66,3 +66,19 @@ def assert_close(actual, expected, tolerance=1e-5):
     expected = np.asarray(expected)
     scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+class Counted:
+    """Counts its traces, which make it no other."""
+
+    traces = 0
+
+    def __eq__(self, other):
+        return isinstance(other, Counted)
+
+    def __hash__(self):
+        return 0
+
+    def __call__(self, x):
+        self.traces += 1
+        return x

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import KINDS, assert_close, exact_norm, random_tokens, random_variables
+from helpers import KINDS, Counted, assert_close, exact_norm, random_tokens, random_variables
 
 from poolax import blocks, empirical, pooling
 from poolax.empirical._neighbourhood import output_distances
@@ -318,22 +318,6 @@ def test_every_measurement_sees_what_has_changed():
         assert_close(second, 2 * first, 1e-5)
 
 
-class Counted:
-    """Counts its traces, which make it no other."""
-
-    traces = 0
-
-    def __eq__(self, other):
-        return isinstance(other, Counted)
-
-    def __hash__(self):
-        return 0
-
-    def __call__(self, x):
-        self.traces += 1
-        return x
-
-
 def test_the_program_of_a_function_made_again_is_kept():
     model, counted, x = blocks.TBM(2, pooling.AveragePool()), Counted(), jnp.ones((3, 4))
     params = model.init(KEY, x)
@@ -342,6 +326,17 @@ def test_the_program_of_a_function_made_again_is_kept():
         empirical.jacobian_norm(lambda x: jax.nn.relu(counted(model.apply(params, x))), x)
         traces.append(counted.traces)
     assert traces[0] == traces[1] == traces[2] > 0
+
+
+@pytest.mark.parametrize("container", [list, np.array, lambda values: dict(enumerate(values))])
+def test_a_program_traced_again_reads_its_own_function(container):
+    def times(factors):
+        return lambda x: factors[0] * x
+
+    factors = container([1.0])
+    assert_close(empirical.jacobian_norm(times(factors), jnp.ones(3)), 1.0)
+    factors[0] = 2.0
+    assert_close(empirical.jacobian_norm(times(container([1.0])), jnp.ones(4)), 1.0)
 
 
 def test_what_was_measured_long_ago_is_let_go():

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import jax
@@ -28,7 +28,8 @@ def kept_program(build: Callable[..., Callable[..., Any]]) -> Callable[..., Call
     Returns:
         Takes the arrays that the program will be called with, then the static arguments. A program is
         kept as long as everything that the functions can be seen to read is the same: what they close
-        over, their defaults, and the globals that they name, but not the attributes of modules.
+        over, their defaults, and the globals that they name, but not the attributes of modules. Lists,
+        dictionaries and NumPy arrays are the same if they are one object that has not changed.
         Nothing is kept for tracers, which end with their trace, nor for objects that may have changed
         unseen, such as instances of ordinary classes.
     """
@@ -95,14 +96,17 @@ def _read(value: Any, met: dict[int, Any]) -> Any:
         if value.dtype.hasobject:
             raise _UnseenError
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
-        return type(value), value.shape, value.dtype, digest
+        return _Same(value), value.shape, value.dtype, digest
     if id(value) in met:
         return _Same(value)
     parts = _parts(value)
     if parts is None:
         return type(value), value
     met[id(value)] = value
-    return type(value), *(_read(part, met) for part in parts)
+    # A kept program is traced again for other shapes, with what its own list then holds: an equal
+    # list will not do.
+    same = _Same(value) if isinstance(value, (list, MutableMapping)) else type(value)
+    return same, *(_read(part, met) for part in parts)
 
 
 def _parts(value: Any) -> Iterator[Any] | list[Any] | tuple[Any, ...] | None:
@@ -110,9 +114,9 @@ def _parts(value: Any) -> Iterator[Any] | list[Any] | tuple[Any, ...] | None:
     if isinstance(value, (tuple, list)):
         return value
     if isinstance(value, Mapping):
-        return [part for item in value.items() for part in item]
+        return tuple(value.items())
     if isinstance(value, functools.partial):
-        return value.func, value.args, value.keywords
+        return value.func, value.args, tuple(value.keywords.items())
     if isinstance(value, types.MethodType):
         return value.__func__, value.__self__
     if isinstance(value, types.FunctionType):
@@ -131,8 +135,8 @@ def _parts_of_function(fn: types.FunctionType) -> Iterator[Any]:
     yield _Same(fn.__code__)
     yield _Same(fn.__globals__)
     yield fn.__defaults__
-    yield fn.__kwdefaults__
-    yield vars(fn)
+    yield tuple((fn.__kwdefaults__ or {}).items())
+    yield tuple(vars(fn).items())
     for cell in fn.__closure__ or ():
         try:
             content = cell.cell_contents
