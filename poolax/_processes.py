@@ -64,6 +64,15 @@ def once(write: Callable[[], int | None], what: str) -> int:
     return number
 
 
+def agreed(*wanted: bool) -> tuple[bool, ...]:
+    """What any of the processes wants, which have to do the same: gathering a state takes them all."""
+    if jax.process_count() == 1:
+        return wanted
+    from jax.experimental import multihost_utils
+
+    return tuple(multihost_utils.process_allgather(np.array(wanted)).any(axis=0).tolist())
+
+
 def place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """An array that every process holds, on devices of one process or of several."""
     if sharding.is_fully_addressable:

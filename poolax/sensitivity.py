@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_limits
 from poolax import bounds, empirical
 from poolax._checks import check_tokens
 from poolax._layer_specs import AttentionSpec, ConvolutionSpec, MergeSpec
+from poolax._progress import Progress, no_progress
 from poolax.backbones import Backbone
 from poolax.blocks import TBM
 from poolax.bounds import Domain, Ledger, TokenRange
 from poolax.pooling import Pooler, from_name, to_config
-from poolax.training.step import Progress, no_progress
 
 METHODS = ("published", "sharp", "tight")
 # Poolers without parameters, which need no head behind a backbone.

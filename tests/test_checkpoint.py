@@ -11,7 +11,7 @@ import pytest
 from poolax._checkpoint import latest_step
 from poolax._paths import absolute_path
 from poolax.training import checkpoint_metadata, restore_checkpoint, save_checkpoint
-from poolax.training.step import put
+from poolax.training._devices import put
 
 
 def tree():

@@ -33,15 +33,15 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
-from poolax.training.engine import HeadGroup, train_groups
-from poolax.training.features import FeaturePass, length_groups
-from poolax.training.feed import Feed, Protocol
-from poolax.training.keeping import Keeper
-from poolax.training.memory import HeadCost, split_runs
-from poolax.training.plan import steps_to_share
-from poolax.training.sources import MemorySource, StreamedSource
-from poolax.training.step import epoch_batches
-from poolax.training.store import open_store
+from poolax.training._devices import epoch_batches
+from poolax.training._engine.feed import Feed, Protocol
+from poolax.training._engine.keeping import Keeper
+from poolax.training._engine.memory import HeadCost, split_runs
+from poolax.training._engine.train import HeadGroup, train_groups
+from poolax.training._states.features import FeaturePass, length_groups
+from poolax.training._states.sources import MemorySource, StreamedSource
+from poolax.training._states.store import open_store
+from poolax.training._sweep.plan import steps_to_share
 
 RUNS = ((0.01, 0), (0.01, 3), (0.003, 0))
 POOLERS = ["last", "avg", "max", "wavg", "map"]
@@ -89,7 +89,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("left", [False, True])
 def test_sorted_by_length_states_are_the_padded_ones(bert, left, monkeypatch):
-    monkeypatch.setattr("poolax.training.features._LEAST_SAVING", 1)
+    monkeypatch.setattr("poolax.training._states.features._LEAST_SAVING", 1)
     ids, mask = texts(90, left=left)
     assert len(length_groups(mask.sum(-1), 24)) > 1
     expected = np.asarray(bert(ids, mask).states)
@@ -103,7 +103,7 @@ def test_sorted_by_length_states_are_the_padded_ones(bert, left, monkeypatch):
 
 @pytest.mark.parametrize("left", [False, True])
 def test_texts_that_are_streamed_are_those_of_the_whole_pass(bert, left, monkeypatch):
-    monkeypatch.setattr("poolax.training.features._LEAST_SAVING", 1)
+    monkeypatch.setattr("poolax.training._states.features._LEAST_SAVING", 1)
     ids, mask = texts(40, left=left)
     ids, mask = ids.reshape(20, 2, -1), mask.reshape(20, 2, -1)
     features = FeaturePass(bert, ids, mask, batch_size=8)
@@ -149,7 +149,7 @@ def test_an_epoch_in_chunks_draws_each_order_once(monkeypatch):
         drawn.append((seed, epoch))
         return epoch_batches(seed, epoch, *sizes)
 
-    monkeypatch.setattr("poolax.training.feed.epoch_batches", draw)
+    monkeypatch.setattr("poolax.training._engine.feed.epoch_batches", draw)
     feed = Feed(MemorySource(states, mask), targets, train, Protocol(2, 4, chunk_steps=3))
     member = SimpleNamespace(group=group(), slots=None)
     assert feed.num_chunks == 3

@@ -12,12 +12,12 @@ from heads import TASK, toy
 
 from poolax import pooling
 from poolax.training import HeadModule
-from poolax.training.engine import HeadGroup, Member, train_groups
-from poolax.training.feed import Feed, Protocol
-from poolax.training.flat import Flat
-from poolax.training.keeping import Keeper
-from poolax.training.sources import MemorySource
-from poolax.training.step import Mapper, Trainer
+from poolax.training._devices import Mapper, Trainer
+from poolax.training._engine.feed import Feed, Protocol
+from poolax.training._engine.flat import Flat
+from poolax.training._engine.keeping import Keeper
+from poolax.training._engine.train import HeadGroup, Member, train_groups
+from poolax.training._states.sources import MemorySource
 
 RUNS = ((0.01, 0), (0.01, 3))
 
@@ -36,7 +36,7 @@ def at_most(monkeypatch):
         def limited(fn, **options):
             return pmap(chex.assert_max_traces(fn, n=most), **options)
 
-        monkeypatch.setattr("poolax.training.step.jax.pmap", limited)
+        monkeypatch.setattr("poolax.training._devices.jax.pmap", limited)
 
     return limit
 
@@ -76,7 +76,7 @@ def one_chunk(member, source, targets, splits):
 
 
 def test_lengths_are_one_trace_each(at_most, monkeypatch):
-    monkeypatch.setattr("poolax.training.lengths._LEAST_SAVING", 1)
+    monkeypatch.setattr("poolax.training._states.lengths._LEAST_SAVING", 1)
     at_most(3)  # lengths of evaluation; the steps have one program for all of theirs
     rng = np.random.default_rng(0)
     lengths = np.where(rng.random(60) < 0.2, 24, rng.integers(1, 16, 60))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from poolax import quickstart
+from poolax._progress import no_progress
 from poolax.training import PreemptedError, Records
-from poolax.training.step import no_progress
 
 SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
 

@@ -11,7 +11,7 @@ from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
 from poolax.empirical._neighbourhood import map_distances
 from poolax.training import Classification, HeadModule
-from poolax.training.engine import HeadGroup
+from poolax.training._engine.train import HeadGroup
 
 X = jnp.ones((2, 6, 8))
 MASK = jnp.ones((2, 6), bool)

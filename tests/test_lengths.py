@@ -19,11 +19,11 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
-from poolax.training.engine import HeadGroup, train_groups
-from poolax.training.feed import Protocol
-from poolax.training.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
-from poolax.training.sources import MemorySource
-from poolax.training.step import epoch_batches
+from poolax.training._devices import epoch_batches
+from poolax.training._engine.feed import Protocol
+from poolax.training._engine.train import HeadGroup, train_groups
+from poolax.training._states.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
+from poolax.training._states.sources import MemorySource
 from poolax.training.token_head import TokenHead
 
 RUNS = ((0.01, 0), (0.01, 3))
@@ -50,7 +50,7 @@ def any_saving(monkeypatch):
     """Every saving is worth a program."""
 
     def set_to(least):
-        monkeypatch.setattr("poolax.training.lengths._LEAST_SAVING", least)
+        monkeypatch.setattr("poolax.training._states.lengths._LEAST_SAVING", least)
 
     return set_to
 
@@ -143,7 +143,7 @@ def test_a_sweep_that_goes_on_plans_lengths_by_all_of_its_runs(tmp_path, monkeyp
         planned.append(passes)
         return [TOKENS]
 
-    monkeypatch.setattr("poolax.training.engine.plan_slots", plan)
+    monkeypatch.setattr("poolax.training._engine.train.plan_slots", plan)
     monkeypatch.setattr(Lengths, "groups", groups)
     options = {"splits": splits, "poolers": ["wavg"], "seeds": 2, "epochs": 1, "out": tmp_path}
     first = sweep_states(states, mask, targets, TASK, **options)
@@ -214,8 +214,8 @@ def test_records_and_log_say_where_few_texts_cost_most(model, monkeypatch, caplo
     assert note_on_lengths(np.where(np.arange(2000) % 2, 10, 200), 200, 32) is None
     lengths[::150] = 500
     assert "max_tokens=10 cuts them" in str(note_on_lengths(lengths, 500, 32))
-    monkeypatch.setattr("poolax.training.lengths._LONGEST", 0.2)
-    monkeypatch.setattr("poolax.training.lengths._MOST_SHARE", 0.01)
+    monkeypatch.setattr("poolax.training._states.lengths._LONGEST", 0.2)
+    monkeypatch.setattr("poolax.training._states.lengths._MOST_SHARE", 0.01)
     options = {"poolers": ["wavg"], "seeds": 1, "epochs": 1, "batch_size": 10}
     [record] = sweep(model, sentences(), Classification(2), **options)
     [note] = record["data_notes"]

@@ -124,7 +124,7 @@ def test_the_snippets_of_the_readme_run(pytestconfig, tmp_path):
 
 
 def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):
-    for word, home in (("jax.pmap", "training/step.py"), ("import orbax", "_checkpoint/_orbax.py")):
+    for word, home in (("jax.pmap", "training/_devices.py"), ("import orbax", "_checkpoint/_orbax.py")):
         folder = pytestconfig.rootpath / "poolax"
         users = {str(p.relative_to(folder)) for p in folder.rglob("*.py") if word in p.read_text()}
         assert users == {home}

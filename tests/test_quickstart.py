@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from poolax import quickstart
+from poolax._progress import no_progress
 from poolax.pooling import AveragePool
 from poolax.training import sweep, train_heads
-from poolax.training.heads import HeadModule
-from poolax.training.step import no_progress
+from poolax.training._engine.heads import HeadModule
 
 SETTINGS = quickstart.Settings(pretrain_epochs=1, num_inputs=3)
 TASKS = {

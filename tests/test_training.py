@@ -36,9 +36,8 @@ from poolax.training import (
     sweep_states,
     train_heads,
 )
-from poolax.training.engine import leave_out
-from poolax.training.pooled import prefix_of
-from poolax.training.step import Mapper, epoch_batches, put, take
+from poolax.training._devices import Mapper, epoch_batches, put, take
+from poolax.training._states.prefixes import leave_out, prefix_of
 
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
 TASK = Classification(3)

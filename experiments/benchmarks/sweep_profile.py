@@ -19,12 +19,12 @@ import numpy as np
 
 from poolax.pooling import AveragePool, from_name
 from poolax.training import Classification, HeadModule
-from poolax.training.engine import HeadGroup, Member
-from poolax.training.evaluation import Evaluation
-from poolax.training.feed import Feed, Protocol
-from poolax.training.pooled import is_fixed, pool
-from poolax.training.sources import MemorySource, PooledSource
-from poolax.training.step import Trainer
+from poolax.training._devices import Trainer
+from poolax.training._engine.evaluation import Evaluation
+from poolax.training._engine.feed import Feed, Protocol
+from poolax.training._engine.train import HeadGroup, Member
+from poolax.training._states.pooled import is_fixed, pool
+from poolax.training._states.sources import MemorySource, PooledSource
 
 _REPEATS = 5
 _STEPS = 60

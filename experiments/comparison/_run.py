@@ -20,9 +20,8 @@ from poolax._paths import write_atomically
 from poolax._text import printable
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
 from poolax.reporting import Table, plot_scores
-from poolax.training import Limits, Records, stop_on_sigterm, sweep
+from poolax.training import Limits, Progress, Records, stop_on_sigterm, sweep
 from poolax.training.holding import holding
-from poolax.training.step import Progress
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:

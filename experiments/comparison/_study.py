@@ -9,8 +9,7 @@ from etils import epath
 from comparison._options import Options
 from poolax.backbones import Backbone
 from poolax.data import Dataset, entry, load
-from poolax.training import Task
-from poolax.training.step import Progress
+from poolax.training import Progress, Task
 
 
 @dataclasses.dataclass(frozen=True)

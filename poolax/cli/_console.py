@@ -12,11 +12,11 @@ import rich.console
 import rich.progress
 from rich.text import Text
 
+from poolax._progress import Progress
 from poolax._signals import INTERRUPTED as INTERRUPTED
 from poolax._text import one_line, printable
 from poolax.reporting import Table
 from poolax.training.records import plain_json
-from poolax.training.step import Progress
 
 COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
 

@@ -7,6 +7,7 @@ import numpy as np
 import tokenizers
 from etils import epath
 
+from poolax._progress import Progress
 from poolax.backbones import GPT2Config, TextPreprocess
 from poolax.data import Dataset
 from poolax.data.language import next_token, topics
@@ -14,7 +15,6 @@ from poolax.quickstart._recipes import pretraining_schedule
 from poolax.quickstart._settings import Settings
 from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, NextToken, pretrain_next_token
-from poolax.training.step import Progress
 
 _VOCAB_SIZE = 1000
 _MAX_TOKENS = 48

@@ -4,6 +4,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from poolax._progress import Progress, no_progress
 from poolax.backbones import (
     ImagePreprocess,
     Moment,
@@ -13,7 +14,6 @@ from poolax.backbones import (
     ViTConfig,
 )
 from poolax.training import Schedule, pretrain_masked_patches, pretrain_masked_series
-from poolax.training.step import Progress, no_progress
 
 
 def pretraining_schedule(

@@ -9,6 +9,7 @@ from etils import epath
 from poolax._checks import check_path
 from poolax._paths import absolute_path, write_atomically
 from poolax._processes import once
+from poolax._progress import Progress, no_progress
 from poolax.backbones import is_saved_backbone
 from poolax.backbones import save as save_backbone
 from poolax.quickstart._language import language
@@ -35,7 +36,6 @@ from poolax.training import (
     sweep,
 )
 from poolax.training.holding import holding
-from poolax.training.step import Progress, no_progress
 
 RECORDS = "records.jsonl"
 MODALITIES: Mapping[str, Callable[[epath.Path, Settings, Progress], Study]] = {

@@ -15,6 +15,7 @@ from poolax import attention, bounds, empirical
 from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
 from poolax._paths import write_atomically
+from poolax._progress import Progress
 from poolax._signals import stop_if_asked
 from poolax.blocks import TBM
 from poolax.pooling import from_name
@@ -30,7 +31,6 @@ from poolax.training import (
 )
 from poolax.training.finished import is_finished
 from poolax.training.records import digest, environment
-from poolax.training.step import Progress
 
 # Inputs of the trained blocks, beside their checkpoints.
 INPUTS = "inputs.npy"

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from poolax._progress import Progress
 from poolax.data.series import co2, forecasting, imputation, sunspots, windows
 from poolax.quickstart._recipes import pretrain_moment, pretraining_schedule
 from poolax.quickstart._settings import Settings
 from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Forecasting, Imputation
-from poolax.training.step import Progress
 
 _CONTEXT = 64
 _PATCH = 4

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from poolax._progress import Progress
 from poolax.backbones import ImagePreprocess
 from poolax.data.vision import digits, inpainting, segmentation
 from poolax.quickstart._recipes import pretrain_vit, pretraining_schedule
 from poolax.quickstart._settings import Settings
 from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, Inpainting, Segmentation
-from poolax.training.step import Progress
 
 
 def vision(out: epath.Path, settings: Settings, progress: Progress) -> Study:

@@ -7,7 +7,7 @@ import numpy as np
 
 from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
 from poolax._splits import SPLITS, check_disjoint
-from poolax.training.limits import Limits
+from poolax.training._engine.limits import Limits
 from poolax.training.tasks import Task
 
 # Seeds and learning rates are traced as int32 and float32.

@@ -11,7 +11,7 @@ from etils import epath
 
 from poolax._checks import check_path
 from poolax._locks import alone_in
-from poolax.training.keeping import agreed
+from poolax._processes import agreed
 
 P = ParamSpec("P")
 R = TypeVar("R")

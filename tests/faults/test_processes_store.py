@@ -7,8 +7,8 @@ import pytest
 from poolax.backbones import Bert, BertConfig, ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
 from poolax.training import PreemptedError, features, shards
-from poolax.training.features import FeaturePass
-from poolax.training.store import open_store
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.store import open_store
 
 NUM, BATCH = 150, 16
 

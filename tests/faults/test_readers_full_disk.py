@@ -18,8 +18,8 @@ from poolax._files import writing_to
 from poolax._paths import write_atomically
 from poolax.data import _archives
 from poolax.training import Records
-from poolax.training.features import FeaturePass
-from poolax.training.store import open_store
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.store import open_store
 
 MANY = 200_000
 

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from poolax import backbones
 from poolax.backbones import BertConfig
-from poolax.training.features import FeaturePass
-from poolax.training.store import open_store
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.store import open_store
 
 CONFIG = {"model_type": "bert", "vocab_size": 12, "max_position_embeddings": 8, "type_vocab_size": 2,
           "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,

@@ -9,7 +9,7 @@ from heads import toy
 
 from poolax.pooling import from_name
 from poolax.training import Classification, Limits, Records, head_directory, sweep_states
-from poolax.training.plan import SweepPlan
+from poolax.training._sweep.plan import SweepPlan
 
 TASK = Classification(3)
 OPTIONS = {"poolers": ["avg", "max"], "seeds": 1, "epochs": 2}

@@ -15,11 +15,14 @@ from jaxtyping import Array, PyTree
 
 from poolax._checkpoint import restore_newest, save_checkpoint
 from poolax._checks import check_count, check_instance, check_number, check_path
+from poolax._processes import agreed
+from poolax._progress import Progress, no_progress
+from poolax._signals import PreemptedError, stop_asked
+from poolax.training._devices import Trainer, epoch_batches, put, stack, take
+from poolax.training._engine.keeping import stop_on_sigterm
 from poolax.training.arguments import check_seed
 from poolax.training.holding import holding
-from poolax.training.keeping import PreemptedError, agreed, stop_asked, stop_on_sigterm
 from poolax.training.records import fingerprint
-from poolax.training.step import Progress, Trainer, epoch_batches, no_progress, put, stack, take
 
 LossFn = Callable[[PyTree, PyTree, Array, Array], Array]
 

@@ -18,19 +18,17 @@ from poolax._checks import (
     check_path,
     check_tokens,
 )
+from poolax._progress import Progress, no_progress
 from poolax._splits import SPLITS, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.data import Dataset
 from poolax.pooling import FirstPool, Pooler, from_name
-from poolax.training.arguments import check_run, check_splits
-from poolax.training.features import FeaturePass
-from poolax.training.holding import holds_out
-from poolax.training.lengths import Lengths, note_on_lengths, with_max_tokens
-from poolax.training.limits import Limits
-from poolax.training.plan import SweepPlan
-from poolax.training.pooled import pool_features, prefix_of
-from poolax.training.records import Records, fingerprint
-from poolax.training.sources import (
+from poolax.training._engine.limits import Limits
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.lengths import Lengths, note_on_lengths, with_max_tokens
+from poolax.training._states.pooled import pool_features
+from poolax.training._states.prefixes import prefix_of
+from poolax.training._states.sources import (
     MODES,
     MemorySource,
     StreamedSource,
@@ -38,8 +36,11 @@ from poolax.training.sources import (
     choose_mode,
     memory_source,
 )
-from poolax.training.step import Progress, no_progress
-from poolax.training.store import open_store
+from poolax.training._states.store import open_store
+from poolax.training._sweep.plan import SweepPlan
+from poolax.training.arguments import check_run, check_splits
+from poolax.training.holding import holds_out
+from poolax.training.records import Records, fingerprint
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 

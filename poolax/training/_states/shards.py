@@ -14,9 +14,9 @@ import numpy as np
 
 from poolax._files import json_object
 from poolax._paths import write_atomically
-from poolax.training.features import HostStates
-from poolax.training.keeping import PreemptedError
-from poolax.training.step import Progress
+from poolax._progress import Progress
+from poolax._signals import PreemptedError
+from poolax.training._states.features import HostStates
 
 MANIFEST = "manifest.json"
 _SHARD_BYTES = 2**26

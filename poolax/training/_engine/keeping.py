@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
 from poolax._checkpoint import CheckpointWriter, remove_checkpoints, restore_newest
-from poolax._signals import PreemptedError as PreemptedError
-from poolax._signals import stop_asked as stop_asked
-from poolax._signals import taking_signals
+from poolax._processes import agreed
+from poolax._signals import PreemptedError, stop_asked, taking_signals
 
 _log = logging.getLogger(__name__)
 
@@ -120,12 +118,3 @@ class Keeper:
         self.close()
         if jax.process_index() == 0 and self._directory is not None:
             remove_checkpoints(self._directory)
-
-
-def agreed(*wanted: bool) -> tuple[bool, ...]:
-    """What any of the processes wants, which have to do the same: gathering a state takes them all."""
-    if jax.process_count() == 1:
-        return wanted
-    from jax.experimental import multihost_utils
-
-    return tuple(multihost_utils.process_allgather(np.array(wanted)).any(axis=0).tolist())

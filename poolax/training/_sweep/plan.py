@@ -18,19 +18,19 @@ from poolax._checkpoint import replace_checkpoint
 from poolax._ending import ending_with
 from poolax._paths import absolute_path, path_component
 from poolax._processes import once
+from poolax._progress import Progress
 from poolax.pooling import to_config
-from poolax.training.arguments import rates_of, seeds_of
-from poolax.training.engine import STATE_FORMAT, train_groups
-from poolax.training.finished import finished_heads
-from poolax.training.jobs import JobMaker
-from poolax.training.keeping import Keeper
-from poolax.training.pooled import is_fixed
-from poolax.training.records import Records, digest, environment
-from poolax.training.sources import (
+from poolax.training._engine.jobs import JobMaker
+from poolax.training._engine.keeping import Keeper
+from poolax.training._engine.train import STATE_FORMAT, train_groups
+from poolax.training._states.pooled import is_fixed
+from poolax.training._states.sources import (
     StreamedSource,
     TokenSource,
 )
-from poolax.training.step import Progress
+from poolax.training.arguments import rates_of, seeds_of
+from poolax.training.finished import finished_heads
+from poolax.training.records import Records, digest, environment
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 

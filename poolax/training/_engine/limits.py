@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 
 from poolax._checks import check_choice, check_count, check_instance, check_number
-from poolax.training.keeping import stop_asked
-from poolax.training.memory import default_budget
+from poolax._signals import stop_asked
+from poolax.training._engine.memory import default_budget
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from poolax.pooling import FirstPool
-from poolax.training.engine import leave_out
-from poolax.training.features import FeaturePass, HostStates
-from poolax.training.sources import TokenSource, check_finite_states
-from poolax.training.step import Mapper, Progress, no_progress
-from poolax.training.store import open_store
+from poolax._progress import Progress, no_progress
+from poolax.training._devices import Mapper
+from poolax.training._states.features import FeaturePass, HostStates
+from poolax.training._states.prefixes import leave_out
+from poolax.training._states.sources import TokenSource, check_finite_states
+from poolax.training._states.store import open_store
 from poolax.training.token_head import TokenHead
 
 _POOL_BATCH = 1024
@@ -28,17 +28,6 @@ def is_fixed(pooler: nn.Module, shape: tuple[int, ...]) -> bool:
     example = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
     variables = jax.eval_shape(pooler.init, jax.random.key(0), example)
     return not jax.tree.leaves(variables)
-
-
-def prefix_of(pooler: nn.Module, num_prefix: int, *, include_prefix: bool) -> int:
-    """Real tokens in front that a pooler does not see.
-
-    A token head stands for patches alone, and the first token is the prefix, whatever enters the other
-    poolers.
-    """
-    if isinstance(pooler, FirstPool):
-        return 0
-    return num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
 
 
 def pool(

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax.pooling import AveragePool, HybridPool, QueryAttentionPool
-from poolax.training.engine import HeadGroup
-from poolax.training.feed import Protocol, count_orders
-from poolax.training.heads import head_module
-from poolax.training.limits import Limits
-from poolax.training.lipschitz import head_factors
-from poolax.training.memory import HeadCost, head_cost, split_runs
-from poolax.training.pooled import is_fixed, pool
-from poolax.training.sources import MemorySource, PooledSource, StreamedSource, TokenSource
+from poolax.training._engine.feed import Protocol, count_orders
+from poolax.training._engine.heads import head_module
+from poolax.training._engine.limits import Limits
+from poolax.training._engine.lipschitz import head_factors
+from poolax.training._engine.memory import HeadCost, head_cost, split_runs
+from poolax.training._engine.train import HeadGroup
+from poolax.training._states.pooled import is_fixed, pool
+from poolax.training._states.sources import MemorySource, PooledSource, StreamedSource, TokenSource
 from poolax.training.tasks import Task
 
 _log = logging.getLogger(__name__)

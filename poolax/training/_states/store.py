@@ -20,11 +20,11 @@ from jaxtyping import Bool, Int
 from poolax._files import json_object, writing_to
 from poolax._locks import locked
 from poolax._paths import absolute_path
+from poolax._progress import Progress, no_progress
 from poolax._signals import stop_if_asked
 from poolax._text import one_line
-from poolax.training.features import HostStates, count_tokens
-from poolax.training.shards import MANIFEST, Pass, ShardWriter, file_checksum
-from poolax.training.step import Progress, no_progress
+from poolax.training._states.features import HostStates, count_tokens
+from poolax.training._states.shards import MANIFEST, Pass, ShardWriter, file_checksum
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 300

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from poolax.training.lengths import Lengths
-from poolax.training.sources import PooledSource, TokenSource
-from poolax.training.step import Batches, epoch_batches, put, stack
+from poolax.training._devices import Batches, epoch_batches, put, stack
+from poolax.training._states.lengths import Lengths
+from poolax.training._states.sources import PooledSource, TokenSource
 
 
 @dataclasses.dataclass(frozen=True)

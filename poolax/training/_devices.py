@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from poolax._checks import check_choice, check_count
 from poolax._order import epoch_order, epoch_step_keys, in_batches
-from poolax._progress import Progress as Progress
-from poolax._progress import no_progress as no_progress
+from poolax._progress import Progress, no_progress
 
 _AXIS = "devices"
 

@@ -12,8 +12,8 @@ from etils import epath
 from jaxtyping import Bool, Float, Int
 
 from poolax._paths import absolute_path
-from poolax.training.features import FeaturePass, HostStates, count_tokens
-from poolax.training.step import Progress, no_progress
+from poolax._progress import Progress, no_progress
+from poolax.training._states.features import FeaturePass, HostStates, count_tokens
 
 MODES = ("memory", "disk", "stream")
 _log = logging.getLogger(__name__)

@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from poolax._checks import check_count, check_instance
+from poolax._processes import agreed
+from poolax._progress import Progress, no_progress
 from poolax._records import TokenStates
+from poolax._signals import PreemptedError, stop_asked
 from poolax.backbones import Backbone
 from poolax.data._dataset import Inputs
-from poolax.training.keeping import PreemptedError, agreed, stop_asked
-from poolax.training.step import Mapper, Progress, mesh_of, no_progress
+from poolax.training._devices import Mapper, mesh_of
 
 # A shorter sequence is another program: what it has to save, in tokens, to be worth compiling.
 _LEAST_SAVING = 2**14

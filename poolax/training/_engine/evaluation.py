@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from poolax.training.feed import batch_of, cut_tokens
-from poolax.training.lengths import Lengths
-from poolax.training.sources import PooledSource, StreamedSource, TokenSource
-from poolax.training.step import Mapper
+from poolax.training._devices import Mapper
+from poolax.training._engine.feed import batch_of, cut_tokens
+from poolax.training._states.lengths import Lengths
+from poolax.training._states.sources import PooledSource, StreamedSource, TokenSource
 from poolax.training.tasks import Task
 
 _EVALUATION_BATCH = 256

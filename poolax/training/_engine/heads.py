@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checkpoint import open_checkpoint
 from poolax._checks import check_count, check_instance
+from poolax._progress import Progress, no_progress
 from poolax.pooling import from_config
+from poolax.training._engine.feed import Protocol
+from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
+from poolax.training._states.sources import MemorySource, PooledSource
 from poolax.training.arguments import check_runs, check_splits, check_task
-from poolax.training.engine import HeadGroup, TrainedHeads, train_groups
-from poolax.training.feed import Protocol
-from poolax.training.sources import MemorySource, PooledSource
-from poolax.training.step import Progress, no_progress
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 

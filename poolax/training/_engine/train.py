@@ -16,13 +16,15 @@ from jaxtyping import Array, PyTree
 
 from poolax._compilation import compile_quickly
 from poolax._memory import give_back_memory
-from poolax.training.evaluation import Evaluation, metrics_of
-from poolax.training.feed import Feed, Protocol, cut_tokens
-from poolax.training.flat import Flat
-from poolax.training.keeping import Keeper
-from poolax.training.lengths import Lengths, Slots, plan_slots
-from poolax.training.sources import PooledSource, TokenSource
-from poolax.training.step import Batches, Progress, Sums, Trainer, no_progress
+from poolax._progress import Progress, no_progress
+from poolax.training._devices import Batches, Sums, Trainer
+from poolax.training._engine.evaluation import Evaluation, metrics_of
+from poolax.training._engine.feed import Feed, Protocol, cut_tokens
+from poolax.training._engine.flat import Flat
+from poolax.training._engine.keeping import Keeper
+from poolax.training._states.lengths import Lengths, Slots, plan_slots
+from poolax.training._states.prefixes import leave_out
+from poolax.training._states.sources import PooledSource, TokenSource
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -97,15 +99,6 @@ class HeadGroup:
             tokens, _ = leave_out(tokens, None, self.num_prefix)
         params = self.module.init(jax.random.key(seed), tokens)["params"]
         return jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), params)
-
-
-def leave_out(states: Array, mask: Array | None, num_prefix: int) -> tuple[Array, Array | None]:
-    """Token states without the first real tokens, which padding on the left puts anywhere."""
-    if num_prefix == 0:
-        return states, mask
-    if mask is None:
-        return states[..., num_prefix:, :], None
-    return states, mask & (jnp.cumsum(mask, axis=-1) > num_prefix)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Token states of a frozen backbone: made, kept and read."""
