@@ -33,9 +33,9 @@ from poolax import attention, bounds, empirical, pooling
 from poolax._paths import write_atomically
 from poolax.blocks import TBM
 from poolax.cli import OptionalPath
+from poolax.records import digest, environment
 from poolax.training import Records
 from poolax.training.finished import is_finished
-from poolax.training.records import digest, environment
 
 KINDS: dict[str, attention.Kind] = {
     "dot product": attention.DotProduct(),

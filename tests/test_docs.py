@@ -12,7 +12,7 @@ import scipy.stats
 from test_public import public
 
 from poolax import attention, blocks, bounds, empirical, pooling
-from poolax._records import AttentionBound, PoolerBound
+from poolax.records import AttentionBound, PoolerBound
 
 NUMBER = r"\d+(?:\.\d+)?"
 LIST = rf"{NUMBER}(?:(?:,? and |, | to ){NUMBER})*"

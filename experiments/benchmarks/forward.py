@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.timing import measure
 from poolax import backbones
-from poolax.training.records import environment
+from poolax.records import environment
 
 COLUMNS = {
     "case": "{}",

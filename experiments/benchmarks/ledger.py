@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from poolax import backbones, bounds
-from poolax.training.records import environment
+from poolax.records import environment
 
 COLUMNS = {
     "case": "{}",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks.timing import measure
 from poolax import blocks, bounds, empirical, pooling
-from poolax.training.records import environment
+from poolax.records import environment
 
 COLUMNS = {
     "case": "{}",

@@ -54,8 +54,8 @@ def measure_case(case: Case) -> dict[str, Any]:
 
     from poolax.backbones import ImagePreprocess, ViT, ViTConfig
     from poolax.data import Dataset
+    from poolax.records import environment
     from poolax.training import Classification, Limits, sweep
-    from poolax.training.records import environment
 
     rng = np.random.default_rng(0)
     count = case.num_examples

@@ -111,8 +111,8 @@ def _peak_mebibytes() -> float:
 
 def ours(plan: Plan) -> dict[str, Any]:
     """Seconds of the feature pass and of all heads, compilation included."""
+    from poolax.records import environment
     from poolax.training import Classification, extract_states, sweep_states
-    from poolax.training.records import environment
 
     minilm, ids, mask, targets, splits, num_classes = _tokenized(plan)
     start = time.perf_counter()

@@ -34,9 +34,9 @@ from jaxtyping import Array, Float
 from poolax import attention, blocks, bounds, empirical, pooling
 from poolax._checks import check_count, check_number
 from poolax.data import digits
+from poolax.records import environment
 from poolax.training import HeadModule, Records
 from poolax.training._devices import Trainer, epoch_batches, put, stack, take
-from poolax.training.records import environment
 
 GREY_LEVELS = 16
 CERTIFIED_LEVELS = 0.5

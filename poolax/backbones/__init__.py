@@ -1,6 +1,5 @@
 """Backbones: pytrees whose parameters are leaves and whose configuration is static."""
 
-from poolax._records import TokenStates as TokenStates
 from poolax.backbones._base import Backbone as Backbone
 from poolax.backbones._bert import Bert as Bert
 from poolax.backbones._bert import BertConfig as BertConfig
@@ -24,3 +23,4 @@ from poolax.backbones.pretrained._load import from_state_dict as from_state_dict
 from poolax.backbones.pretrained._load import load as load
 from poolax.backbones.pretrained._save import is_saved_backbone as is_saved_backbone
 from poolax.backbones.pretrained._save import save as save
+from poolax.records import TokenStates as TokenStates

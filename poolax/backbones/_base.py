@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from poolax._checks import broadcast_mask, check_finite, check_tokens
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import zero_masked
-from poolax._records import TokenStates
 from poolax.backbones import _layers
+from poolax.records import TokenStates
 
 
 @struct.dataclass

@@ -13,16 +13,6 @@ A bound that its dtype cannot hold is infinite, which is a bound; local ones, wh
 overflows at the given tokens, raise where that can be seen.
 """
 
-from poolax._records import AttentionBound as AttentionBound
-from poolax._records import BlockBound as BlockBound
-from poolax._records import Bound as Bound
-from poolax._records import Domain as Domain
-from poolax._records import ExpressivityBound as ExpressivityBound
-from poolax._records import ExpressivityBoundEstimate as ExpressivityBoundEstimate
-from poolax._records import Ledger as Ledger
-from poolax._records import LedgerRow as LedgerRow
-from poolax._records import PoolerBound as PoolerBound
-from poolax._records import TokenRange as TokenRange
 from poolax.bounds._attention import attention as attention
 from poolax.bounds._attention import cosine_attention as cosine_attention
 from poolax.bounds._attention import dot_product_attention as dot_product_attention
@@ -43,3 +33,13 @@ from poolax.bounds._local_ledger import local_ledger as local_ledger
 from poolax.bounds._pooler_rules import register_pooler as register_pooler
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor
+from poolax.records import AttentionBound as AttentionBound
+from poolax.records import BlockBound as BlockBound
+from poolax.records import Bound as Bound
+from poolax.records import Domain as Domain
+from poolax.records import ExpressivityBound as ExpressivityBound
+from poolax.records import ExpressivityBoundEstimate as ExpressivityBoundEstimate
+from poolax.records import Ledger as Ledger
+from poolax.records import LedgerRow as LedgerRow
+from poolax.records import PoolerBound as PoolerBound
+from poolax.records import TokenRange as TokenRange

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice
-from poolax._records import AttentionBound, TokenRange
 from poolax.attention import L2, Cosine, DotProduct, Kind
 from poolax.bounds._combine import Combination, combination
 from poolax.bounds._domain import check_domain, token_range
@@ -22,6 +21,7 @@ from poolax.bounds._heads import (
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._layer import assemble
 from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
+from poolax.records import AttentionBound, TokenRange
 
 METHODS = ("published", "sharp", "tight")
 

@@ -18,7 +18,6 @@ from poolax._checks import (
 )
 from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm, safe_sqrt
-from poolax._records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention as attention_bound
@@ -31,6 +30,7 @@ from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
 from poolax.bounds._propagation import attention_domain, residual
 from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
+from poolax.records import AttentionBound, BlockBound, Bound, Domain, PoolerBound, TokenRange
 
 _Number = Float[ArrayLike, ""]
 

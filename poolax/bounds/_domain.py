@@ -16,9 +16,9 @@ from poolax._checks import (
     is_concrete,
 )
 from poolax._numerics import accumulation_dtype, safe_norm, zero_masked
-from poolax._records import Domain, TokenRange
 from poolax.bounds._linalg import round_up
 from poolax.bounds._overflow import check_held
+from poolax.records import Domain, TokenRange
 
 
 def cube(high: Float[Array, ""] | float, dim: int) -> Domain:

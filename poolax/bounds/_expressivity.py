@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from poolax._checks import broadcast_mask, check_finite, check_number, check_rank, check_tokens
 from poolax._intervals import clopper_pearson
 from poolax._numerics import at_highest_precision
-from poolax._records import Domain, ExpressivityBoundEstimate
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linalg import round_up
+from poolax.records import Domain, ExpressivityBoundEstimate
 
 
 def expressivity(

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax._records import AttentionBound
 from poolax.bounds._combine import Balanced, Combination, stacked_norm
 from poolax.bounds._heads import Heads, Reading, Setting, Slope, whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
+from poolax.records import AttentionBound
 
 
 def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionBound:

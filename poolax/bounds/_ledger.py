@@ -19,7 +19,6 @@ from poolax._layer_specs import (
     NormSpec,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
-from poolax._records import Domain, Ledger, LedgerRow, TokenRange
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention_kernels import attention_of_kernels
@@ -30,6 +29,7 @@ from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._propagation import attention_domain, residual
+from poolax.records import Domain, Ledger, LedgerRow, TokenRange
 
 METHODS = ("sharp", "tight")
 

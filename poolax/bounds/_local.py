@@ -17,7 +17,6 @@ from poolax._checks import (
     check_tokens,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
-from poolax._records import Bound
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
 from poolax.blocks import TBM
 from poolax.bounds._kernels import Kernels, read_kernels
@@ -26,6 +25,7 @@ from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
+from poolax.records import Bound
 
 
 @at_highest_precision

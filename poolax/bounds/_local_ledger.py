@@ -18,7 +18,6 @@ from poolax._checks import (
 )
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
-from poolax._records import Ledger, LedgerRow
 from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels
@@ -27,6 +26,7 @@ from poolax.bounds._local_blocks import attention_blocks, attention_values
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.pooling import Pooler
+from poolax.records import Ledger, LedgerRow
 
 
 @at_highest_precision

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from poolax._checks import check_instance, is_concrete
-from poolax._records import TokenRange
 from poolax.attention import Kind, MultiHeadAttention, Rotary, from_name
 from poolax.bounds._domain import token_range
+from poolax.records import TokenRange
 
 
 @dataclasses.dataclass(frozen=True)

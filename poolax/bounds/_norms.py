@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from poolax._layer_specs import NormSpec
 from poolax._numerics import safe_norm
-from poolax._records import Domain
+from poolax.records import Domain
 
 
 def norm_lipschitz(kind: str, scale: Float[Array, " d"], eps: float) -> Float[Array, ""]:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from poolax._checks import check_finite, check_rank, is_concrete
 from poolax._numerics import accumulation_dtype, safe_norm
-from poolax._records import PoolerBound
 from poolax.bounds._activations import ACTIVATIONS
 from poolax.bounds._ffn import two_layer_lipschitz
 from poolax.bounds._heads import kappa
@@ -27,6 +26,7 @@ from poolax.pooling import (
     SumPool,
     WeightedAveragePool,
 )
+from poolax.records import PoolerBound
 
 Rule = Callable[..., PoolerBound]
 

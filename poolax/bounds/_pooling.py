@@ -18,11 +18,11 @@ from poolax._checks import (
     is_concrete,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
-from poolax._records import PoolerBound, TokenRange
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import round_up
 from poolax.bounds._pooler_rules import rule_of
 from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
+from poolax.records import PoolerBound, TokenRange
 
 METHODS = ("sharp", "tight")
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm
-from poolax._records import Domain
 from poolax.attention import L2, Cosine, DotProduct, Kind
 from poolax.bounds._combine import Combination, combination
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import product_norm, spectral_norm
+from poolax.records import Domain
 
 
 def attention_domain(

@@ -15,8 +15,8 @@ from rich.text import Text
 from poolax._progress import Progress
 from poolax._signals import INTERRUPTED as INTERRUPTED
 from poolax._text import one_line, printable
+from poolax.records import plain_json
 from poolax.reporting import Table
-from poolax.training.records import plain_json
 
 COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
 

@@ -4,10 +4,6 @@ Matrix products to which a function gives no precision of their own run at the h
 and its Jacobian are measured: those of TPUs and of TF32 round to a few digits.
 """
 
-from poolax._records import ExpressivityEstimate as ExpressivityEstimate
-from poolax._records import NoiseCurve as NoiseCurve
-from poolax._records import NormEstimate as NormEstimate
-from poolax._records import SearchResult as SearchResult
 from poolax.empirical._expressivity import expressivity as expressivity
 from poolax.empirical._expressivity import noise_curve as noise_curve
 from poolax.empirical._jacobian import jacobian_norm as jacobian_norm
@@ -16,3 +12,7 @@ from poolax.empirical._projections import project_to_ball as project_to_ball
 from poolax.empirical._projections import project_to_cube as project_to_cube
 from poolax.empirical._projections import project_to_domain as project_to_domain
 from poolax.empirical._search import maximize_jacobian_norm as maximize_jacobian_norm
+from poolax.records import ExpressivityEstimate as ExpressivityEstimate
+from poolax.records import NoiseCurve as NoiseCurve
+from poolax.records import NormEstimate as NormEstimate
+from poolax.records import SearchResult as SearchResult

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checks import check_number, check_values
 from poolax._intervals import chernoff_interval, clopper_pearson
-from poolax._records import ExpressivityEstimate, NoiseCurve
 from poolax.empirical._neighbourhood import output_distances
+from poolax.records import ExpressivityEstimate, NoiseCurve
 
 
 def expressivity(

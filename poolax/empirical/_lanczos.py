@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from poolax._decompositions import eigenvectors
 from poolax._numerics import at_highest_precision, safe_norm
-from poolax._records import NormEstimate
+from poolax.records import NormEstimate
 
 # Vectors that Lanczos keeps before it restarts, and of these the Ritz vectors that it restarts from.
 # Few enough that the small eigenvalue problem costs less than a step of a small model.

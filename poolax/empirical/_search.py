@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from poolax._checks import check_count, check_finite, check_floating, check_result
 from poolax._numerics import accumulation_dtype, at_highest_precision
-from poolax._records import SearchResult
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
@@ -17,6 +16,7 @@ from poolax.empirical._power_iteration import from_smaller_side, jacobian_produc
 from poolax.empirical._programs import kept_program
 from poolax.empirical._projections import Projection
 from poolax.empirical._starts import draw_starts, root_mean_square
+from poolax.records import SearchResult
 
 # Orders of magnitude over which the sizes of shrunk variables are spread at the start.
 _DECADES = 2

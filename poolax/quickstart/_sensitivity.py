@@ -21,6 +21,7 @@ from poolax.blocks import TBM
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study, Tokens
+from poolax.records import digest, environment
 from poolax.training import (
     HeadModule,
     Records,
@@ -30,7 +31,6 @@ from poolax.training import (
     train_heads,
 )
 from poolax.training.finished import is_finished
-from poolax.training.records import digest, environment
 
 # Inputs of the trained blocks, beside their checkpoints.
 INPUTS = "inputs.npy"

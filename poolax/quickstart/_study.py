@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from poolax._records import TokenStates
 from poolax.backbones import Backbone
 from poolax.data import Dataset
 from poolax.quickstart._settings import Settings
+from poolax.records import TokenStates
 from poolax.training import Task
 
 

@@ -5,6 +5,7 @@ from poolax._checkpoint import restore_checkpoint as restore_checkpoint
 from poolax._checkpoint import save_checkpoint as save_checkpoint
 from poolax._progress import Progress as Progress
 from poolax._signals import PreemptedError as PreemptedError
+from poolax.records import Records as Records
 from poolax.training._engine.heads import Head as Head
 from poolax.training._engine.heads import HeadModule as HeadModule
 from poolax.training._engine.heads import load_head as load_head
@@ -20,7 +21,6 @@ from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series
 from poolax.training.pretraining import pretrain_next_token as pretrain_next_token
-from poolax.training.records import Records as Records
 from poolax.training.tasks import Classification as Classification
 from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation

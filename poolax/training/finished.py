@@ -11,7 +11,7 @@ from etils import epath
 
 from poolax._checkpoint import has_checkpoint
 from poolax._text import one_line
-from poolax.training.records import Records, plain_json
+from poolax.records import Records, plain_json
 
 _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Int
 from poolax._checks import check_count, check_instance
 from poolax._processes import agreed
 from poolax._progress import Progress, no_progress
-from poolax._records import TokenStates
 from poolax._signals import PreemptedError, stop_asked
 from poolax.backbones import Backbone
 from poolax.data._dataset import Inputs
+from poolax.records import TokenStates
 from poolax.training._devices import Mapper, mesh_of
 
 # A shorter sequence is another program: what it has to save, in tokens, to be worth compiling.

@@ -20,6 +20,7 @@ from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax._progress import Progress
 from poolax.pooling import to_config
+from poolax.records import Records, digest, environment
 from poolax.training._engine.jobs import JobMaker
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.train import STATE_FORMAT, train_groups
@@ -30,7 +31,6 @@ from poolax.training._states.sources import (
 )
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.finished import finished_heads
-from poolax.training.records import Records, digest, environment
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 

@@ -23,6 +23,7 @@ from poolax._splits import SPLITS, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
 from poolax.data import Dataset
 from poolax.pooling import FirstPool, Pooler, from_name
+from poolax.records import Records, fingerprint
 from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
 from poolax.training._states.lengths import Lengths, note_on_lengths, with_max_tokens
@@ -40,7 +41,6 @@ from poolax.training._states.store import open_store
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training.arguments import check_run, check_splits
 from poolax.training.holding import holds_out
-from poolax.training.records import Records, fingerprint
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 

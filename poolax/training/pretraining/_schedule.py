@@ -18,11 +18,11 @@ from poolax._checks import check_count, check_instance, check_number, check_path
 from poolax._processes import agreed
 from poolax._progress import Progress, no_progress
 from poolax._signals import PreemptedError, stop_asked
+from poolax.records import fingerprint
 from poolax.training._devices import Trainer, epoch_batches, put, stack, take
 from poolax.training._engine.keeping import stop_on_sigterm
 from poolax.training.arguments import check_seed
 from poolax.training.holding import holding
-from poolax.training.records import fingerprint
 
 LossFn = Callable[[PyTree, PyTree, Array, Array], Array]
 
