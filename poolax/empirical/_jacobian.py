@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from poolax._checks import check_choice, check_count, check_finite, check_floating, is_concrete
 from poolax._decompositions import spectral_norm
 from poolax._numerics import accumulation_dtype, at_highest_precision
-from poolax.empirical._programs import kept_program
+from poolax._programs import kept_program
 
 
 @at_highest_precision

@@ -17,7 +17,7 @@ from poolax._checks import (
     check_instance,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
-from poolax.empirical._programs import kept_program
+from poolax._programs import kept_program
 
 NEIGHBOURHOODS = ("ball", "gaussian", "adversarial")
 

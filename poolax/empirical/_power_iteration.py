@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_number
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
+from poolax._programs import kept_program
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
-from poolax.empirical._programs import kept_program
 from poolax.records import NormEstimate
 
 

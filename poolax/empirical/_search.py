@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from poolax._checks import check_count, check_finite, check_floating, check_result
 from poolax._numerics import accumulation_dtype, at_highest_precision
+from poolax._programs import kept_program
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
 from poolax.empirical._power_iteration import from_smaller_side, jacobian_products
-from poolax.empirical._programs import kept_program
 from poolax.empirical._projections import Projection
 from poolax.empirical._starts import draw_starts, root_mean_square
 from poolax.records import SearchResult
