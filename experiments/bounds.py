@@ -15,7 +15,6 @@ import functools
 import itertools
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,9 +32,7 @@ from poolax import attention, bounds, empirical, pooling
 from poolax._paths import write_atomically
 from poolax.blocks import TBM
 from poolax.cli import OptionalPath
-from poolax.records import digest, environment
-from poolax.training import Records
-from poolax.training.finished import is_finished
+from poolax.records import Journal, Records, environment
 
 KINDS: dict[str, attention.Kind] = {
     "dot product": attention.DotProduct(),
@@ -357,22 +354,18 @@ def measure_all(options: Options, path: pathlib.Path | None) -> Records:
     unknown = set(options.suites) - set(suites)
     if unknown:
         raise SystemExit(f"suites: expected some of {', '.join(suites)}, got {', '.join(unknown)}")
-    finished = {} if path is None else {row.get("id"): row for row in Records.read(path)}
+    journal = Journal(path, made_with=_made_with)
     work = [pair for name in options.suites for pair in suites[name](options)]
-    rows = []
     console = rich.console.Console(stderr=True)
-    for what, measure in rich.progress.track(work, "measuring", console=console):
-        key = digest(what)
-        if not is_finished(finished.get(key), what):
-            started = time.perf_counter()
-            row = {"id": key, **what, **measure()}
-            row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
-            row["command"] = portable_command(row["command"])
-            finished[key] = row
-            if path is not None:
-                Records([row]).write_to(path)
-        rows.append(finished[key])
-    return Records(rows)
+    return Records(
+        journal.measured(what, measure)
+        for what, measure in rich.progress.track(work, "measuring", console=console)
+    )
+
+
+def _made_with():
+    row = environment()
+    return {**row, "command": portable_command(row["command"])}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,8 @@
 """Runs of several processes: arrays brought together, and what only one of them does."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,6 +64,40 @@ def once(write: Callable[[], int | None], what: str) -> int:
     if not done:
         raise OSError(f"{what}: expected to be written by process 0, which failed; see its own error")
     return number
+
+
+def told(make: Callable[[], Any], what: str) -> Any:
+    """Plain JSON that one process makes and tells the others. Every process has to call.
+
+    Args:
+        make: Makes it.
+        what: What it makes, for the error.
+
+    Returns:
+        What the writer made, on all processes.
+
+    Raises:
+        OSError: on the other processes, if the writer failed, which raises its own error.
+
+    Example:
+        >>> told(lambda: {"id": "a"}, "a record")
+        {'id': 'a'}
+    """
+    if jax.process_count() == 1:
+        return make()
+    from jax.experimental import multihost_utils
+
+    made = bytearray()
+
+    def encode():
+        made.extend(json.dumps(make()).encode())
+        return len(made)
+
+    # All have to know its size before they get it.
+    content = np.zeros(once(encode, what), np.uint8)
+    if is_writer():
+        content[:] = made
+    return json.loads(multihost_utils.broadcast_one_to_all(content).tobytes())
 
 
 def agreed(*wanted: bool) -> tuple[bool, ...]:

@@ -13,11 +13,12 @@ from poolax._progress import Progress, no_progress
 from poolax.backbones import is_saved_backbone
 from poolax.backbones import save as save_backbone
 from poolax.quickstart._language import language
-from poolax.quickstart._sensitivity import Store, noise_curves, trained_blocks
+from poolax.quickstart._sensitivity import noise_curves, trained_blocks
 from poolax.quickstart._series import time_series
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study
 from poolax.quickstart._vision import vision
+from poolax.records import Journal
 from poolax.reporting import (
     Table,
     plot_noise_curves,
@@ -127,9 +128,9 @@ def _run(out, settings, modality, progress) -> Report:
         by_task.append(records)
     best = _best_heads(by_task[0])
     identity = {"backbone": by_task[0][0]["backbone_fingerprint"], **settings.sizes()}
-    store = Store(out / RECORDS, identity)
-    curves = noise_curves(study, out, best, settings, store, progress)
-    constants = trained_blocks(study.tokens, out / "blocks", settings, store, progress)
+    journal = Journal(out / RECORDS, identity=identity)
+    curves = noise_curves(study, out, best, settings, journal, progress)
+    constants = trained_blocks(study.tokens, out / "blocks", settings, journal, progress)
     heads = [row for rows in by_task for row in rows]
 
     scores = score_table(heads, title="Poolers on a frozen backbone")

@@ -1,9 +1,9 @@
 """How far noise and adversaries move pooled vectors: curves, and trained blocks beside their bounds."""
 
+import functools
 import io
 import itertools
 import math
-import time
 from typing import Any
 
 import jax
@@ -16,12 +16,11 @@ from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
 from poolax._paths import write_atomically
 from poolax._progress import Progress
-from poolax._signals import stop_if_asked
 from poolax.blocks import TBM
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study, Tokens
-from poolax.records import digest, environment
+from poolax.records import Journal
 from poolax.training import (
     HeadModule,
     Records,
@@ -30,7 +29,6 @@ from poolax.training import (
     save_tbm,
     train_heads,
 )
-from poolax.training.finished import is_finished
 
 # Inputs of the trained blocks, beside their checkpoints.
 INPUTS = "inputs.npy"
@@ -44,36 +42,8 @@ _KINDS = {
 _UNBOUNDED = {"sharp": set(), "published": {"attn", "wavg"}}
 
 
-class Store:
-    """Records of single measurements, found again by what they are records of."""
-
-    def __init__(self, path, identity):
-        self.path = path
-        self.identity = identity
-        self.finished = {row["id"]: row for row in Records.read(path) if "id" in row}
-
-    def get(self, measure, *, model: epath.Path | None = None, **what) -> dict[str, Any]:
-        """The record of ``what``: from the file, or measured now and added to it.
-
-        Where measuring leaves a ``model`` behind, a record without it does not count.
-
-        Raises:
-            PreemptedError: if asked to stop, before the measurement.
-        """
-        key = digest({**self.identity, **what})
-        finished = is_finished(self.finished.get(key), what)
-        if not finished or (model is not None and not has_checkpoint(model)):
-            stop_if_asked()
-            started = time.perf_counter()
-            row = {"id": key, **what, **measure()}
-            row |= {"wall_s": round(time.perf_counter() - started, 3), **environment()}
-            self.finished[key] = row
-            Records([row]).write_to(self.path)
-        return self.finished[key]
-
-
 def noise_curves(
-    study: Study, out, best, settings: Settings, store: Store, progress: Progress
+    study: Study, out, best, settings: Settings, journal: Journal, progress: Progress
 ) -> Records:
     """Mean distance of the pooled vectors of the best heads against the size of noise."""
     noisy, epsilons = study.noisy, list(study.noise_sizes)
@@ -103,13 +73,13 @@ def noise_curves(
             }
 
         what = {"kind": "noise_curve", "pooler": name, "head": best[name]["id"]}
-        rows.append(store.get(measure, **what))
+        rows.append(journal.measured(what, measure))
         progress("noise curves", done, len(best))
     return Records(rows)
 
 
 def trained_blocks(
-    tokens: Tokens, out: epath.Path, settings: Settings, store: Store, progress: Progress
+    tokens: Tokens, out: epath.Path, settings: Settings, journal: Journal, progress: Progress
 ) -> Records:
     """Train a block for each pooler and kind of attention; measure its constant and bound it."""
     radius = float(bounds.domain_of(jnp.asarray(tokens.values)).radius)
@@ -127,8 +97,10 @@ def trained_blocks(
             def measure(model=model, name=name, folder=folder):
                 return _measure_tbm(model, name, tokens, radius, settings, folder)
 
-            what = {"kind": "lipschitz", "attention": label, "configuration": repr(kind)}
-            rows.append(store.get(measure, model=folder, pooler=name, **what))
+            what = {"pooler": name, "kind": "lipschitz", "attention": label}
+            what["configuration"] = repr(kind)
+            is_saved = functools.partial(has_checkpoint, folder)
+            rows.append(journal.measured(what, measure, is_there=is_saved))
             progress("trained blocks", len(rows), total)
     return Records(rows)
 

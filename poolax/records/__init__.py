@@ -1,5 +1,6 @@
 """Records: bounds and estimates as pytrees, and rows of JSON with what they were made with."""
 
+from poolax.records._journal import Journal as Journal
 from poolax.records._results import AttentionBound as AttentionBound
 from poolax.records._results import BlockBound as BlockBound
 from poolax.records._results import Bound as Bound
@@ -16,6 +17,8 @@ from poolax.records._results import SearchResult as SearchResult
 from poolax.records._results import TokenRange as TokenRange
 from poolax.records._results import TokenStates as TokenStates
 from poolax.records._rows import Records as Records
+from poolax.records._rows import as_written as as_written
+from poolax.records._rows import difference as difference
 from poolax.records._rows import digest as digest
 from poolax.records._rows import environment as environment
 from poolax.records._rows import fingerprint as fingerprint

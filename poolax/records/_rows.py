@@ -108,9 +108,29 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def as_written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it would be read again: lists for tuples, null for numbers that are not finite."""
+    return json.loads(json.dumps(plain_json(row), allow_nan=False))
+
+
+def difference(row: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
+    """The first of some fields of which a record says something else, or ``None``.
+
+    Example:
+        >>> difference({"seed": 0, "shape": [2, 3]}, {"shape": (2, 3), "seed": 1})
+        'seed'
+    """
+    return next((name for name in fields if _plain(row.get(name)) != _plain(fields[name])), None)
+
+
+def _plain(value):
+    """As it would be read again: a record that was just made may hold tuples."""
+    return json.loads(json.dumps(plain_json(value), default=str))
+
+
 def _sealed(row):
-    """A record as it is written: plain JSON, with a digest of all the rest."""
-    plain = json.loads(json.dumps(plain_json(row), allow_nan=False))
+    """A record as it is written: with a digest of all the rest."""
+    plain = as_written(row)
     plain.pop(_SEAL, None)
     return plain | {_SEAL: digest(plain)}
 
@@ -156,7 +176,7 @@ def environment() -> dict[str, Any]:
 
 def _git_state():
     """Commit of the checkout that poolax runs from, ``+`` if it is changed; None outside of one."""
-    folder = pathlib.Path(__file__).parent
+    folder = pathlib.Path(__file__).parents[1]
 
     def git(*arguments):
         command = ["git", "-C", str(folder), *arguments]

@@ -1,6 +1,5 @@
-"""Which records are those of heads, or of measurements, that are finished."""
+"""Which records are those of heads that are finished."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping
@@ -11,7 +10,7 @@ from etils import epath
 
 from poolax._checkpoint import has_checkpoint
 from poolax._text import one_line
-from poolax.records import Records, plain_json
+from poolax.records import Records, difference
 
 _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
@@ -51,23 +50,8 @@ def finished_heads(
     return finished
 
 
-def is_finished(row: Mapping[str, Any] | None, what: Mapping[str, Any]) -> bool:
-    """Whether there is a record of a measurement, of this one, and written to its end."""
-    return row is not None and "command" in row and _differing(row, what) is None
-
-
-def _differing(row, fields):
-    """The first field that a record says otherwise, or ``None``."""
-    return next((name for name in fields if _plain(row.get(name)) != _plain(fields[name])), None)
-
-
-def _plain(value):
-    """As it would be read again: a record that was just made may hold tuples."""
-    return json.loads(json.dumps(plain_json(value), default=str))
-
-
 def _problem_of(row, fields):
-    name = _differing(row, fields)
+    name = difference(row, fields)
     if name is not None:
         return f"{name}: expected {one_line(fields[name], longest=80)}, got {_shown(row, name)}"
     if not isinstance(row.get("diverged"), bool):
