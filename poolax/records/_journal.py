@@ -8,7 +8,9 @@ from etils import epath
 
 from poolax._processes import once, told
 from poolax._signals import stop_if_asked
-from poolax.records._rows import Records, as_written, difference, digest, environment
+from poolax.records._environment import environment
+from poolax.records._plain import as_written, difference, digest
+from poolax.records._rows import Records
 
 
 class Journal:

@@ -1,29 +1,20 @@
 """Records: one JSON object a result, with what is needed to trust and to repeat it."""
 
-import functools
-import hashlib
 import json
-import math
-import pathlib
-import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, overload
 
 import jax
-import numpy as np
 from etils import epath
 
 from poolax._files import damaged, json_object
 from poolax._locks import alone_in
 from poolax._paths import absolute_path, write_atomically
+from poolax.records._plain import as_written, digest
 
 _REMEDY = "remove the line, and the run that wrote it makes it again"
 # Stands in the file alone, so that a record is equal to what was written.
 _SEAL = "digest"
-_PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _PATIENCE = 60.0
 
 
@@ -99,35 +90,6 @@ class Records(Sequence):
             write_atomically(path, "".join(lines))
 
 
-def plain_json(value: Any) -> Any:
-    """Plain JSON of nested values: tuples as lists, numbers that are not finite as null."""
-    if isinstance(value, Mapping):
-        return {key: plain_json(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def as_written(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it would be read again: lists for tuples, null for numbers that are not finite."""
-    return json.loads(json.dumps(plain_json(row), allow_nan=False))
-
-
-def difference(row: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
-    """The first of some fields of which a record says something else, or ``None``.
-
-    Example:
-        >>> difference({"seed": 0, "shape": [2, 3]}, {"shape": (2, 3), "seed": 1})
-        'seed'
-    """
-    return next((name for name in fields if _plain(row.get(name)) != _plain(fields[name])), None)
-
-
-def _plain(value):
-    """As it would be read again: a record that was just made may hold tuples."""
-    return json.loads(json.dumps(plain_json(value), default=str))
-
-
 def _sealed(row):
     """A record as it is written: with a digest of all the rest."""
     plain = as_written(row)
@@ -142,49 +104,3 @@ def _unsealed(row, where):
         problem = f"expected the record that was written, whose digest is {said}, got another"
         raise damaged(where, problem, _REMEDY)
     return row
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of plain JSON, shortened to 16 digits: what a record is a record of."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def fingerprint(*values: Any) -> str:
-    """SHA-256 of arrays and plain values, shortened to 16 digits."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(values):
-        if isinstance(leaf, (np.ndarray, jax.Array)):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(array.view(np.uint8).data if array.size else b"")
-        else:
-            digest.update(repr(leaf).encode())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def environment() -> dict[str, Any]:
-    """Command, versions, machine and state of the source, for a record."""
-    return {
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        "git": _git_state(),
-    }
-
-
-def _git_state():
-    """Commit of the checkout that poolax runs from, ``+`` if it is changed; None outside of one."""
-    folder = pathlib.Path(__file__).parents[1]
-
-    def git(*arguments):
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # A virtual environment inside some other checkout is not a checkout of poolax.
-        git("ls-files", "--error-unmatch", __file__)
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", str(folder)) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
