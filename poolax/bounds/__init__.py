@@ -18,7 +18,6 @@ from poolax.bounds._attention import cosine_attention as cosine_attention
 from poolax.bounds._attention import dot_product_attention as dot_product_attention
 from poolax.bounds._attention import l2_attention as l2_attention
 from poolax.bounds._block import block as block
-from poolax.bounds._block import pooled_block as pooled_block
 from poolax.bounds._block import tbm as tbm
 from poolax.bounds._block import with_pooler as with_pooler
 from poolax.bounds._certified import certified_radius as certified_radius
@@ -30,6 +29,7 @@ from poolax.bounds._linalg import spectral_norm as spectral_norm
 from poolax.bounds._local import local_attention as local_attention
 from poolax.bounds._local import local_tbm as local_tbm
 from poolax.bounds._local_ledger import local_ledger as local_ledger
+from poolax.bounds._pooled_block import pooled_block as pooled_block
 from poolax.bounds._pooler_rules import register_pooler as register_pooler
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor

@@ -1,5 +1,6 @@
 """Bounds of attention layers from their checked kernels."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ from poolax.bounds._heads import (
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._layer import assemble
 from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
+from poolax.bounds._units import units_of
 from poolax.records import AttentionBound, TokenRange
 
 METHODS = ("published", "sharp", "tight")
@@ -60,8 +62,19 @@ def attention_of_kernels(
         spread = radius if spread is None else jnp.minimum(radius, spread)
     if method == "published":
         _check_published(kind, kernels, rotary)
-        return _published(kind, kernels, most, radius)
     setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
+    if isinstance(kind, Cosine):
+        return _of_units(kind, kernels, setting, method, rotary=rotary, combine=combine)
+    units = units_of(kernels, kind, values=combine is None)
+    own = dataclasses.replace(setting, radius=units.length(radius), spread=units.length(spread))
+    bound = _of_units(kind, units.kernels(kernels), own, method, rotary=rotary, combine=combine)
+    attends = most > 1 if spread is None else (most > 1) & (spread > 0)
+    return units.restored(bound, kernels, attends)
+
+
+def _of_units(kind, kernels, setting, method, *, rotary, combine):
+    if method == "published":
+        return _published(kind, kernels, setting.most, setting.radius)
     compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
     compute = rotary_heads if rotary else compute
     heads = compute(kernels, kind, setting)

@@ -132,6 +132,8 @@ def _heads(
     Then ``sqrt(share) mixing`` is against the change of all tokens, since ``sum_k (P_ik c_k)^2 <= share
     sum_k P_ik c_k^2``, and the columns' sum bounds the rows together. What is known better is given.
     """
+    if setting.tight:
+        own = _not_lost(setting, mixing, own)
     if mixing_total is None:
         mixing_total = jnp.sqrt(share) * mixing if setting.is_full else mixing
     known = mixing_total + own
@@ -157,6 +159,15 @@ def whole_sequence(num_rows, mixing, own):
     """
     root = jnp.sqrt(num_rows) * mixing
     return (root + safe_sqrt(jnp.square(root) + 4 * own * (mixing + own))) / 2
+
+
+def _not_lost(setting: Setting, mixing, own):
+    """The own part, no smaller than what is lost beside the mixing: its inverses stay in range."""
+    least = jnp.square(jnp.finfo(mixing.dtype).eps) * mixing
+    attends = setting.most > 1
+    if setting.spread is not None:
+        attends = attends & (setting.spread > 0)
+    return jnp.where(attends, jnp.maximum(own, least), own)
 
 
 def _shares(setting: Setting, logit_range):

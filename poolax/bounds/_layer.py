@@ -77,7 +77,9 @@ def _mixing(heads: Heads, combine: Combination, combined, setting: Setting):
         if heads.slope is None or constants.shape[0] == 1:
             return bound
         inner = _together(heads.slope, balanced.weights, constant, constants, setting.radius)
-        return jnp.minimum(bound, balanced.outer * inner)
+        together = balanced.outer * inner
+        # Squares of the largest slopes leave the range of floats.
+        return jnp.where(together < bound, together, bound)
 
     mixing = part("mixing", 1.0)
     if heads.mixing_total is heads.mixing:

@@ -28,6 +28,7 @@ from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
+from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
 from poolax.records import Domain, Ledger, LedgerRow, TokenRange
 
@@ -118,12 +119,13 @@ def ledger(
     # A layer that gives zeros makes the product zero, whose logarithm no rounding changes.
     sizes = [jnp.where(jnp.isneginf(row.log_factor), 0, jnp.abs(row.log_factor)) for row in rows]
     rounding = rounding * (len(rows) + sum(sizes))
-    return Ledger(
+    table = Ledger(
         rows=tuple(rows),
         log_lipschitz=total + rounding,
         domain=state.outer_domain,
         method=method,
     )
+    return or_infinite(table)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,18 +98,31 @@ def _one_token(pooler, variables, *, num_tokens, dim, spread):
     return PoolerBound(l2=1.0, l1=1.0, linf=1.0, reads_one_token=True)
 
 
-@register_pooler(AveragePool)
-def _average(pooler, variables, *, num_tokens, dim, spread):
-    # More tokens than there are numbers would make it zero; those of fewer tokens hold as well.
+def _fewest(num_tokens):
+    """The smallest number of tokens, or one for which a share of one is still a number above zero.
+
+    What holds for fewer tokens holds for more.
+    """
     most = float(1 / jnp.finfo(jnp.result_type(float)).tiny)
     low = num_tokens.low
-    low = min(float(low), most) if is_concrete(low) and jnp.ndim(low) == 0 else jnp.minimum(low, most)
+    if is_concrete(low) and jnp.ndim(low) == 0:
+        return min(float(low), most)
+    return jnp.minimum(low, most)
+
+
+@register_pooler(AveragePool)
+def _average(pooler, variables, *, num_tokens, dim, spread):
+    low = _fewest(num_tokens)
     return PoolerBound(l2=1 / jnp.sqrt(low), l1=1.0, linf=1 / low)
 
 
 @register_pooler(SumPool)
 def _sum(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=jnp.sqrt(num_tokens.high), l1=num_tokens.high, linf=1.0)
+    most = num_tokens.high
+    if is_concrete(most) and jnp.ndim(most) == 0:
+        # More than there are numbers for are infinitely many.
+        most = math.inf if float(most) > float(jnp.finfo(jnp.result_type(float)).max) else most
+    return PoolerBound(l2=jnp.sqrt(most), l1=most, linf=1.0)
 
 
 @register_pooler(MaxPool)
@@ -179,7 +192,7 @@ def _latent(pooler, variables, *, num_tokens, dim, spread, method):
     for name in ("latents", "query", "key", "value", "out"):
         check_finite(name, params[name])
     token = _latent_token(params, use_norm=pooler.use_norm, tight=method == "tight")
-    low = jnp.asarray(num_tokens.low, token.dtype)
+    low = jnp.asarray(_fewest(num_tokens), token.dtype)
     return PoolerBound(l2=token / jnp.sqrt(low), l1=token, linf=token / low)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import (
@@ -20,6 +21,7 @@ from poolax._checks import (
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import round_up
+from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooler_rules import rule_of
 from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
 from poolax.records import PoolerBound, TokenRange
@@ -75,7 +77,8 @@ def pooler(
         variables: What its ``init`` returned; ``None`` if it has no parameters.
         num_tokens: Number of real tokens ``n``, or a :class:`TokenRange`.
         dim: Width ``d``.
-        spread: Half of the largest distance between pooled tokens, which query attention needs.
+        spread: Half of the largest distance between pooled tokens, which query attention needs;
+            infinite where it is not known.
         method: ``"sharp"``, or ``"tight"``, which differs for poolers with attention.
 
     Returns:
@@ -96,7 +99,8 @@ def pooler(
     pooler = from_name(pooler)
     check_choice("method", method, METHODS)
     check_count("dim", dim)
-    if spread is not None:
+    # One that overflowed is infinite, and leaves what reads no spread as it is.
+    if spread is not None and not (is_concrete(spread) and np.array_equal(spread, np.inf)):
         check_number("spread", spread, at_least=0.0)
     sizes = {"num_tokens": token_range(num_tokens), "dim": dim, "spread": spread}
     bound = rule_of(pooler, method)(pooler, variables or {}, **sizes)
@@ -106,7 +110,7 @@ def pooler(
         return None if number is None else round_up(jnp.asarray(number, dtype))
 
     numbers = {name: rounded(getattr(bound, name)) for name in ("l2", "l1", "linf")}
-    return dataclasses.replace(bound, **numbers)
+    return or_infinite(dataclasses.replace(bound, **numbers))
 
 
 def _given_weights(weights, num_tokens):
