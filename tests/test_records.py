@@ -1,12 +1,37 @@
 """Records: rows of JSON on disk, and measurements that are made once."""
 
+import resource
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from poolax import records
 from poolax._signals import PreemptedError, taking_signals
 from poolax.records import Journal, Records
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    path = tmp_path / "records.jsonl"
+    assert len(Records.read(path)) == 0
+    Records([{"a": 1}, {"a": 2, "b": [1.5]}]).write_to(path)
+    Records([{"a": 3}]).write_to(path)
+    records = Records.read(path)
+    assert [row["a"] for row in records] == [1, 2, 3]
+    assert len(records.where(a=2)) == 1
+    assert len(records[:2]) == 2
+    path.write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(ValueError, match=r"line 2: expected a JSON object"):
+        Records.read(path)
+    path.write_text("3\n")
+    with pytest.raises(ValueError, match=r"line 1: expected a JSON object, got 3"):
+        Records.read(path)
+    path.unlink()
+    Records([{"id": "x", "a": 1}, {"id": "y", "a": float("nan")}]).write_to(path)
+    Records([{"id": "x", "a": 2}]).write_to(path)
+    assert {row["id"]: row["a"] for row in Records.read(path)} == {"x": 2, "y": None}
 
 
 def test_a_measurement_is_made_once(tmp_path):
@@ -50,3 +75,86 @@ def test_a_journal_without_a_file_and_one_that_is_asked_to_stop(tmp_path):
         assert journal.measured({"of": "W"}, lambda: {"value": 3}) == first
         with pytest.raises(PreemptedError):
             journal.measured({"of": "V"}, lambda: {"value": 4})
+
+
+ROWS = [{"id": "a", "text": "x" * 40}, {"id": "b", "values": [1.5, None]}, {"n": 1}]
+
+
+def test_adding_touches_nothing_that_stands_there(tmp_path):
+    path = tmp_path / "new" / "a.jsonl"
+    Records(ROWS).write_to(path)
+    before, file = path.read_bytes(), path.stat().st_ino
+    Records([{"id": "a", "text": "y"}, {"n": 1}]).write_to(path)
+    assert path.stat().st_ino == file
+    assert path.read_bytes().startswith(before)
+    # Of two with the same id the later one counts; those without have no other.
+    assert list(Records.read(path)) == [*ROWS[1:], {"id": "a", "text": "y"}, {"n": 1}]
+    Records().write_to(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_line_that_is_cut_off_is_left_out_and_taken_away(tmp_path, caplog):
+    path, more = tmp_path / "a.jsonl", {"id": "c"}
+    Records(ROWS).write_to(path)
+    content = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        caplog.clear()
+        # A line of which only the break is missing is whole.
+        kept = ROWS[: sum(length >= end - 1 for end in ends)]
+        assert list(Records.read(path)) == kept
+        is_whole = length == 0 or length in ends or length + 1 in ends
+        assert caplog.messages == [] if is_whole else "is cut off, and left out" in caplog.text
+        Records([more]).write_to(path)
+        caplog.clear()
+        assert list(Records.read(path)) == [*kept, more]
+        assert not caplog.messages
+    # What is no beginning of a record is not taken for one, and stays.
+    for strange in (b"notes", b"{}}", b"\0\0"):
+        path.write_bytes(content + strange)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"a.jsonl, line 4: expected a JSON object"):
+                Records.read(path)
+            Records([more]).write_to(path)
+        assert path.read_bytes().startswith(content + strange + b"\n")
+
+
+WRITER = """
+import sys
+from poolax.records import Records
+print("starts", flush=True)
+for number in range(10_000):
+    Records([{"id": f"{sys.argv[2]}-{number}", "text": "x" * 2_000_000}]).write_to(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.05, *(pytest.param(n / 7, marks=pytest.mark.slow) for n in range(7))]
+)
+def test_a_writer_that_is_killed_leaves_a_file_that_can_be_read(tmp_path, seconds):
+    path = tmp_path / "a.jsonl"
+    for name in ("one", "other"):
+        command = [sys.executable, "-c", WRITER, str(path), name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "starts\n"
+            time.sleep(0.5 + seconds)
+            writer.kill()
+    ids = [row["id"] for row in Records.read(path)]
+    counts = {name: sum(key.startswith(name) for key in ids) for name in ("one", "other")}
+    assert min(counts.values()) > 0
+    assert ids == [f"{name}-{number}" for name in counts for number in range(counts[name])]
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "a.jsonl"
+    Records(ROWS).write_to(path)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Records([{"id": str(n), "text": "x" * 99} for n in range(20)]).write_to(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before

@@ -393,27 +393,6 @@ def test_bad_backbone_and_features(vit):
         Classification(1)
 
 
-def test_records(tmp_path):
-    path = tmp_path / "records.jsonl"
-    assert len(Records.read(path)) == 0
-    Records([{"a": 1}, {"a": 2, "b": [1.5]}]).write_to(path)
-    Records([{"a": 3}]).write_to(path)
-    records = Records.read(path)
-    assert [row["a"] for row in records] == [1, 2, 3]
-    assert len(records.where(a=2)) == 1
-    assert len(records[:2]) == 2
-    path.write_text('{"a": 1}\n{"a":')
-    with pytest.raises(ValueError, match=r"line 2: expected a JSON object"):
-        Records.read(path)
-    path.write_text("3\n")
-    with pytest.raises(ValueError, match=r"line 1: expected a JSON object, got 3"):
-        Records.read(path)
-    path.unlink()
-    Records([{"id": "x", "a": 1}, {"id": "y", "a": float("nan")}]).write_to(path)
-    Records([{"id": "x", "a": 2}]).write_to(path)
-    assert {row["id"]: row["a"] for row in Records.read(path)} == {"x": 2, "y": None}
-
-
 DEVICES = """
 import sys, json, jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))

@@ -1,21 +1,13 @@
 """Records: one JSON object a result, with what is needed to trust and to repeat it."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
-import jax
 from etils import epath
 
-from poolax._files import damaged, json_object
-from poolax._locks import alone_in
-from poolax._paths import absolute_path, write_atomically
-from poolax.records._plain import as_written, digest
-
-_REMEDY = "remove the line, and the run that wrote it makes it again"
-# Stands in the file alone, so that a record is equal to what was written.
-_SEAL = "digest"
-_PATIENCE = 60.0
+from poolax._paths import absolute_path
+from poolax._processes import is_writer
+from poolax.records._lines import append_lines, read_lines
 
 
 class Records(Sequence):
@@ -56,51 +48,32 @@ class Records(Sequence):
     def read(cls, path: epath.PathLike) -> "Records":
         """Read JSON lines; no file gives no records.
 
-        Each record is compared with the digest that was written with it; older ones have none.
+        Of records with the same ``id`` the last one counts. Each is compared with the digest that was
+        written with it; older ones have none. A last line that is cut off is left out, with a warning.
 
         Raises:
             ValueError: for a line that is not a JSON object, or not the record that was written; it is
                 an ``OSError`` as well.
         """
         path = epath.Path(path)
-        if not path.exists():
-            return cls()
-        return cls(
-            _unsealed(json_object(line, f"{path}, line {number}", _REMEDY), f"{path}, line {number}")
-            for number, line in enumerate(path.read_bytes().splitlines(), 1)
-        )
+        return cls(_latest(read_lines(path)) if path.exists() else ())
 
     def write_to(self, path: epath.PathLike) -> None:
-        """Add the records to a file of JSON lines, in place of those with the same ``id``.
+        """Add the records to a file of JSON lines; those in it with the same ``id`` count no longer.
 
-        Each gets a digest of itself. All or none are written, and only by process 0; programs that
+        Each gets a digest of itself. All are written or none, and only by process 0; programs that
         write to the same folder take turns. Numbers that are not finite become null.
 
         Raises:
             BlockingIOError: if another program does not let go of the folder for a minute.
-            ValueError: as :meth:`read` raises.
+            OSError: where the system refuses; the file is then as it was.
         """
-        if jax.process_index() != 0 or not self._rows:
-            return
-        path = absolute_path(path)
-        with alone_in(path.parent, name="records", seconds=_PATIENCE):
-            new = {row["id"] for row in self if "id" in row}
-            rows = [row for row in Records.read(path) if row.get("id") not in new]
-            lines = [json.dumps(_sealed(row), allow_nan=False) + "\n" for row in [*rows, *self]]
-            write_atomically(path, "".join(lines))
+        if is_writer() and self._rows:
+            append_lines(absolute_path(path), self._rows)
 
 
-def _sealed(row):
-    """A record as it is written: with a digest of all the rest."""
-    plain = as_written(row)
-    plain.pop(_SEAL, None)
-    return plain | {_SEAL: digest(plain)}
-
-
-def _unsealed(row, where):
-    """A record as it was given to be written."""
-    said = row.pop(_SEAL, None)
-    if said is not None and said != digest(row):
-        problem = f"expected the record that was written, whose digest is {said}, got another"
-        raise damaged(where, problem, _REMEDY)
-    return row
+def _latest(rows):
+    """The rows without those that one with the same id follows."""
+    ids = [row["id"] if isinstance(row.get("id"), str) else None for row in rows]
+    last = {key: place for place, key in enumerate(ids)}
+    return [row for place, row in enumerate(rows) if ids[place] is None or last[ids[place]] == place]

@@ -298,13 +298,11 @@ def test_records(number, tmp_path, attack):
     Records(rows).write_to(path)
 
     def read():
-        # The name of the digest can be hit: then all that was written is still there.
-        found = Records.read(path)
-        return [row["id"] for row in found if any(row.items() >= one.items() for one in rows)]
+        return list(Records.read(path))
 
-    # Records that are gone are not finished; each of the others carries a digest.
+    # Records that are gone, or cut off, are not finished; each of the others carries a digest.
     def lost(old, new):
-        return old.startswith(new) and new[-1:] in (b"", b"\n", b"}")
+        return old.startswith(new)
 
     attack("records", outcomes(path, read, number, may_pass=lost))
 

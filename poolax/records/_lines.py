@@ -1,0 +1,126 @@
+"""Files of records: lines of JSON, each sealed by a digest, added at the end and never rewritten."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from poolax._files import damaged, json_object, writing_to
+from poolax._locks import alone_in
+from poolax._paths import write_atomically
+from poolax.records._plain import as_written, digest
+
+_log = logging.getLogger(__name__)
+_REMEDY = "remove the line, and the run that wrote it makes it again"
+# Stands in the file alone, so that a record is equal to what was written.
+_SEAL = "digest"
+_PATIENCE = 60.0
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The records of a file, in order.
+
+    A last line that is cut off, as by a program that ended while it wrote, is left out and told.
+
+    Raises:
+        DamagedFileError: for a line that is not a JSON object, or not the record that was written.
+    """
+    content = path.read_bytes()
+    lines = content.splitlines()
+    if _is_cut_off(_last_line(content)):
+        _log.warning("%s: line %d is cut off, and left out", os.fspath(path), len(lines))
+        del lines[-1]
+    return [_unsealed(line, f"{os.fspath(path)}, line {n}") for n, line in enumerate(lines, 1)]
+
+
+def append_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add records at the end of a file, which is made if it is not there.
+
+    Programs that write to the same folder take turns. One that ends while it writes leaves at most its
+    own last line cut off, which the next one takes away. A bucket has no files that grow: there the
+    whole is written anew.
+
+    Raises:
+        BlockingIOError: if another program does not let go of the folder for a minute.
+        OSError: where the system refuses; the file is then as it was.
+    """
+    lines = "".join(json.dumps(_sealed(row), allow_nan=False) + "\n" for row in rows).encode()
+    with alone_in(path.parent, name="records", seconds=_PATIENCE):
+        if "://" in os.fspath(path):
+            before = path.read_bytes() if path.exists() else b""
+            kept, between = _end(before)
+            write_atomically(path, before[:kept] + between + lines)
+        else:
+            with writing_to(path.parent):
+                _append(path, lines)
+
+
+def _append(path, lines):
+    with open(path, "a+b", buffering=0) as file:
+        kept = file.seek(0, os.SEEK_END)
+        between = b""
+        file.seek(max(kept - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            kept, between = _end(file.read())
+            file.truncate(kept)
+        rest = memoryview(between + lines)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException:
+            file.truncate(kept)
+            raise
+
+
+def _end(content):
+    """How much of a file stays when lines are added, and what comes between."""
+    last = _last_line(content)
+    if _is_cut_off(last):
+        return len(content) - len(last), b""
+    return len(content), b"\n" if last else b""
+
+
+def _last_line(content):
+    """What stands behind the last line break."""
+    return content[content.rfind(b"\n") + 1 :]
+
+
+def _is_cut_off(line):
+    """Whether a line without a break behind it is only the beginning of a record."""
+    try:
+        json.JSONDecoder().raw_decode(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return line.startswith(b"{")
+    return False
+
+
+def _sealed(row):
+    """A record as it is written: with a digest of all the rest."""
+    plain = as_written(row)
+    plain.pop(_SEAL, None)
+    return plain | {_SEAL: digest(plain)}
+
+
+def _unsealed(line, where):
+    """A record as it was given to be written."""
+    row = json_object(line, where, _REMEDY)
+    said = row.pop(_SEAL, None)
+    if said is None:
+        _check_name(row, where)
+    elif said != digest(row):
+        problem = f"expected the record that was written, whose digest is {said}, got another"
+        raise damaged(where, problem, _REMEDY)
+    return row
+
+
+def _check_name(row, where):
+    """Refuse a record whose digest is there by another name; those of old versions have none."""
+    name, said = next(reversed(row.items()), (None, None))
+    if isinstance(said, str) and len(said) == len(digest(None)):
+        rest = {other: value for other, value in row.items() if other != name}
+        if said == digest(rest):
+            raise damaged(where, f"expected its digest as {_SEAL!r}, got {name!r}", _REMEDY)
