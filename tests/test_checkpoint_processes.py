@@ -104,6 +104,34 @@ for _ in range(2):
 )
 
 
+RECORDS = (
+    START
+    + """
+import json
+from poolax._processes import told
+from poolax.records import Journal, Records
+
+# Each process has a file of its own, as one that sees another's late has: that of the first counts.
+path = out / str(process) / "a.jsonl"
+what = {"kind": "norm", "of": "W"}
+for turn in range(2):
+    journal = Journal(path, made_with=lambda: {"command": f"of {process}"})
+    row = journal.measured(what, lambda: {"value": [process, turn, float("nan")]})
+    assert row["value"] == [0, 0, None] and row["command"] == "of 0", row
+assert path.exists() == (process == 0)
+assert told(lambda: {"of": [process, "é" * 1000]}, "a row") == {"of": [0, "é" * 1000]}
+if process == 0:
+    path.write_text("no record\\n")
+try:
+    Journal(path)
+except OSError as error:
+    expected = "line 1: expected a JSON object" if process == 0 else "process 0, which failed"
+    assert expected in str(error), error
+else:
+    raise AssertionError("a damaged file was read")
+"""
+)
+
 FAIL = (
     START
     + """
@@ -178,6 +206,10 @@ def test_every_process_saves_and_one_writes(tmp_path):
     for leaf in jax.tree.leaves(backbones.load(tmp_path / "backbone").params):
         np.testing.assert_array_equal(np.ravel(leaf), np.arange(leaf.size))
     assert training.load_tbm(tmp_path / "block").model.num_heads == 2
+
+
+def test_one_process_reads_and_writes_records(tmp_path):
+    run_two(RECORDS, tmp_path, devices=1)
 
 
 @pytest.mark.slow

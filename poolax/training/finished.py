@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from poolax._checkpoint import has_checkpoint
+from poolax._processes import told
 from poolax._text import one_line
 from poolax.records import Records, difference
 
@@ -16,6 +17,36 @@ _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
 # What training leaves after every epoch.
 _CURVES = ("train_loss", "gradient_norm", "validation_loss", "validation_score")
+
+
+def recorded_heads(
+    path: epath.Path,
+    expected: Mapping[_Key, Mapping[str, Any]],
+    directory_of: Callable[[Mapping[str, Any]], epath.Path],
+) -> dict[_Key, dict[str, Any]]:
+    """The finished heads of a file of records, which one process reads; every process has to call.
+
+    All have to know the same heads: one that trains waits for the others.
+
+    Args:
+        path: The file; none has no heads.
+        expected: As for :func:`finished_heads`.
+        directory_of: Likewise.
+
+    Returns:
+        The records of those heads that have one.
+
+    Raises:
+        ValueError: for a file that is damaged, as :meth:`Records.read` raises.
+        OSError: on the other processes.
+    """
+
+    def read():
+        return list(finished_heads(Records.read(path), expected, directory_of).values())
+
+    rows = {row["id"]: row for row in told(read, f"{path}: its records")}
+    found = {key: rows.get(fields["id"]) for key, fields in expected.items()}
+    return {key: row for key, row in found.items() if row is not None}
 
 
 def finished_heads(

@@ -30,7 +30,7 @@ from poolax.training._states.sources import (
     TokenSource,
 )
 from poolax.training.arguments import rates_of, seeds_of
-from poolax.training.finished import finished_heads
+from poolax.training.finished import recorded_heads
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -85,11 +85,9 @@ class SweepPlan:
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             # Read in any case: what is damaged is told before anything is trained.
-            records = Records.read(self.out / _RECORDS)
-            if resume:
-                expected = {key: self._of_head(*key) for key in self.ids}
-                directory_of = functools.partial(head_directory, self.out)
-                self.finished = finished_heads(records, expected, directory_of)
+            expected = {key: self._of_head(*key) for key in self.ids} if resume else {}
+            directory_of = functools.partial(head_directory, self.out)
+            self.finished = recorded_heads(self.out / _RECORDS, expected, directory_of)
 
     def pending(self) -> dict[str, tuple]:
         """The runs of each pooler that are not finished, of poolers that have any."""
@@ -107,8 +105,7 @@ class SweepPlan:
             if row.get("model") != model
         }
         self.finished |= renamed
-        if self.out is not None:
-            Records(renamed.values()).write_to(self.out / _RECORDS)
+        self._write(renamed.values())
 
     def records(self) -> Records:
         """Records of all heads, in order."""
@@ -202,10 +199,13 @@ class SweepPlan:
                     rows[label, run] = row
                     self._save(label, run, row, heads.variables, place)
         self.finished |= rows
+        self._write(rows.values())
+        keeper.discard()
+
+    def _write(self, rows):
         if self.out is not None:
             path = self.out / _RECORDS
-            once(lambda: Records(rows.values()).write_to(path), f"{path}: its records")
-        keeper.discard()
+            once(lambda: Records(rows).write_to(path), f"{path}: its records")
 
     def _of_head(self, label, run):
         """What a record says of its head, trained or not."""
