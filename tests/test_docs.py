@@ -288,3 +288,17 @@ def test_largest_slopes_of_activations(sections):
         at = jax.jit(jax.vmap(jax.grad(activation)))
         assert_quoted(sections["7.3"], f"{at(slopes).max():.6f}")
         np.testing.assert_allclose(at(slopes) + at(-slopes), 1, atol=1e-12)
+
+
+def test_the_architecture_names_what_is_there(pytestconfig):
+    root = pytestconfig.rootpath
+    text = (root / "poolax" / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`(poolax/[\w/.]+)`", text))
+    assert len(named) > 30
+    assert not [path for path in named if not (root / path).exists()]
+    assert "](poolax/docs/architecture.md)" in (root / "README.md").read_text()
+    drawn = re.search(r"^poolax/\n(.+?)^experiments/", text, re.MULTILINE | re.DOTALL)
+    assert drawn
+    packages = {path.parent.name for path in (root / "poolax").glob("*/__init__.py")}
+    missing = [name for name in packages if not re.search(rf"(^|[ ,]){name}/", drawn[1], re.MULTILINE)]
+    assert not missing
