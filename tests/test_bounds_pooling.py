@@ -127,6 +127,34 @@ def test_a_user_registers_a_pooler():
     np.testing.assert_allclose(bounds.pooler(ScaledSum(3.0), num_tokens=4, dim=DIM).l2, 6.0, rtol=1e-5)
 
 
+def test_a_user_registers_a_tight_rule():
+    class Halved(pooling.Pooler):
+        def __call__(self, z, mask=None):
+            return pooling.average_pool(z, mask) / 2
+
+    def rule(l2):
+        return lambda pooler, variables, *, num_tokens, dim, spread: bounds.PoolerBound(l2=l2, l1=1.0)
+
+    bounds.register_pooler(Halved, tight=rule(0.25))(rule(0.5))
+    mixed = pooling.HybridPool((Halved(), pooling.FirstPool()))
+    variables = {"params": {"mixture": jnp.zeros(2)}}
+    for method, l2 in (("sharp", 0.5), ("tight", 0.25)):
+        sizes = {"num_tokens": 4, "dim": DIM, "method": method}
+        np.testing.assert_allclose(bounds.pooler(Halved(), **sizes).l2, l2, rtol=1e-5)
+        np.testing.assert_allclose(bounds.pooler(mixed, variables, **sizes).l2, (l2 + 1) / 2, rtol=1e-5)
+
+
+def test_latent_attention_is_bounded_with_its_own_epsilon(monkeypatch):
+    pooler = pooling.LatentAttentionPool(num_latents=3, num_heads=2, use_norm=True)
+    z = jax.random.normal(jax.random.key(0), (5, DIM))
+    variables = pooler.init(jax.random.key(1), z)
+    sizes = {"num_tokens": 5, "dim": DIM}
+    before, pooled = bounds.pooler(pooler, variables, **sizes).l2, pooler.apply(variables, z)
+    monkeypatch.setattr(pooling.LatentAttentionPool, "epsilon", 1.0)
+    assert bounds.pooler(pooler, variables, **sizes).l2 < before / 1000
+    assert not np.allclose(pooler.apply(variables, z), pooled)
+
+
 def test_a_subclass_does_not_inherit_a_bound():
     class Loud(pooling.AveragePool):
         def __call__(self, z, mask=None):

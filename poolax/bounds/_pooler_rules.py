@@ -1,4 +1,7 @@
-"""The bound of each pooler, by its class."""
+"""The bound of each pooler, by its class: one table for built-in poolers and users' own.
+
+Theory, chapter 6; tight 8.10 and 8.15.
+"""
 
 import functools
 import math
@@ -9,11 +12,7 @@ import jax.numpy as jnp
 
 from poolax._checks import check_finite, check_rank, is_concrete
 from poolax._numerics import accumulation_dtype, safe_norm
-from poolax.bounds._activations import ACTIVATIONS
-from poolax.bounds._ffn import two_layer_lipschitz
-from poolax.bounds._heads import kappa
-from poolax.bounds._linalg import spectral_norm
-from poolax.bounds._norms import norm_lipschitz
+from poolax.bounds._attentive_rules import fewest_of, latent_rule, parameters_of, query_rule
 from poolax.pooling import (
     AveragePool,
     FirstPool,
@@ -31,9 +30,8 @@ from poolax.records import PoolerBound
 Rule = Callable[..., PoolerBound]
 
 
-_RULES: dict[type[Pooler], Rule] = {}
-# Where the tight bound differs.
-_TIGHT_RULES: dict[type[Pooler], Rule] = {}
+# By class, and by method.
+_RULES: dict[type[Pooler], dict[str, Rule]] = {}
 
 
 def rule_of(pooler: Pooler, method: str) -> Rule:
@@ -44,8 +42,7 @@ def rule_of(pooler: Pooler, method: str) -> Rule:
             f"pooler: expected one whose bound is known ({', '.join(known)}), got "
             f"{type(pooler).__name__}; register a bound with bounds.register_pooler"
         )
-    rules = _RULES | _TIGHT_RULES if method == "tight" else _RULES
-    return rules[type(pooler)]
+    return _RULES[type(pooler)][method]
 
 
 def has_rule(pooler: object) -> bool:
@@ -54,7 +51,7 @@ def has_rule(pooler: object) -> bool:
     return type(pooler) in _RULES and all(map(has_rule, parts))
 
 
-def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
+def register_pooler(cls: type[Pooler], *, tight: Rule | None = None) -> Callable[[Rule], Rule]:
     """Register the bound of a pooler of your own; a decorator.
 
     The decorated function is called with ``(pooler, variables, *, num_tokens, dim, spread)``, where
@@ -64,6 +61,8 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
 
     Args:
         cls: The pooler's class.
+        tight: A rule for ``method="tight"``, called as the decorated one is; ``None`` where nothing
+            tighter is known.
 
     Returns:
         The decorator, which gives the function back.
@@ -86,7 +85,7 @@ def register_pooler(cls: type[Pooler]) -> Callable[[Rule], Rule]:
     """
 
     def register(rule: Rule) -> Rule:
-        _RULES[cls] = rule
+        _RULES[cls] = {"sharp": rule, "tight": rule if tight is None else tight}
         return rule
 
     return register
@@ -98,21 +97,9 @@ def _one_token(pooler, variables, *, num_tokens, dim, spread):
     return PoolerBound(l2=1.0, l1=1.0, linf=1.0, reads_one_token=True)
 
 
-def _fewest(num_tokens):
-    """The smallest number of tokens, or one for which a share of one is still a number above zero.
-
-    What holds for fewer tokens holds for more.
-    """
-    most = float(1 / jnp.finfo(jnp.result_type(float)).tiny)
-    low = num_tokens.low
-    if is_concrete(low) and jnp.ndim(low) == 0:
-        return min(float(low), most)
-    return jnp.minimum(low, most)
-
-
 @register_pooler(AveragePool)
 def _average(pooler, variables, *, num_tokens, dim, spread):
-    low = _fewest(num_tokens)
+    low = fewest_of(num_tokens)
     return PoolerBound(l2=1 / jnp.sqrt(low), l1=1.0, linf=1 / low)
 
 
@@ -133,7 +120,7 @@ def _max(pooler, variables, *, num_tokens, dim, spread):
 
 @register_pooler(WeightedAveragePool)
 def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
-    weights = _parameters(pooler, variables)["weights"]
+    weights = parameters_of(pooler, variables)["weights"]
     check_rank("weights", weights, 1, "(max_tokens,)")
     check_finite("weights", weights)
     size = weights.shape[0]
@@ -151,7 +138,7 @@ def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
 
 
 def _hybrid(pooler, variables, *, num_tokens, dim, spread, method):
-    parameters = _parameters(pooler, variables)
+    parameters = parameters_of(pooler, variables)
     check_finite("mixture", parameters["mixture"])
     bounds = [
         rule_of(part, method)(
@@ -182,89 +169,6 @@ def _mixture(logits, bounds):
     )
 
 
-_RULES[HybridPool] = functools.partial(_hybrid, method="sharp")
-_TIGHT_RULES[HybridPool] = functools.partial(_hybrid, method="tight")
-
-
-def _latent(pooler, variables, *, num_tokens, dim, spread, method):
-    """Each token is mapped alone, then averaged; so the tokens' number is all that counts."""
-    params = _parameters(pooler, variables)
-    for name in ("latents", "query", "key", "value", "out"):
-        check_finite(name, params[name])
-    token = _latent_token(params, use_norm=pooler.use_norm, tight=method == "tight")
-    low = jnp.asarray(_fewest(num_tokens), token.dtype)
-    return PoolerBound(l2=token / jnp.sqrt(low), l1=token, linf=token / low)
-
-
-@functools.partial(jax.jit, static_argnames=("use_norm", "tight"))
-def _latent_token(params, *, use_norm, tight):
-    """Lipschitz constant of what latent attention makes of a single token."""
-    query, value = (jnp.moveaxis(params[name], 1, 0) for name in ("query", "value"))
-    root = math.sqrt(query.shape[-1])
-    keys = jnp.einsum("md,dhk->hmk", params["latents"], params["key"])
-    values = params["latents"] @ value
-    out, dim = params["out"], params["out"].shape[-1]
-    if not tight:
-        heads = spectral_norm(values) * spectral_norm(keys) * spectral_norm(query) / root
-        moved = 0.5 * spectral_norm(out.reshape(-1, dim)) * safe_norm(heads)
-    else:
-        # The derivative is the covariance of values and logits, each at most half its diameter.
-        moved = _half_diameter(keys @ jnp.swapaxes(query, -1, -2)) / root
-        apart = jnp.sum(moved * _half_diameter(values @ out))
-        joined = spectral_norm(out.reshape(-1, dim)) * safe_norm(moved * _half_diameter(values))
-        moved = jnp.minimum(apart, joined)
-    layers = [params[name]["kernel"] for name in ("mlp_in", "mlp_out")]
-    slope = ACTIVATIONS["gelu (exact)"]
-    mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=tight)
-    if use_norm:
-        moved = moved * norm_lipschitz("layer", params["norm1"]["scale"], 1e-6)
-        mlp = mlp * norm_lipschitz("layer", params["norm2"]["scale"], 1e-6)
-    return (1 + moved) * (1 + mlp)
-
-
-_RULES[LatentAttentionPool] = functools.partial(_latent, method="sharp")
-_TIGHT_RULES[LatentAttentionPool] = functools.partial(_latent, method="tight")
-
-
-def _half_diameter(rows):
-    """Half of the largest distance between two rows of each matrix."""
-    distance = safe_norm(rows[..., :, None, :] - rows[..., None, :, :], axis=-1)
-    return jnp.max(distance, axis=(-2, -1)) / 2
-
-
-def _query(pooler, variables, *, num_tokens, dim, spread, method):
-    """Slices of the output, each an average with a softmax of a linear function of the tokens."""
-    if spread is None:
-        raise ValueError(
-            "spread: expected half of the largest distance between pooled tokens for "
-            "QueryAttentionPool, got None"
-        )
-    params = _parameters(pooler, variables)
-    for name in ("query", "key", "value"):
-        check_finite(name, params[name])
-    return _query_slices(params, num_tokens, spread, tight=method == "tight")
-
-
-@functools.partial(jax.jit, static_argnames="tight")
-def _query_slices(params, num_tokens, spread, *, tight):
-    query, key, value = (params[name] for name in ("query", "key", "value"))
-    direction = jnp.einsum("dhk,qhk->qhd", key, query) / math.sqrt(query.shape[-1])
-    slope = safe_norm(direction, axis=-1) * jnp.where(jnp.asarray(num_tokens.high) > 1, spread, 0)
-    value_norm = spectral_norm(jnp.moveaxis(value, 0, -2))
-    mixing = jnp.hypot(1.0, slope)
-    total = mixing
-    if tight:
-        share = 1 / (1 + (jnp.asarray(num_tokens.low) - 1) * jnp.exp(-2 * slope))
-        total = kappa(slope, share)
-    l2, l1 = safe_norm(value_norm * total), safe_norm(value_norm * mixing)
-    # Coefficients of several slices do not add up to fixed coefficients of the tokens.
-    return PoolerBound(l2=l2, l1=l1, linf=l2 if slope.size == 1 else None)
-
-
-_RULES[QueryAttentionPool] = functools.partial(_query, method="sharp")
-_TIGHT_RULES[QueryAttentionPool] = functools.partial(_query, method="tight")
-
-
 @jax.jit
 def _largest_shares(logits, num_tokens):
     """Largest ``|softmax(logits_S)|``, Euclidean and largest entry, over sets S of num_tokens."""
@@ -283,9 +187,12 @@ def _largest_shares(logits, num_tokens):
     return jnp.max(jnp.where(count <= num_tokens, norms, 0)), shares[0] / totals[0]
 
 
-def _parameters(pooler, variables):
-    if not variables.get("params"):
-        raise ValueError(
-            f"variables: expected what {type(pooler).__name__}.init returned, got {variables!r}"
-        )
-    return variables["params"]
+# Rules of which the tight one differs by what it takes of the same parameters.
+for _cls, _rule in {
+    HybridPool: _hybrid,
+    LatentAttentionPool: latent_rule,
+    QueryAttentionPool: query_rule,
+}.items():
+    register_pooler(_cls, tight=functools.partial(_rule, method="tight"))(
+        functools.partial(_rule, method="sharp")
+    )

@@ -1,11 +1,14 @@
 """Attention pooling: tokens that query a learned dictionary, and learned queries over tokens."""
 
+import functools
 import math
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, ClassVar, final
 
 import flax.linen as nn
 import jax.export
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from poolax._checks import check_count, check_divides, check_learned_width
 from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
@@ -63,6 +66,14 @@ class LatentAttentionPool(Pooler):
     mlp_dim: int | None = None
     use_norm: bool = False
 
+    # Of its LayerNorms. The bounds read it; it is no option, and so not part of a configuration.
+    epsilon: ClassVar[float] = 1e-6
+
+    @property
+    def activation(self) -> Callable[[Array], Array]:
+        """The MLP's, exact GELU, whose largest slope the bounds read."""
+        return functools.partial(nn.gelu, approximate=False)
+
     @nn.compact
     def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
@@ -99,15 +110,15 @@ class LatentAttentionPool(Pooler):
 
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
-        inner = nn.LayerNorm(name="norm1")(tokens) if self.use_norm else tokens
+        inner = nn.LayerNorm(self.epsilon, name="norm1")(tokens) if self.use_norm else tokens
         fold = _is_folding_cheaper(math.prod(z.shape[:-1]), width, self.num_heads, self.num_latents)
         kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
         weights, read = _attend_to_latents(inner, latents, kernels, fold=fold)
         tokens = tokens + read
 
-        inner = nn.LayerNorm(name="norm2")(tokens) if self.use_norm else tokens
+        inner = nn.LayerNorm(self.epsilon, name="norm2")(tokens) if self.use_norm else tokens
         hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
-        hidden = average_pool(nn.gelu(hidden, approximate=False), mask)
+        hidden = average_pool(self.activation(hidden), mask)
         # W_2 is linear: it maps the mean over tokens instead of every token.
         pooled = average_pool(tokens, mask) + nn.Dense(width, name="mlp_out")(hidden)
         pooled = pooled.astype(z.dtype)
