@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from poolax import backbones as backbones
     from poolax import blocks as blocks
     from poolax import bounds as bounds
+    from poolax import codec as codec
     from poolax import data as data
     from poolax import empirical as empirical
     from poolax import pooling as pooling
@@ -24,6 +25,7 @@ _PARTS = (
     "backbones",
     "blocks",
     "bounds",
+    "codec",
     "data",
     "empirical",
     "pooling",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from poolax import codec
 from poolax._checks import (
     broadcast_mask,
     check_center_norm_width,
@@ -239,6 +240,7 @@ class PreLNBlock(nn.Module):
         return (x, weights) if return_weights else x
 
 
+@codec.register("tbm", "tbm", options=("num_heads", "pooler", "attention", "use_bias"))
 class TBM(nn.Module):
     r"""The theoretical model of the bounds: one Post-LN block with CenterNorm, then a pooler.
 

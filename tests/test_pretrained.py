@@ -190,9 +190,7 @@ def test_a_saved_backbone_goes_to_any_devices(tmp_path):
 
 def test_only_own_preprocessing_is_saved(tmp_path):
     backbone = FAMILIES["vit"]().replace(preprocess=lambda images: images)
-    with pytest.raises(
-        ValueError, match=r"preprocess: expected one of .*ImagePreprocess.*got <function"
-    ):
+    with pytest.raises(ValueError, match=r"preprocess: expected .* poolax.codec, got <function"):
         backbones.save(backbone, tmp_path)
 
 
@@ -480,9 +478,7 @@ def test_a_checkpoint_of_another_version_is_named(tmp_path):
     fields = {"type": "BertConfig", "window": 3}
     settings = {"family": "Bert", "config": fields, "preprocess": None, "compute_dtype": None}
     save_checkpoint(tmp_path, 0, bert.params, metadata={"backbone": settings | {"remat": False}})
-    with pytest.raises(
-        ValueError, match=r"BertConfig: expected the fields of this version, got: .*window"
-    ):
+    with pytest.raises(ValueError, match=r"config: options of 'bert': expected .*, got window"):
         backbones.load(tmp_path)
 
 

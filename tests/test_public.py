@@ -17,6 +17,7 @@ MODULES = (
     "attention",
     "blocks",
     "bounds",
+    "codec",
     "empirical",
     "backbones",
     "data",
@@ -29,7 +30,7 @@ def public(module):
     for name, value in vars(module).items():
         home = getattr(value, "__module__", None) or ""
         if not name.startswith("_") and home.startswith("poolax") and not inspect.ismodule(value):
-            if module.__name__ == "poolax.blocks" and home != module.__name__:
+            if module.__name__ in ("poolax.blocks", "poolax.codec") and home != module.__name__:
                 continue
             yield name, value
 

@@ -9,7 +9,9 @@ from poolax.attention._kinds import L2 as L2
 from poolax.attention._kinds import Cosine as Cosine
 from poolax.attention._kinds import DotProduct as DotProduct
 from poolax.attention._kinds import Kind as Kind
+from poolax.attention._kinds import from_config as from_config
 from poolax.attention._kinds import from_name as from_name
+from poolax.attention._kinds import to_config as to_config
 from poolax.attention._masks import attention_mask as attention_mask
 from poolax.attention._rotary import DynamicScaling as DynamicScaling
 from poolax.attention._rotary import LinearScaling as LinearScaling

@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from poolax._checks import check_number, did_you_mean
+from poolax import codec
+from poolax._checks import check_instance, check_number, did_you_mean
 
 
+@codec.register("attention", "dot")
 @dataclasses.dataclass(frozen=True)
 class DotProduct:
     """Dot-product attention: logits ``scale q_i . k_j``, values ``x_j W_V``.
@@ -30,6 +33,7 @@ class DotProduct:
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
 
 
+@codec.register("attention", "l2")
 @dataclasses.dataclass(frozen=True)
 class L2:
     """L2 attention: logits ``-|q_i - k_j|^2 / sqrt(d_h)`` with one kernel for query and key.
@@ -48,6 +52,7 @@ class L2:
     plain_values: bool = False
 
 
+@codec.register("attention", "cosine")
 @dataclasses.dataclass(frozen=True)
 class Cosine:
     """Scaled cosine attention: logits ``tau q_i . k_j`` and values ``nu v_j`` of normalised rows.
@@ -77,7 +82,7 @@ class Cosine:
 
 Kind = DotProduct | L2 | Cosine
 
-_NAMES = {"dot": DotProduct, "l2": L2, "cosine": Cosine}
+_NAMES: dict[str, type[Kind]] = {"dot": DotProduct, "l2": L2, "cosine": Cosine}
 
 
 def from_name(name: str | Kind, **options: Any) -> Kind:
@@ -105,11 +110,51 @@ def from_name(name: str | Kind, **options: Any) -> Kind:
     if not isinstance(name, str) or name not in _NAMES:
         hint = did_you_mean(name, _NAMES)
         raise ValueError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}{hint}")
-    valid = [field.name for field in dataclasses.fields(_NAMES[name])]
+    valid = codec.option_names(_NAMES[name])
     unknown = sorted(set(options) - set(valid))
     if unknown:
         raise ValueError(f"options of {name!r}: expected {', '.join(valid)}, got {', '.join(unknown)}")
     return _NAMES[name](**options)
+
+
+def to_config(kind: Kind) -> dict[str, Any]:
+    """Name and options of a kind of attention as plain JSON, for records and checkpoints.
+
+    Args:
+        kind: A kind.
+
+    Returns:
+        ``{"name": ..., "options": {...}}``; :func:`from_config` gives the kind back.
+
+    Raises:
+        ValueError: for anything but a kind.
+
+    Example:
+        >>> to_config(L2())
+        {'name': 'l2', 'options': {'plain_values': False}}
+        >>> from_config(to_config(Cosine(tau=5.0))).tau
+        5.0
+    """
+    check_kind(kind)
+    return codec.to_plain(kind, of="attention", name="kind")
+
+
+def from_config(config: Mapping[str, Any]) -> Kind:
+    """The kind of attention that :func:`to_config` described.
+
+    Args:
+        config: ``{"name": ..., "options": {...}}``.
+
+    Returns:
+        The kind.
+
+    Raises:
+        ValueError: for anything else than a name and options, or an unknown one.
+    """
+    check_instance("config", config, Mapping, "a mapping with name and options")
+    kind = codec.from_plain(config, of="attention", name="config")
+    check_kind(kind)
+    return kind
 
 
 def check_kind(kind: Any) -> None:

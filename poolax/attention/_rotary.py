@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from poolax import codec
 from poolax._checks import check_number, check_values
 from poolax._numerics import accumulation_dtype, with_leading_axes
 
@@ -41,6 +42,7 @@ class RotaryScaling(abc.ABC):
         return 1.0
 
 
+@codec.register("rotary_scaling", "linear")
 @dataclasses.dataclass(frozen=True)
 class LinearScaling(RotaryScaling):
     """Positions divided by a factor.
@@ -60,6 +62,7 @@ class LinearScaling(RotaryScaling):
         return frequencies / self.factor
 
 
+@codec.register("rotary_scaling", "dynamic")
 @dataclasses.dataclass(frozen=True)
 class DynamicScaling(RotaryScaling):
     """The base grows with the length of a sequence that is longer than what the model was made for.
@@ -88,6 +91,7 @@ class DynamicScaling(RotaryScaling):
         return frequencies * stretch ** (-exponents)
 
 
+@codec.register("rotary_scaling", "yarn")
 @dataclasses.dataclass(frozen=True)
 class YarnScaling(RotaryScaling):
     """Slow frequencies divided by a factor, fast ones kept, a linear ramp between.
@@ -140,6 +144,7 @@ def yarn_magnitude(factor: float, strength: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
 
 
+@codec.register("rotary_scaling", "longrope")
 @dataclasses.dataclass(frozen=True)
 class LongRopeScaling(RotaryScaling):
     """Each frequency with its own divisor: one set for short sequences, one for long ones.
@@ -180,6 +185,7 @@ class LongRopeScaling(RotaryScaling):
         return self.magnitude
 
 
+@codec.register("rotary_scaling", "llama3")
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling(RotaryScaling):
     """Frequencies of long waves divided by a factor, those of short waves kept, smooth between.
@@ -212,6 +218,7 @@ class Llama3Scaling(RotaryScaling):
         return frequencies * (kept + (1 - kept) / self.factor)
 
 
+@codec.register("rotary", "rotary")
 @dataclasses.dataclass(frozen=True)
 class Rotary:
     """Rotary positions: each half-split pair of query and key features turns with its position.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_number
 from poolax.attention import MultiHeadAttention
@@ -18,6 +19,7 @@ from poolax.backbones._text import as_array, check_ids, check_rows, positions, t
 from poolax.blocks import FeedForward, PostLNBlock
 
 
+@codec.register("backbone", "bert")
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """Sizes of a BERT; the default is BERT-base.

@@ -8,6 +8,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_instance, check_number
 from poolax.attention import MultiHeadAttention, Rotary
@@ -16,6 +17,7 @@ from poolax.backbones._text import check_ids, take_rows
 from poolax.blocks import GatedFeedForward, PreLNBlock
 
 
+@codec.register("backbone", "decoder")
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Sizes and switches of a decoder.

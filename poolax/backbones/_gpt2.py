@@ -8,6 +8,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_instance, check_number
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention
@@ -17,6 +18,7 @@ from poolax.backbones._text import check_ids, positions, take_rows
 from poolax.blocks import FeedForward, PreLNBlock
 
 
+@codec.register("backbone", "gpt2")
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
     """Sizes of a GPT-2; the default is the smallest released one.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct, traverse_util
 from jaxtyping import Array, Float, PyTree
 
+from poolax import codec
 from poolax._activations import gelu
 from poolax._checks import check_instance
 from poolax._layer_specs import ConvolutionSpec, FeedForwardSpec, LayerSpec
@@ -33,6 +34,7 @@ _KERNEL_SIZE = 7
 _RELEASED = Cosine(tau=10.0, nu=1.0, eps=1e-24, plain_values=True)
 
 
+@codec.register("backbone", "lipsformer")
 @dataclasses.dataclass(frozen=True)
 class LipsFormerConfig(WindowConfig):
     """Sizes and switches of a LipsFormer; the default is the released LipsFormer-Swin-Tiny.

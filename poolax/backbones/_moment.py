@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import (
     broadcast_mask,
@@ -28,6 +29,7 @@ from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
 _REVIN_EPS = 1e-5
 
 
+@codec.register("backbone", "moment")
 @dataclasses.dataclass(frozen=True)
 class MomentConfig:
     """Sizes of a MOMENT; the default is MOMENT-1-base.

@@ -6,10 +6,12 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from poolax import codec
 from poolax._checks import check_number
 from poolax._numerics import with_leading_axes
 
 
+@codec.register("preprocess", "image")
 @dataclasses.dataclass(frozen=True)
 class ImagePreprocess:
     """From pixel values to the model's input: ``(scale * pixels - mean) / std``.

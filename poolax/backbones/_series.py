@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from poolax import codec
 from poolax._checks import broadcast_mask, check_count, check_divides, check_floating
 from poolax._numerics import accumulation_dtype
 
 
+@codec.register("preprocess", "series")
 @dataclasses.dataclass(frozen=True)
 class SeriesPreprocess:
     """Bring series to one number of steps: longer ones are resampled, shorter ones padded on the left.

@@ -7,6 +7,7 @@ import flax.linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import check_number
 from poolax._layer_specs import FeedForwardSpec, LayerSpec
@@ -25,6 +26,7 @@ from poolax.blocks import FeedForward
 _OUTER_EPS = 1e-5
 
 
+@codec.register("backbone", "swin")
 @dataclasses.dataclass(frozen=True)
 class SwinConfig(WindowConfig):
     """Sizes and switches of a Swin Transformer; the default is Swin-T.

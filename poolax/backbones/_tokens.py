@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
+from poolax import codec
 from poolax._checks import check_choice, check_count, check_instance
 
 
@@ -21,6 +22,7 @@ def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
         raise ValueError(f"{name}: expected what tokenizer.json holds, got: {error}") from None
 
 
+@codec.register("preprocess", "text")
 @dataclasses.dataclass(frozen=True)
 class TextPreprocess:
     """From texts to token ids and their mask.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import (
     broadcast_mask,
@@ -24,6 +25,7 @@ from poolax.backbones._base import BlockBackbone
 from poolax.blocks import FeedForward, PreLNBlock
 
 
+@codec.register("backbone", "vit")
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """Sizes of a Vision Transformer.

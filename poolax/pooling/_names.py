@@ -1,9 +1,9 @@
 """Poolers by name, for command lines and records."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from poolax import codec
 from poolax._checks import check_instance, did_you_mean
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
@@ -11,8 +11,7 @@ from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, FirstPool, LastPool, MaxPool, SumPool
 from poolax.pooling._weighted import WeightedAveragePool
 
-_CLASSES: dict[str, type[Pooler]] = {
-    "cls": FirstPool,
+for _name, _cls in {
     "first": FirstPool,
     "last": LastPool,
     "avg": AveragePool,
@@ -22,7 +21,8 @@ _CLASSES: dict[str, type[Pooler]] = {
     "attn": LatentAttentionPool,
     "map": QueryAttentionPool,
     "hybrid": HybridPool,
-}
+}.items():
+    codec.register("pooler", _name, aliases=("cls",) if _name == "first" else ())(_cls)
 
 
 def from_name(name: str | Pooler, **options) -> Pooler:
@@ -50,11 +50,12 @@ def from_name(name: str | Pooler, **options) -> Pooler:
         if options:
             raise ValueError(f"options: expected none beside a Pooler, got {sorted(options)}")
         return name
-    if not isinstance(name, str) or name not in _CLASSES:
-        hint = did_you_mean(name, _CLASSES)
-        raise ValueError(f"name: expected one of {', '.join(_CLASSES)}, got {name!r}{hint}")
-    cls = _CLASSES[name]
-    valid = _option_names(cls)
+    known = codec.lookup("pooler")
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}{hint}")
+    cls = known[name]
+    valid = codec.option_names(cls)
     unknown = sorted(set(options) - set(valid))
     if unknown:
         expected = ", ".join(valid) if valid else "no options"
@@ -83,17 +84,10 @@ def to_config(pooler: Pooler) -> dict[str, Any]:
             poolers = (AveragePool(), MaxPool())
         )
     """
-    names = {cls: name for name, cls in reversed(_CLASSES.items())}
-    names[FirstPool] = "first"
-    if type(pooler) not in names:
-        raise ValueError(
-            f"pooler: expected one of {', '.join(cls.__name__ for cls in names)}, got "
-            f"{type(pooler).__name__}"
-        )
-    options = {name: getattr(pooler, name) for name in _option_names(type(pooler))}
-    if isinstance(pooler, HybridPool):
-        options["poolers"] = [to_config(part) for part in pooler.poolers]
-    return {"name": names[type(pooler)], "options": options}
+    if not isinstance(pooler, Pooler) or codec.name_of(type(pooler)) is None:
+        names = ", ".join(dict.fromkeys(cls.__name__ for cls in codec.lookup("pooler").values()))
+        raise ValueError(f"pooler: expected one of {names}, got {type(pooler).__name__}")
+    return codec.to_plain(pooler, of="pooler", name="pooler")
 
 
 def from_config(config: Mapping[str, Any]) -> Pooler:
@@ -108,19 +102,15 @@ def from_config(config: Mapping[str, Any]) -> Pooler:
     Raises:
         ValueError: for anything else than a name and options, or an unknown one.
     """
-    parts = ("name", "options")
-    if not isinstance(config, Mapping) or set(config) != set(parts):
-        got = sorted(map(str, config)) if isinstance(config, Mapping) else config
-        raise ValueError(f"config: expected a mapping with name and options, got {got!r}")
-    name, options = (config[part] for part in parts)
-    if not isinstance(options, Mapping):
-        raise ValueError(f"config: expected a mapping of options for {name!r}, got {options!r}")
-    options = dict(options)
-    if "poolers" in options:
-        check_instance("options of 'hybrid'", options["poolers"], (list, tuple), "a list of poolers")
-        options["poolers"] = tuple(from_config(part) for part in options["poolers"])
-    return from_name(name, **options)
+    check_instance("config", config, Mapping, "a mapping with name and options")
+    pooler = codec.from_plain(config, of="pooler", name="config")
+    _check_poolers(pooler)
+    return pooler
 
 
-def _option_names(cls):
-    return [field.name for field in dataclasses.fields(cls) if field.name not in ("parent", "name")]
+def _check_poolers(pooler):
+    check_instance("config", pooler, Pooler, "that of a pooler")
+    if isinstance(pooler, HybridPool):
+        check_instance("config.poolers", pooler.poolers, tuple, "a list of poolers")
+        for part in pooler.poolers:
+            _check_poolers(part)

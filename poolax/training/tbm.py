@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import PyTree
 
-from poolax import attention
+from poolax import codec
 from poolax._checkpoint import open_checkpoint, replace_checkpoint
 from poolax._checks import check_instance, check_path
+from poolax.attention import from_config as kind_from
 from poolax.blocks import TBM
-from poolax.pooling import from_config, to_config
+from poolax.pooling import from_config as pooler_from
 
-_KINDS = {cls.__name__: cls for cls in (attention.DotProduct, attention.L2, attention.Cosine)}
 _KEY = "tbm"
 
 
@@ -71,13 +71,7 @@ def save_tbm(
     check_instance("model", model, TBM, "a TBM")
     if model.activation is not nn.relu:
         raise ValueError(f"model: expected a TBM with nn.relu, got {model.activation!r}")
-    kind = model.attention
-    structure = {
-        "num_heads": model.num_heads,
-        "pooler": to_config(model.pooler),
-        "attention": {"name": type(kind).__name__, "options": dataclasses.asdict(kind)},
-        "use_bias": model.use_bias,
-    }
+    structure = codec.to_plain(model, of="tbm", name="model")
     replace_checkpoint(
         directory,
         variables,
@@ -105,12 +99,16 @@ def load_tbm(directory: epath.PathLike) -> TrainedTBM:
                 f"directory: expected the checkpoint of a one-block model, got {directory}"
             )
         variables = saved.read()
-    structure = config[_KEY]
-    kind = structure["attention"]
-    model = TBM(
+    return TrainedTBM(_model_of(config[_KEY]), jax.tree.map(jnp.asarray, variables), config)
+
+
+def _model_of(structure):
+    """The model of what its checkpoint says, as it is said now or was before the codec."""
+    if "options" in structure:
+        return codec.from_plain(structure, of="tbm", name="model")
+    return TBM(
         num_heads=structure["num_heads"],
-        pooler=from_config(structure["pooler"]),
-        attention=_KINDS[kind["name"]](**kind["options"]),
+        pooler=pooler_from(structure["pooler"]),
+        attention=kind_from(structure["attention"]),
         use_bias=structure["use_bias"],
     )
-    return TrainedTBM(model, jax.tree.map(jnp.asarray, variables), config)

@@ -6,7 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from poolax import codec
 
+
+@codec.register("head", "TokenHead")
 class TokenHead(nn.Module):
     """Classify each patch token of an image; its logits fill the cells of the grid that it covers.
 

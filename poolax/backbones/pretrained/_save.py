@@ -1,17 +1,14 @@
-"""Our own checkpoints of backbones, and configurations as plain JSON."""
+"""Our own checkpoints of backbones."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax.typing import Dtype
 
-from poolax import attention
+from poolax import codec
 from poolax._checkpoint import (
     SavedCheckpoint,
     checkpoint_metadata,
@@ -22,31 +19,17 @@ from poolax._checkpoint import (
 from poolax._checks import check_choice, check_instance
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
-from poolax.backbones._bert import Bert, BertConfig
-from poolax.backbones._decoder import Decoder, DecoderConfig
-from poolax.backbones._gpt2 import GPT2, GPT2Config
-from poolax.backbones._lipsformer import LipsFormer, LipsFormerConfig
-from poolax.backbones._moment import Moment, MomentConfig
-from poolax.backbones._preprocess import ImagePreprocess
-from poolax.backbones._series import SeriesPreprocess
-from poolax.backbones._swin import Swin, SwinConfig
-from poolax.backbones._tokens import TextPreprocess
-from poolax.backbones._vit import ViT, ViTConfig
+from poolax.backbones._bert import Bert
+from poolax.backbones._decoder import Decoder
+from poolax.backbones._gpt2 import GPT2
+from poolax.backbones._lipsformer import LipsFormer
+from poolax.backbones._moment import Moment
+from poolax.backbones._swin import Swin
+from poolax.backbones._vit import ViT
 from poolax.backbones.pretrained._fill import Sharding
 
 _FAMILIES: dict[str, type[Backbone]] = {
     family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment, Swin, LipsFormer)
-}
-_DATACLASSES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        *(ViTConfig, BertConfig, GPT2Config, DecoderConfig, MomentConfig),
-        *(SwinConfig, LipsFormerConfig),
-        *(ImagePreprocess, TextPreprocess, SeriesPreprocess),
-        *(attention.DotProduct, attention.L2, attention.Cosine, attention.Rotary),
-        *(attention.LinearScaling, attention.DynamicScaling, attention.YarnScaling),
-        *(attention.LongRopeScaling, attention.Llama3Scaling),
-    )
 }
 _KEY = "backbone"
 
@@ -67,8 +50,8 @@ def save(backbone: Backbone, directory: epath.PathLike) -> None:
     dtype = backbone.compute_dtype
     settings = {
         "family": type(backbone).__name__,
-        "config": to_plain(backbone.config, "config"),
-        "preprocess": to_plain(backbone.preprocess, "preprocess"),
+        "config": codec.to_plain(backbone.config, name="config"),
+        "preprocess": codec.to_plain(backbone.preprocess, name="preprocess"),
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "remat": backbone.remat,
     }
@@ -96,7 +79,7 @@ def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
     settings = saved.metadata[_KEY]
     check_choice("family", settings["family"], _FAMILIES)
     family = _FAMILIES[settings["family"]]
-    config = from_plain(settings["config"])
+    config = codec.from_plain(settings["config"], name="config")
     structure = saved.structure()
     _check_params(family, config, structure, saved.directory)
     was_stacked = _layers.is_stacked(structure["encoder"])
@@ -126,7 +109,7 @@ def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
     return family(
         params=params,
         config=config,
-        preprocess=from_plain(settings["preprocess"]),
+        preprocess=codec.from_plain(settings["preprocess"], name="preprocess"),
         compute_dtype=settings["compute_dtype"] and jnp.dtype(settings["compute_dtype"]),
         remat=settings["remat"],
     )
@@ -146,49 +129,3 @@ def _check_params(family, config, structure, directory):
             f"path_or_hub_id: expected the parameters of {family.__name__} in {directory}, got "
             f"{len(differing)} others: {', '.join(differing[:10])}"
         )
-
-
-def to_plain(value: Any, name: str) -> Any:
-    """A configuration as plain JSON: dataclasses become objects with their type's name.
-
-    Args:
-        value: The configuration.
-        name: What to call it in an error.
-
-    Returns:
-        Plain JSON.
-
-    Raises:
-        ValueError: for what is not of this library.
-    """
-    kind = type(value).__name__
-    if kind in _DATACLASSES:
-        names = [field.name for field in dataclasses.fields(value)]
-        return {"type": kind} | {n: to_plain(getattr(value, n), f"{name}.{n}") for n in names}
-    if isinstance(value, tuple):
-        return [to_plain(part, name) for part in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    known = ", ".join(_DATACLASSES)
-    raise ValueError(f"{name}: expected one of {known} or plain values, got {value!r}")
-
-
-def from_plain(value: Any) -> Any:
-    """The configuration that :func:`to_plain` wrote.
-
-    Raises:
-        ValueError: for a type or fields that this version of the library does not have.
-    """
-    if isinstance(value, dict):
-        fields = dict(value)
-        kind = fields.pop("type", None)
-        check_choice("type", kind, _DATACLASSES)
-        try:
-            return _DATACLASSES[kind](**{name: from_plain(part) for name, part in fields.items()})
-        except TypeError as error:
-            raise ValueError(f"{kind}: expected the fields of this version, got: {error}") from None
-    if isinstance(value, list):
-        return tuple(from_plain(part) for part in value)
-    return value

@@ -11,10 +11,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Bool, Float, PyTree
 
+from poolax import codec
 from poolax._checkpoint import open_checkpoint
 from poolax._checks import check_count, check_instance
 from poolax._progress import Progress, no_progress
-from poolax.pooling import from_config
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
@@ -23,6 +23,7 @@ from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
 
+@codec.register("head", "linear")
 class HeadModule(nn.Module):
     """A pooler, or any module with its signature, and a linear layer.
 
@@ -109,8 +110,9 @@ def load_head(directory: epath.PathLike, *, pooler: nn.Module | None = None) -> 
             raise ValueError(f"pooler: expected the pooler of {directory}, which has no name")
         variables = jax.tree.map(jnp.asarray, saved.read())
     if pooler is None:
-        tokens = config["pooler"]["name"] == TokenHead.__name__
-        pooler = TokenHead(**config["pooler"]["options"]) if tokens else from_config(config["pooler"])
+        of = "head" if config["pooler"]["name"] == codec.name_of(TokenHead) else "pooler"
+        saved_pooler = codec.from_plain(config["pooler"], of=of, name="pooler")
+        return Head(pooler=saved_pooler, variables=variables, config=config)
     return Head(pooler=pooler, variables=variables, config=config)
 
 

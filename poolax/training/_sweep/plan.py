@@ -14,12 +14,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
+from poolax import codec
 from poolax._checkpoint import replace_checkpoint
 from poolax._ending import ending_with
 from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax._progress import Progress
-from poolax.pooling import to_config
 from poolax.records import Records, digest, environment
 from poolax.training._engine.jobs import JobMaker
 from poolax.training._engine.keeping import Keeper
@@ -345,11 +345,10 @@ def _rows(targets, indices):
 
 
 def _config_or_none(pooler):
-    if isinstance(pooler, TokenHead):
-        options = {"num_classes": pooler.num_classes, "output_grid": pooler.output_grid}
-        return {"name": TokenHead.__name__, "options": options}
+    if codec.name_of(type(pooler)) is None:
+        return None
     try:
-        return to_config(pooler)
+        return codec.to_plain(pooler, of="head" if isinstance(pooler, TokenHead) else "pooler")
     except ValueError:
         return None
 

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import Task, check_labels
 
 
+@codec.register("task", "classification")
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
     """Classification: softmax cross-entropy and accuracy.
@@ -56,6 +58,7 @@ class Classification(Task):
         check_labels(targets, self.num_classes)
 
 
+@codec.register("task", "next_token")
 @dataclasses.dataclass(frozen=True)
 class NextToken(Task):
     """Next-token prediction by a fresh language-model head on the pooled prefix of a text.

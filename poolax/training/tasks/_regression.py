@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import Task
 
@@ -78,6 +79,7 @@ class _Regression(Task):
             )
 
 
+@codec.register("task", "inpainting")
 @dataclasses.dataclass(frozen=True)
 class Inpainting(_Regression):
     """Prediction of masked pixels: mean squared error over those that targets hold.
@@ -136,6 +138,7 @@ class _Series(_Regression):
             raise ValueError("targets['scale']: expected numbers > 0")
 
 
+@codec.register("task", "forecasting")
 @dataclasses.dataclass(frozen=True)
 class Forecasting(_Series):
     """Prediction of what follows a series: mean squared and mean absolute error.
@@ -165,6 +168,7 @@ class Forecasting(_Series):
         return self.horizon
 
 
+@codec.register("task", "imputation")
 @dataclasses.dataclass(frozen=True)
 class Imputation(_Series):
     """Prediction of masked steps of a series: mean squared and mean absolute error over these.

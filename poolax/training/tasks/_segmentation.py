@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import Task, check_whole
 
 VOID = 255
 
 
+@codec.register("task", "segmentation")
 @dataclasses.dataclass(frozen=True)
 class Segmentation(Task):
     """A class for each cell of a grid: cross-entropy, pixel accuracy and mean intersection over union.

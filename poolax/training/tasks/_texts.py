@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from poolax import codec
 from poolax._checks import check_count, check_number
 from poolax._numerics import safe_norm
 from poolax.training.tasks._base import Task, check_labels
@@ -19,6 +20,7 @@ def cosine(left: Float[Array, "*batch k"], right: Float[Array, "*batch k"]) -> F
     return jnp.sum(left * right, axis=-1) / jnp.where(lengths > 0, lengths, 1)
 
 
+@codec.register("task", "sentence_similarity")
 @dataclasses.dataclass(frozen=True)
 class SentenceSimilarity(Task):
     """Similarity of two sentences: cosine of their projections, squared error, rank correlation.
@@ -86,6 +88,7 @@ class SentenceSimilarity(Task):
             )
 
 
+@codec.register("task", "sentence_completion")
 @dataclasses.dataclass(frozen=True)
 class SentenceCompletion(Task):
     """Choice of the ending that fits a context: cosines of projections, cross-entropy over the endings.

@@ -1,0 +1,212 @@
+"""One registry, one codec: what is registered becomes plain JSON and comes back equal."""
+
+import dataclasses
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from poolax import attention, backbones, blocks, codec, pooling, training
+
+BEFORE = json.loads((pathlib.Path(__file__).parent / "golden" / "codec" / "before.json").read_text())
+WORDS = '{"version":"1.0","model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1},"unk_token":"[UNK]"}}'
+# Options of what has no defaults.
+OPTIONS = {
+    ("rotary_scaling", "linear"): {"factor": 2.0},
+    ("rotary_scaling", "dynamic"): {"factor": 8.0, "max_tokens": 2},
+    ("rotary_scaling", "yarn"): {"factor": 4.0, "original_max_tokens": 8},
+    ("rotary_scaling", "longrope"): {
+        "short_factors": (1.0, 1.0),
+        "long_factors": (8.0, 8.0),
+        "original_max_tokens": 4,
+    },
+    ("rotary_scaling", "llama3"): {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_tokens": 8,
+    },
+    ("rotary", "rotary"): {"scaling": attention.LongRopeScaling((1.0,), (2.0,), 4)},
+    ("backbone", "vit"): {
+        "image_size": 8, "patch_size": 4, "num_channels": 1, "width": 8, "num_layers": 1, "num_heads": 2,
+        "mlp_dim": 8,
+    },
+    ("backbone", "gpt2"): {"kind": attention.L2(plain_values=True)},
+    ("backbone", "decoder"): {
+        "vocab_size": 20, "width": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 4,
+        "mlp_dim": 8, "rotary": attention.Rotary(scaling=attention.LinearScaling(2.0)),
+        "full_layers": (0,),
+    },
+    ("preprocess", "image"): {"mean": (0.1, 0.2, 0.3)},
+    ("preprocess", "text"): {"tokenizer_json": WORDS, "max_tokens": 4, "prefix": ("a",)},
+    ("pooler", "hybrid"): {"poolers": (pooling.HybridPool(), pooling.QueryAttentionPool(2))},
+    ("task", "classification"): {"num_classes": 3},
+    ("task", "next_token"): {"vocab_size": 7},
+    ("task", "inpainting"): {"num_pixels": 4},
+    ("task", "segmentation"): {"num_classes": 3},
+    ("tbm", "tbm"): {"num_heads": 2, "pooler": pooling.HybridPool(), "attention": attention.Cosine()},
+    ("head", "linear"): {"pooler": pooling.AveragePool(), "num_outputs": 3},
+    ("head", "TokenHead"): {"num_classes": 3, "output_grid": 2},
+}  # fmt: skip
+TYPES = (
+    "pooler", "attention", "rotary", "rotary_scaling", "backbone", "preprocess", "task", "tbm", "head",
+)  # fmt: skip
+NAMED = [(of, name) for of in TYPES for name in codec.lookup(of)]
+
+
+def make(of, name):
+    return codec.lookup(of)[name](**OPTIONS.get((of, name), {}))
+
+
+@pytest.mark.parametrize(("of", "name"), NAMED)
+def test_all_that_is_registered_comes_back_equal(of, name):
+    value = make(of, name)
+    plain = json.loads(json.dumps(codec.to_plain(value), allow_nan=False))
+    assert plain["type"] == of
+    assert codec.from_plain(plain) == value
+    assert codec.from_plain(codec.to_plain(value, of=of), of=of) == value
+
+
+def test_every_public_class_of_these_kinds_is_registered():
+    def subclasses(cls):
+        return {cls}.union(*map(subclasses, cls.__subclasses__()))
+
+    for of, base in (
+        ("pooler", pooling.Pooler), ("task", training.Task), ("rotary_scaling", attention.RotaryScaling),
+    ):  # fmt: skip
+        public = {
+            cls
+            for cls in subclasses(base)
+            if cls.__module__.startswith("poolax.") and cls is not base and cls.__name__[0] != "_"
+        }
+        assert public == set(codec.lookup(of).values())
+    assert set(codec.lookup("attention").values()) == {
+        attention.DotProduct, attention.L2, attention.Cosine,
+    }  # fmt: skip
+    assert {cls.__name__ for cls in codec.lookup("backbone").values()} == {
+        name for name in vars(backbones) if name.endswith("Config")
+    }
+
+
+@pytest.mark.parametrize("name", BEFORE["backbones"])
+def test_configurations_of_earlier_backbones_are_read(name):
+    for plain in BEFORE["backbones"][name]:
+        value = codec.from_plain(plain)
+        assert type(value).__name__ == name
+        for field in dataclasses.fields(value):
+            told = plain[field.name]
+            if not isinstance(told, dict):
+                found = getattr(value, field.name)
+                assert (list(found) if isinstance(found, tuple) else found) == told
+        assert codec.from_plain(codec.to_plain(value)) == value
+
+
+def test_poolers_of_earlier_records_are_read_and_written_alike():
+    for plain in BEFORE["poolers"].values():
+        pooler = pooling.from_config(plain)
+        # The identity of a head is a digest of this.
+        assert json.loads(json.dumps(pooling.to_config(pooler))) == plain
+
+
+@pytest.mark.parametrize("name", ["DotProduct", "L2", "Cosine"])
+def test_earlier_one_block_models_are_loaded(name, tmp_path):
+    kind = {
+        "DotProduct": attention.DotProduct(), "L2": attention.L2(),
+        "Cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
+    }[name]  # fmt: skip
+    model = blocks.TBM(num_heads=2, pooler=pooling.HybridPool(), attention=kind, use_bias=True)
+    variables = model.init(jax.random.key(0), np.ones((3, 4), np.float32))
+    training.save_checkpoint(tmp_path, 0, variables, metadata={"tbm": BEFORE["tbms"][name]})
+    assert training.load_tbm(tmp_path).model == model
+
+
+def test_kinds_of_attention_have_configurations():
+    assert attention.to_config(attention.L2(plain_values=True)) == {
+        "name": "l2", "options": {"plain_values": True},
+    }  # fmt: skip
+    for kind in (attention.DotProduct(2.0), attention.L2(), attention.Cosine(nu=3.0)):
+        assert attention.from_config(json.loads(json.dumps(attention.to_config(kind)))) == kind
+    with pytest.raises(ValueError, match=r"kind: expected DotProduct, L2 or Cosine, got 3"):
+        attention.to_config(3)
+    with pytest.raises(ValueError, match=r"config: expected a mapping with name and options, got 'l2'"):
+        attention.from_config("l2")
+    with pytest.raises(ValueError, match=r"kind: expected .* got AveragePool"):
+        attention.from_config({"type": "pooler", "name": "avg", "options": {}})
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"name": "avg", "options": {}}, r"type: expected one of .*'pooler'.* got None"),
+        ({"type": "pool", "name": "avg", "options": {}}, r"type: expected .* did you mean 'pooler'\?"),
+        ({"type": "Bert2Config"}, r"type: expected one of .* got 'Bert2Config'"),
+        ({"type": "task", "name": "chess", "options": {}}, r"name: expected one of 'classification'"),
+        ({"type": "pooler", "name": ["avg"], "options": {}}, r"name: expected a text, got \['avg'\]"),
+        ({"type": "pooler", "name": "avg"}, r"value: expected a mapping with name and options"),
+        (
+            {"type": "pooler", "name": "avg", "options": {"k": 1}},
+            r"options of 'avg': expected no options",
+        ),
+        ({"type": "pooler", "name": "avg", "options": [1]}, r"value: expected a mapping of options"),
+        (
+            {"type": "pooler", "name": "avg", "version": 2, "options": {}},
+            r"version: expected at most 1 of 'avg', got 2, which a later poolax wrote",
+        ),
+        ({"type": "pooler", "name": "avg", "version": 0, "options": {}}, r"version: expected a whole"),
+        ({"type": "attention", "name": "cosine", "options": {"tau": -1.0}}, r"tau: expected .* > 0"),
+        ({"type": "rotary_scaling", "name": "linear", "options": {}}, r"value: expected options that"),
+        (
+            {"type": "backbone", "name": "gpt2", "options": {"kind": {"name": "l2", "options": {}}}},
+            r"name: expected one of .*'gpt2'.* got 'l2'",
+        ),
+    ],
+)
+def test_unknown_names_versions_and_options_are_refused(plain, message):
+    with pytest.raises(ValueError, match=message):
+        codec.from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (object(), r"value: expected plain values or what is registered in poolax.codec, got <object"),
+        (float("nan"), r"value: expected a finite number, got nan"),
+        ({"a": 1}, r"value: expected plain values"),
+        (pooling.HybridPool((nn.Dense(3),)), r"value.poolers\[0\]: expected plain values"),
+        (
+            blocks.TBM(2, pooling.AveragePool(), activation=nn.gelu),
+            r"activation: expected its default in a tbm that is kept",
+        ),
+    ],
+)
+def test_what_cannot_be_read_back_is_not_written(value, message):
+    with pytest.raises(ValueError, match=message):
+        codec.to_plain(value)
+
+
+def test_versions_are_upgraded():
+    @dataclasses.dataclass(frozen=True)
+    class Scaled:
+        factor: float
+
+    def upgrade(version, options):
+        assert version == 1
+        return {"factor": 1 / options["divisor"]}
+
+    with pytest.raises(ValueError, match="upgrade: expected a function for version 2"):
+        codec.register("test", "scaled", version=2)
+    for _ in range(2):  # A notebook's cell runs again.
+        codec.register("test", "scaled", version=2, upgrade=upgrade)(Scaled)
+    plain = {"type": "test", "name": "scaled", "version": 2, "options": {"factor": 0.25}}
+    assert codec.to_plain(Scaled(0.25)) == plain
+    old = {"type": "test", "name": "scaled", "options": {"divisor": 4}}
+    assert codec.from_plain(old) == codec.from_plain(plain) == Scaled(0.25)
+    with pytest.raises(ValueError, match="name: expected a free one among 'pooler', got 'avg'"):
+        codec.register("pooler", "avg")(Scaled)
+    with pytest.raises(ValueError, match="cls: expected a new class, got Scaled, 'scaled'"):
+        codec.register("test", "other")(Scaled)
+    with pytest.raises(ValueError, match="cls: expected a dataclass or Linen module"):
+        codec.register("test", "object")(object)
