@@ -1,10 +1,12 @@
 """Records: rows of JSON on disk, and measurements that are made once."""
 
+import json
 import resource
 import signal
 import subprocess
 import sys
 import time
+from typing import TypedDict
 
 import pytest
 
@@ -75,6 +77,74 @@ def test_a_journal_without_a_file_and_one_that_is_asked_to_stop(tmp_path):
         assert journal.measured({"of": "W"}, lambda: {"value": 3}) == first
         with pytest.raises(PreemptedError):
             journal.measured({"of": "V"}, lambda: {"value": 4})
+
+
+HEAD = {
+    "kind": "head", "id": "a", "task": "classification", "metric": "accuracy", "higher_is_better": True,
+    "pooler": "avg", "resolved": {"name": "avg"}, "learning_rate": 1e-3, "seed": 0, "validation": 0.5,
+    "test": float("nan"), "diverged": True,
+}  # fmt: skip
+
+
+def test_records_are_as_their_kind_has_to_be(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = HEAD | {"test_metrics": {"accuracy": 1}, "train_loss": [0.5, None], "added": object}
+    with pytest.raises(TypeError):
+        Records([row]).write_to(path)
+    row["added"] = "later"
+    Records([row]).write_to(path)
+    [found] = Records.read(path)
+    assert found == row | {"test": None}
+    before = path.read_bytes()
+    for name, value, told in (
+        ("seed", True, "seed: expected a whole number, got True"),
+        ("seed", 1.5, "seed: expected a whole number, got 1.5"),
+        ("test", "high", "test: expected a number or null, got high"),
+        ("test", False, "test: expected a number or null, got False"),
+        ("diverged", 0, "diverged: expected true or false, got 0"),
+        ("task", None, "task: expected text, got None"),
+        ("train_loss", 0.5, "train_loss: expected a list of numbers or null, got 0.5"),
+        ("train_loss", [0.5, "b"], r"train_loss: expected a list of numbers or null, got \[0.5, 'b'\]"),
+        ("test_metrics", {"f1": []}, "test_metrics: expected an object of numbers or null, got {'f1'"),
+        ("diverged_step", "b", "diverged_step: expected a whole number or null, got b"),
+        ("pooler", KeyError, "pooler: expected text, got none"),
+    ):
+        wrong = {
+            other: field for other, field in (row | {name: value}).items() if field is not KeyError
+        }
+        with pytest.raises(ValueError, match=rf"^{told}.* in a record of kind 'head'$"):
+            Records([row | {"id": "b"}, wrong]).write_to(path)
+        assert path.read_bytes() == before
+        path.write_text(json.dumps(found) + "\n" + json.dumps(records.as_written(wrong)) + "\n")
+        with pytest.raises(OSError, match=rf"a.jsonl, line 2: {told}.*; remove the line"):
+            Records.read(path)
+        path.write_bytes(before)
+
+
+def test_records_of_the_version_before_open(pytestconfig, tmp_path):
+    # With its digest, and as still older versions wrote it.
+    row = {"id": "a", "values": [1, 0.25, None], "name": "é"}
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": "a", "values": [1, 0.25, null], "name": "\\u00e9", "digest": "132b4b87f3be2fd8"}\n'
+        '{"id": "b", "values": []}\n'
+    )
+    assert list(Records.read(tmp_path / "a.jsonl")) == [row, {"id": "b", "values": []}]
+    results = pytestconfig.rootpath / "experiments" / "results"
+    counts = {path.stem: len(Records.read(path)) for path in results.rglob("*.jsonl")}
+    assert counts == {"language": 160, "time_series": 480, "vision": 240, "bounds": 659}
+
+
+def test_a_kind_is_declared_once():
+    class Same(TypedDict):
+        of: str
+
+    class Other(TypedDict):
+        of: int
+
+    for schema in (Same, Same):
+        assert records.record_kind("declared by a test")(schema) is schema
+    with pytest.raises(ValueError, match="name: expected a kind that is new, got 'declared by a test'"):
+        records.record_kind("declared by a test")(Other)
 
 
 ROWS = [{"id": "a", "text": "x" * 40}, {"id": "b", "values": [1.5, None]}, {"n": 1}]

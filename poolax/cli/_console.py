@@ -15,7 +15,7 @@ from rich.text import Text
 from poolax._progress import Progress
 from poolax._signals import INTERRUPTED as INTERRUPTED
 from poolax._text import one_line, printable
-from poolax.records import plain_json
+from poolax.records import as_written, check_record
 from poolax.reporting import Table
 
 COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
@@ -42,7 +42,9 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
     """Print tables, or the records behind them as JSON lines."""
     if as_json:
         for record in records:
-            print(json.dumps(plain_json(record), allow_nan=False))
+            row = as_written(record)
+            check_record(row)
+            print(json.dumps(row))
         return
     console = rich.console.Console()
     for table in tables:

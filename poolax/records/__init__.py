@@ -14,12 +14,14 @@ from poolax.records._estimates import NoiseCurve as NoiseCurve
 from poolax.records._estimates import NormEstimate as NormEstimate
 from poolax.records._estimates import SearchResult as SearchResult
 from poolax.records._journal import Journal as Journal
+from poolax.records._kinds import HeadRecord as HeadRecord
 from poolax.records._ledger import Ledger as Ledger
 from poolax.records._ledger import LedgerRow as LedgerRow
 from poolax.records._plain import as_written as as_written
 from poolax.records._plain import difference as difference
 from poolax.records._plain import digest as digest
 from poolax.records._plain import fingerprint as fingerprint
-from poolax.records._plain import plain_json as plain_json
 from poolax.records._rows import Records as Records
+from poolax.records._schemas import check_record as check_record
+from poolax.records._schemas import record_kind as record_kind
 from poolax.records._states import TokenStates as TokenStates

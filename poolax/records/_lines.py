@@ -12,6 +12,7 @@ from poolax._files import damaged, json_object, writing_to
 from poolax._locks import alone_in
 from poolax._paths import write_atomically
 from poolax.records._plain import as_written, digest
+from poolax.records._schemas import check_record
 
 _log = logging.getLogger(__name__)
 _REMEDY = "remove the line, and the run that wrote it makes it again"
@@ -26,7 +27,8 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     A last line that is cut off, as by a program that ended while it wrote, is left out and told.
 
     Raises:
-        DamagedFileError: for a line that is not a JSON object, or not the record that was written.
+        DamagedFileError: for a line that is not a JSON object, not the record that was written, or not
+            as a record of its kind has to be.
     """
     content = path.read_bytes()
     lines = content.splitlines()
@@ -44,6 +46,7 @@ def append_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     whole is written anew.
 
     Raises:
+        ValueError: for a record that is not as its kind has to be.
         BlockingIOError: if another program does not let go of the folder for a minute.
         OSError: where the system refuses; the file is then as it was.
     """
@@ -99,9 +102,10 @@ def _is_cut_off(line):
 
 
 def _sealed(row):
-    """A record as it is written: with a digest of all the rest."""
+    """A record as it is written: as its kind has to be, and with a digest of all the rest."""
     plain = as_written(row)
     plain.pop(_SEAL, None)
+    check_record(plain)
     return plain | {_SEAL: digest(plain)}
 
 
@@ -114,6 +118,10 @@ def _unsealed(line, where):
     elif said != digest(row):
         problem = f"expected the record that was written, whose digest is {said}, got another"
         raise damaged(where, problem, _REMEDY)
+    try:
+        check_record(row)
+    except ValueError as error:
+        raise damaged(where, error, _REMEDY) from None
     return row
 
 

@@ -52,8 +52,8 @@ class Records(Sequence):
         written with it; older ones have none. A last line that is cut off is left out, with a warning.
 
         Raises:
-            ValueError: for a line that is not a JSON object, or not the record that was written; it is
-                an ``OSError`` as well.
+            ValueError: for a line that is not a JSON object, not the record that was written, or not
+                as a record of its kind has to be; it is an ``OSError`` as well.
         """
         path = epath.Path(path)
         return cls(_latest(read_lines(path)) if path.exists() else ())
@@ -65,6 +65,7 @@ class Records(Sequence):
         write to the same folder take turns. Numbers that are not finite become null.
 
         Raises:
+            ValueError: for a record that is not as its kind has to be; nothing is written then.
             BlockingIOError: if another program does not let go of the folder for a minute.
             OSError: where the system refuses; the file is then as it was.
         """

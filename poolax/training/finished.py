@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping
-from numbers import Real
 from typing import Any, TypeVar
 
 from etils import epath
@@ -17,6 +16,8 @@ _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
 # What training leaves after every epoch.
 _CURVES = ("train_loss", "gradient_norm", "validation_loss", "validation_score")
+# What else it leaves; tables get along without.
+_TRAINED = ("baseline", "test_metrics", "lipschitz", "test_scores", *_CURVES)
 
 
 def recorded_heads(
@@ -82,32 +83,23 @@ def finished_heads(
 
 
 def _problem_of(row, fields):
+    """Why a record of a head, as such records have to be, is not one of training to its end."""
     name = difference(row, fields)
     if name is not None:
         return f"{name}: expected {one_line(fields[name], longest=80)}, got {_shown(row, name)}"
-    if not isinstance(row.get("diverged"), bool):
-        return f"diverged: expected true or false, got {_shown(row, 'diverged')}"
-    for name in ("validation", "test", "baseline"):
-        if name not in row or not _is_number(row[name]):
-            return f"{name}: expected a number, got {_shown(row, name)}"
-    metrics = row.get("test_metrics")
-    if not isinstance(metrics, Mapping) or row["test"] != metrics.get(row["metric"]):
+    missing = next((name for name in _TRAINED if row.get(name, []) == []), None)
+    if missing is not None:
+        return f"{missing}: expected what training gives, got {_shown(row, missing)}"
+    if row["test"] != row["test_metrics"].get(row["metric"]):
         return f"test: expected the {row['metric']} of test_metrics, got {_shown(row, 'test')}"
-    for name in (*_CURVES, "lipschitz", "test_scores"):
-        values = row.get(name)
-        whole = isinstance(values, list) and all(map(_is_number, values)) and values
-        if not whole or (name in _CURVES and len(values) != row["epochs"]):
-            return f"{name}: expected numbers, got {_shown(row, name)}"
+    short = next((name for name in _CURVES if len(row[name]) != row["epochs"]), None)
+    if short is not None:
+        return f"{short}: expected a number for each epoch, got {_shown(row, short)}"
     last, said = row["validation_score"][-1], row["validation"]
     # It is measured again after the last epoch, in batches that may be others.
     if None not in (last, said) and not math.isclose(last, said, rel_tol=1e-3, abs_tol=1e-6):
         return f"validation: expected the last of validation_score, got {_shown(row, 'validation')}"
     return None
-
-
-def _is_number(value):
-    """Numbers that are not finite stand in records as ``None``."""
-    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def _shown(row, name):

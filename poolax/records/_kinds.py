@@ -1,0 +1,147 @@
+"""The kinds of records that poolax writes and prints."""
+
+from typing import Any, NotRequired, TypedDict
+
+from poolax.records._schemas import record_kind
+
+
+class MadeWith(TypedDict, total=False):
+    """What stands in every record of a file: how long it took, and what it was made with."""
+
+    wall_s: float
+    command: str
+    versions: dict[str, str]
+    devices: str
+    git: str | None
+
+
+@record_kind("head")
+class HeadRecord(MadeWith):
+    """A trained head, as sweeps write it and tables of scores read it."""
+
+    id: str
+    task: str
+    metric: str
+    higher_is_better: bool
+    pooler: str
+    resolved: dict[str, Any]
+    learning_rate: float
+    seed: int
+    validation: float
+    test: float
+    diverged: bool
+    dataset: NotRequired[str | None]
+    model: NotRequired[str | None]
+    task_options: NotRequired[dict[str, Any]]
+    epochs: NotRequired[int]
+    batch_size: NotRequired[int]
+    baseline: NotRequired[float]
+    best_constant: NotRequired[float]
+    test_metrics: NotRequired[dict[str, float]]
+    test_scores: NotRequired[list[float]]
+    train_loss: NotRequired[list[float]]
+    gradient_norm: NotRequired[list[float]]
+    validation_loss: NotRequired[list[float]]
+    validation_score: NotRequired[list[float]]
+    steps_to_95_percent: NotRequired[int | None]
+    lipschitz: NotRequired[list[float]]
+    diverged_step: NotRequired[int | None]
+
+
+@record_kind("noise_curve")
+class NoiseCurveRecord(MadeWith):
+    """How far noise moves pooled vectors, by its size."""
+
+    id: str
+    pooler: str
+    head: str
+    epsilon: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    num_inputs: int
+
+
+@record_kind("lipschitz")
+class LipschitzRecord(MadeWith):
+    """What is measured of a trained block, beside its bounds."""
+
+    id: str
+    pooler: str
+    attention: str
+    num_tokens: int
+    width: int
+    radius: float
+    num_inputs: int
+    measured_real: float
+    measured_adversarial: float
+    sharp: float
+    published: float
+
+
+@record_kind("lipschitz_at_inputs")
+class InputsRecord(TypedDict):
+    """What ``poolax lipschitz`` prints of a block, or of a backbone with a pooler."""
+
+    pooler: str
+    inputs: str
+    num_inputs: int
+    num_tokens: list[int]
+    dim: int
+    radius: float
+    spread: float
+    measured: list[float]
+
+
+@record_kind("bounds")
+class BoundsRecord(TypedDict):
+    """What ``poolax bounds`` prints of a block, a head, or a backbone with a pooler."""
+
+    pooler: str
+    num_tokens: list[int]
+    dim: int
+    radius: float
+    spread: float
+    gamma: NotRequired[float]
+    certified_zero: NotRequired[bool]
+
+
+@record_kind("layer")
+class LayerRecord(TypedDict):
+    """What ``poolax bounds`` prints of one layer of a backbone."""
+
+    method: str
+    layer: str
+    radius_in: float
+    radius_out: float
+    spread_in: float
+    spread_out: float
+
+
+@record_kind("data set")
+class DataSetRecord(TypedDict):
+    """What ``poolax data list`` prints."""
+
+    name: str
+    title: str
+    modality: str
+    task: str
+    sizes: dict[str, Any]
+
+
+@record_kind("prepared data")
+class PreparedDataRecord(TypedDict):
+    """What ``poolax data prepare`` prints."""
+
+    name: str
+    options: dict[str, Any]
+    path: str
+
+
+@record_kind("data")
+class DataRecord(TypedDict):
+    """What ``poolax data describe`` prints."""
+
+    options_given: dict[str, Any]
+    splits: dict[str, int]
+    arrays: dict[str, Any]
