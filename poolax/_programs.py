@@ -5,7 +5,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -13,17 +13,18 @@ import numpy as np
 
 from poolax._checks import is_concrete
 
+_Program = TypeVar("_Program")
 # What a function closes over is part of its program and stays in memory with it.
 _MOST_KEPT = 16
 # Packages whose functions read no global that changes.
 _CONSTANT = ("flax", "jax", "jaxlib", "numpy", "optax", "poolax")
 
 
-def kept_program(build: Callable[..., Callable[..., Any]]) -> Callable[..., Callable[..., Any]]:
+def kept_program(build: Callable[..., _Program]) -> Callable[..., _Program]:
     """Keep the programs that ``build`` made of the last few functions and options.
 
     Args:
-        build: Makes a jitted function of static arguments.
+        build: Makes a jitted function, or several, of static arguments.
 
     Returns:
         Takes the arrays that the program will be called with, then the static arguments. A program is

@@ -1,6 +1,7 @@
 """The sweep's engine: where states come from, what is trained together, and what survives."""
 
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ from poolax.training._devices import epoch_batches
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.memory import HeadCost, split_runs
+from poolax.training._engine.programs import Tokens
 from poolax.training._engine.train import HeadGroup, train_groups
 from poolax.training._states.features import FeaturePass, length_groups
 from poolax.training._states.sources import MemorySource, StreamedSource
@@ -326,7 +328,8 @@ def test_in_double_precision_heads_are_those_trained_alone():
             group = HeadGroup(module, RUNS)
             source = MemorySource(states, mask)
             [heads] = trained(source, targets, splits, Protocol(1, 8), groups=[group])
-            initial = group.init(source)
+            init = functools.partial(group.structure.init, Tokens.of(source))
+            initial = jax.vmap(init)(np.array([seed for _, seed in RUNS]))
             for index, (rate, seed) in enumerate(RUNS):
                 params = jax.tree.map(lambda leaf, index=index: leaf[index], initial)
                 alone = one_at_a_time(

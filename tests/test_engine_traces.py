@@ -1,6 +1,7 @@
 """The engine's programs are compiled once, whatever the number of epochs, chunks, seeds and batches."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -10,12 +11,15 @@ import optax
 import pytest
 from heads import TASK, toy
 
-from poolax import pooling
-from poolax.training import HeadModule
+from poolax import data, pooling
+from poolax._programs import kept_program
+from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+from poolax.training import Classification, HeadModule, sweep
 from poolax.training._devices import Mapper, Trainer
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.flat import Flat
 from poolax.training._engine.keeping import Keeper
+from poolax.training._engine.programs import evaluation_program, head_programs
 from poolax.training._engine.train import HeadGroup, Member, train_groups
 from poolax.training._states.sources import MemorySource
 
@@ -37,6 +41,10 @@ def at_most(monkeypatch):
             return pmap(chex.assert_max_traces(fn, n=most), **options)
 
         monkeypatch.setattr("poolax.training._devices.jax.pmap", limited)
+        # Kept, but of this test alone.
+        for module, build in (("train", head_programs), ("evaluation", evaluation_program)):
+            kept = kept_program(inspect.unwrap(build))
+            monkeypatch.setattr(f"poolax.training._engine.{module}.{build.__name__}", kept)
 
     return limit
 
@@ -57,6 +65,44 @@ def test_steps_and_evaluation_are_traced_once(at_most, shard, tmp_path):
         splits=splits,
         keeper=Keeper(tmp_path, every=0.0),
     )
+
+
+def test_a_second_call_traces_nothing(at_most):
+    at_most(1)
+    states, mask, targets, splits = toy()
+    for seed in (0, 1):  # other runs, and as many, are the same programs
+        source = MemorySource(states + np.float32(seed), mask)
+        runs = ((0.01, seed), (0.1, 5))
+        train_groups(source, [group(runs=runs)], targets, TASK, Protocol(2, 4), splits=splits)
+
+
+def test_a_second_sweep_compiles_nothing():
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    def run(vit):
+        poolers = {"avg": "avg", "map": pooling.QueryAttentionPool()}
+        return sweep(
+            vit, digits, Classification(10), poolers=poolers, seeds=1, epochs=1, learning_rates=(0.01,)
+        )
+
+    config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    digits = data.digits().subset(64)
+    # Other weights, equal structure.
+    one, other = (ViT.init(config, jax.random.key(k), ImagePreprocess(scale=1 / 16)) for k in (0, 1))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = run(one)
+        assert compiled
+        compiled.clear()
+        second = run(other)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    assert [row["test_scores"] for row in first] != [row["test_scores"] for row in second]
 
 
 def test_a_resumed_state_is_no_other_program(at_most):

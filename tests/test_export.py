@@ -11,7 +11,7 @@ from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
 from poolax.empirical._neighbourhood import map_distances
 from poolax.training import Classification, HeadModule
-from poolax.training._engine.train import HeadGroup
+from poolax.training._engine.programs import Structure
 
 X = jnp.ones((2, 6, 8))
 MASK = jnp.ones((2, 6), bool)
@@ -90,7 +90,7 @@ def head_call(pooler):
     module = HeadModule(pooler, 3)
     params = module.init(KEY, X)["params"]
     optimizer = optax.adam(1e-3)
-    loss = HeadGroup(module, ((1e-3, 0),)).loss_fn(Classification(3))
+    loss = Structure(module).loss_fn(Classification(3))
     data = {"states": X, "mask": MASK, "targets": jnp.array([0, 1])}
 
     def step(params, state, indices):

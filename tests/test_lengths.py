@@ -21,6 +21,7 @@ from poolax.training import (
 )
 from poolax.training._devices import epoch_batches
 from poolax.training._engine.feed import Protocol
+from poolax.training._engine.programs import keeps_places
 from poolax.training._engine.train import HeadGroup, train_groups
 from poolax.training._states.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
 from poolax.training._states.sources import MemorySource
@@ -155,8 +156,8 @@ def test_a_sweep_that_goes_on_plans_lengths_by_all_of_its_runs(tmp_path, monkeyp
 
 
 def test_what_stands_for_tokens_stays_in_its_place():
-    assert HeadGroup(TokenHead(3, 4), RUNS).keeps_places
-    assert not group_of("avg").keeps_places
+    assert keeps_places(TokenHead(3, 4))
+    assert not keeps_places(group_of("avg").module)
     assert Lengths.of(None) is None
     assert Lengths.of(np.array([[True, False, True]])) is None
 

@@ -4,6 +4,7 @@ Everything here takes pure functions and host arrays, and gives host arrays or p
 A batch that the devices do not divide is padded; padding carries weight zero.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -327,6 +328,17 @@ def _gather(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), gathered)
 
 
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """What batches share, where a :class:`Mapper` reads it.
+
+    Attributes:
+        tree: With a leading axis of the local devices, or split over a mesh.
+    """
+
+    tree: PyTree
+
+
 class Mapper:
     """Maps a function over examples in batches, split over all devices.
 
@@ -356,9 +368,16 @@ class Mapper:
                 lambda leaf: leaf[None], compiled(shared, jax.tree.map(lambda leaf: leaf[0], batch))
             )
 
+    def place(self, shared: PyTree) -> "Placed":
+        """What all batches share, on the devices: placed once for several calls."""
+        if self._mesh is not None:
+            return Placed(shared)
+        # Each process maps batches of its own.
+        return Placed(_replicate(shared, jax.local_devices()))
+
     def __call__(
         self,
-        shared: PyTree,
+        shared: Any,
         arrays: PyTree,
         progress: Progress = no_progress,
         description: str = "map",
@@ -374,7 +393,7 @@ class Mapper:
 
     def batches(
         self,
-        shared: PyTree,
+        shared: Any,
         fetch: Callable[[int, int], PyTree],
         num_examples: int,
         progress: Progress = no_progress,
@@ -385,7 +404,7 @@ class Mapper:
         The last batch is padded and cut again. Several processes take turns, and each has all results.
 
         Args:
-            shared: What all batches share.
+            shared: What all batches share, or what :meth:`place` gave for it.
             fetch: From the first example of a batch and the one after its last to its arrays.
             num_examples: Number of examples.
             progress: Called with a description, the number done and the total.
@@ -394,15 +413,13 @@ class Mapper:
         Yields:
             Results of the next examples, on the host.
         """
-        if self._mesh is None:
-            # Each process maps batches of its own.
-            shared = _replicate(shared, jax.local_devices())
+        placed = shared if isinstance(shared, Placed) else self.place(shared)
         stride = self.batch_size * jax.process_count()
         begun = None
         for first in range(0, num_examples, stride):
             start = min(first + jax.process_index() * self.batch_size, num_examples - 1)
             batch = fetch(start, min(start + self.batch_size, num_examples))
-            result = self._mapped(shared, jax.tree.map(self._split, batch))
+            result = self._mapped(placed.tree, jax.tree.map(self._split, batch))
             if begun is not None:
                 yield self._finish(*begun, num_examples, progress, description)
             begun = (result, first)

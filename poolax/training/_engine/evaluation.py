@@ -5,17 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from poolax.training._devices import Mapper
 from poolax.training._engine.feed import batch_of, cut_tokens
+from poolax.training._engine.programs import evaluation_program
 from poolax.training._states.lengths import Lengths
 from poolax.training._states.sources import PooledSource, StreamedSource, TokenSource
 from poolax.training.tasks import Task
-
-_EVALUATION_BATCH = 256
 
 
 class Evaluation:
@@ -46,27 +43,14 @@ class Evaluation:
         own = isinstance(source, PooledSource)
         self._source, self._targets = source, targets
 
-        def of_group(group, params, batch):
-            def of_head(params, batch):
-                outputs = group.apply(params, batch)
-                return task.loss(outputs, batch["targets"]), task.score(outputs, batch["targets"])
-
-            axes = {name: 1 if own and name == "states" else None for name in batch}
-            of_runs = jax.vmap(of_head, in_axes=(0, None))
-            of_groups = jax.vmap(of_runs, in_axes=(0, axes))
-            # (group, run, batch, ...) to (batch, group, run, ...)
-            return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), of_groups(params, batch))
-
-        def of_all(params, batch):
-            parts = zip(groups, params, strict=True)
-            return tuple(of_group(group, own_params, batch) for group, own_params in parts)
-
-        self._mapper = Mapper(of_all, _EVALUATION_BATCH)
+        structures = tuple(group.structure for group in groups)
+        self._mapper = evaluation_program((), structures, task, own)
 
     def __call__(
         self, params: Sequence[PyTree], examples: Int[np.ndarray, " num"]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Loss and scores for each group, from parameters with leading axes (group, run)."""
+        placed = self._mapper.place(tuple(params))
         pieces, order, num_left = [], [], len(examples)
         for rows, length in self._by_length(examples):
 
@@ -80,7 +64,7 @@ class Evaluation:
                 )
                 return batch if length is None else cut_tokens(batch, length)
 
-            for piece in self._mapper.batches(tuple(params), fetch, len(rows)):
+            for piece in self._mapper.batches(placed, fetch, len(rows)):
                 pieces.append(piece)
                 num_left -= len(piece[0][0])
                 if num_left and isinstance(self._source, StreamedSource):  # of others it is soon done

@@ -26,6 +26,8 @@ class Protocol:
         shard: ``"batch"`` or ``"heads"``; see :class:`Trainer`.
         all_runs: Learning rates and seeds of the whole sweep, by which lengths of texts are planned, so
             that a part of it, trained alone, comes out the same; ``None`` for those of each group.
+        keeps_places: Whether padding stays where it is for all heads, since outputs of some of the
+            sweep's stand for tokens, trained now or not.
     """
 
     epochs: int
@@ -34,6 +36,7 @@ class Protocol:
     shared_order: bool = False
     shard: str = "batch"
     all_runs: tuple[tuple[float, int], ...] | None = None
+    keeps_places: bool = False
 
     def planned(self, runs: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
         """The runs by which lengths are planned, for a group of these."""

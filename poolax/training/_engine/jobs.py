@@ -18,6 +18,7 @@ from poolax.training._engine.heads import head_module
 from poolax.training._engine.limits import Limits
 from poolax.training._engine.lipschitz import head_factors
 from poolax.training._engine.memory import HeadCost, head_cost, split_runs
+from poolax.training._engine.programs import Tokens, keeps_places
 from poolax.training._engine.train import HeadGroup
 from poolax.training._states.pooled import is_fixed, pool
 from poolax.training._states.sources import MemorySource, PooledSource, StreamedSource, TokenSource
@@ -93,7 +94,7 @@ class JobMaker:
                     tuple((label,) for label in labels),
                     tuple(dataclasses.replace(group, runs=part) for group in groups),
                     self.source,
-                    self._protocol(self.source, part, shared_order=True),
+                    self._protocol(self.source, shared_order=True),
                 )
 
     def kept(
@@ -117,7 +118,7 @@ class JobMaker:
             if label not in fixed:
                 group = self._group(label, runs)
                 for part in self._split([label], runs, self._cost(self.source, group), 1):
-                    protocol = self._protocol(self.source, part)
+                    protocol = self._protocol(self.source)
                     part_group = dataclasses.replace(group, runs=part)
                     yield Job(((label,),), (part_group,), self.source, protocol)
 
@@ -135,7 +136,7 @@ class JobMaker:
                 lipschitz=self._factors(labels),
             )
             for part in self._split(labels, runs, self._cost(vectors, group), len(labels)):
-                protocol = self._protocol(vectors, part)
+                protocol = self._protocol(vectors)
                 yield Job((labels,), (dataclasses.replace(group, runs=part),), vectors, protocol)
 
     def _group(self, label: str, runs: tuple[Run, ...]) -> HeadGroup:
@@ -177,7 +178,7 @@ class JobMaker:
         return largest
 
     def _cost(self, source: TokenSource, group: HeadGroup) -> HeadCost:
-        loss = group.loss_fn(self.task)
+        loss = group.structure.loss_fn(self.task)
 
         def of_batch(params, batch):
             return loss(params, batch, jnp.arange(self.batch_size), None)
@@ -197,7 +198,7 @@ class JobMaker:
             ),
             batch,
         )
-        return head_cost(of_batch, group.shapes(source), batch)
+        return head_cost(of_batch, group.structure.shapes(Tokens.of(source)), batch)
 
     def _split(self, labels, runs, cost, num_groups) -> list[tuple[Run, ...]]:
         budget = self.limits.budget
@@ -216,14 +217,22 @@ class JobMaker:
         )
         return parts
 
-    def _protocol(self, source, runs, *, shared_order=False) -> Protocol:
+    def _protocol(self, source, *, shared_order=False) -> Protocol:
+        """Of the whole sweep, as sums over other chunks, devices or padding would round otherwise."""
         chunk_steps = None
         if not isinstance(source, (MemorySource, PooledSource)):
-            # Of the whole sweep, as sums over other chunks would round otherwise.
             orders = count_orders(self.runs, shared=shared_order)
             chunk_steps = max(1, _CHUNK_EXAMPLES // (orders * self.batch_size))
-        shard = self.limits.shard_of(len(runs))
-        return Protocol(self.epochs, self.batch_size, chunk_steps, shared_order, shard, self.runs)
+        return Protocol(
+            self.epochs,
+            self.batch_size,
+            chunk_steps,
+            shared_order,
+            shard=self.limits.shard_of(len(self.runs)),
+            all_runs=self.runs,
+            # Where states are read once for all heads, all are padded alike.
+            keeps_places=shared_order and any(map(keeps_places, self.poolers.values())),
+        )
 
 
 def _reads_spread(pooler: nn.Module) -> bool:

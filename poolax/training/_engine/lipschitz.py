@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,9 @@ from jaxtyping import PyTree
 
 from poolax import bounds
 from poolax._decompositions import spectral_norm
-from poolax.bounds._pooler_rules import has_rule
+from poolax._programs import kept_program
+from poolax.bounds._pooler_rules import has_rule, rule_of
+from poolax.pooling import HybridPool
 
 
 def head_factors(
@@ -45,8 +48,27 @@ def head_factors(
     Reference:
         This library's theory, section 6.
     """
+    if not all(map(has_rule, poolers)):
+        return None
+    rules = tuple(rule_of(part, "sharp") for pooler in poolers for part in _parts_of(pooler))
+    compiled = _factors_program((), tuple(poolers), tuple(token_counts), dim, rules)
 
-    def of_pooler(pooler, counts, params):
+    def factors(params):
+        return np.asarray(compiled(params, spread))
+
+    return factors
+
+
+def _parts_of(pooler: Any) -> tuple[Any, ...]:
+    return (pooler, *pooler.poolers) if isinstance(pooler, HybridPool) else (pooler,)
+
+
+@kept_program
+def _factors_program(poolers, token_counts, dim, rules):
+    """The constants of heads, which are computed after every epoch."""
+    del rules  # which ``bounds.pooler`` looks up; with others it is another program
+
+    def of_pooler(pooler, counts, spread, params):
         bound = bounds.pooler(
             pooler,
             {"params": params["pooler"]} if "pooler" in params else None,
@@ -56,22 +78,15 @@ def head_factors(
         )
         return jnp.asarray(bound.l2)
 
-    def of_all(params):
+    def of_all(params, spread):
         with jax.default_matmul_precision("highest"):
             norms = spectral_norm(params["output"]["kernel"])  # of all heads in one program
             rows = []
             for group, (pooler, counts) in enumerate(zip(poolers, token_counts, strict=True)):
                 own = jax.tree.map(lambda leaf, group=group: leaf[group], params)
-                bound = functools.partial(of_pooler, pooler, counts)
+                bound = functools.partial(of_pooler, pooler, counts, spread)
                 reads = jax.vmap(bound)(own) if "pooler" in own else bound({})
                 rows.append(reads * norms[group])
             return jnp.stack(rows)
 
-    if not all(map(has_rule, poolers)):
-        return None
-    compiled = jax.jit(of_all)  # which runs after every epoch
-
-    def factors(params):
-        return np.asarray(compiled(params))
-
-    return factors
+    return jax.jit(of_all)

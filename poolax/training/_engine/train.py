@@ -1,32 +1,26 @@
 """Training heads of one or several structures on one source of token states."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from poolax._compilation import compile_quickly
 from poolax._memory import give_back_memory
 from poolax._progress import Progress, no_progress
-from poolax.training._devices import Batches, Sums, Trainer
+from poolax.training._devices import Batches, Sums
 from poolax.training._engine.evaluation import Evaluation, metrics_of
-from poolax.training._engine.feed import Feed, Protocol, cut_tokens
-from poolax.training._engine.flat import Flat
+from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
+from poolax.training._engine.programs import Structure, Tokens, head_programs, keeps_places
 from poolax.training._states.lengths import Lengths, Slots, plan_slots
-from poolax.training._states.prefixes import leave_out
 from poolax.training._states.sources import PooledSource, TokenSource
 from poolax.training.tasks import Task
-from poolax.training.token_head import TokenHead
 
 # What is kept of heads in training: another number where a state of the one before cannot go on.
 STATE_FORMAT = 2
@@ -51,54 +45,10 @@ class HeadGroup:
     num_prefix: int = 0
     lipschitz: Callable[[PyTree], np.ndarray] | None = None
 
-    def apply(self, params: PyTree, batch: Mapping[str, Any]) -> Array:
-        """Outputs of one head."""
-        states, mask = leave_out(batch["states"], batch.get("mask"), self.num_prefix)
-        return jnp.asarray(self.module.apply({"params": params}, states, mask))
-
     @property
-    def keeps_places(self) -> bool:
-        """Whether outputs stand for tokens, so that padding cannot be moved or left out."""
-        return isinstance(self.module, TokenHead)
-
-    def loss_fn(self, task: Task, slots: Slots | None = None) -> Callable:
-        """The loss of each example of a batch, for a :class:`Trainer`; of texts by their places."""
-
-        def loss_of(params, data, indices, length=None):
-            with jax.named_scope("read_batch"):
-                batch = jax.tree.map(lambda leaf: leaf[indices], dict(data))
-                batch = batch if length is None else cut_tokens(batch, length)
-            return task.loss(self.apply(params, batch), batch["targets"])
-
-        def loss(params, data, indices, keys):
-            del keys
-            if slots is None:
-                return loss_of(params, data, indices)
-            losses, start = [], 0
-            for count, length in slots.parts:
-                losses.append(loss_of(params, data, indices[start : start + count], length))
-                start += count
-            return jnp.concatenate(losses)
-
-        return loss
-
-    def init(self, source: TokenSource) -> PyTree:
-        """Parameters of one head of each run, with a leading run axis."""
-        initialise = jax.jit(
-            jax.vmap(functools.partial(self._init, source)), compiler_options=compile_quickly()
-        )
-        return initialise(jnp.asarray([seed for _, seed in self.runs]))
-
-    def shapes(self, source: TokenSource) -> PyTree:
-        """Shapes and dtypes of the parameters of one head."""
-        return jax.eval_shape(functools.partial(self._init, source), 0)
-
-    def _init(self, source, seed):
-        tokens = jnp.zeros((1, *source.shape[1:]), jnp.promote_types(source.dtype, jnp.float32))
-        if source.mask is None:  # with one, those left out stand anywhere, and lengths stay
-            tokens, _ = leave_out(tokens, None, self.num_prefix)
-        params = self.module.init(jax.random.key(seed), tokens)["params"]
-        return jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), params)
+    def structure(self) -> Structure:
+        """What its programs depend on."""
+        return Structure(self.module, self.num_prefix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +125,7 @@ def train_groups(
     give_back_memory()
     splits = {name: np.asarray(indices) for name, indices in splits.items()}
     lengths, padded_to = None, []
-    if not any(group.keeps_places for group in groups):
+    if not (protocol.keeps_places or any(keeps_places(group.module) for group in groups)):
         lengths = Lengths.of(source.mask)
     members = [
         Member(group, source, task, protocol, _slots(group, lengths, splits["train"], protocol))
@@ -260,18 +210,15 @@ class Member:
         protocol: Protocol,
         slots: Slots | None = None,
     ):
-        optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
         own = ("states",) if isinstance(source, PooledSource) else ()
         self.group, self.slots = group, slots
-        self._flat = Flat(group.shapes(source))
-        loss_of_tree = group.loss_fn(task, slots)
-
-        def loss_fn(flat, *batch):
-            return loss_of_tree(self._flat.split_to_learn(flat), *batch)
-
-        self._trainer = Trainer(loss_fn, optimizer, own=own, shard=protocol.shard)
+        programs = head_programs(
+            (), group.structure, Tokens.of(source), task, slots, own, protocol.shard
+        )
+        self._flat, self._trainer = programs.flat, programs.trainer
         rates = jnp.asarray([rate for rate, _ in group.runs], float)
-        initial = jax.vmap(self._flat.join)(group.init(source))
+        seeds = jnp.asarray([seed for _, seed in group.runs])
+        initial = jax.vmap(self._flat.join)(programs.init(seeds))
         self._state = self._trainer.init(initial, num_groups=group.num_groups, learning_rate=rates)
         shape = (group.num_groups, len(group.runs))
         zeros = np.zeros(shape, np.float32)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 
 from poolax._checks import check_count, check_instance
 from poolax._processes import agreed
+from poolax._programs import kept_program
 from poolax._progress import Progress, no_progress
 from poolax._signals import PreemptedError, stop_asked
 from poolax.backbones import Backbone
@@ -133,11 +134,13 @@ class FeaturePass:
         self._backbone, self._inputs, self._mask = backbone, inputs, mask
         self._should_stop = should_stop
         mesh = mesh_of(backbone.params)
-        self._mapper = Mapper(self._forward, batch_size, mesh)
+        self._forward = functools.partial(_forward, dataclasses.replace(backbone, params=None))
+        self._mapper = _forward_program((), *self._forward.args, batch_size, mesh)
         # Sequences one by one, in batches of whole examples on every device.
         self._parts = inputs.shape[1] if len(inputs.shape) == 3 else 1
         unit = self._parts * (jax.local_device_count() if mesh is None else 1)
-        self._sequence_mapper = Mapper(self._forward, max(1, batch_size // unit) * unit, mesh)
+        whole = max(1, batch_size // unit) * unit
+        self._sequence_mapper = _forward_program((), *self._forward.args, whole, mesh)
 
     @property
     def _is_text(self):
@@ -150,10 +153,6 @@ class FeaturePass:
     def text_mask(self) -> Bool[np.ndarray, "*batch n"] | None:
         """True at real tokens of texts; ``None`` for other inputs."""
         return np.asarray(self._mask[:]) if self._is_text and self._mask is not None else None
-
-    def _forward(self, params, batch):
-        prepared = self._backbone.prepare(batch["inputs"], batch.get("mask"))
-        return self._backbone.apply(params, *prepared)
 
     def _arrays(self):
         return {"inputs": self._inputs} | ({} if self._mask is None else {"mask": self._mask})
@@ -195,7 +194,7 @@ class FeaturePass:
         if self._starts is not None and jax.process_count() == 1:
             return self._of_texts(positions)
         rows = {name: _Rows(array, positions) for name, array in self._arrays().items()}
-        tokens = self._mapper(self._backbone.params, rows, description="features")
+        tokens = self._mapper(self._placed, rows, description="features")
         return _on_host(tokens)
 
     def _of_texts(self, positions):
@@ -211,7 +210,7 @@ class FeaturePass:
                 continue
             front, real = _to_front(ids[rows], mask[rows], length)
             batch = {"inputs": front, "mask": real}
-            values = self._sequence_mapper(self._backbone.params, batch, description="features").states
+            values = self._sequence_mapper(self._placed, batch, description="features").states
             of_rows = np.zeros((len(rows), *states.shape[1:]), states.dtype)
             of_rows[mask[rows]] = values[real]
             states[rows] = of_rows
@@ -259,6 +258,11 @@ class FeaturePass:
         return [self._sequence_mapper.batch_size, processes, *self._lengths]
 
     @functools.cached_property
+    def _placed(self):
+        """Weights on the devices, where they stay while heads ask for states again and again."""
+        return self._mapper.place(self._backbone.params)
+
+    @functools.cached_property
     def _lengths(self) -> list[int]:
         """Lengths to which sequences are padded."""
         return length_groups(self._longest, self._mask.shape[-1])
@@ -299,7 +303,7 @@ class FeaturePass:
             np.asarray(self._inputs[:]).reshape(-1, num_tokens),
             all_masks.reshape(-1, num_tokens),
         )
-        longest = self._longest
+        longest, placed = self._longest, self._mapper.place(self._backbone.params)
         stride = self._sequence_mapper.batch_size * jax.process_count()
         done = 0
         for shorter, length in itertools.pairwise([0, *self._lengths]):
@@ -313,7 +317,7 @@ class FeaturePass:
             def fetch(start, stop, front=front, real=real):
                 return {"inputs": front[start:stop], "mask": real[start:stop]}
 
-            for tokens in self._sequence_mapper.batches(self._backbone.params, fetch, len(rows)):
+            for tokens in self._sequence_mapper.batches(placed, fetch, len(rows)):
                 now, rows = np.split(rows, [len(tokens.states)])
                 real_now, real = np.split(real, [len(now)])
                 values = np.asarray(tokens.states)
@@ -324,6 +328,17 @@ class FeaturePass:
                 done += len(positions)
                 progress("features", done, self.num_examples)
                 yield positions, HostStates(states.reshape(*masks.shape, -1), masks)
+
+
+def _forward(backbone, params, batch):
+    prepared = backbone.prepare(batch["inputs"], batch.get("mask"))
+    return backbone.apply(params, *prepared)
+
+
+@kept_program
+def _forward_program(backbone, batch_size, mesh):
+    """Token states of batches; of a backbone without its weights, which are given with each call."""
+    return Mapper(functools.partial(_forward, backbone), batch_size, mesh)
 
 
 def _to_front(ids, mask, length):

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from poolax._programs import kept_program
 from poolax._progress import Progress, no_progress
 from poolax.training._devices import Mapper
 from poolax.training._states.features import FeaturePass, HostStates
@@ -42,7 +43,7 @@ def pool(
         batch = {"states": tokens.states}
         return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
 
-    mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
+    mapper = _pooling(poolers, prefixes)
     pieces = list(mapper.batches((), fetch, source.shape[0]))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
@@ -108,7 +109,7 @@ class PooledPass:
         self._labels = list(poolers)
         self._what = [(repr(pooler), prefixes[label]) for label, pooler in poolers.items()]
         self._dtype = None if dtype is None else jnp.dtype(dtype)
-        self._mapper = Mapper(_pool_all(poolers, prefixes), _POOL_BATCH)
+        self._mapper = _pooling(poolers, prefixes)
         self.num_examples, self.layout = features.num_examples, features.layout
 
     @property
@@ -137,13 +138,19 @@ class PooledPass:
             yield positions, HostStates(vectors, None)
 
 
-def _pool_all(poolers, prefixes):
+def _pooling(poolers, prefixes) -> Mapper:
+    return _pooling_program((), tuple((label, poolers[label], prefixes[label]) for label in poolers))
+
+
+@kept_program
+def _pooling_program(poolers):
+    """Pools token states by each of ``(label, pooler, num_prefix)``."""
+
     def pool_all(_, batch):
         pooled = {}
-        for label, pooler in poolers.items():
-            num_prefix = prefixes[label]
+        for label, pooler, num_prefix in poolers:
             states, mask = leave_out(batch["states"], batch.get("mask"), num_prefix)
             pooled[label] = pooler.apply({}, states, mask)
         return pooled
 
-    return pool_all
+    return Mapper(pool_all, _POOL_BATCH)
