@@ -94,9 +94,7 @@ def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = 
     concrete = is_concrete(array) if mask is None else is_concrete(array, mask)
     if not concrete:
         return
-    # Inside jit even constants turn into tracers at the first operation; this keeps them concrete.
-    with jax.ensure_compile_time_eval():
-        count = int(_count_not_finite(array, mask))
+    count = _count_not_finite(array, mask)
     if count:
         where = "" if mask is None else " at real tokens"
         raise ValueError(f"{name}: expected finite values{where}, got {count} that are not")
@@ -106,8 +104,7 @@ def check_result(name: str, result: ArrayLike, what: str) -> None:
     """Refuse an argument whose result overflowed, where that can be seen."""
     if not is_concrete(result):
         return
-    with jax.ensure_compile_time_eval():
-        count = int(_count_not_finite(result, None))
+    count = _count_not_finite(result, None)
     if count:
         raise ValueError(
             f"{name}: expected values and parameters whose {what} is finite in "
@@ -115,8 +112,29 @@ def check_result(name: str, result: ArrayLike, what: str) -> None:
         )
 
 
+def _count_not_finite(array, mask) -> int:
+    if _is_at_hand(array) and (mask is None or _is_at_hand(mask)):
+        bad = ~np.isfinite(np.asarray(array))
+        if mask is not None:
+            mask = np.asarray(mask)
+            bad &= mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+        return int(np.count_nonzero(bad))
+    # Inside jit even constants turn into tracers at the first operation; this keeps them concrete.
+    with jax.ensure_compile_time_eval():
+        return int(_count_on_device(array, mask))
+
+
+def _is_at_hand(array) -> bool:
+    """Whether NumPy sees an array without a copy, and knows its dtype well: it compiles nothing."""
+    if jnp.result_type(array) not in (np.bool_, np.float32, np.float64):
+        return False
+    if not isinstance(array, jax.Array):
+        return True
+    return array.is_fully_addressable and {device.platform for device in array.devices()} == {"cpu"}
+
+
 @jax.jit
-def _count_not_finite(array, mask):
+def _count_on_device(array, mask):
     bad = ~jnp.isfinite(array)
     if mask is not None:
         bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))

@@ -1,6 +1,7 @@
 """Measured Lipschitz constants beside all bounds: of one-block models and of backbones, at inputs."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -394,15 +395,19 @@ def _local(backbone, poolers):
         if isinstance(branch, AttentionSpec) and branch.partition is not None:
             return None
 
+    # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
+    encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
+
     def local(params, x, mask):
-        weights: Any = backbone.encode(params, x, mask, return_weights=True).weights
+        weights: Any = encode(params, x, mask).weights
         specs = backbone.layer_specs(params)
 
         # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
         def pooled(selected):
             options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
+            options["branches"] = False
             return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
 
         return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
 
-    return jax.jit(local)
+    return local

@@ -38,6 +38,7 @@ def local_ledger(
     *,
     pooler: Pooler | None = None,
     variables: Mapping[str, Any] | None = None,
+    branches: bool = True,
 ) -> Ledger:
     r"""Bound of the Jacobian's norm of a backbone at a given input, layer by layer.
 
@@ -59,6 +60,8 @@ def local_ledger(
         mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
         pooler: A pooler on the token states, or ``None`` for the states themselves.
         variables: The pooler's variables, if it has any.
+        branches: Whether to bound the branches alone as well, for their own column: half of the work.
+            Without it their rows' ``log_branch`` is NaN.
 
     Returns:
         The ledger, with the token states. Without real tokens the bound is 0.
@@ -98,7 +101,6 @@ def local_ledger(
     blocks, log_scale, rows = jnp.eye(num_tokens, dtype=x.dtype), jnp.zeros((), x.dtype), []
     for spec in layers:
         check_instance("layers", spec, LayerSpec, "LayerSpec records")
-        before = domain_of(x, real)
         is_attention = isinstance(spec.branch, AttentionSpec)
         attention = _next_map(maps, spec, num_tokens) if is_attention else None
         if attention is not None:
@@ -106,54 +108,20 @@ def local_ledger(
         check_all_finite(spec.name, spec)
         # Without its name, so that layers of one shape share one program.
         layer = dataclasses.replace(spec, name="")
-        x, matrix, log_branch, log_norm = _at_point(layer, x, attention, real)
-        matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
-        x = zero_masked(x, real)
-        check_held("embeddings", jnp.abs(x))
-        blocks = matrix @ blocks
-        largest = jnp.max(blocks)
-        # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
-        scale = jnp.where(largest > 0, largest, 1)
-        blocks, log_scale = blocks / scale, log_scale + jnp.log(scale)
-        after = domain_of(x, real)
-        rows.append(
-            LedgerRow(
-                name=spec.name,
-                log_branch=log_branch,
-                log_norm=log_norm,
-                log_factor=jnp.log(spectral_norm(matrix)),
-                radius_in=before.radius,
-                spread_in=before.spread,
-                radius_out=after.radius,
-                spread_out=after.spread,
-                num_tokens=jnp.sum(real),
-            )
+        x, blocks, log_scale, row = _add_layer(
+            layer, x, blocks, log_scale, attention, real, with_branch=branches
         )
+        check_held("embeddings", jnp.abs(x))
+        rows.append(dataclasses.replace(row, name=spec.name))
     if not rows:
         raise ValueError("layers: expected at least one layer, got none")
     if next(maps, None) is not None:
         raise ValueError(f"weights: expected one map for each attention layer, got {len(weights)}")
-    total = log_scale + jnp.log(spectral_norm(blocks))
-    domain = domain_of(x, real)
+    total, domain = _whole(blocks, log_scale, x, real)
     if pooler is not None:
         check_instance("pooler", pooler, Pooler, "a Pooler")
-        pooled = log_scale + jnp.log(
-            pooled_norm(blocks, lambda z: jnp.asarray(pooler.apply(variables or {}, z, mask)), x)
-        )
-        nothing = jnp.zeros(())
-        # Minus infinity, the logarithm of zero, has no difference to itself.
-        left = jnp.where(jnp.isneginf(pooled), pooled, pooled - total)
-        row = LedgerRow("pooler", left, nothing, left, *(nothing,) * 5)
-        rows.append(
-            dataclasses.replace(
-                row,
-                radius_in=domain.radius,
-                spread_in=domain.spread,
-                radius_out=jnp.linalg.norm(jnp.asarray(pooler.apply(variables or {}, x, mask))),
-                num_tokens=jnp.sum(real),
-            )
-        )
-        total = pooled
+        row, total = _pooled(pooler, dict(variables or {}), blocks, log_scale, total, x, mask)
+        rows.append(row)
     rounding = 64 * len(rows) * jnp.finfo(x.dtype).eps
     total = or_infinite(total + rounding)
     check_held("embeddings", total)
@@ -175,8 +143,69 @@ def _next_map(maps, spec, num_tokens):
     return jnp.asarray(attention)
 
 
+@functools.partial(jax.jit, static_argnames="with_branch")
+def _add_layer(spec: LayerSpec, x, blocks, log_scale, attention, real, *, with_branch):
+    """What comes out of a layer at ``x``, the product of block norms so far, and the layer's row.
+
+    One program for all layers of one shape: a backbone has two of them, and a dozen layers.
+    """
+    before = domain_of(x, real)
+    x, matrix, log_branch, log_norm = _at_point(spec, x, attention, real, with_branch)
+    matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
+    x = zero_masked(x, real)
+    blocks = matrix @ blocks  # (n, n)
+    largest = jnp.max(blocks)
+    # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
+    scale = jnp.where(largest > 0, largest, 1)
+    after = domain_of(x, real)
+    row = LedgerRow(
+        name=spec.name,
+        log_branch=log_branch,
+        log_norm=log_norm,
+        log_factor=jnp.log(spectral_norm(matrix)),
+        radius_in=before.radius,
+        spread_in=before.spread,
+        radius_out=after.radius,
+        spread_out=after.spread,
+        num_tokens=jnp.sum(real),
+    )
+    return x, blocks / scale, log_scale + jnp.log(scale), row
+
+
 @jax.jit
-def _at_point(spec: LayerSpec, x, attention, real):
+def _whole(blocks, log_scale, x, real):
+    """Logarithm of the bound of all layers together, and the domain of what comes out of them."""
+    return log_scale + jnp.log(spectral_norm(blocks)), domain_of(x, real)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled(pooler: Pooler, variables, blocks, log_scale, total, x, mask):
+    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers."""
+
+    def pool(z):
+        return jnp.asarray(pooler.apply(variables, z, mask))
+
+    real = jnp.ones(x.shape[0], bool) if mask is None else mask
+    domain = domain_of(x, real)
+    pooled = log_scale + jnp.log(pooled_norm(blocks, pool, x))
+    nothing = jnp.zeros(())
+    # Minus infinity, the logarithm of zero, has no difference to itself.
+    left = jnp.where(jnp.isneginf(pooled), pooled, pooled - total)
+    row = LedgerRow(
+        name="pooler",
+        log_branch=left,
+        log_norm=nothing,
+        log_factor=left,
+        radius_in=domain.radius,
+        spread_in=domain.spread,
+        radius_out=jnp.linalg.norm(pool(x)),
+        spread_out=nothing,
+        num_tokens=jnp.sum(real),
+    )
+    return row, pooled
+
+
+def _at_point(spec: LayerSpec, x, attention, real, with_branch):
     """The layer's output at ``x``, its block norms, and logarithms of its parts' own constants."""
     inner, before = _norm_at(spec.norm_before, x)
     inner = zero_masked(inner, real)
@@ -197,7 +226,9 @@ def _at_point(spec: LayerSpec, x, attention, real):
     steepest = before.slopes[None, :] * after.slopes[:, None]
     matrix = blocks_of(whole)
     matrix = jnp.where(jnp.eye(x.shape[0], dtype=bool), matrix, steepest * matrix)
-    branch = spectral_norm(blocks_of(None) * (real[:, None] & real[None, :]))
+    branch = jnp.full((), jnp.nan, x.dtype)
+    if with_branch:
+        branch = spectral_norm(blocks_of(None) * (real[:, None] & real[None, :]))
     norm = jnp.max(jnp.where(real, before.slopes * after.slopes, 0))
     return result, matrix, jnp.log(branch), jnp.log(norm)
 
