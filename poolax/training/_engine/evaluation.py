@@ -11,7 +11,7 @@ from jaxtyping import Int, PyTree
 from poolax.training._engine.feed import batch_of, cut_tokens
 from poolax.training._engine.programs import evaluation_program
 from poolax.training._states.lengths import Lengths
-from poolax.training._states.sources import PooledSource, StreamedSource, TokenSource
+from poolax.training._states.sources import TokenSource
 from poolax.training.tasks import Task
 
 
@@ -40,7 +40,7 @@ class Evaluation:
     ):
         self._ask = ask
         self._lengths, self._padded_to = lengths, padded_to
-        own = isinstance(source, PooledSource)
+        own = source.has_groups
         self._source, self._targets = source, targets
 
         structures = tuple(group.structure for group in groups)
@@ -67,7 +67,7 @@ class Evaluation:
             for piece in self._mapper.batches(placed, fetch, len(rows)):
                 pieces.append(piece)
                 num_left -= len(piece[0][0])
-                if num_left and isinstance(self._source, StreamedSource):  # of others it is soon done
+                if num_left and self._source.is_computed:  # of others it is soon done
                     self._ask()
             order.append(rows)
         back = np.argsort(np.concatenate(order))

@@ -10,7 +10,7 @@ from jaxtyping import Int, PyTree
 
 from poolax.training._devices import Batches, epoch_batches, put, stack
 from poolax.training._states.lengths import Lengths
-from poolax.training._states.sources import PooledSource, TokenSource
+from poolax.training._states.sources import TokenSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def batch_of(
     if lengths is not None:
         tokens = lengths.to_front(tokens, examples)
     states = tokens.states
-    if isinstance(source, PooledSource) and group_axis == 0:
+    if source.has_groups and group_axis == 0:
         states = np.swapaxes(states, 0, 1)
     batch = {
         "states": states,

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,7 +20,7 @@ from poolax.training._engine.memory import HeadCost, head_cost, split_runs
 from poolax.training._engine.programs import Tokens, keeps_places
 from poolax.training._engine.train import HeadGroup
 from poolax.training._states.pooled import is_fixed, pool
-from poolax.training._states.sources import MemorySource, PooledSource, StreamedSource, TokenSource
+from poolax.training._states.sources import PooledSource, TokenSource
 from poolax.training.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ class JobMaker:
         poolers = [self.poolers[label] for label in labels]
         spread = None
         if any(map(_reads_spread, poolers)):
-            if isinstance(self.source, StreamedSource):  # whose tokens are not known before
+            if self.source.is_computed:  # whose tokens are not known before
                 return None
             spread = self._largest_norm
         low, high = self.source.token_counts
@@ -183,21 +182,16 @@ class JobMaker:
         def of_batch(params, batch):
             return loss(params, batch, jnp.arange(self.batch_size), None)
 
-        one: Any
-        if isinstance(source, StreamedSource):
-            one = source.features.one_output
-        else:
-            one = source.fetch(np.zeros(1, np.int64))
-        states = one.states[:, 0] if isinstance(source, PooledSource) else one.states
-        batch = {"states": states, "targets": jax.tree.map(lambda array: array[:1], self.targets)}
-        if one.mask is not None:
-            batch["mask"] = one.mask
-        batch = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (self.batch_size, *leaf.shape[1:]), jnp.result_type(leaf)
-            ),
-            batch,
-        )
+        def shape_of(array):
+            return jax.ShapeDtypeStruct((self.batch_size, *array.shape[1:]), jnp.result_type(array))
+
+        shape = (self.batch_size, *source.shape[1:])
+        batch = {
+            "states": jax.ShapeDtypeStruct(shape, jnp.result_type(source.dtype)),
+            "targets": jax.tree.map(shape_of, self.targets),
+        }
+        if source.has_masks:
+            batch["mask"] = jax.ShapeDtypeStruct(shape[:-1], jnp.bool_)
         return head_cost(of_batch, group.structure.shapes(Tokens.of(source)), batch)
 
     def _split(self, labels, runs, cost, num_groups) -> list[tuple[Run, ...]]:
@@ -220,7 +214,7 @@ class JobMaker:
     def _protocol(self, source, *, shared_order=False) -> Protocol:
         """Of the whole sweep, as sums over other chunks, devices or padding would round otherwise."""
         chunk_steps = None
-        if not isinstance(source, (MemorySource, PooledSource)):
+        if not source.is_resident:
             orders = count_orders(self.runs, shared=shared_order)
             chunk_steps = max(1, _CHUNK_EXAMPLES // (orders * self.batch_size))
         return Protocol(

@@ -19,7 +19,7 @@ from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.programs import Structure, Tokens, head_programs, keeps_places
 from poolax.training._states.lengths import Lengths, Slots, plan_slots
-from poolax.training._states.sources import PooledSource, TokenSource
+from poolax.training._states.sources import TokenSource
 from poolax.training.tasks import Task
 
 # What is kept of heads in training: another number where a state of the one before cannot go on.
@@ -210,7 +210,7 @@ class Member:
         protocol: Protocol,
         slots: Slots | None = None,
     ):
-        own = ("states",) if isinstance(source, PooledSource) else ()
+        own = ("states",) if source.has_groups else ()
         self.group, self.slots = group, slots
         programs = head_programs(
             (), group.structure, Tokens.of(source), task, slots, own, protocol.shard

@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 import shutil
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from etils import epath
@@ -28,7 +28,16 @@ class TokenSource(Protocol):
         token_counts: Fewest and most real tokens of a sequence, at least one.
         num_prefix: Number of tokens in front that stand for no part of the input.
         mask: True at real tokens of all examples; ``None`` if all are real, or it is not known before.
+        has_groups: Whether each group of heads has states of its own, which are fetched with a group
+            axis after that of the examples.
+        is_resident: Whether all states are in memory.
+        is_computed: Whether a backbone makes the states whenever they are read, so that nothing is
+            known of their values before, and one reading serves all heads.
     """
+
+    has_groups: ClassVar[bool]
+    is_resident: ClassVar[bool]
+    is_computed: ClassVar[bool]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,6 +68,11 @@ class TokenSource(Protocol):
         """States of some examples, in this order."""
         ...
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask, known before or not."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
@@ -69,6 +83,10 @@ class MemorySource:
         mask: True at real tokens; ``None`` if all are real.
         num_prefix: Number of prefix tokens.
     """
+
+    has_groups: ClassVar[bool] = False
+    is_resident: ClassVar[bool] = True
+    is_computed: ClassVar[bool] = False
 
     states: Float[np.ndarray, "N *parts n d"]
     mask: Bool[np.ndarray, "N *parts n"] | None = None
@@ -89,6 +107,11 @@ class MemorySource:
         """Fewest and most real tokens of a sequence."""
         return count_tokens(self.mask, self.shape[-2])
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask."""
+        return self.mask is not None
+
     def fetch(self, positions):
         """States of some examples, in this order."""
         mask = None if self.mask is None else self.mask[positions]
@@ -102,6 +125,10 @@ class PooledSource:
     Attributes:
         pooled: Shape ``(N, group, *parts, d)``.
     """
+
+    has_groups: ClassVar[bool] = True
+    is_resident: ClassVar[bool] = True
+    is_computed: ClassVar[bool] = False
 
     pooled: Float[np.ndarray, "N group *parts d"]
     num_prefix = 0
@@ -123,6 +150,11 @@ class PooledSource:
         """A sequence has one token."""
         return 1, 1
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask."""
+        return False
+
     def fetch(self, positions):
         """States of some examples in all groups, shape ``(num, group, *parts, 1, d)``."""
         return HostStates(self.pooled[positions][..., None, :], None)
@@ -135,6 +167,10 @@ class StreamedSource:
     Attributes:
         features: The pass over the backbone.
     """
+
+    has_groups: ClassVar[bool] = False
+    is_resident: ClassVar[bool] = False
+    is_computed: ClassVar[bool] = True
 
     features: FeaturePass
 
@@ -162,6 +198,11 @@ class StreamedSource:
     def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
         """True at real tokens of texts, which is known before."""
         return self.features.text_mask
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask."""
+        return self.features.one_output.mask is not None
 
     def fetch(self, positions):
         """States of some examples, in this order.

@@ -9,7 +9,7 @@ import logging
 import mmap
 import pathlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import filelock
 import jax
@@ -41,6 +41,10 @@ class FeatureStore:
         num_prefix: Number of tokens in front that stand for no part of the input.
     """
 
+    has_groups: ClassVar[bool] = False
+    is_resident: ClassVar[bool] = False
+    is_computed: ClassVar[bool] = False
+
     shape: tuple[int, ...]
     num_prefix: int
     _mask: np.ndarray | None
@@ -62,6 +66,11 @@ class FeatureStore:
     def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
         """True at real tokens of all examples."""
         return self._mask
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask."""
+        return self.mask is not None
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, as float32 if they are kept as bfloat16.

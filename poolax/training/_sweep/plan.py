@@ -26,7 +26,6 @@ from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.train import STATE_FORMAT, train_groups
 from poolax.training._states.pooled import is_fixed
 from poolax.training._states.sources import (
-    StreamedSource,
     TokenSource,
 )
 from poolax.training.arguments import rates_of, seeds_of
@@ -149,7 +148,7 @@ class SweepPlan:
             self.limits,
             self.runs,
         )
-        streams = pooled is None and isinstance(source, StreamedSource)
+        streams = pooled is None and source.is_computed
         pending = self.pending()
         for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
             self._train(job, targets, splits, progress)
