@@ -15,6 +15,8 @@ import comparison
 import minilm
 
 from poolax import backbones, training
+from poolax._checks import check_count
+from poolax.cli import OptionalCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,13 @@ class Options(comparison.Options):
 
     out: str = "poolax-language"
     backbone: str | None = None
-    max_tokens: int | None = None
+    max_tokens: OptionalCount = None
+
+    def check(self, datasets: tuple[str, ...]) -> None:
+        """Refuse unknown names and numbers out of range, before anything is read or trained."""
+        super().check(datasets)
+        if self.max_tokens is not None:
+            check_count("max_tokens", self.max_tokens)
 
 
 def case(name, task, *, max_tokens, limit=None):
