@@ -94,21 +94,36 @@ def average_pool(
     z, mask = check_input(z, mask)
     dtype, tokens = accumulation_dtype(z), zero_masked(z, mask)
     count = None if mask is None else jnp.maximum(jnp.sum(mask, axis=-1, dtype=dtype)[..., None], 1)
-
-    def mean(rows):
-        if count is None:
-            return jnp.mean(rows, axis=-2, dtype=dtype)
-        return jnp.sum(rows, axis=-2, dtype=dtype) / count
-
     largest = float(jnp.finfo(z.dtype).max)
-    if largest * largest <= float(jnp.finfo(dtype).max):
-        return mean(tokens).astype(z.dtype)
-    # A sum may overflow whose mean does not.
-    average = mean(tokens)
-    small = mean(tokens.astype(dtype) * _SMALL)
+    # A sum of halves fits in float32, and that of one token, as of heads on pooled vectors, is itself.
+    if largest * largest <= float(jnp.finfo(dtype).max) or z.shape[-2] == 1:
+        return _mean(tokens, count, dtype).astype(z.dtype)
+    return _mean_in_range(tokens, count)
+
+
+def _mean(tokens, count, dtype):
+    if count is None:
+        return jnp.mean(tokens, axis=-2, dtype=dtype)
+    return jnp.sum(tokens, axis=-2, dtype=dtype) / count
+
+
+@jax.custom_jvp
+def _mean_in_range(tokens, count):
+    """The mean where a sum may overflow whose mean does not; its derivative is that of one mean."""
+    dtype = accumulation_dtype(tokens)
+    largest = float(jnp.finfo(tokens.dtype).max)
+    average = _mean(tokens, count, dtype)
+    small = _mean(tokens.astype(dtype) * _SMALL, count, dtype)
     scaled = jnp.clip(small / _SMALL, -largest, largest)
     overflowed = ~jnp.isfinite(average) & jnp.isfinite(small)
-    return jnp.where(overflowed, scaled, average).astype(z.dtype)
+    return jnp.where(overflowed, scaled, average).astype(tokens.dtype)
+
+
+@_mean_in_range.defjvp
+def _mean_in_range_jvp(primals, tangents):
+    tokens, count = primals
+    moved = _mean(tangents[0], count, accumulation_dtype(tokens)).astype(tokens.dtype)
+    return _mean_in_range(tokens, count), moved
 
 
 def sum_pool(
