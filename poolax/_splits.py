@@ -11,6 +11,10 @@ from jaxtyping import Int
 SPLITS = ("train", "validation", "test")
 
 
+class TooFewExamplesError(ValueError):
+    """Examples do not suffice for the splits; of files that were cut off it is damage."""
+
+
 def check_disjoint(splits: Mapping[str, Int[np.ndarray, "_"]], of: str = "") -> None:
     """Refuse an example that stands in two splits, or twice among those that are scored.
 

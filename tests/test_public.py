@@ -131,6 +131,18 @@ def test_only_one_module_knows_pmap_and_one_knows_orbax(pytestconfig):
         assert users == {home}
 
 
+def test_training_stands_on_no_data_and_its_floors_on_those_below(pytestconfig):
+    training = pytestconfig.rootpath / "poolax" / "training"
+    floors = {"_states": ("_engine", "_sweep"), "_engine": ("_sweep",)}
+    wrong = []
+    for path in training.rglob("*.py"):
+        above = ["poolax.data"]
+        above += [f"poolax.training.{name}" for name in floors.get(path.parent.name, ())]
+        imported = re.findall(r"^ *(?:from|import) (poolax[\w.]*)", path.read_text(), re.MULTILINE)
+        wrong += [(path.name, name) for name in imported if name.startswith(tuple(above))]
+    assert not wrong
+
+
 def test_no_name_hides_a_module():
     hidden = []
     for found in pkgutil.walk_packages(poolax.__path__, "poolax."):

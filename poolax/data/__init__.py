@@ -1,6 +1,6 @@
 """Data sets: named entries with fixed, recorded splits, and batches of them."""
 
-from poolax.data._dataset import Dataset as Dataset
+from poolax._dataset import Dataset as Dataset
 from poolax.data._entry import Entry as Entry
 from poolax.data._pipeline import Batch as Batch
 from poolax.data._pipeline import Pipeline as Pipeline

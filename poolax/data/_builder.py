@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
 from poolax.data._record_files import write_checksums
 

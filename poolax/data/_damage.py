@@ -7,10 +7,6 @@ from poolax._files import DamagedFileError, damaged
 RESTORE = "restore the file from its source"
 
 
-class TooFewExamplesError(ValueError):
-    """Examples do not suffice for the splits; of files that were cut off it is damage."""
-
-
 def damaged_data(where: epath.PathLike, problem: str) -> DamagedFileError:
     """The error for a file of a data set, to be raised.
 

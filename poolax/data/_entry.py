@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._files import DamagedFileError, damaged, reading
-from poolax.data._damage import RESTORE, TooFewExamplesError
-from poolax.data._dataset import Dataset
+from poolax._splits import TooFewExamplesError
+from poolax.data._damage import RESTORE
 
 _PARTIAL = {"partial": "whether files may hold another number of examples than was published"}
 _ANY_SIZE = "partial=True reads them as they are"

@@ -9,8 +9,8 @@ from flax import struct
 from jaxtyping import Bool, Float, Int
 
 from poolax._checks import check_choice, check_count, check_divides, check_instance
+from poolax._dataset import Dataset, Targets
 from poolax._order import epoch_order, in_batches
-from poolax.data._dataset import Dataset, Targets
 
 
 @struct.dataclass

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset, Targets
 from poolax.data._builder import CHUNK, REST
-from poolax.data._dataset import Dataset, Targets
 from poolax.data._record_files import open_builder, reading_records
 
 

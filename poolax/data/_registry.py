@@ -5,8 +5,8 @@ from typing import Any
 from etils import epath
 
 from poolax._checks import did_you_mean
+from poolax._dataset import Dataset
 from poolax.data._builder import FILE_FORMAT, prepared_directory
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Entry
 from poolax.data._prepared import read_prepared
 from poolax.data._record_files import open_builder

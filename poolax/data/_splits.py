@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from poolax.data._damage import TooFewExamplesError
+from poolax._splits import TooFewExamplesError
 
 HELD_OUT_NOTE = (
     "validation is a stratified tenth of the published training split "

@@ -7,9 +7,9 @@ import json
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._files import reading
 from poolax.data._damage import RESTORE
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.language._files import find, join, malformed, read_text

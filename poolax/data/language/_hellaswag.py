@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._files import json_object
 from poolax.data._damage import RESTORE
-from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry
 from poolax.data._record_files import reading_records
 from poolax.data._splits import HELD_OUT_NOTE, hold_out

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_count
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._splits import three_splits
 from poolax.data.language._tokenize import Tokens, check_text_preprocess, read_tokens
 

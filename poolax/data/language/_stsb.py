@@ -6,10 +6,10 @@ import io
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._files import reading
 from poolax.data._archives import read_members
 from poolax.data._damage import RESTORE, damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data.language._files import decode, find, join, malformed
 

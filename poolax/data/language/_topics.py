@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from poolax._checks import check_count
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import Entry
 from poolax.data._splits import three_splits
 

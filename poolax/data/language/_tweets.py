@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax.data._damage import damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry
 from poolax.data.language._files import find, join, malformed, read_lines
 

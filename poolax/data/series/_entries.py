@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from poolax._checks import check_choice
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import Download, Entry, Stored, other_size
 from poolax.data.series._long import LONG_SERIES, read_long, read_series, with_sentinel
 from poolax.data.series._rows import rows_of_series, series_of_rows

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data.series._series import SPLITS, Series
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from poolax._checks import check_choice, check_count, check_number
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data.series._series import SPLITS, Series
 from poolax.data.series._windows import Channels, Cut, Missing, Windows, cut_windows
 

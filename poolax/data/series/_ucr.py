@@ -7,9 +7,10 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_choice
+from poolax._dataset import Dataset
 from poolax._files import damaged
-from poolax.data._damage import RESTORE, TooFewExamplesError, damaged_data
-from poolax.data._dataset import Dataset
+from poolax._splits import TooFewExamplesError
+from poolax.data._damage import RESTORE, damaged_data
 from poolax.data.series._files import find, read_lines, read_member
 
 UCR_SOURCE = "https://www.cs.ucr.edu/~eamonn/time_series_data_2018/"

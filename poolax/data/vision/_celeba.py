@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import TFDS, Entry, existing
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import rows, splits_of, whole_number

@@ -8,9 +8,9 @@ import numpy as np
 from etils import epath
 
 from poolax._arrays import ARRAY_ERRORS, read_arrays
+from poolax._dataset import Dataset
 from poolax._files import reading
 from poolax.data._damage import RESTORE, damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, MissingFilesError, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import ImageArrays

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import Entry
 from poolax.data._splits import three_splits
 

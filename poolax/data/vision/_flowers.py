@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax._files import reading
 from poolax.data._damage import RESTORE, damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles
 from poolax.data.vision._lists import check_labels, splits_of

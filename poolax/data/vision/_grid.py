@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from poolax._checks import check_count
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 
 _BATCH = 256
 

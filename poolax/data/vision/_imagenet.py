@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import TFDS, Entry, MissingFilesError
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles

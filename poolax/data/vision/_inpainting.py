@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from poolax._checks import check_choice, check_count
+from poolax._dataset import Dataset
 from poolax._splits import row_digests
-from poolax.data._dataset import Dataset
 from poolax.data.vision._grid import batches, grid_of, white_of
 
 OUTPUT_GRID = 32

@@ -3,7 +3,7 @@
 import numpy as np
 from etils import epath
 
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data._entry import Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._dataset import Dataset
 from poolax.data._damage import damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import TFDS, Download, Entry, existing
 from poolax.data._splits import HELD_OUT_NOTE, hold_out
 from poolax.data.vision._images import GEOMETRY, GEOMETRY_TEXT, IMAGE_SIZE, Fit, ImageFiles

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from poolax._checks import check_count
-from poolax.data._dataset import Dataset
+from poolax._dataset import Dataset
 from poolax.data.vision._grid import batches, grid_of, white_of
 from poolax.data.vision._images import VOID
 

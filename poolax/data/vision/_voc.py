@@ -6,8 +6,8 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_count
+from poolax._dataset import Dataset
 from poolax.data._damage import damaged_data
-from poolax.data._dataset import Dataset
 from poolax.data._entry import Download, Entry, existing
 from poolax.data._splits import hold_out
 from poolax.data.vision._images import (

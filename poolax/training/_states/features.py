@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from poolax._checks import check_count, check_instance
+from poolax._dataset import Inputs
 from poolax._processes import agreed
 from poolax._programs import kept_program
 from poolax._progress import Progress, no_progress
 from poolax._signals import PreemptedError, stop_asked
 from poolax.backbones import Backbone
-from poolax.data._dataset import Inputs
 from poolax.records import TokenStates
 from poolax.training._devices import Mapper, mesh_of
 

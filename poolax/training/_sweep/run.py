@@ -18,10 +18,10 @@ from poolax._checks import (
     check_path,
     check_tokens,
 )
+from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
 from poolax._splits import SPLITS, count_duplicates, row_digests
 from poolax.backbones import Backbone, SeriesPreprocess
-from poolax.data import Dataset
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.records import Records, fingerprint
 from poolax.training._engine.limits import Limits

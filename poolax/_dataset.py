@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from poolax._checks import check_count, check_instance
-from poolax._splits import check_disjoint, count_duplicates, row_digests
-from poolax.data._damage import TooFewExamplesError
+from poolax._splits import TooFewExamplesError, check_disjoint, count_duplicates, row_digests
 
 _CHUNK = 256
 Targets = np.ndarray | Mapping[str, np.ndarray]
