@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from poolax import attention, backbones, blocks, codec, pooling, training
+from poolax import attention, backbones, blocks, codec, data, pooling, training
 
 BEFORE = json.loads((pathlib.Path(__file__).parent / "golden" / "codec" / "before.json").read_text())
 WORDS = '{"version":"1.0","model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1},"unk_token":"[UNK]"}}'
@@ -210,3 +210,81 @@ def test_versions_are_upgraded():
         codec.register("test", "other")(Scaled)
     with pytest.raises(ValueError, match="cls: expected a dataclass or Linen module"):
         codec.register("test", "object")(object)
+
+
+STATES = (np.arange(24 * 4 * 8) % 7 - 3).astype(np.float32).reshape(24, 4, 8)
+IDS = (np.arange(24 * 6) % 20).astype(np.int32).reshape(24, 6)
+TARGETS = np.arange(24) % 2
+SPLITS = dict(zip(("train", "validation", "test"), np.split(np.arange(24), [12, 18]), strict=True))
+
+
+def gpt2():
+    config = backbones.GPT2Config(
+        20, 8, width=8, num_layers=1, num_heads=2, mlp_dim=8, kind=attention.L2(plain_values=True)
+    )
+    model = backbones.GPT2.init(config, jax.random.key(0))
+    return model.replace(params=jax.tree.map(np.zeros_like, model.params))
+
+
+def sweep_ids(out):
+    dataset = data.Dataset(
+        name="ids", inputs=IDS, mask=None, targets=TARGETS, splits=SPLITS, source="here", licence="none"
+    )
+    task = training.Classification(2)
+    return training.sweep(gpt2(), dataset, task, poolers=["avg"], seeds=1, epochs=1, out=out)
+
+
+def test_heads_of_earlier_sweeps_keep_their_ids_and_are_not_trained_again(tmp_path):
+    (row,) = sweep_ids(tmp_path)
+    before = BEFORE["sweep_row"]
+    assert {name: row[name] for name in before if name != "backbone_config"} == {
+        name: value for name, value in before.items() if name != "backbone_config"
+    }
+    config = gpt2().config
+    assert codec.from_plain(row["backbone_config"], of="backbone") == config
+    # The folder as it was left before: its record says the configuration as text.
+    path = tmp_path / "records.jsonl"
+    path.unlink()
+    old = {**row, "backbone_config": before["backbone_config"], "wall_s": 1e6}
+    training.Records([old]).write_to(path)
+    assert list(sweep_ids(tmp_path)) == [{**row, "wall_s": 1e6}]
+    # Of another configuration it is nobody's.
+    path.unlink()
+    told = {**before["backbone_config"], "width": 16}
+    training.Records([{**old, "backbone_config": told}]).write_to(path)
+    assert sweep_ids(tmp_path)[0]["wall_s"] < 1e6
+
+
+def test_ids_of_heads_on_given_states_stay(tmp_path):
+    poolers = {"wavg": pooling.WeightedAveragePool(max_tokens=4), "hybrid": "hybrid"}
+    records = training.sweep_states(
+        STATES, None, TARGETS, training.Classification(2), splits=SPLITS, poolers=poolers, seeds=1,
+        epochs=1, out=tmp_path,
+    )  # fmt: skip
+    for row in records:
+        assert row["id"] == BEFORE["head_ids"][row["pooler"]]
+        saved = training.load_head(training.head_directory(tmp_path, row))
+        of_label = poolers[row["pooler"]]
+        assert saved.pooler == pooling.from_name(of_label)
+    for config in BEFORE["heads"]:
+        assert codec.from_plain(config["pooler"], of="pooler") is not None
+
+
+def test_pretraining_goes_on_from_a_checkpoint_of_before(tmp_path):
+    schedule = training.Schedule(epochs=1, batch_size=12, out=tmp_path / "now")
+    config = gpt2().config
+    trained = training.pretrain_next_token(config, IDS, schedule)
+    recipe = training.checkpoint_metadata(tmp_path / "now")
+    assert codec.from_plain(recipe["config"], of="backbone") == config
+    state = training.restore_checkpoint(tmp_path / "now")
+    for width, accepted in ((8, True), (16, False)):
+        folder = tmp_path / f"width-{width}"
+        told = {**recipe, "config": {**BEFORE["pretraining"], "width": width}}
+        training.save_checkpoint(folder, 1, state, metadata=told)
+        again = dataclasses.replace(schedule, out=folder)
+        if accepted:
+            found = training.pretrain_next_token(config, IDS, again)
+            jax.tree.map(np.testing.assert_array_equal, found.params, trained.params)
+        else:
+            with pytest.raises(ValueError, match=r"out: expected a checkpoint .* differs in config"):
+                training.pretrain_next_token(config, IDS, again)

@@ -11,6 +11,7 @@ from poolax._checkpoint import has_checkpoint
 from poolax._processes import told
 from poolax._text import one_line
 from poolax.records import Records, difference
+from poolax.training.former import renewed
 
 _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
@@ -74,6 +75,7 @@ def finished_heads(
         row = known.get(fields["id"])
         if row is None:
             continue
+        row = renewed(row, fields)
         problem = _problem_of(row, fields) or _missing(directory_of(row))
         if problem is None:
             finished[key] = row

@@ -30,6 +30,7 @@ from poolax.training._states.sources import (
 )
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.finished import recorded_heads
+from poolax.training.former import former_identity
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -74,7 +75,7 @@ class SweepPlan:
             "num_outputs": task.num_outputs,
             "epochs": epochs,
             "batch_size": batch_size,
-            "source": self.identity,
+            "source": former_identity(self.identity),
         }
         self.ids = {
             (label, run): digest({**common, "label": label, "pooler": _describe(pooler), "run": run})

@@ -1,6 +1,5 @@
 """Sweeps: one backbone pass, then all poolers, seeds and learning rates on its token states."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from poolax.training._states.sources import (
 from poolax.training._states.store import open_store
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training.arguments import check_run, check_splits
+from poolax.training.former import describe_config
 from poolax.training.holding import holds_out
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
@@ -158,7 +158,7 @@ def sweep(
         "dataset": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "backbone": type(backbone).__name__,
-        "backbone_config": _plain(backbone.config),
+        "backbone_config": describe_config(backbone.config),
         "backbone_fingerprint": backbone_fingerprint,
         "preprocess": _describe_preprocess(backbone.preprocess, dataset.inputs),
         "include_prefix": include_prefix,
@@ -367,11 +367,3 @@ def _describe_preprocess(preprocess, inputs):
     if isinstance(preprocess, SeriesPreprocess):
         return preprocess.describe(inputs.shape[-1])
     return None if preprocess is None else repr(preprocess)
-
-
-def _plain(config):
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        nested = {name for name, value in fields.items() if dataclasses.is_dataclass(value)}
-        return {name: repr(value) if name in nested else value for name, value in fields.items()}
-    return repr(config)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from poolax._checks import check_instance, check_number
 from poolax.backbones import ViT, ViTConfig
 from poolax.backbones._vit import patchify
+from poolax.training.former import describe_config
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 
 
@@ -83,7 +84,7 @@ def pretrain_masked_patches(
         return jnp.sum(jnp.mean(jnp.square(error), axis=-1) * hidden, axis=-1) / num_hidden
 
     recipe = {
-        "config": dataclasses.asdict(config),
+        "config": describe_config(config),
         "objective": "masked patch reconstruction",
         "cls_token_trained": False,
         "hidden_fraction": hidden_fraction,

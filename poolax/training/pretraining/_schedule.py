@@ -22,6 +22,7 @@ from poolax.records import fingerprint
 from poolax.training._devices import Trainer, epoch_batches, put, stack, take
 from poolax.training._engine.keeping import stop_on_sigterm
 from poolax.training.arguments import check_seed
+from poolax.training.former import same_config
 from poolax.training.holding import holding
 
 LossFn = Callable[[PyTree, PyTree, Array, Array], Array]
@@ -141,7 +142,9 @@ def _restore(out, state, recipe):
         return 0, state
 
     def check(saved):
-        differing = [name for name, value in recipe.items() if saved.get(name) != value]
+        same = {name: saved.get(name) == value for name, value in recipe.items()}
+        same["config"] = same_config(saved.get("config"), recipe.get("config"))
+        differing = [name for name, is_same in same.items() if not is_same]
         if differing:
             raise ValueError(
                 f"out: expected a checkpoint with this configuration in {out}, got one that differs "

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from poolax._checks import check_instance, check_number
 from poolax.backbones import Moment, MomentConfig
+from poolax.training.former import describe_config
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 
 
@@ -86,7 +87,7 @@ def pretrain_masked_series(
         return error / jnp.maximum(jnp.sum(scored, axis=-1), 1) / (variance + 1e-5)
 
     recipe = {
-        "config": dataclasses.asdict(config),
+        "config": describe_config(config),
         "objective": "masked patch reconstruction",
         "hidden_fraction": hidden_fraction,
     }

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from poolax._checks import check_instance
 from poolax.backbones import GPT2, GPT2Config
+from poolax.training.former import describe_config
 from poolax.training.pretraining._schedule import Schedule, run_schedule
 
 
@@ -68,11 +69,7 @@ def pretrain_next_token(
         scored = mask[:, 1:] & mask[:, :-1]
         return jnp.sum(losses * scored, axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
 
-    recipe = {"config": _plain(config), "objective": "next token"}
+    recipe = {"config": describe_config(config), "objective": "next token"}
     arrays = {"ids": ids, "mask": mask}
     params = run_schedule(schedule, model.params, loss, arrays, recipe)
     return dataclasses.replace(model, params=params)
-
-
-def _plain(config):
-    return {**dataclasses.asdict(config), "kind": repr(config.kind)}
