@@ -182,7 +182,7 @@ class Case:
     def bound(self, variables: Any, method: str) -> jax.Array:
         """Its bound on the unit ball."""
         if method == "published" and self.target == "token":
-            raise ValueError("target: nothing was published for one token")
+            raise bounds.NoBoundError("target: nothing was published for one token")
         sizes = {"num_tokens": self.num_tokens, "radius": 1.0, "method": method}
         if isinstance(self.module, TBM):
             return bounds.tbm(self.module, variables, **sizes).lipschitz
@@ -206,7 +206,7 @@ def constants(case: Case, variables: Any, x: jax.Array) -> dict[str, float | Non
     for method in ("published", "sharp", "tight"):
         try:
             row[method] = float(case.bound(variables, method))
-        except ValueError:
+        except bounds.NoBoundError:
             if method != "published":
                 raise
             row[method] = None

@@ -149,14 +149,14 @@ def pooler_bounds(
         return constant(method, bound.log_lipschitz, bound.lipschitz)
 
     blocks = {method: block(method) for method in ("sharp", "tight")}
-    # The same arguments gave sharp bounds: nothing was published for such a block or pooler.
-    with contextlib.suppress(ValueError):
+    # Nothing was published for some blocks and poolers.
+    with contextlib.suppress(bounds.NoBoundError):
         blocks["published"] = block("published")
     for pooler, parameters in poolers:
         row = pooled("sharp", pooler, parameters) | pooled("tight", pooler, parameters)
         row |= constant("published")
         if "published" in blocks:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(bounds.NoBoundError):
                 row |= pooled("published", pooler, parameters)
         yield row
 

@@ -164,3 +164,26 @@ def test_a_fresh_initialisation_is_a_kink(method, x64):
     np.testing.assert_allclose(
         jax.grad(bound)(1.1), (bound(1.1 + step) - bound(1.1 - step)) / (2 * step), rtol=1e-4
     )
+
+
+def test_where_no_bound_is_known_the_error_says_so():
+    sizes = {"num_tokens": 4, "radius": 1.0}
+
+    def variables(model):
+        return model.init(jax.random.key(0), jnp.ones((4, 8)))
+
+    latent = blocks.TBM(2, pooling.from_name("attn"))
+    biased = blocks.TBM(2, pooling.AveragePool(), use_bias=True)
+    shown = jax.tree.map(lambda leaf: leaf + 0.1, variables(biased))
+    odd = blocks.TBM(2, pooling.AveragePool(), activation=jnp.sin)
+    cases = [
+        (latent, variables(latent), "published", "LatentAttentionPool: nothing was published"),
+        (biased, shown, "published", "attention with biases"),
+        (odd, variables(odd), "sharp", "activation: expected one whose Lipschitz constant"),
+    ]
+    for model, own, method, message in cases:
+        with pytest.raises(bounds.NoBoundError, match=message):
+            bounds.tbm(model, own, **sizes, method=method)
+    with pytest.raises(ValueError, match="num_tokens") as caught:
+        bounds.tbm(latent, variables(latent), num_tokens=0, radius=1.0, method="published")
+    assert not isinstance(caught.value, bounds.NoBoundError)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from poolax import _activations
+from poolax.bounds._no_bound import NoBoundError
 
 # Largest slopes c, rounded up: at sqrt(2) for exact GELU, near 1.42 and 2.40 for the next two. Since
 # act(t) - act(-t) = t for those that are not monotone, their smallest slopes are 1 - c, as for the
@@ -25,7 +26,7 @@ def activation_lipschitz(activation) -> float:
     """Lipschitz constant of an activation with ``act(0) = 0``; unknown ones raise."""
     name = _activation_name(activation)
     if name not in ACTIVATIONS:
-        raise ValueError(
+        raise NoBoundError(
             f"activation: expected one whose Lipschitz constant is known "
             f"({', '.join(ACTIVATIONS)}), got {activation!r}"
         )

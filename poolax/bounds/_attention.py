@@ -11,6 +11,7 @@ from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, R
 from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._modules import Layer, feature_scale, read_layer
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite
 from poolax.records import AttentionBound, TokenRange
 
@@ -380,7 +381,7 @@ def _sequence_or_token(bound, per_token):
     if not per_token:
         return bound.sequence
     if bound.per_token is None:
-        raise ValueError(
+        raise NoBoundError(
             f"per_token: expected False for method {bound.method!r}, which has no such bound"
         )
     return bound.per_token

@@ -22,6 +22,7 @@ from poolax.bounds._heads import (
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._layer import assemble
 from poolax.bounds._linalg import lambert_w, product_norm, round_up, spectral_norm
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._units import units_of
 from poolax.records import AttentionBound, TokenRange
 
@@ -92,7 +93,7 @@ def _check_published(kind, kernels, rotary):
     elif not isinstance(kind, DotProduct) and kind.plain_values:
         what = "plain values"
     if what is not None:
-        raise ValueError(
+        raise NoBoundError(
             f"method: expected 'sharp' or 'tight' for {what}, for which nothing was published"
         )
 

@@ -24,6 +24,7 @@ from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, attention_values
 from poolax.bounds._local_pooled import pooled_norm
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
@@ -131,7 +132,7 @@ def local_ledger(
 def _next_map(maps, spec, num_tokens):
     branch = spec.branch
     if branch.partition is not None:
-        raise ValueError(
+        raise NoBoundError(
             f"layers: expected layers that attend over the whole sequence, got {spec.name!r}, which "
             "cuts it into windows"
         )

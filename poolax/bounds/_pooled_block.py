@@ -19,6 +19,7 @@ from poolax.bounds._attention_kernels import METHODS
 from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
 from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
@@ -206,7 +207,7 @@ def _published_factor(pooler, num_tokens, dim):
     instance = pooler if isinstance(pooler, PoolerBound) else from_name(pooler)
     published = (FirstPool, LastPool, AveragePool, SumPool, MaxPool)
     if isinstance(instance, PoolerBound) or type(instance) not in published:
-        raise ValueError(
+        raise NoBoundError(
             "pooler: expected first, last, avg, sum or max for method 'published', got "
             f"{type(instance).__name__}: nothing was published for it"
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from poolax._checks import check_finite, check_rank, is_concrete
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax.bounds._attentive_rules import fewest_of, latent_rule, parameters_of, query_rule
+from poolax.bounds._no_bound import NoBoundError
 from poolax.pooling import (
     AveragePool,
     FirstPool,
@@ -38,7 +39,7 @@ def rule_of(pooler: Pooler, method: str) -> Rule:
     """The rule of a pooler's own class: what a subclass changes may change the bound."""
     if type(pooler) not in _RULES:
         known = sorted(cls.__name__ for cls in _RULES)
-        raise ValueError(
+        raise NoBoundError(
             f"pooler: expected one whose bound is known ({', '.join(known)}), got "
             f"{type(pooler).__name__}; register a bound with bounds.register_pooler"
         )

@@ -1,0 +1,18 @@
+"""What is raised where no bound is known."""
+
+
+class NoBoundError(ValueError):
+    """No bound is known, or none was published, for what was asked; the arguments are otherwise fine.
+
+    A pooler without a rule, an activation of an unknown kind, biases or rotary positions with
+    ``method="published"``: code that sets several methods side by side catches this and leaves a gap.
+
+    Example:
+        >>> from poolax import bounds, pooling
+        >>> block = {"attention": 1.0, "ffn": 1.0, "dim": 4, "num_tokens": 2}
+        >>> try:
+        ...     bounds.pooled_block(pooling.LatentAttentionPool(), **block, method="published")
+        ... except bounds.NoBoundError:
+        ...     print("nothing was published")
+        nothing was published
+    """
