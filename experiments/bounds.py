@@ -29,10 +29,9 @@ import tyro
 from comparison import portable_command
 
 from poolax import attention, bounds, empirical, pooling
-from poolax._paths import write_atomically
 from poolax.blocks import TBM
 from poolax.cli import OptionalPath
-from poolax.records import Journal, Records, environment
+from poolax.records import Journal, Records, environment, write_atomically
 
 KINDS: dict[str, attention.Kind] = {
     "dot product": attention.DotProduct(),

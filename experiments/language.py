@@ -15,8 +15,7 @@ import comparison
 import minilm
 
 from poolax import backbones, training
-from poolax._checks import check_count
-from poolax.cli import OptionalCount
+from poolax.cli import OptionalCount, check_count
 
 
 @dataclasses.dataclass(frozen=True)

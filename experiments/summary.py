@@ -14,9 +14,8 @@ from typing import ClassVar
 import comparison
 import tyro
 
-from poolax._paths import write_atomically
 from poolax.cli import COMPLETE, FAILURE, run_program
-from poolax.training import Records
+from poolax.records import Records, write_atomically
 
 HERE = pathlib.Path(__file__).parent
 BEGIN = "<!-- Written by summary.py from results/: begin -->"

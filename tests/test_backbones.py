@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
+from poolax._patches import patchify
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
-from poolax.backbones._vit import patchify
 
 CONFIG = ViTConfig(8, 4, 3, width=16, num_layers=2, num_heads=2, mlp_dim=24, use_mask_token=True)
 

@@ -1,7 +1,5 @@
 """The benchmark's parts of a step and of a sweep: they add up, and what cannot be is refused."""
 
-import pathlib
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -9,18 +7,7 @@ import numpy as np
 import pytest
 from heads import TASK, toy
 
-from poolax.training import sweep_states
-
-_EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
-
-
-@pytest.fixture
-def sweep_profile(monkeypatch):
-    monkeypatch.syspath_prepend(str(_EXPERIMENTS))
-    module = __import__("benchmarks.sweep_profile", fromlist=["sweep_profile"])
-    yield module
-    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-        del sys.modules[name]
+from poolax.training import profile, sweep_states
 
 
 def plane(*events):
@@ -35,8 +22,8 @@ def plane(*events):
     return SimpleNamespace(lines=[SimpleNamespace(events=rows)])
 
 
-def test_operations_inside_of_others_count_once(sweep_profile):
-    found = sweep_profile.operations(
+def test_operations_inside_of_others_count_once():
+    found = profile.operations(
         "mine",
         [
             plane(
@@ -52,7 +39,7 @@ def test_operations_inside_of_others_count_once(sweep_profile):
     assert sum(found.values()) == pytest.approx(100e-9)
 
 
-def test_every_operation_has_one_part(sweep_profile):
+def test_every_operation_has_one_part():
     program = """HloModule mine, is_scheduled=true
 %fused (p: f32[2]) -> f32[2] {
   ROOT %inner = f32[2]{0} dot(%p, %p), metadata={op_name="while/body/jvp()/dot_general"}
@@ -68,24 +55,24 @@ ENTRY %main (p: f32[2]) -> f32[2] {
 """
     names = ["products", "softmax", "rows", "norm", "update", "copy"]
     seconds = {name: float(2**index) for index, name in enumerate(names)}
-    parts = sweep_profile.parts_of(program, seconds)
+    parts = profile.parts_of(program, seconds)
     assert list(parts.values()) == [2.0**index for index in range(6)]
-    assert tuple(parts) == sweep_profile.PARTS
-    assert sweep_profile.module_of(program) == "mine"
+    assert tuple(parts) == profile.PARTS
+    assert profile.module_of(program) == "mine"
     for wrong in ({}, {"copy": -1.0}):
         with pytest.raises(ValueError, match="seconds: expected times of operations"):
-            sweep_profile.parts_of(program, wrong)
+            profile.parts_of(program, wrong)
 
 
-def test_parts_of_a_step_and_phases_of_a_sweep_add_up(sweep_profile, monkeypatch):
-    monkeypatch.setattr(sweep_profile, "_REPEATS", 1)
+def test_parts_of_a_step_and_phases_of_a_sweep_add_up(monkeypatch):
+    monkeypatch.setattr(profile, "_REPEATS", 1)
     states, mask, targets, splits = toy()
     options = {"num_classes": 3, "num_runs": 2, "batch_size": 8, "learning_rate": 0.01}
-    parts = sweep_profile.profile(states, mask, targets, ["avg", "sum"], **options)
-    assert tuple(parts) == sweep_profile.PARTS
+    parts = profile.profile(states, mask, targets, ["avg", "sum"], **options)
+    assert tuple(parts) == profile.PARTS
     for part in ("matrix products", "optimizer", "norm of the gradient", "reading the batch"):
         assert 0 < parts[part][1] <= parts[part][0] <= parts[part][2], part
-    clocks = sweep_profile.Clocks()
+    clocks = profile.Clocks()
     with clocks.running():
         sweep_states(
             states, mask, targets, TASK, splits=splits, poolers=["avg"], seeds=1, epochs=1, batch_size=8

@@ -7,7 +7,7 @@ import pytest
 from helpers import KINDS, POOLERS, PUBLISHED
 
 from poolax import blocks, bounds, empirical
-from poolax.backbones._vit import patchify
+from poolax._patches import patchify
 
 
 @pytest.fixture(scope="module")

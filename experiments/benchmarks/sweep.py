@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sweep_profile import Clocks, profile
+from poolax.training.profile import Clocks, profile
 
 COLUMNS = {
     "case": "{}",

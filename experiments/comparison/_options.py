@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from poolax._checks import check_choice, check_count
-from poolax.cli import OptionalCount, OptionalPath
+from poolax.cli import OptionalCount, OptionalPath, check_choice, check_count
 from poolax.pooling import from_name
 
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")

@@ -11,14 +11,12 @@ import rich.console
 import tyro
 from etils import epath
 from rich.logging import RichHandler
-from rich.text import Text
 
 from comparison._options import Options
 from comparison._study import Context, Study
 from comparison._tables import published, table
-from poolax._paths import write_atomically
-from poolax._text import printable
-from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices
+from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
+from poolax.records import write_atomically
 from poolax.reporting import Table, plot_scores
 from poolax.training import Limits, Progress, Records, stop_on_sigterm, sweep
 from poolax.training.holding import holding
@@ -69,14 +67,10 @@ class _Command:
         show(_narrow(scores), records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
-            _tell(console, f"Complete with {diverged} diverged heads: {out}")
+            tell(console, f"Complete with {diverged} diverged heads: {out}")
             return DIVERGED
-        _tell(console, f"Complete: {out}")
+        tell(console, f"Complete: {out}")
         return COMPLETE
-
-
-def _tell(console: rich.console.Console, text: str) -> None:
-    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def _sweep(study: Study, context: Context) -> Records:

@@ -15,6 +15,7 @@ that a pixel has; constants are per unit of the whole range.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
@@ -32,11 +33,9 @@ import tyro
 from jaxtyping import Array, Float
 
 from poolax import attention, blocks, bounds, empirical, pooling
-from poolax._checks import check_count, check_number
 from poolax.data import digits
-from poolax.records import environment
-from poolax.training import HeadModule, Records
-from poolax.training._devices import Trainer, epoch_batches, put, stack, take
+from poolax.records import Records, environment
+from poolax.training import HeadModule
 
 GREY_LEVELS = 16
 CERTIFIED_LEVELS = 0.5
@@ -116,25 +115,40 @@ def log_lipschitz(module: HeadModule, params, num_tokens: int) -> Float[Array, "
 
 def train(module: HeadModule, tokens, labels, strengths: tuple[float, ...], options: Options):
     """Parameters with leading axes (strength, seed), all trained at once."""
-
-    def loss(params, data, indices, keys):
-        del keys
-        logits = module.apply({"params": params}, data["tokens"][indices])
-        errors = optax.softmax_cross_entropy_with_integer_labels(logits, data["labels"][indices])
-        return errors + data["strength"] * log_lipschitz(module, params, tokens.shape[1])
-
+    tokens, labels = jnp.asarray(tokens), jnp.asarray(labels)
+    batch_size = min(options.batch_size, len(tokens))
     optimizer = optax.adam(options.learning_rate)
-    trainer = Trainer(loss, optimizer, own=("strength",))
-    seeds = range(options.seeds)
-    params = jax.vmap(lambda seed: module.init(jax.random.key(seed), tokens[:1])["params"])(
-        jnp.arange(options.seeds)
-    )
-    state = trainer.init(params, num_groups=len(strengths))
-    data = put({"tokens": tokens, "labels": labels, "strength": np.asarray(strengths, np.float32)})
-    for epoch in range(options.epochs):
-        batches = [epoch_batches(seed, epoch, len(tokens), options.batch_size) for seed in seeds]
-        state, _ = trainer.steps(state, data, stack(batches))
-    return take(state.params)
+
+    def loss(params, indices, strength):
+        logits = module.apply({"params": params}, tokens[indices])
+        errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])
+        return jnp.mean(errors) + strength * log_lipschitz(module, params, tokens.shape[1])
+
+    def step(state, indices, strength):
+        params, opt_state = state
+        updates, opt_state = optimizer.update(jax.grad(loss)(params, indices, strength), opt_state)
+        return optax.apply_updates(params, updates), opt_state
+
+    def of_seed(seed, strength):
+        init_key, order_key = jax.random.split(jax.random.key(seed))
+        params = module.init(init_key, tokens[:1])["params"]
+
+        def epoch(state, key):
+            order = jax.random.permutation(key, len(tokens))
+            # A batch that is not full is left out; the next epoch has another order.
+            num_steps = len(tokens) // batch_size
+            batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+            return jax.lax.scan(
+                lambda state, batch: (step(state, batch, strength), None), state, batches
+            )
+
+        keys = jax.random.split(order_key, options.epochs)
+        (params, _), _ = jax.lax.scan(epoch, (params, optimizer.init(params)), keys)
+        return params
+
+    of_seeds = jax.vmap(of_seed, in_axes=(0, None))
+    of_all = jax.jit(jax.vmap(of_seeds, in_axes=(None, 0)))
+    return of_all(jnp.arange(options.seeds), jnp.asarray(strengths))
 
 
 def measure(module: HeadModule, validation, test, options: Options) -> Callable:
@@ -176,10 +190,14 @@ def measure(module: HeadModule, validation, test, options: Options) -> Callable:
 
 def run(options: Options) -> list[dict[str, object]]:
     """One record for each pooler and strength, with a value for each seed."""
-    for name in ("seeds", "epochs", "batch_size", "num_inputs"):
-        check_count(name, getattr(options, name))
-    check_count("width", options.width, at_least=(8 // PATCH) ** 2 + PATCH**2)
-    check_number("strength", options.strength, above=0.0)
+    least = {"seeds": 1, "epochs": 1, "batch_size": 1, "num_inputs": 1}
+    least["width"] = (8 // PATCH) ** 2 + PATCH**2
+    for name, low in least.items():
+        if getattr(options, name) < low:
+            got = getattr(options, name)
+            raise ValueError(f"{name}: expected a whole number >= {low}, got {got}")
+    if not 0 < options.strength < math.inf:
+        raise ValueError(f"strength: expected a number > 0, got {options.strength}")
     dataset = digits()
     images = jnp.asarray(dataset.inputs[..., 0] / GREY_LEVELS)
     labels = jnp.asarray(dataset.targets)

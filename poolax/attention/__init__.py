@@ -20,3 +20,4 @@ from poolax.attention._rotary import LongRopeScaling as LongRopeScaling
 from poolax.attention._rotary import Rotary as Rotary
 from poolax.attention._rotary import RotaryScaling as RotaryScaling
 from poolax.attention._rotary import YarnScaling as YarnScaling
+from poolax.attention._rotary import yarn_magnitude as yarn_magnitude

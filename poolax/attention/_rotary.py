@@ -140,7 +140,19 @@ class YarnScaling(RotaryScaling):
 
 
 def yarn_magnitude(factor: float, strength: float = 1.0) -> float:
-    """``0.1 strength log(factor) + 1``, and 1 where nothing is stretched."""
+    """What YaRN multiplies rotated queries and keys with: ``0.1 strength log(factor) + 1``.
+
+    Args:
+        factor: How much longer texts may be; nothing is stretched up to 1.
+        strength: Of the change.
+
+    Returns:
+        The factor, 1 where nothing is stretched.
+
+    Example:
+        >>> yarn_magnitude(1.0), round(yarn_magnitude(4.0), 4)
+        (1.0, 1.1386)
+    """
     return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
 
 

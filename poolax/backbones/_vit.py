@@ -19,6 +19,7 @@ from poolax._checks import (
     check_number,
 )
 from poolax._numerics import with_leading_axes
+from poolax._patches import patchify
 from poolax.attention import MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
@@ -75,17 +76,6 @@ class ViTConfig:
     def patch_dim(self) -> int:
         """Number of values in a patch."""
         return self.patch_size**2 * self.num_channels
-
-
-def patchify(images: Float[Array, "*batch h w c"], patch_size: int) -> Float[Array, "*batch n p"]:
-    """Cut images into patches, row by row; a patch keeps the order (row, column, channel)."""
-    *batch, height, width, channels = images.shape
-    grid = images.reshape(
-        *batch, height // patch_size, patch_size, width // patch_size, patch_size, channels
-    )
-    grid = jnp.swapaxes(grid, -4, -3)
-    num_patches = (height // patch_size) * (width // patch_size)
-    return grid.reshape(*batch, num_patches, patch_size * patch_size * channels)
 
 
 def check_images(config: Any, inputs: Float[Array, "*batch h w c"]) -> None:

@@ -20,9 +20,10 @@ from poolax._checks import (
     check_number,
 )
 from poolax._layer_specs import AttentionSpec, LayerSpec, MergeSpec
+from poolax._patches import patchify
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
-from poolax.backbones._vit import check_images, patchify
+from poolax.backbones._vit import check_images
 
 
 @dataclasses.dataclass(frozen=True)

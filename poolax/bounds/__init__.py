@@ -32,6 +32,7 @@ from poolax.bounds._local_ledger import local_ledger as local_ledger
 from poolax.bounds._no_bound import NoBoundError as NoBoundError
 from poolax.bounds._pooled_block import pooled_block as pooled_block
 from poolax.bounds._pooler_rules import register_pooler as register_pooler
+from poolax.bounds._pooler_rules import rules_of as rules_of
 from poolax.bounds._pooling import pooler as pooler
 from poolax.bounds._pooling import pooling_factor as pooling_factor
 from poolax.records import AttentionBound as AttentionBound

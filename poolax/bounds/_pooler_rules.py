@@ -4,8 +4,10 @@ Theory, chapter 6; tight 8.10 and 8.15.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +48,26 @@ def rule_of(pooler: Pooler, method: str) -> Rule:
     return _RULES[type(pooler)][method]
 
 
-def has_rule(pooler: object) -> bool:
-    """Whether a bound of this pooler is known, and of all that it mixes."""
-    parts = pooler.poolers if isinstance(pooler, HybridPool) else ()
-    return type(pooler) in _RULES and all(map(has_rule, parts))
+def rules_of(pooler: Any, method: str = "sharp") -> tuple[Rule, ...]:
+    """The rules by which :func:`pooler` bounds a pooler: its own, and those of all that it mixes.
+
+    Args:
+        pooler: A pooler, or anything else, for which there are none.
+        method: ``"sharp"``, ``"tight"`` or ``"published"``.
+
+    Returns:
+        The rules, built in or registered; empty where one of them is not known.
+
+    Example:
+        >>> from poolax.pooling import AveragePool
+        >>> len(rules_of(AveragePool())), rules_of("a table")
+        (1, ())
+    """
+    mixed = pooler.poolers if isinstance(pooler, HybridPool) else ()
+    inner = [rules_of(part, method) for part in mixed]
+    if type(pooler) not in _RULES or not all(inner):
+        return ()
+    return (rule_of(pooler, method), *itertools.chain(*inner))
 
 
 def register_pooler(cls: type[Pooler], *, tight: Rule | None = None) -> Callable[[Rule], Rule]:

@@ -1,5 +1,7 @@
 """The command line: ``poolax …``."""
 
+from poolax._checks import check_choice as check_choice
+from poolax._checks import check_count as check_count
 from poolax.cli._console import COMPLETE as COMPLETE
 from poolax.cli._console import DIVERGED as DIVERGED
 from poolax.cli._console import FAILURE as FAILURE
@@ -7,6 +9,7 @@ from poolax.cli._console import INTERRUPTED as INTERRUPTED
 from poolax.cli._console import USAGE as USAGE
 from poolax.cli._console import progress_bars as progress_bars
 from poolax.cli._console import show as show
+from poolax.cli._console import tell as tell
 from poolax.cli._main import main as main
 from poolax.cli._options import OptionalCount as OptionalCount
 from poolax.cli._options import OptionalNumber as OptionalNumber

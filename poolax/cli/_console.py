@@ -83,6 +83,11 @@ def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
             bars.stop()
 
 
+def tell(console: rich.console.Console, text: str) -> None:
+    """Print one line as it is, however long, without markup or control characters."""
+    console.print(Text(printable(text)), soft_wrap=True)
+
+
 def stderr() -> rich.console.Console:
     """The console that progress goes to, so that standard output can be piped."""
     return rich.console.Console(file=sys.stderr)

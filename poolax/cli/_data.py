@@ -20,7 +20,6 @@ from poolax.cli._data_options import errors_in_flags, parse_options, with_option
 from poolax.cli._data_show import show_dataset
 from poolax.cli._options import OptionalPath
 from poolax.cli._program import asking
-from poolax.data._prepare import way_to_prepare
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
 _OPTION = tyro.conf.arg(
@@ -88,7 +87,7 @@ class Prepare:
         entry = data.entry(self.name)
         options = parse_options(entry, self.option)
         own = entry.tfds
-        way = way_to_prepare(entry, self.data_dir)
+        way = data.way_to_prepare(entry, self.data_dir)
         if own is not None and own.needs_tensorflow and way == "download":
             print(
                 f"TFDS's own builder {own.name!r} needs TensorFlow, which is not installed; "

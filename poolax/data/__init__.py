@@ -5,6 +5,7 @@ from poolax.data._entry import Entry as Entry
 from poolax.data._pipeline import Batch as Batch
 from poolax.data._pipeline import Pipeline as Pipeline
 from poolax.data._prepare import prepare as prepare
+from poolax.data._prepare import way_to_prepare as way_to_prepare
 from poolax.data._registry import entry as entry
 from poolax.data._registry import load as load
 from poolax.data._registry import names as names

@@ -9,8 +9,8 @@ from poolax.attention import (
     LongRopeScaling,
     Rotary,
     YarnScaling,
+    yarn_magnitude,
 )
-from poolax.attention._rotary import yarn_magnitude
 from poolax.backbones._decoder import Decoder, DecoderConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,

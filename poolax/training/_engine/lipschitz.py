@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +12,6 @@ from jaxtyping import PyTree
 from poolax import bounds
 from poolax._decompositions import spectral_norm
 from poolax._programs import kept_program
-from poolax.bounds._pooler_rules import has_rule, rule_of
-from poolax.pooling import HybridPool
 
 
 def head_factors(
@@ -48,19 +45,15 @@ def head_factors(
     Reference:
         This library's theory, section 6.
     """
-    if not all(map(has_rule, poolers)):
+    rules = tuple(map(bounds.rules_of, poolers))
+    if not all(rules):
         return None
-    rules = tuple(rule_of(part, "sharp") for pooler in poolers for part in _parts_of(pooler))
     compiled = _factors_program((), tuple(poolers), tuple(token_counts), dim, rules)
 
     def factors(params):
         return np.asarray(compiled(params, spread))
 
     return factors
-
-
-def _parts_of(pooler: Any) -> tuple[Any, ...]:
-    return (pooler, *pooler.poolers) if isinstance(pooler, HybridPool) else (pooler,)
 
 
 @kept_program

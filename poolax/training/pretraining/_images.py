@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from poolax._checks import check_instance, check_number
+from poolax._patches import patchify
 from poolax.backbones import ViT, ViTConfig
-from poolax.backbones._vit import patchify
 from poolax.training.former import describe_config
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 

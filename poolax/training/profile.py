@@ -153,7 +153,7 @@ def parts_of(program: str, seconds: dict[str, float]) -> dict[str, float]:
             products.add(name)
         path = re.search(r'op_name="([^"]*)"', line)
         names[name] = path.group(1) if path else ""
-    parts = dict.fromkeys(PARTS, 0.0)
+    parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     for name, value in seconds.items():
         parts[_part(name in products, names.get(name, ""))] += max(value, 0.0)
     return parts
@@ -177,13 +177,13 @@ class Clocks:
     """
 
     def __init__(self):
-        self.seconds: collections.Counter[str] = collections.Counter()
+        self.seconds: dict[str, float] = collections.defaultdict(float)
         self._compiled = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: Any):
+    def _listen(self, event: str, duration_secs: float, **_: Any):
         if event == _COMPILED:
-            self._compiled += seconds
+            self._compiled += duration_secs
 
     def _timed(self, phase: str, fn: Callable):
         def timed(*args, **kwargs):
