@@ -167,6 +167,18 @@ class PostLNBlock(nn.Module):
     norm1: nn.Module
     norm2: nn.Module
 
+    @classmethod
+    def of_tbm(cls, model: "TBM") -> "PostLNBlock":
+        """The block of a :class:`TBM`; its parameters are those of the model without its pooler's."""
+        return cls(
+            MultiHeadAttention(
+                model.num_heads, model.attention, use_bias=model.use_bias, name="attention"
+            ),
+            FeedForward(activation=model.activation, use_bias=model.use_bias, name="ffn"),
+            CenterNorm(name="norm1"),
+            CenterNorm(name="norm2"),
+        )
+
     @nn.compact
     def __call__(
         self,
@@ -293,15 +305,7 @@ class TBM(nn.Module):
         """
         check_instance("pooler", self.pooler, Pooler, "a Pooler")
         x, mask = _check_block_input(x, mask)
-        block = PostLNBlock(
-            MultiHeadAttention(
-                self.num_heads, self.attention, use_bias=self.use_bias, name="attention"
-            ),
-            FeedForward(activation=self.activation, use_bias=self.use_bias, name="ffn"),
-            CenterNorm(name="norm1"),
-            CenterNorm(name="norm2"),
-        )
-        return self.pooler(block(x, mask), mask)
+        return self.pooler(PostLNBlock.of_tbm(self)(x, mask), mask)
 
 
 def _attend(attention, x, mask, bias, return_weights):

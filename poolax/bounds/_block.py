@@ -1,4 +1,7 @@
-"""Lipschitz bounds of one Transformer block with a pooler on top."""
+"""Lipschitz bounds of one Transformer block with a pooler on top.
+
+Theory, sections 1.5 and 4.6; tight 8.14 and 8.17.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -242,10 +245,12 @@ def _folded(bound_attention, params, slope):
     kernel, first, second = (jnp.asarray(array, accumulation_dtype(*arrays)) for array in arrays)
     # Relative to the largest scales, whose product may be below all numbers.
     first, second = (scale / divisor(jnp.max(jnp.abs(scale))) for scale in (first, second))
-    entering = _centred(jnp.diag(first)).T
-    inner = entering @ kernel
+    entering = _centred(jnp.diag(first)).T  # C diag(scale_1), (d, d)
+    inner = entering @ kernel  # C diag(scale_1) W
     steady = _centred(entering + inner / 2) * second[None]
+    # E and C diag(scale_2) behind it by their norms: |E| <= slope - 1/2, |C| <= 1.
     varying = (slope - 0.5) * jnp.max(jnp.abs(second)) * inner
+    # What the residual lets through; at least one, since it becomes 1 + ffn.
     passed = jnp.maximum(spectral_norm(steady) + spectral_norm(varying), 1)
     attention, out = params["attention"], params["attention"]["out"]
     behind = [
@@ -267,6 +272,7 @@ def _pooled_spread(model, params, radius, spread, slope, tight):
         return None
     domain = Domain(jnp.asarray(radius), jnp.asarray(radius if spread is None else spread))
     kernel, bias = jnp.asarray(params["ffn"]["kernel"]), params["ffn"].get("bias")
+    # The domain is followed through the block: attention, norm, feed-forward layer, norm.
     reach = attention_domain(model.attention, params["attention"], domain, tight=tight)
     norms = [
         NormSpec("center", params[name]["scale"], params[name]["bias"]) for name in ("norm1", "norm2")

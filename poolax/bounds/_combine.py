@@ -1,4 +1,7 @@
-"""How the heads of an attention layer combine to one bound."""
+"""How the heads of an attention layer combine to one bound.
+
+Theory, section 4.2; tight 8.7.
+"""
 
 import dataclasses
 from typing import Any
@@ -92,8 +95,8 @@ def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
     if isinstance(kind, DotProduct) or kind.plain_values:
         values = kernels.value
     elif through_metric and tight:
-        values = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)
-    out = jnp.swapaxes(kernels.out, -1, -2)
+        values = jnp.einsum("hdk,hde->hke", kernels.query, kernels.value)  # (H, d_h, d_v)
+    out = jnp.swapaxes(kernels.out, -1, -2)  # (H, d, d_v): product_norm takes its transpose
     apart = values is not None
     value_norm = spectral_norm(values) if apart else jnp.ones(kernels.out.shape[0])
     return Combination(
@@ -138,13 +141,15 @@ def _stacked_by_roots(values, out, roots):
     largest = jnp.where(largest > 0, largest, 1)
     sizes = sizes / largest
     weights = jnp.square(sizes)
-    inner = jnp.swapaxes(out, -1, -2)
+    # sum_h w_h F_h^T F_h = sum_h w_h W_O^{hT} (V_h^T V_h) W_O^h, the inner product (H, d_v, d_v).
+    inner = jnp.swapaxes(out, -1, -2)  # (H, d, d_v)
     if values is not None:
         inner = inner @ (jnp.swapaxes(values, -1, -2) @ values)
     gram = jax.lax.stop_gradient(jnp.einsum("h,hdk,hke->de", weights, inner, out))
     scale = jnp.max(jnp.abs(gram))
     scale = jnp.where(scale > 0, scale, 1)
     value, vector = top_eigenpair(gram / scale)
+    # The norm is that of the stacked F_h v: (H, d_v), then (H, d).
     rows = jnp.einsum("hke,e->hk", out, vector)
     if values is not None:
         rows = jnp.einsum("hdk,hk->hd", values, rows)

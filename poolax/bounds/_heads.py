@@ -7,6 +7,9 @@ through the query's own token:
     ``|d h_i| <= mixing_total |dX| + own |dx_i|``  and  ``|d h_i| <= per_token |dX|``.
 
 Values are not part of it, except where the kind normalises them or sends them through its metric.
+
+Theory, sections 4.1 and 4.3 to 4.5; tight 8.1, 8.3 to 8.6, 8.13, 8.15 and 8.16. All arrays of constants
+have one entry for each head, shape ``(H,)``.
 """
 
 import dataclasses
@@ -204,9 +207,12 @@ def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> H
     logit_norm = product_norm(kernels.query, kernels.key) * scale
     shift = jnp.zeros(())
     if kernels.query_bias is not None:
+        # |c_h| with c_h = W_K^h b_Q^h / sqrt(d_h), (H, d): what every query adds to the logits' slope.
         shift = safe_norm(jnp.einsum("hdk,hk->hd", kernels.key, kernels.query_bias), axis=-1) * scale
     spread = jnp.where(setting.most > 1, setting.spread, 0)
+    # |a_i| rho: half of the range of one query's logits.
     slope = (logit_norm * setting.radius + shift) * spread
+    # |Cov_i A^T|, and sqrt(1 + |a_i|^2 |Cov_i|), for |Cov_i| <= rho^2.
     own = logit_norm * jnp.square(spread)
     mixing = jnp.hypot(1.0, slope)
     if not setting.tight:
@@ -234,6 +240,7 @@ def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
         jnp.zeros(()) if bias is None else safe_norm(bias, axis=-1)
         for bias in (kernels.query_bias, kernels.key_bias)
     )
+    # The product of both kernels turns with the positions: only norms of the factors stay.
     longest_query = query_norm * setting.radius + query_shift
     longest_key = key_norm * setting.radius + key_shift
     spread = jnp.where(setting.most > 1, setting.spread, 0)
@@ -257,7 +264,8 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
     """Heads of L2 attention, value matrices left out where values are plain."""
     root = math.sqrt(kernels.query.shape[-1])
     query_norm = spectral_norm(kernels.query)
-    metric = jnp.square(query_norm) / root
+    metric = jnp.square(query_norm) / root  # |A_h|
+    # Largest mean of |q_i - q_k|^2 / sqrt(d_h) under the attention of query i, on all of space.
     w = lambert_w((setting.most - 1) / jnp.e)
     if not setting.tight:
         if kind.plain_values:
@@ -273,6 +281,7 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
         total, sequence = mixing, jnp.sqrt(setting.most) * mixing + own
     else:
         moved = metric * jnp.square(jnp.where(setting.most > 1, setting.spread, 0))
+        # 2 sqrt(|A_h|) rho: the largest distance between two tokens in the metric.
         step = 2 * safe_sqrt(moved)
         if kind.plain_values:
             reads["covariance"] = Reading(kernels.query, kernels.query, 2 / root, 2 * metric)
@@ -311,9 +320,10 @@ def _cosine_totals(setting: Setting, tau, parts):
     if not setting.is_full:
         mixing = sum(part(1.0) for part in parts)
         return mixing, jnp.sqrt(setting.most) * mixing
+    # On each interval of lengths s: the constant at its lower end, the weight at its upper end.
     low, high = jnp.arange(_LENGTHS) / _LENGTHS, jnp.arange(1, _LENGTHS + 1) / _LENGTHS
     lengths = jnp.sqrt(1 - jnp.square(low)).astype(setting.most.dtype)
-    squares = [jnp.square(jax.vmap(part, out_axes=-1)(lengths)) for part in parts]
+    squares = [jnp.square(jax.vmap(part, out_axes=-1)(lengths)) for part in parts]  # (H, _LENGTHS)
 
     def total(num_tokens):
         weight = 1 / (1 + (num_tokens - 1) * jnp.exp(-tau * (1 + high)))
@@ -326,12 +336,14 @@ def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
     """Heads of scaled cosine attention, value matrices left out where values are plain."""
     query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
     tau = jnp.asarray(kind.tau)
+    # The output's scale, the logits' slope tau and the normaliser's largest constant.
     rate = kind.nu * jnp.where(setting.most > 1, tau, 0) / jnp.sqrt(kind.eps)
     per_value = kind.nu / jnp.sqrt(kind.eps)
     value_norm = spectral_norm(kernels.value)
     if kind.plain_values:
         rate = rate * setting.spread
     own = rate * query_norm
+    # Plain values are left to the combination of heads; normalised ones belong to the head.
     if not setting.tight:
         constant = kind.nu if kind.plain_values else per_value * value_norm
         return _heads(setting, constant + rate * key_norm, own)

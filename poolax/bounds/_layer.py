@@ -1,4 +1,7 @@
-"""Bounds of an attention layer from its heads: combined one by one, and taken together."""
+"""Bounds of an attention layer from its heads: combined one by one, and taken together.
+
+Theory, section 4.2; tight 8.3, 8.7 and 8.18.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,6 +22,7 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
             return bound
         return jnp.minimum(bound, jnp.sum(combine.factor_norm * getattr(heads.with_outputs, name)))
 
+    # Every bound of the heads gives one of the layer, and so do the layer's own two parts.
     sequence, per_token = combined("sequence"), combined("per_token")
     if not setting.tight:
         own, mixing = combined("own"), combined("mixing")
@@ -55,9 +59,10 @@ def _joint_own(
 
         ``rho^2 / 2 (|[F_h / alpha_h]| |[alpha_h G_h]| + |sum_h G_h^T F_h|)``.
     """
-    outer, weights = balanced.outer, balanced.weights
+    outer, weights = balanced.outer, balanced.weights  # a number, and alpha_h^2 of shape (H,)
     forms = []
     if heads.reading is not None:
+        # r_h, the constant for one unit of |G_h dx_i|.
         per_norm = heads.own / jnp.where(heads.reading.norm > 0, heads.reading.norm, 1)
         forms.append(outer * _stacked(heads.reading, weights * jnp.square(per_norm)))
     if heads.covariance is not None:
@@ -94,7 +99,7 @@ def _together(slope: Slope, weights, constant, total, radius) -> Float[Array, ""
     a function of the slope) is convex, so that it lies below its chord.
     """
     reading = slope.reading
-    largest = slope.rate * (reading.norm * radius + slope.shift)
+    largest = slope.rate * (reading.norm * radius + slope.shift)  # (H,)
     safe = jnp.where(largest > 0, largest, 1)
     if slope.hypot:
         gain = jnp.maximum(jnp.square(total) - jnp.square(constant), 0) / jnp.square(safe)
@@ -114,6 +119,7 @@ def _stacked(reading: Reading, weights) -> Float[Array, ""]:
 
 def _summed(reading: Reading, combine: Combination) -> Float[Array, ""]:
     """``|sum_h G_h^T F_h|``."""
-    inner = jnp.einsum("hdk,hde->hke", reading.key, combine.values)
-    inner = jnp.einsum("hke,hef->hkf", inner, combine.out)
+    # From the inside out, so that no product of a head is d by d.
+    inner = jnp.einsum("hdk,hde->hke", reading.key, combine.values)  # (H, d_h, d_v)
+    inner = jnp.einsum("hke,hef->hkf", inner, combine.out)  # (H, d_h, d)
     return reading.scale * spectral_norm(jnp.einsum("hdk,hkf->df", reading.query, inner))

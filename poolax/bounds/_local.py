@@ -1,4 +1,7 @@
-"""Local bounds: of the Jacobian at a given input, from what the attention does there."""
+"""Local bounds: of the Jacobian at a given input, from what the attention does there.
+
+Theory, chapter 5 and section 8.11.
+"""
 
 import dataclasses
 import functools
@@ -16,12 +19,14 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
+from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
-from poolax.blocks import TBM
+from poolax.blocks import TBM, FeedForward, PostLNBlock
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
@@ -161,7 +166,7 @@ def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
         value_bias = None if value_bias is None else value_bias / size
 
     def at(one):
-        x, weights, length = one
+        x, weights, length = one  # (n, d), (H, n, n) and a number
         turn = None if rotary is None else functools.partial(rotary, lengths=length)
         blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=turn)
         # What one form cannot hold says nothing about the others.
@@ -272,15 +277,23 @@ def _local_tbm(model, params, x, mask):
     kernel = jnp.asarray(params["ffn"]["kernel"])
     x = zero_masked(x, mask).astype(accumulation_dtype(x, kernel))
     real = jnp.ones(x.shape[0], bool) if mask is None else mask
-    layer = attention_layer(model.attention, params["attention"])
-    attention_params = _with_biases(params["attention"])
-    applied: Any = layer.apply({"params": attention_params}, x, mask, return_weights=True)
-    mixed, weights = applied
-    out_bias = params["attention"]["out"].get("bias")
-    mixed = mixed if out_bias is None else mixed + out_bias[None]
+    # The block itself says what stands between its parts.
+    applied: Any = PostLNBlock.of_tbm(model).apply(
+        {"params": params},
+        x,
+        mask,
+        return_weights=True,
+        capture_intermediates=lambda part, _: part.name == "norm1",
+        mutable="intermediates",
+    )
+    (states, weights), between = applied  # (n, d), (H, n, n)
+    hidden = between["intermediates"]["norm1"]["__call__"][0]  # (n, d)
 
-    first, second = (_center_norm(params[name]["scale"]) for name in ("norm1", "norm2"))
-    hidden = (x + mixed) @ first + params["norm1"]["bias"][None]
+    # CenterNorm is linear but for its bias: one matrix (d, d) for all tokens, acting on rows.
+    first, second = (
+        norm_at(NormSpec("center", params[name]["scale"], None), x)[1].matrix(0)
+        for name in ("norm1", "norm2")
+    )
     kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
     value_bias = kernels.by_head(params["attention"]["value"].get("bias"))
     identity = jnp.eye(x.shape[-1], dtype=x.dtype)
@@ -293,15 +306,20 @@ def _local_tbm(model, params, x, mask):
         after=lambda _, block: (identity + block) @ first,
     )
     first_norm = spectral_norm(first)
-    blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)
-    pre = hidden @ kernel
-    if "bias" in params["ffn"]:
-        pre = pre + params["ffn"]["bias"][None]
-    slopes = jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
+    # The norm behind is in the blocks on the diagonal already; elsewhere it counts by its norm.
+    blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)  # (n, n)
+
+    def slope(pre):
+        return jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
+
+    # The layer with the activation's slope in place of the activation.
+    slopes = FeedForward(activation=slope, use_bias=model.use_bias).apply(
+        {"params": params["ffn"]}, hidden
+    )
     token_norms = jax.lax.map(
         lambda slope: spectral_norm((identity + kernel * slope[None]) @ second), slopes
     )
-    states = (hidden + model.activation(pre)) @ second + params["norm2"]["bias"][None]
+    # diag(g) N: row i times what the rest of the block does to token i; (n, n).
     matrix = jnp.where(real[:, None] & real[None, :], token_norms[:, None] * blocks, 0)
     pooler_variables = {"params": params.get("pooler", {})}
     lipschitz = pooled_norm(
@@ -330,12 +348,6 @@ def _local_tbm(model, params, x, mask):
         method="local",
         source="poolax, local block form",
     )
-
-
-def _center_norm(scale):
-    """CenterNorm without its bias as a matrix that acts on rows."""
-    width = scale.shape[-1]
-    return (jnp.eye(width, dtype=scale.dtype) - 1 / width) * scale[None] * (width / (width - 1))
 
 
 def _centred(kernels: Kernels) -> Kernels:

@@ -10,6 +10,8 @@ v_k`` and logits ``l``,
 Values are linear in the tokens but for their normalisation, so that the first term is a combination of
 the fixed matrices ``M_h = W_V^h W_O^h``; the second has rank ``H``. Nothing here depends on the number
 of tokens times the width: no Jacobian is formed.
+
+Theory, section 5.3.
 """
 
 import dataclasses
@@ -62,25 +64,26 @@ def attention_blocks(
     turn = (lambda rows: rows) if turn is None else turn
     parts = _parts(kind, kernels, x, value_bias, turn)
     out = kernels.out
-    maps = parts.value_kernel @ out
-    rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)
+    maps = parts.value_kernel @ out  # M_h, (H, d, d)
+    rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)  # (n, n, H)
     linear = _combination_norms(maps, rates)
 
     def row(index):
         attention = weights[:, index]  # (H, n)
-        centre = jnp.einsum("hk,khv->hv", attention, parts.value)
+        centre = jnp.einsum("hk,khv->hv", attention, parts.value)  # m_i
         moved = parts.value - centre[None]  # (n, H, d_v)
         left = parts.key_gradient(index)  # (n, H, d)
-        right = jnp.einsum("khv,hvd->khd", moved, out)
+        right = jnp.einsum("khv,hvd->khd", moved, out)  # (n, H, d)
         coefficients = attention.T  # (n, H)
         if parts.normalised is not None:
-            # What normalising takes away of a value's own direction.
+            # What normalising takes away of a value's own direction: as many terms of rank one again.
             along, lost = parts.normalised
             left = jnp.concatenate([left, -along], axis=1)
             right = jnp.concatenate([right, jnp.einsum("khv,hvd->khd", lost, out)], axis=1)
             coefficients = jnp.concatenate([coefficients, rates[index]], axis=1)
         norms = linear[index] + _rank_norms(coefficients, left, right)
         own = parts.own_block(index, attention, moved, out)
+        # The token as a key of its own query, and as the query: J_ii, (d, d).
         mine = jnp.einsum("h,hde->de", rates[index, index], maps)
         mine = mine + jnp.einsum("h,hd,he->de", coefficients[index], left[index], right[index])
         block = own + mine
@@ -132,7 +135,8 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
     key = query if is_l2 else project(key_kernel, kernels.key_bias)
     value_kernel = kernels.value
     if isinstance(kind, L2) and not kind.plain_values:
-        inner = jnp.einsum("hdk,hdv->hkv", kernels.query, kernels.value)
+        # Values x A_h W_V^h, A_h = W_Q^h W_Q^{hT} / sqrt(d_h), from the inside out.
+        inner = jnp.einsum("hdk,hdv->hkv", kernels.query, kernels.value)  # (H, d_h, d_v)
         value_kernel = kernels.query @ inner / math.sqrt(head_dim)
     value = project(value_kernel, None)
     rate = jnp.ones(value.shape[:2], x.dtype)
@@ -163,6 +167,7 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
     def own_block(index, attention, moved, out):
         """``C_i``: what the query's own token does through its logits."""
         centre = jnp.einsum("hk,khq->hq", attention, key_seen)
+        # Covariance of keys and values under P_i: (H, d_h, d_v), which never becomes d by d.
         inner = jnp.einsum("hk,khq,khv->hqv", attention, key_seen - centre[None], moved)
 
         def to_query(column):  # (H, d_h), the derivative with respect to the query as it is seen
@@ -171,6 +176,7 @@ def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
 
         inner = jax.vmap(to_query, in_axes=-1, out_axes=-1)(inner)
         if isinstance(kind, Cosine):
+            # The normaliser's Jacobian: nothing along the unit query, the rest by its length.
             unit = query_unit[index]
             along = jnp.einsum("hq,hqv->hv", unit, inner)
             inner = inner - unit[..., None] * along[:, None]
@@ -191,11 +197,13 @@ def _rank_norms(coefficients, left, right):
     The singular vectors are held fixed under differentiation, which gives the exact derivative.
     """
     fixed = jax.lax.stop_gradient((coefficients[..., None] * left, right))
+    # |L^T R| is the root of the top eigenvalue of (L L^T)^(1/2) (R R^T) (L L^T)^(1/2), H by H.
     left_gram, right_gram = (jnp.einsum("nhd,ngd->nhg", side, side) for side in fixed)
     scale = jnp.maximum(jnp.max(jnp.abs(left_gram), axis=(1, 2)), jnp.finfo(left.dtype).tiny)
     values, vectors = eigenvectors(left_gram / scale[:, None, None])
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
     top = eigenvectors(jnp.swapaxes(root, 1, 2) @ right_gram @ root)[1][..., -1]
+    # Its singular vectors, (n, d): the right one from the top eigenvector, the left one from that.
     v = _unit(jnp.einsum("nhd,nhg,ng->nd", fixed[1], root, top))
     u = _unit(jnp.einsum("nhd,nhe,ne->nd", fixed[0], fixed[1], v))
     along = jnp.einsum("nhd,nd->nh", left, u) * jnp.einsum("nhd,nd->nh", right, v)
@@ -216,7 +224,7 @@ def _combination_norms(maps, rates):
     plus any of these for ``|r|``. The anchors are the mean coefficients of each query and of each
     key.
     """
-    size = spectral_norm(maps)
+    size = spectral_norm(maps)  # |M_h|, (H,)
     inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     by_column = spectral_norm(jnp.einsum("h,hde,hdf->ef", inverse, maps, maps))
     by_row = spectral_norm(jnp.einsum("h,hde,hfe->df", inverse, maps, maps))
@@ -233,6 +241,7 @@ def _combination_norms(maps, rates):
         )
         anchors, norms = jnp.expand_dims(anchors, axis), jnp.expand_dims(norms, axis)
         square = jnp.sum(jnp.square(anchors), axis=-1)
+        # t, the projection of each c on its anchor: (n, n).
         share = jnp.sum(anchors * rates, axis=-1) / jnp.where(square > 0, square, 1)
         return share * norms + plain(jnp.abs(rates - share[..., None] * anchors))
 

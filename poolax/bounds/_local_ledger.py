@@ -1,13 +1,16 @@
-"""Local bounds of whole backbones: at given inputs, from their attention maps."""
+"""Local bounds of whole backbones: at given inputs, from their attention maps.
+
+Theory, sections 5.3, 5.4 and 7.7.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float
 
 from poolax._checks import (
     broadcast_mask,
@@ -16,13 +19,14 @@ from poolax._checks import (
     check_instance,
     check_tokens,
 )
-from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, attention_values
+from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
@@ -154,7 +158,8 @@ def _add_layer(spec: LayerSpec, x, blocks, log_scale, attention, real, *, with_b
     x, matrix, log_branch, log_norm = _at_point(spec, x, attention, real, with_branch)
     matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
     x = zero_masked(x, real)
-    blocks = matrix @ blocks  # (n, n)
+    # Norms of blocks multiply as the blocks do: |(J K)_ik| <= sum_j |J_ij| |K_jk|; (n, n).
+    blocks = matrix @ blocks
     largest = jnp.max(blocks)
     # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
     scale = jnp.where(largest > 0, largest, 1)
@@ -208,7 +213,7 @@ def _pooled(pooler: Pooler, variables, blocks, log_scale, total, x, mask):
 
 def _at_point(spec: LayerSpec, x, attention, real, with_branch):
     """The layer's output at ``x``, its block norms, and logarithms of its parts' own constants."""
-    inner, before = _norm_at(spec.norm_before, x)
+    inner, before = norm_at(spec.norm_before, x)
     inner = zero_masked(inner, real)
     scale = 1.0 if spec.residual_scale is None else jnp.asarray(spec.residual_scale, x.dtype)
     kept = jnp.zeros((), x.dtype)
@@ -219,11 +224,13 @@ def _at_point(spec: LayerSpec, x, attention, real, with_branch):
     else:
         out, blocks_of = _token_layer(spec.branch, inner, real, scale)
     summed = x + out if spec.residual and spec.branch is not None else out
-    result, after = _norm_at(spec.norm_after, summed)
+    result, after = norm_at(spec.norm_after, summed)
 
     def whole(index, block):
+        # Rows are changed by the norm before, the branch and the residual, then the norm behind.
         return (kept + before.matrix(index) @ block) @ after.matrix(index)
 
+    # Off the diagonal there is no residual, and the norms count by their slopes: (n, n).
     steepest = before.slopes[None, :] * after.slopes[:, None]
     matrix = blocks_of(whole)
     matrix = jnp.where(jnp.eye(x.shape[0], dtype=bool), matrix, steepest * matrix)
@@ -234,45 +241,6 @@ def _at_point(spec: LayerSpec, x, attention, real, with_branch):
     return result, matrix, jnp.log(branch), jnp.log(norm)
 
 
-@dataclasses.dataclass(frozen=True)
-class _NormAt:
-    """The derivative of a norm at given tokens.
-
-    Attributes:
-        slopes: Upper bounds of the derivatives' norms, shape ``(n,)``.
-        matrix: The derivative at a token, ``(d, d)``, acting on rows; a number for no norm.
-    """
-
-    slopes: Float[Array, " n"]
-    matrix: Callable[[Any], Any]
-
-
-def _norm_at(norm: NormSpec | None, x) -> tuple[Float[Array, "n d"], _NormAt]:
-    """Normalised tokens, and the derivative there."""
-    width = x.shape[-1]
-    identity = jnp.eye(width, dtype=x.dtype)
-    if norm is None:
-        return x, _NormAt(jnp.ones(x.shape[0], x.dtype), lambda index: identity)
-    scale = jnp.asarray(norm.scale, x.dtype)[None]
-    shift = 0.0 if norm.bias is None else jnp.asarray(norm.bias, x.dtype)[None]
-    centred = x if norm.kind == "rms" else x - jnp.mean(x, axis=-1, keepdims=True)
-    centring = identity if norm.kind == "rms" else identity - 1 / width
-    if norm.kind == "center":
-        factor = width / (width - 1)
-        slopes = jnp.full(x.shape[0], factor * jnp.max(jnp.abs(scale)))
-        return factor * centred * scale + shift, _NormAt(
-            slopes, lambda index: factor * centring * scale
-        )
-    size = jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1) + norm.eps)
-    unit = centred / size[:, None]
-
-    def matrix(index):
-        along = jnp.outer(unit[index], unit[index]) / width
-        return (centring - along) * scale / size[index]
-
-    return unit * scale + shift, _NormAt(jnp.max(jnp.abs(scale)) / size, matrix)
-
-
 def _attention_at(spec, x, inner, attention, real, scale):
     """Output of an attention layer, and a function that gives its block norms."""
     branch = spec.branch
@@ -280,8 +248,8 @@ def _attention_at(spec, x, inner, attention, real, scale):
     kernels = read_kernels(params, has_key=not isinstance(kind, L2))
     value_bias = kernels.by_head(params["value"].get("bias"))
     values = attention_values(kind, kernels, inner, value_bias)
-    heads = jnp.einsum("hik,khv->ihv", attention, values)
-    out = jnp.einsum("ihv,hvd->id", heads, kernels.out)
+    heads = jnp.einsum("hik,khv->ihv", attention, values)  # (n, H, d_v)
+    out = jnp.einsum("ihv,hvd->id", heads, kernels.out)  # (n, d)
     if params["out"].get("bias") is not None:
         out = out + params["out"]["bias"][None]
     scaled = kernels.out * scale
@@ -345,6 +313,7 @@ def _tokens_at(branch, x):
         ), lambda index: (params["hidden"]["kernel"] * slopes[index][None]) @ params["out"]["kernel"]
 
     def jacobian(index):
+        # The product rule for act(x W_g) * (x W_h), hidden units as columns: (d, m).
         through_gate = params["gate"]["kernel"] * (slopes * hidden)[index][None]
         through_hidden = params["hidden"]["kernel"] * active[index][None]
         return (through_gate + through_hidden) @ params["out"]["kernel"]

@@ -1,4 +1,7 @@
-"""What a pooler leaves of a Jacobian whose blocks are bounded."""
+"""What a pooler leaves of a Jacobian whose blocks are bounded.
+
+Theory, section 5.4.
+"""
 
 from collections.abc import Callable
 
@@ -27,8 +30,8 @@ def pooled_norm(
         respect to token ``i``, and in the second the rows with ``c_i > 0`` alone.
     """
     derivative = jax.jacrev(pool)(states)  # (d, n, d)
-    by_token = jnp.moveaxis(derivative, 1, 0)
-    read = jax.lax.map(spectral_norm, by_token)
-    whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))
+    by_token = jnp.moveaxis(derivative, 1, 0)  # (n, d, d)
+    read = jax.lax.map(spectral_norm, by_token)  # c, (n,)
+    whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))  # of one matrix (d, n d)
     rows = jnp.where(read[:, None] > 0, matrix, 0)
     return jnp.minimum(safe_norm(read @ matrix), whole * spectral_norm(rows))

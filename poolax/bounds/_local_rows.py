@@ -1,4 +1,7 @@
-"""Local bounds of dot-product attention from the rows of its attention map."""
+"""Local bounds of dot-product attention from the rows of its attention map.
+
+Theory, sections 5.1 and 5.2.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +24,15 @@ def row_form(
     def row(index):
         attention = weights[:, index]  # (H, n)
         centred = x[None] - jnp.einsum("hk,kd->hd", attention, x)[:, None]  # (H, n, d)
-        spread = jnp.sqrt(attention)[..., None] * centred
-        keys = jnp.einsum("hkd,hde->hke", spread, kernels.key)
-        through_keys = jnp.einsum("hkd,hke->hde", spread, keys)
+        spread = jnp.sqrt(attention)[..., None] * centred  # Cov_i = spread^T spread
+        keys = jnp.einsum("hkd,hde->hke", spread, kernels.key)  # (H, n, d_h)
+        through_keys = jnp.einsum("hkd,hke->hde", spread, keys)  # Cov_i W_K, (H, d, d_h)
+        # |Cov_i|, and |Cov_i A^T| without the logits' scale.
         return jnp.square(spectral_norm(spread)), product_norm(through_keys, kernels.query)
 
     covariance, own = jax.lax.map(row, jnp.arange(x.shape[0]))  # (n, H)
-    rate = 1 + jnp.square(slopes) * covariance.T
+    rate = 1 + jnp.square(slopes) * covariance.T  # (H, n)
+    # By key: the largest column of P with the rows' rates.
     mixing = jnp.sqrt(jnp.max(jnp.einsum("hik,hi->hk", weights, rate), axis=-1))
     return combination(kernels, kind, tight=True)(mixing + scale * jnp.max(own, axis=0))
 
@@ -46,8 +51,9 @@ def centred_form(
     mean = jnp.sum(jnp.where(kept, x, 0), axis=0, keepdims=True) / count
     centred = jnp.where(kept, x - mean, 0)
     gradients = jnp.where(kept, logit_gradients(kernels, x, scale), 0)
-    keys = jnp.einsum("nd,hde->hne", centred, kernels.key)
+    keys = jnp.einsum("nd,hde->hne", centred, kernels.key)  # (H, n, d_h)
     through = scale * product_norm(keys, kernels.query)
+    # g(p) = p_(1) (1 - p_(1) + p_(2)) of each row of the map, (H, n).
     by_size = jnp.sort(weights, axis=-1, descending=True)
     # One minus the largest, summed from the others: peaked rows would cancel.
     rest = jnp.sum(by_size[..., 1:], axis=-1)

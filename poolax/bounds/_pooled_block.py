@@ -1,4 +1,7 @@
-"""Bounds of a pooled block from the constants of its parts."""
+"""Bounds of a pooled block from the constants of its parts.
+
+Theory, sections 3.1, 3.2 and 4.6; tight 8.2, 8.8 and 8.14.
+"""
 
 import functools
 from typing import Any
@@ -161,6 +164,7 @@ def _as_pooled(attention: AttentionBound, reads: PoolerBound, num_tokens) -> Flo
     separate = attention.per_token if reads.reads_one_token else attention.sequence
     forms = [separate, own + ratio * mixing]
     if attention.method == "tight":
+        # The residual inside the rows: l2 (1 + L) is the norm of rows of mixing T and own 1 + B.
         if attention.pattern != "any":
             forms.append(whole_sequence(num_tokens, largest, 1 + own) - 1)
         if reads.selects:
