@@ -43,7 +43,7 @@ from poolax.training._engine.train import HeadGroup, train_groups
 from poolax.training._states.features import FeaturePass, length_groups
 from poolax.training._states.sources import MemorySource, StreamedSource
 from poolax.training._states.store import open_store
-from poolax.training._sweep.plan import steps_to_share
+from poolax.training._sweep.rows import steps_to_share
 
 RUNS = ((0.01, 0), (0.01, 3), (0.003, 0))
 POOLERS = ["last", "avg", "max", "wavg", "map"]

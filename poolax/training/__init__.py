@@ -14,9 +14,9 @@ from poolax.training._engine.keeping import stop_on_sigterm as stop_on_sigterm
 from poolax.training._engine.limits import Limits as Limits
 from poolax.training._engine.train import TrainedHeads as TrainedHeads
 from poolax.training._states.features import extract_states as extract_states
-from poolax.training._sweep.plan import head_directory as head_directory
 from poolax.training._sweep.run import sweep as sweep
 from poolax.training._sweep.run import sweep_states as sweep_states
+from poolax.training._sweep.write import head_directory as head_directory
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series

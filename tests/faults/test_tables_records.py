@@ -9,7 +9,9 @@ from heads import toy
 
 from poolax.pooling import from_name
 from poolax.training import Classification, Limits, Records, head_directory, sweep_states
+from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.plan import SweepPlan
+from poolax.training._sweep.write import Folder
 
 TASK = Classification(3)
 OPTIONS = {"poolers": ["avg", "max"], "seeds": 1, "epochs": 2}
@@ -25,8 +27,9 @@ def finished(tmp_path_factory):
     poolers = {name: from_name(name) for name in OPTIONS["poolers"]}
 
     def heads_of(folder):
-        plan = SweepPlan(TASK, poolers, 1, 2, 32, (1e-3,), identity, folder, True, Limits())
-        return plan.finished
+        numbers = {"seeds": 1, "learning_rates": (1e-3,), "epochs": 2, "batch_size": 32}
+        heads = Heads.of(TASK, poolers, **numbers, source=identity)
+        return SweepPlan(heads, Folder(folder), Limits(), resume=True).finished
 
     assert list(heads_of(out).values()) == list(records)
     return out, records, heads_of

@@ -37,7 +37,9 @@ from poolax.training._states.sources import (
     memory_source,
 )
 from poolax.training._states.store import open_store
+from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.plan import SweepPlan
+from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits
 from poolax.training.former import describe_config
 from poolax.training.holding import holds_out
@@ -177,9 +179,16 @@ def sweep(
         "features": "stream" if mode == "stream" else "kept",
         "feature_dtype": feature_dtype if mode == "disk" else "float32",
     }
-    plan = SweepPlan(
-        task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume, limits
+    heads = Heads.of(
+        task,
+        named,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        epochs=epochs,
+        batch_size=batch_size,
+        source=identity,
     )
+    plan = SweepPlan(heads, Folder(out), limits, resume=resume)
     if name is not None:
         plan.rename(name)
     if not plan.pending():
@@ -207,7 +216,7 @@ def sweep(
     # Vectors have no length that a step would wait for.
     notes = [] if pooled is not None else _notes(source, splits["train"], batch_size)
     # Words about the data, of which its fingerprint and the identity of a head know nothing.
-    plan.extra |= {
+    about = {
         "model": name or backbone.name,
         "data_source": dataset.source,
         "data_notes": [*dataset.notes, *notes],
@@ -215,7 +224,7 @@ def sweep(
         "features_wall_s": round(time.perf_counter() - started, 3),
     }
     targets = jax.tree.map(lambda array: array[used], dataset.targets)
-    plan.run(source, targets, splits, prefixes, progress, pooled)
+    plan.run(source, targets, splits, prefixes, progress, about=about, pooled=pooled)
     return plan.records()
 
 
@@ -302,18 +311,24 @@ def sweep_states(
     named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
     check_splits(splits, len(states))
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
-    plan = SweepPlan(
-        task, named, seeds, epochs, batch_size, learning_rates, identity, out, resume,
-        limits or Limits(),
-    )  # fmt: skip
-    plan.extra["model"] = name
+    heads = Heads.of(
+        task,
+        named,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        epochs=epochs,
+        batch_size=batch_size,
+        source=identity,
+    )
+    plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume)
     if name is not None:
         plan.rename(name)
     if plan.pending():
         digests = row_digests(states, mask)
         chosen = {part: [digests[k] for k in np.asarray(splits[part])] for part in SPLITS}
-        plan.extra["duplicates"] = count_duplicates(chosen)
-        plan.run(MemorySource(states, mask), targets, splits, dict.fromkeys(named, 0), progress)
+        about = {"model": name, "duplicates": count_duplicates(chosen)}
+        source = MemorySource(states, mask)
+        plan.run(source, targets, splits, dict.fromkeys(named, 0), progress, about=about)
     return plan.records()
 
 
