@@ -20,11 +20,9 @@ from poolax._progress import Progress, no_progress
 from poolax.backbones import Backbone
 from poolax.blocks import TBM
 from poolax.bounds import Domain, Ledger, TokenRange
-from poolax.pooling import Pooler, from_name, to_config
+from poolax.pooling import FIXED_POOLERS, Pooler, from_name, to_config
 
 METHODS = ("published", "sharp", "tight")
-# Poolers without parameters, which need no head behind a backbone.
-FIXED_POOLERS = ("first", "last", "avg", "sum", "max")
 
 _LARGEST_LOG = 700.0
 # LAPACK's threads wait for each other without sleeping: a matrix of 384 by 384, as most are here, takes

@@ -690,7 +690,7 @@ def test_masks_depend_on_seed_and_example_alone():
     np.testing.assert_array_equal(shorter.inputs, data.inputs[:5])
 
 
-@pytest.mark.parametrize("mask", ["centre", "blocks"])
+@pytest.mark.parametrize("mask", ["center", "centre", "blocks"])
 def test_inpainting_of_lazily_read_images(tmp_path, mask):
     names = [f"{number}.png" for number in range(9)]
     for name, image in zip(names, IMAGES, strict=True):
@@ -722,11 +722,11 @@ def test_images_of_no_split_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": "corner"}, "mask: expected one of 'centre', 'blocks', got 'corner'"),
+        ({"mask": "corner"}, "mask: expected one of 'center', 'blocks', got 'corner'"),
         ({"output_grid": 5}, "output_grid: expected a divisor of 16 pixels a side, got 5"),
         ({"output_grid": 2}, "output_grid: expected a multiple of 4 for a centred quarter of the area"),
         ({"fill": 1.5}, "fill: expected a number from 0 to 1, got 1.5"),
-        ({"num_blocks": 2}, 'num_blocks: expected none for mask="centre", got it'),
+        ({"num_blocks": 2}, 'num_blocks: expected none for mask="center", got it'),
         ({"mask": "blocks"}, "block: expected a divisor of 16 pixels a side below it, got 16"),
         (
             {"mask": "blocks", "block": 5},

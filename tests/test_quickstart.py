@@ -14,14 +14,14 @@ SETTINGS = quickstart.Settings(pretrain_epochs=1, num_inputs=3)
 TASKS = {
     "vision": ["classification", "inpainting", "segmentation"],
     "language": ["classification", "next_token"],
-    "time_series": ["forecasting", "forecasting", "imputation"],
+    "series": ["forecasting", "forecasting", "imputation"],
 }
 
 
 @pytest.mark.parametrize("modality", quickstart.MODALITIES)
 def test_studies_train_heads_noise_and_blocks(modality, tmp_path):
     """What every stage of the run reads fits, on the real data; the run itself is a slow test."""
-    if modality == "time_series":
+    if modality == "series":
         pytest.importorskip("statsmodels", reason="series come with statsmodels")
     study = quickstart.MODALITIES[modality](tmp_path, SETTINGS, no_progress)
     assert [task.name for _, task in study.tasks] == TASKS[modality]
@@ -58,14 +58,14 @@ def test_studies_train_heads_noise_and_blocks(modality, tmp_path):
 
 
 def test_bad_settings_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"modality: expected one of vision, language, time_series"):
+    with pytest.raises(ValueError, match=r"modality: expected one of vision, language, series"):
         quickstart.run(tmp_path, modality="audio")
     with pytest.raises(ValueError, match=r"epochs: expected a whole number >= 1, got 0"):
         quickstart.run(tmp_path, dataclasses.replace(SETTINGS, epochs=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modality", ["language", "time_series"])
+@pytest.mark.parametrize("modality", ["language", "series"])
 def test_other_modalities_at_full_size(modality, tmp_path):
     report = quickstart.run(tmp_path, modality=modality)
     assert report.num_diverged == 0
@@ -75,3 +75,11 @@ def test_other_modalities_at_full_size(modality, tmp_path):
         place = (row["dataset"], row["task"])
         best[place] = max(best.get(place, -np.inf), sign * (row["mean"] - row["baseline"]))
     assert min(best.values()) > 0
+
+
+def test_the_former_word_for_series_is_understood(tmp_path):
+    (tmp_path / "file").write_text("")
+    for word in ("series", "time_series"):
+        # The folder is what is wrong, not the word.
+        with pytest.raises(ValueError, match="out: "):
+            quickstart.run(tmp_path / "file", modality=word)

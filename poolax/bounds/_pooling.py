@@ -31,7 +31,7 @@ METHODS = ("sharp", "tight")
 
 @at_highest_precision
 def pooler(
-    pooler: str | Pooler,
+    pooler_or_name: str | Pooler,
     variables: Mapping[str, Any] | None = None,
     *,
     num_tokens: float | Array | TokenRange,
@@ -73,7 +73,7 @@ def pooler(
     the worst set.
 
     Args:
-        pooler: A pooler or its name.
+        pooler_or_name: A pooler or its name.
         variables: What its ``init`` returned; ``None`` if it has no parameters.
         num_tokens: Number of real tokens ``n``, or a :class:`TokenRange`.
         dim: Width ``d``.
@@ -96,14 +96,14 @@ def pooler(
         NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all others. Theory,
         section 6; tight: 8.1 (query attention) and 8.10 (latent attention).
     """
-    pooler = from_name(pooler)
+    module = from_name(pooler_or_name)
     check_choice("method", method, METHODS)
     check_count("dim", dim)
     # One that overflowed is infinite, and leaves what reads no spread as it is.
     if spread is not None and not (is_concrete(spread) and np.array_equal(spread, np.inf)):
         check_number("spread", spread, at_least=0.0)
     sizes = {"num_tokens": token_range(num_tokens), "dim": dim, "spread": spread}
-    bound = rule_of(pooler, method)(pooler, variables or {}, **sizes)
+    bound = rule_of(module, method)(module, variables or {}, **sizes)
     dtype = accumulation_dtype(bound.l2, bound.l1)
 
     def rounded(number):

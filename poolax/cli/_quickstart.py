@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import jax
 import rich.console
 import tyro
+from etils import epath
 from rich.text import Text
 
 from poolax import quickstart
@@ -35,7 +36,8 @@ class Quickstart:
     Attributes:
         settings: Sizes.
         modality: What the data are: images, texts, series, or one after the other, each in a folder of
-            its own under --out. Series come with statsmodels, from the extra "data".
+            its own under --out ("time_series" is another word for "series"). Series come with
+            statsmodels, from the extra "data".
         out: Folder for records, tables, figures and checkpoints; local or gs://.
         devices: Simulate this many CPU devices; by default all local devices are used.
         profile: Folder for a profile of the run, to open with TensorBoard or Perfetto.
@@ -49,7 +51,7 @@ class Quickstart:
     settings: tyro.conf.OmitArgPrefixes[quickstart.Settings] = dataclasses.field(
         default_factory=quickstart.Settings
     )
-    modality: Literal["vision", "language", "time_series", "all"] = "vision"
+    modality: Literal["vision", "language", "series", "time_series", "all"] = "vision"
     out: str = "poolax-quickstart"
     devices: OptionalCount = None
     profile: OptionalPath = None
@@ -65,6 +67,9 @@ class Quickstart:
         folders = {self.modality: self.out}
         if self.modality == "all":
             folders = {name: os.path.join(self.out, name) for name in quickstart.MODALITIES}
+            # A run from before goes on where it stands.
+            former = os.path.join(self.out, "time_series")
+            folders["series"] = former if epath.Path(former).exists() else folders["series"]
         reports = {}
         with _profile(self.profile):
             for modality, out in folders.items():

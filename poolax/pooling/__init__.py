@@ -4,6 +4,7 @@ from poolax.pooling._attentive import LatentAttentionPool as LatentAttentionPool
 from poolax.pooling._attentive import QueryAttentionPool as QueryAttentionPool
 from poolax.pooling._base import Pooler as Pooler
 from poolax.pooling._hybrid import HybridPool as HybridPool
+from poolax.pooling._names import FIXED_POOLERS as FIXED_POOLERS
 from poolax.pooling._names import from_config as from_config
 from poolax.pooling._names import from_name as from_name
 from poolax.pooling._names import to_config as to_config

@@ -11,6 +11,9 @@ from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, FirstPool, LastPool, MaxPool, SumPool
 from poolax.pooling._weighted import WeightedAveragePool
 
+# Those without parameters.
+FIXED_POOLERS = ("first", "last", "avg", "sum", "max")
+
 for _name, _cls in {
     "first": FirstPool,
     "last": LastPool,

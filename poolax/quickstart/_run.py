@@ -14,7 +14,7 @@ from poolax.backbones import is_saved_backbone
 from poolax.backbones import save as save_backbone
 from poolax.quickstart._language import language
 from poolax.quickstart._sensitivity import noise_curves, trained_blocks
-from poolax.quickstart._series import time_series
+from poolax.quickstart._series import series
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study
 from poolax.quickstart._vision import vision
@@ -42,8 +42,10 @@ RECORDS = "records.jsonl"
 MODALITIES: Mapping[str, Callable[[epath.Path, Settings, Progress], Study]] = {
     "vision": vision,
     "language": language,
-    "time_series": time_series,
+    "series": series,
 }
+# What earlier programs say.
+_FORMER = {"time_series": "series"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ def run(
     Args:
         out: Folder to write to, local or ``gs://``.
         settings: Sizes; ``None`` takes the defaults.
-        modality: ``"vision"``, ``"language"`` or ``"time_series"``.
+        modality: ``"vision"``, ``"language"`` or ``"series"``, also called ``"time_series"``.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -98,6 +100,7 @@ def run(
     """
     settings = Settings() if settings is None else settings
     settings.check()
+    modality = _FORMER.get(modality, modality)
     if modality not in MODALITIES:
         raise ValueError(f"modality: expected one of {', '.join(MODALITIES)}, got {modality!r}")
     out = _writable_folder(out)

@@ -17,7 +17,7 @@ _PATCH = 4
 _WEEKS, _YEARS = 26, 8
 
 
-def time_series(out: epath.Path, settings: Settings, progress: Progress) -> Study:
+def series(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     """Forecasts of carbon dioxide and sunspots, and hidden spans of both filled in."""
     weekly, yearly = co2(), sunspots()
     unlabelled = [

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from poolax.pooling import FIXED_POOLERS
 from poolax.reporting._constants import constants_of
 from poolax.reporting._scores import place_of, scores_by_place
 from poolax.reporting._table import Cell, Table
-
-_FIXED = ("first", "last", "avg", "sum", "max")
 
 
 def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") -> Table:
@@ -34,7 +33,7 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
     for group in groups:
         name, metric = place_of(group[0]), group[0]["metric"]
         entries = {entry["pooler"]: entry for entry in group}
-        best, best_fixed = _best(group), _best(e for e in group if e["resolved"] in _FIXED)
+        best, best_fixed = _best(group), _best(e for e in group if e["resolved"] in FIXED_POOLERS)
         cells = [Cell(f"{name} ({_unit(metric)})"), Cell(_value(group[0]["baseline"], metric))]
         if has_best:
             cells.append(Cell(_value(group[0]["best_constant"], metric)))

@@ -14,14 +14,14 @@ from poolax._splits import row_digests
 from poolax.data.vision._grid import batches, grid_of, white_of
 
 OUTPUT_GRID = 32
-Mask = Literal["centre", "blocks"]
+Mask = Literal["center", "blocks"]
 
 
 def inpainting(
     dataset: Dataset,
     *,
     output_grid: int = OUTPUT_GRID,
-    mask: Mask = "centre",
+    mask: Mask = "center",
     num_blocks: int | None = None,
     block: int = 16,
     fill: float = 0.5,
@@ -36,7 +36,7 @@ def inpainting(
     Args:
         dataset: Square images ``(N, side, side, channels)``.
         output_grid: Cells a side of the targets, at most ``side``; it divides ``side``.
-        mask: ``"centre"`` hides one centred square of half the side, a quarter of the area;
+        mask: ``"center"`` hides one centred square of half the side, a quarter of the area;
             ``"blocks"`` hides, in each example others, some of the blocks that tile the image.
         num_blocks: How many blocks are hidden; ``None`` for a quarter of them.
         block: Pixels a side of a block; it divides ``side``.
@@ -46,7 +46,7 @@ def inpainting(
 
     Returns:
         The data set with masked inputs, read when indexed if they were before, and float32 targets
-        ``(N, k)``. For ``"centre"`` they are those of the square, row by row, channels last. For
+        ``(N, k)``. For ``"center"`` they are those of the square, row by row, channels last. For
         ``"blocks"`` they are those of the whole grid, NaN where a cell is not hidden entirely.
         Images of no split are not read, and NaN throughout.
 
@@ -62,14 +62,16 @@ def inpainting(
         array([[0, 3, 8, 8, 8, 8, 8, 0],
                [0, 4, 8, 8, 8, 8, 8, 0]])
     """
-    check_choice("mask", mask, ("centre", "blocks"))
+    # What earlier programs say.
+    chosen = "center" if mask == "centre" else mask
+    check_choice("mask", chosen, ("center", "blocks"))
     if not 0 <= fill <= 1:
         raise ValueError(f"fill: expected a number from 0 to 1, got {fill}")
     grid, side = grid_of(dataset, None if full_resolution else output_grid)
     white = white_of(dataset)
-    if mask == "centre":
+    if chosen == "center":
         if num_blocks is not None:
-            raise ValueError('num_blocks: expected none for mask="centre", got it')
+            raise ValueError('num_blocks: expected none for mask="center", got it')
         if grid % 4:
             raise ValueError(
                 f"output_grid: expected a multiple of 4 for a centred quarter of the area, got {grid}"

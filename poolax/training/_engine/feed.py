@@ -75,11 +75,11 @@ class Feed:
         self._whole = None
         self._epoch, self._orders = -1, {}
 
-    def chunk(self, members: Sequence[Any], epoch: int, chunk: int) -> Iterator[tuple]:
+    def chunk(self, members: Sequence[Any], epoch: int, number: int) -> Iterator[tuple]:
         """Each member, which has a ``group`` and perhaps ``slots``, with its data and batches."""
         data, kept = None, np.zeros(0, np.int32)
         for member in members:
-            batches = self._batches(member.group.runs, epoch, chunk)
+            batches = self._batches(member.group.runs, epoch, number)
             if self._protocol.chunk_steps is None:
                 if self._whole is None:
                     self._whole = self._put(np.arange(len(self._train)))
