@@ -17,14 +17,21 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Literal
+from typing import Literal, TypedDict
 
 import rich
 import rich.table
 import tyro
 from benchmarks import forward, ledger, lipschitz, scale, sweep
 
-from poolax.training import Records
+from poolax.records import Records, record_kind
+
+
+@record_kind("benchmark")
+class BenchmarkRecord(TypedDict):
+    """One figure of a suite, whose other fields are its own."""
+
+    suite: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bounds_minilm
+import bounds_records  # noqa: F401, which declares the kinds of records
 import bounds_tables
 import jax
 import jax.numpy as jnp

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from poolax import data as data
     from poolax import empirical as empirical
     from poolax import pooling as pooling
+    from poolax import records as records
     from poolax import reporting as reporting
     from poolax import training as training
 
@@ -29,6 +30,7 @@ _PARTS = (
     "data",
     "empirical",
     "pooling",
+    "records",
     "reporting",
     "training",
 )

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -47,6 +48,16 @@ def test_random_suite(script, tmp_path, capsys):
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",
         "bounds_inputs_summary.csv", "bounds_weights_summary.csv", ".poolax.lock",
     }  # fmt: skip
+
+
+def test_tables_of_the_results_are_what_their_records_give(script, pytestconfig, tmp_path):
+    results = pytestconfig.rootpath / "experiments" / "results" / "bounds"
+    shutil.copy(results / "bounds.jsonl", tmp_path)
+    script.main(["--tables-only", "--out", str(tmp_path)])
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {path.name for path in results.iterdir()}
+    for name in written:
+        assert (tmp_path / name).read_text() == (results / name).read_text()
 
 
 def test_minilm_suite(script, bert, tmp_path):

@@ -22,6 +22,7 @@ MODULES = (
     "backbones",
     "data",
     "training",
+    "records",
     "reporting",
 )
 

@@ -21,7 +21,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 
 from poolax import attention, blocks, bounds, empirical, pooling
 from poolax.data import digits
-from poolax.records import Records, environment
+from poolax.records import Records, environment, record_kind
 from poolax.training import HeadModule
 
 GREY_LEVELS = 16
@@ -82,6 +82,18 @@ class Options:
     search_steps: int = 50
     out: str | None = None
     json: bool = False
+
+
+@record_kind("regularize")
+class Regularized(TypedDict):
+    """One pooler and strength, with a number for each seed."""
+
+    pooler: str
+    strength: float
+    accuracy: list[float]
+    measured_real: list[float]
+    measured_adversarial: list[float]
+    sharp: list[float]
 
 
 def to_tokens(images: Float[Array, "*batch 8 8"], width: int) -> Float[Array, "*batch n d"]:

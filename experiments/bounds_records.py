@@ -1,0 +1,76 @@
+"""The kinds of records of bounds.py."""
+
+from typing import Any, TypedDict
+
+from poolax.records import record_kind
+
+
+class _Measured(TypedDict):
+    id: str
+    suite: str
+    wall_s: float
+    command: str
+
+
+class _Constants(_Measured):
+    """What stands in a record of one layer or block with random weights."""
+
+    attention: str
+    target: str
+    num_tokens: int
+    dim: int
+    num_heads: int
+    seed: int
+    published: float
+    sharp: float
+    tight: float
+    local: float
+    found: float
+
+
+@record_kind("bounds_inputs")
+class BoundsOfInputs(_Constants):
+    """A search over inputs, for given weights."""
+
+    scale: float
+
+
+@record_kind("bounds_weights")
+class BoundsOfWeights(_Constants):
+    """A search over inputs and weights of given norms."""
+
+    norm: float
+    tight_of_norms: float
+    sharp_of_norms: float
+
+
+@record_kind("bounds_layer")
+class BoundsOfLayer(_Measured):
+    """An attention layer of a backbone at sentences."""
+
+    backbone: str
+    inputs: str
+    num_sentences: int
+    searched: int
+    layer: int
+    medians: dict[str, float]
+    per_sentence: dict[str, list[Any]]
+    local_over_measured: float
+    sharp_over_local: float
+    tight_over_found: float
+    sharp_over_found: float
+    smallest_sharp_over_local: float
+
+
+@record_kind("bounds_backbone")
+class BoundsOfBackbone(_Measured):
+    """A whole backbone with a pooler behind it, at sentences."""
+
+    backbone: str
+    inputs: str
+    num_sentences: int
+    pooler: str
+    measured: list[float]
+    log10_local: list[float]
+    log10_tight: float
+    log10_sharp: float
