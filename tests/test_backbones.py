@@ -89,6 +89,7 @@ def test_a_backbone_is_a_pytree(vit):
     states = jax.jit(lambda vit, x: vit(x).states)(vit, images(1))
     assert_close(states, vit(images(1)).states)
     assert vit.summary_token == "first"
+    assert vit.modality == "vision"
     assert vit.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(vit.params))
 
 

@@ -34,10 +34,12 @@ class Backbone(abc.ABC):
         remat: Compute blocks again in a backward pass instead of keeping what they compute.
         summary_token: What "last" pooling means for this family: ``"first"`` where a CLS token
             stands in front, ``"last"`` for causal models.
+        modality: What it reads: ``"language"``, ``"vision"`` or ``"series"``.
         num_prefix: Number of tokens in front that stand for no part of the input.
     """
 
     summary_token: ClassVar[str]
+    modality: ClassVar[str]
     num_prefix: ClassVar[int] = 0
 
     params: PyTree

@@ -74,6 +74,7 @@ class Bert(BlockBackbone):
     """
 
     summary_token: ClassVar[str] = "first"
+    modality: ClassVar[str] = "language"
     num_prefix: ClassVar[int] = 1
     norm_first: ClassVar[bool] = False
 

@@ -98,6 +98,7 @@ class Decoder(BlockBackbone):
     """
 
     summary_token: ClassVar[str] = "last"
+    modality: ClassVar[str] = "language"
 
     @classmethod
     def init_embeddings(cls, config, key):

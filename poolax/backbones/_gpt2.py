@@ -79,6 +79,7 @@ class GPT2(BlockBackbone):
     """
 
     summary_token: ClassVar[str] = "last"
+    modality: ClassVar[str] = "language"
 
     @classmethod
     def init_embeddings(cls, config, key):

@@ -152,6 +152,7 @@ class Moment(BlockBackbone):
     """
 
     summary_token: ClassVar[str] = "last"
+    modality: ClassVar[str] = "series"
 
     @classmethod
     def init_embeddings(cls, config, key):

@@ -135,6 +135,7 @@ class ViT(BlockBackbone):
     """
 
     summary_token: ClassVar[str] = "first"
+    modality: ClassVar[str] = "vision"
     num_prefix: ClassVar[int] = 1
 
     @classmethod

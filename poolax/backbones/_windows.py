@@ -235,6 +235,7 @@ class WindowBackbone(Backbone):
     """
 
     summary_token: ClassVar[str] = "last"
+    modality: ClassVar[str] = "vision"
 
     @property
     def num_layers(self) -> int:

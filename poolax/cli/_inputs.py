@@ -11,9 +11,11 @@ import numpy as np
 from poolax import data
 from poolax._arrays import ARRAY_ERRORS, read_arrays
 from poolax._files import damaged, reading
-from poolax.backbones import GPT2, Backbone, Bert, Decoder, Moment
+from poolax.backbones import Backbone
 
 _REMEDY = "restore the file, or name another"
+# What a backbone of each modality reads.
+_NAMES = {"language": "texts", "vision": "images", "series": "series"}
 _IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -45,7 +47,7 @@ def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_
     Raises:
         ValueError: for inputs that cannot be read or are not what the backbone takes.
     """
-    wanted = _modality(backbone)
+    wanted = _NAMES[backbone.modality]
     if texts and path is not None:
         raise ValueError("inputs: expected no file beside --text, got both")
     if texts and wanted != "texts":
@@ -58,12 +60,6 @@ def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_
     if len(raw) == 0:
         raise damaged(path, "expected at least one input, got none", _REMEDY)
     return Inputs(raw[:num_inputs], path)
-
-
-def _modality(backbone):
-    if isinstance(backbone, Bert | GPT2 | Decoder):
-        return "texts"
-    return "series" if isinstance(backbone, Moment) else "images"
 
 
 def read_array(path: pathlib.Path | str) -> np.ndarray:
