@@ -387,6 +387,18 @@ def test_sensitivity():
         reporting.sensitivity_table([LIPSCHITZ[0] | {"kind": "bounds"}])
 
 
+def test_local_and_tight_bounds_have_columns_where_records_have_them():
+    newer = [row | {"local": 3.0, "tight": 20.0} for row in LIPSCHITZ]
+    table = reporting.sensitivity_table(newer)
+    assert table.columns[2:] == ["real", "search", "local", "tight", "sharp", "published", "ratio"]
+    assert "| dot product | avg | 2 | 4 | 3 | 20 | 40 | 4.2e+06 | 5 |" in table.markdown()
+    assert table.tidy[0]["tight_over_measured"] == 5
+    assert table.tidy[0]["sharp_over_measured"] == 10
+    # Beside records of the first version, which lack both.
+    mixed = reporting.sensitivity_table([*newer, LIPSCHITZ[0]]).markdown()
+    assert "| dot product | avg | 2 | 4 | – | – | 40 | 4.2e+06 | – |" in mixed
+
+
 def test_figures(tmp_path):
     curves = [
         {

@@ -17,10 +17,12 @@ from poolax._compilation import compile_quickly
 from poolax._paths import write_atomically
 from poolax._progress import Progress
 from poolax.blocks import TBM
+from poolax.bounds import Domain
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study, Tokens
 from poolax.records import Journal
+from poolax.sensitivity import METHODS, block_bounds
 from poolax.training import (
     HeadModule,
     Records,
@@ -38,8 +40,6 @@ _KINDS = {
     "L2": attention.L2(),
     "scaled cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
 }
-# Poolers for which nothing was published; bounds.tbm refuses them.
-_UNBOUNDED = {"sharp": set(), "published": {"attn", "wavg"}}
 
 
 def noise_curves(
@@ -128,10 +128,13 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
     def model_at(x):
         return model.apply(variables, x)
 
-    real = jax.jit(
-        lambda inputs: jax.lax.map(lambda x: empirical.jacobian_norm(model_at, x), inputs),
-        compiler_options=compile_quickly(),
-    )(inputs)
+    def at(x):
+        norm = empirical.jacobian_norm(model_at, x)
+        return norm, bounds.local_tbm(model, variables, x).lipschitz
+
+    real, local = jax.jit(lambda inputs: jax.lax.map(at, inputs), compiler_options=compile_quickly())(
+        inputs
+    )
     most_sensitive = inputs[jnp.argmax(real)]
     found = jax.jit(
         lambda inputs, x, key: empirical.maximize_jacobian_norm(
@@ -157,16 +160,10 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
         "measured_real": float(jnp.max(real)),
         "measured_real_median": float(jnp.median(real)),
         "measured_adversarial": float(found.value),
+        "local": float(jnp.max(local)),
     }
-    for method, without in _UNBOUNDED.items():
-        bound = None
-        if name not in without:
-            bound = float(
-                bounds.tbm(
-                    model, variables, num_tokens=num_tokens, radius=radius, method=method
-                ).lipschitz
-            )
-        row[method] = bound
+    known = block_bounds(model, variables, num_tokens, Domain(radius, radius))
+    row |= {method: known[method] for method in METHODS}
     _check_order(row, name)
     return row
 
@@ -174,9 +171,15 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
 def _check_order(row, name):
     """Refuse measurements that are not finite or exceed a bound."""
     measured = [row["measured_real"], row["measured_adversarial"]]
-    bounded = [value for value in (row["sharp"], row["published"]) if value is not None]
+    bounded = [row[method] for method in ("tight", "sharp", "published") if row[method] is not None]
     ordered = [max(measured), *bounded]
-    if not all(map(math.isfinite, measured + bounded)):
-        raise RuntimeError(f"expected finite constants for {name}, got {measured + bounded}")
+    numbers = [*measured, row["local"], *bounded]
+    if not all(map(math.isfinite, numbers)):
+        raise RuntimeError(f"expected finite constants for {name}, got {numbers}")
     if any(low > high for low, high in itertools.pairwise(ordered)):
-        raise RuntimeError(f"measured <= sharp <= published does not hold for {name}: {ordered}")
+        raise RuntimeError(
+            f"measured <= tight <= sharp <= published does not hold for {name}: {ordered}"
+        )
+    # Some local bounds are attained, and the norm beside them is rounded as well.
+    if row["measured_real"] > row["local"] * (1 + 1e-4):
+        raise RuntimeError(f"measured <= local does not hold for {name}: {row}")

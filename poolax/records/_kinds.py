@@ -77,6 +77,8 @@ class LipschitzRecord(MadeWith):
     measured_adversarial: float
     sharp: float
     published: float
+    local: NotRequired[float]
+    tight: NotRequired[float]
 
 
 @record_kind("lipschitz_at_inputs")

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SAME = ("pooler", "sharp", "published", "radius", "num_inputs")
+# What records of the first version do not have.
+_LATER = ("local", "tight")
 _OF_BLOCKS = ("attention", "measured_real", "measured_adversarial", "width", "metric", "test")
 
 
@@ -16,8 +18,9 @@ def constants_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each record ``attention`` (for a backbone its name), ``pooler``, ``measured_real``,
-        ``measured_adversarial``, ``sharp``, ``published``, ``num_tokens`` as text, ``width``,
-        ``radius``, ``num_inputs``, ``metric`` and ``test``; None for what was not measured.
+        ``measured_adversarial``, ``local`` (the largest at the inputs), ``tight``, ``sharp``,
+        ``published``, ``num_tokens`` as text, ``width``, ``radius``, ``num_inputs``, ``metric`` and
+        ``test``; None for what was not measured.
 
     Raises:
         ValueError: if there is no record, or one of another kind.
@@ -32,13 +35,15 @@ def _constants(row):
     kind = row.get("kind")
     if kind not in ("lipschitz", "lipschitz_at_inputs"):
         raise ValueError(f"records: expected kind 'lipschitz' or 'lipschitz_at_inputs', got {kind!r}")
-    form = {name: row[name] for name in _SAME}
+    form = {name: row[name] for name in _SAME} | {name: row.get(name) for name in _LATER}
     if "measured" not in row:
         form |= {name: row[name] for name in _OF_BLOCKS}
         return form | {"num_tokens": str(row["num_tokens"])}
     # A record of norms at inputs, whatever kind earlier versions called it.
     low, high = row["num_tokens"]
+    local = row.get("local")
     return form | {
+        "local": max(local) if local else None,
         "attention": row.get("attention", row.get("backbone")),
         "measured_real": max(row["measured"]),
         "measured_adversarial": None,

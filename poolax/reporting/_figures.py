@@ -115,6 +115,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     series = {
         "measured_real": ("at real inputs", "o", _COLOURS[0]),
         "measured_adversarial": ("adversarial", "^", _COLOURS[4]),
+        "tight": ("tight bound", "_", _COLOURS[1]),
         "sharp": ("sharp bound", "_", _COLOURS[2]),
         "published": ("published bound", "_", _COLOURS[6]),
     }

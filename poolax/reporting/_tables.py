@@ -126,28 +126,39 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
         ValueError: if there is no record, or one of another kind.
     """
     found = constants_of(records)
-    values = ("measured_real", "measured_adversarial", "sharp", "published")
+    columns = {"measured_real": "real", "measured_adversarial": "search", "local": "local"}
+    columns |= {"tight": "tight", "sharp": "sharp", "published": "published"}
+    # Records of the first version have neither local nor tight bounds.
+    values = [
+        name
+        for name in columns
+        if name not in ("local", "tight") or any(row[name] is not None for row in found)
+    ]
+    best = "tight" if "tight" in values else "sharp"
     rows, tidy = [], []
     for row in found:
         measured = (row["measured_real"], row["measured_adversarial"])
         largest = max(value for value in measured if value is not None)
-        ratio = None if row["sharp"] is None or largest == 0 else row["sharp"] / largest
+        ratios = {
+            f"{name}_over_measured": None if row[name] is None or largest == 0 else row[name] / largest
+            for name in dict.fromkeys(("sharp", best))
+        }
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
         cells += [Cell(_number(row[name])) for name in values]
-        cells.append(Cell(_number(ratio)))
+        cells.append(Cell(_number(ratios[f"{best}_over_measured"])))
         rows.append(cells)
         fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "metric", "test")
-        tidy.append({name: row[name] for name in fields} | {"sharp_over_measured": ratio})
+        tidy.append({name: row[name] for name in fields} | ratios)
     return Table(
         title=title,
-        columns=["attention", "pooler", "real", "search", "sharp", "published", "ratio"],
+        columns=["attention", "pooler", *(columns[name] for name in values), "ratio"],
         rows=rows,
-        notes=_sensitivity_notes(found),
+        notes=_sensitivity_notes(found, values, best),
         tidy=tidy,
     )
 
 
-def _sensitivity_notes(found):
+def _sensitivity_notes(found, values, best):
     first = found[0]
     places = {(row["num_tokens"], row["width"], row["radius"], row["num_inputs"]) for row in found}
     where = "tokens, widths and radii as in the CSV file"
@@ -156,9 +167,10 @@ def _sensitivity_notes(found):
         where = f"n = {first['num_tokens']}, d = {first['width']}, on the ball of radius "
         where += f"{first['radius']:.2f}"
         inputs = f"{first['num_inputs']} inputs"
+    local = "local: largest of the bounds at these inputs; " if "local" in values else ""
     return [
         f"Lipschitz constants, {where}. real: largest Jacobian norm at {inputs}; search: largest found "
-        "by adversarial search in the ball; ratio: sharp over the larger of both.",
+        f"by adversarial search in the ball; {local}ratio: {best} over the larger of both.",
         "A dash: no such bound was published for this pooler, or no search was made.",
     ]
 
