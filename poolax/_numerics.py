@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -94,3 +94,21 @@ def safe_norm(x: Float[Array, "..."], axis=None) -> Float[Array, "..."]:
     scale = divisor(largest)
     root = safe_sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
     return jnp.squeeze(scale * root, axis=axis)
+
+
+def exponent_of(x: Float[Array, "..."], axis: int | None = None) -> Int[Array, "..."]:
+    """The power of two next below the largest absolute value; 0 for zero and for what is not finite.
+
+    Of each slice along ``axis``, which stays with length one.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axis, keepdims=axis is not None)
+    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return jnp.floor(jnp.log2(safe)).astype(jnp.int32)
+
+
+def times_power(x: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
+    """``x 2^exponent``."""
+    # In two steps: a single factor may be below all numbers, or above them, where the product is not.
+    half = exponent // 2
+    one = jnp.ones((), x.dtype)
+    return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)

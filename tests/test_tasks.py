@@ -275,3 +275,45 @@ def test_constants_that_no_task_has_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("exponent", [-100, -60, 60, 100])
+def test_cosines_of_vectors_of_any_length(exponent):
+    task = SentenceSimilarity(projection_dim=8)
+    outputs = RNG.normal(size=(20, 2, 8)).astype(np.float32)
+    scaled = outputs * np.float32(2.0**exponent)
+    targets = RNG.uniform(size=20).astype(np.float32)
+    np.testing.assert_array_equal(task.score(scaled, targets), task.score(outputs, targets))
+    np.testing.assert_array_equal(task.loss(scaled, targets), task.loss(outputs, targets))
+    longest = np.stack([outputs[:, 0], 3e37 * np.ones((20, 8), np.float32)], axis=1)
+    assert np.isfinite(task.score(longest, targets)).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "scores"),
+    [
+        (Classification(3), np.zeros(0, int), np.zeros(0)),
+        (NextToken(6), np.zeros(0, int), np.zeros((0, 2))),
+        (Segmentation(3, output_grid=2), np.full((2, 2, 2), 255), np.zeros((2, 3, 3))),
+        (Inpainting(2), np.full((2, 2), np.nan), np.zeros((2, 3))),
+    ],
+)
+def test_nothing_to_score_is_refused_by_name(task, targets, scores):
+    with pytest.raises(ValueError, match="scores: expected at least one"):
+        task.metrics(scores, targets)
+    some = np.zeros_like(targets)[:1] if len(targets) else np.zeros(1, int)
+    with pytest.raises(ValueError, match="test_targets: expected at least one"):
+        task.baseline(some, targets)
+    with pytest.raises(ValueError, match="train_targets: expected at least one"):
+        task.baseline(targets, some)
+
+
+def test_a_split_with_nothing_to_score_is_refused_before_training():
+    states = np.zeros((12, 3, 4), np.float32)
+    targets = np.zeros((12, 2, 2), np.int64)
+    splits = {"train": np.arange(6), "validation": np.arange(6, 9), "test": np.arange(9, 12)}
+    targets[splits["validation"]] = 255
+    with pytest.raises(ValueError, match="validation: targets: expected labels from 0 to 2, got void"):
+        sweep_states(
+            states, None, targets, Segmentation(3, output_grid=2), splits=splits, poolers=["avg"]
+        )

@@ -10,11 +10,11 @@ o``. All of these are powers of two, so that nothing is rounded.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from poolax._numerics import exponent_of, times_power
 from poolax.attention import L2, Kind
 from poolax.bounds._kernels import Kernels
 from poolax.records import AttentionBound
@@ -79,28 +79,17 @@ class Units:
 
 def units_of(kernels: Kernels, kind: Kind, *, values: bool) -> Units:
     """Units for the kernels of dot-product or L2 attention; those of values stay without ``values``."""
-    query, key = _exponent(kernels.query), _exponent(kernels.key_or_query)
+    query, key = exponent_of(kernels.query), exponent_of(kernels.key_or_query)
     key = key + (query + key) % 2
     nothing = jnp.zeros_like(query)
-    value, out = (_exponent(kernels.value), _exponent(kernels.out)) if values else (nothing, nothing)
+    value, out = (
+        (exponent_of(kernels.value), exponent_of(kernels.out)) if values else (nothing, nothing)
+    )
     through_metric = isinstance(kind, L2) and not kind.plain_values
     if through_metric and not values:
         query = key = nothing
     bound = value + out + (query + key if through_metric else 0)
     return Units(query, key, value, out, bound)
-
-
-def times_power(x: Float[Array, "..."], exponent: Int[Array, ""]) -> Float[Array, "..."]:
-    """``x 2^exponent``."""
-    half = exponent // 2
-    one = jnp.ones((), x.dtype)
-    return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
-
-
-def _exponent(array: Float[Array, "..."]) -> Int[Array, ""]:
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(array)))
-    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return jnp.floor(jnp.log2(safe)).astype(jnp.int32)
 
 
 def _not_zero(number, moves):

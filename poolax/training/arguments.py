@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
@@ -105,6 +106,16 @@ def check_splits(splits: Any, num_examples: int) -> None:
                 f"splits: expected indices from 0 to {num_examples - 1} for {name!r}, got {indices!r}"
             )
     check_disjoint(splits)
+
+
+def check_targets_of_splits(task: Any, targets: Any, splits: Any) -> None:
+    """Refuse a split whose targets do not fit the task by themselves, such as one with void alone."""
+    for name in SPLITS:
+        indices = np.asarray(splits[name])
+        try:
+            task.check_targets(jax.tree.map(lambda array, own=indices: np.asarray(array)[own], targets))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def check_runs(runs: Any) -> None:

@@ -18,7 +18,7 @@ from poolax._progress import Progress, no_progress
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
-from poolax.training.arguments import check_runs, check_splits, check_task
+from poolax.training.arguments import check_runs, check_splits, check_targets_of_splits, check_task
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -161,6 +161,7 @@ def train_heads(
         raise ValueError(f"states: expected shape (group, N, n, d), got {np.shape(states)}")
     task.check_targets(jax.tree.map(np.asarray, targets))
     check_splits(splits, np.shape(states)[1])
+    check_targets_of_splits(task, targets, splits)
     check_runs(runs)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)

@@ -40,7 +40,7 @@ from poolax.training._states.store import open_store
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
-from poolax.training.arguments import check_run, check_splits
+from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
 from poolax.training.former import describe_config
 from poolax.training.holding import holds_out
 from poolax.training.tasks import Task
@@ -168,6 +168,7 @@ def sweep(
     task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
     check_splits(dataset.splits, len(dataset.inputs))
+    check_targets_of_splits(task, dataset.targets, dataset.splits)
     used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
     splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
     passed = FeaturePass(
@@ -310,6 +311,7 @@ def sweep_states(
     check_finite_states(states, mask)
     named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
     check_splits(splits, len(states))
+    check_targets_of_splits(task, targets, splits)
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
     heads = Heads.of(
         task,

@@ -48,8 +48,12 @@ class Task(abc.ABC):
 
         Returns:
             Names and values, :attr:`metric` among them.
+
+        Raises:
+            ValueError: where nothing is scored.
         """
         del targets
+        check_some("scores", scores)
         return {self.metric: float(np.mean(scores))}
 
     def example_scores(
@@ -73,11 +77,20 @@ class Task(abc.ABC):
 
         A constant does not look at the input. Another one may fit the test targets better: with these
         in both places, the result is that of the best constant there is.
+
+        Raises:
+            ValueError: where nothing is scored.
         """
 
     @abc.abstractmethod
     def check_targets(self, targets: Any) -> None:
         """Refuse targets that do not fit the task with a ``ValueError``."""
+
+
+def check_some(name: str, scored: Any) -> None:
+    """Refuse an average over nothing: an array without entries, or counts that add up to zero."""
+    if not np.size(scored):
+        raise ValueError(f"{name}: expected at least one that is scored, got none")
 
 
 def check_whole(targets: Any, shape: str, ndim: int) -> None:

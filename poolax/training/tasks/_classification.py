@@ -8,7 +8,7 @@ import optax
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task, check_labels
+from poolax.training.tasks._base import Task, check_labels, check_some
 
 
 @codec.register("task", "classification")
@@ -50,6 +50,8 @@ class Classification(Task):
 
     def baseline(self, train_targets, test_targets):
         """Accuracy of predicting the most frequent class of the training split."""
+        check_some("train_targets", train_targets)
+        check_some("test_targets", test_targets)
         majority = np.bincount(train_targets, minlength=self.num_classes).argmax()
         return float(np.mean(test_targets == majority))
 
@@ -117,11 +119,14 @@ class NextToken(Task):
     def metrics(self, scores, targets):
         """Top-k accuracy and accuracy."""
         del targets
+        check_some("scores", scores)
         top_k, first = np.mean(scores, axis=0)
         return {self.metric: float(top_k), "accuracy": float(first)}
 
     def baseline(self, train_targets, test_targets):
         """Top-k accuracy of always guessing the most frequent next tokens of the training split."""
+        check_some("train_targets", train_targets)
+        check_some("test_targets", test_targets)
         counts = np.bincount(train_targets, minlength=self.vocab_size)
         return float(np.mean(np.isin(test_targets, np.argsort(-counts, kind="stable")[: self.top_k])))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task
+from poolax.training.tasks._base import Task, check_some
 
 
 class _Regression(Task):
@@ -45,6 +45,7 @@ class _Regression(Task):
     def metrics(self, scores, targets):
         """Mean squared and mean absolute error."""
         del targets
+        check_some("scores", scores[scores[:, 2] != 0])
         squared, absolute, count = scores.astype(np.float64).sum(axis=0)
         return {"mse": float(squared / count), "mae": float(absolute / count)}
 
@@ -55,6 +56,8 @@ class _Regression(Task):
         """Error of predicting the training split's mean, place by place."""
         train, test = (np.asarray(self._values(t), np.float64) for t in (train_targets, test_targets))
         known = ~np.isnan(train)
+        check_some("train_targets", train[known])
+        check_some("test_targets", test[~np.isnan(test)])
         everywhere = train[known].mean()
         count = known.sum(axis=0)
         by_place = np.where(known, train, 0).sum(axis=0) / np.maximum(count, 1)

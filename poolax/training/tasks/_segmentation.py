@@ -8,7 +8,7 @@ import optax
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task, check_whole
+from poolax.training.tasks._base import Task, check_some, check_whole
 
 VOID = 255
 
@@ -79,6 +79,7 @@ class Segmentation(Task):
     def metrics(self, scores, targets):
         """Pixel accuracy, and intersection over union averaged over the classes that occur."""
         del targets
+        check_some("scores", scores[scores != 0])
         confusion = scores.astype(np.float64).sum(axis=0)
         hits = np.diagonal(confusion)
         union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
@@ -92,6 +93,8 @@ class Segmentation(Task):
         """Pixel accuracy of predicting each cell's most frequent class of the training split."""
         counts = np.stack([(train_targets == c).sum(axis=0) for c in range(self.num_classes)])
         valid = test_targets != VOID
+        check_some("train_targets", train_targets[train_targets != VOID])
+        check_some("test_targets", test_targets[valid])
         return float(np.mean((test_targets == counts.argmax(axis=0))[valid]))
 
     def check_targets(self, targets):

@@ -10,14 +10,20 @@ from jaxtyping import Array, Float
 
 from poolax import codec
 from poolax._checks import check_count, check_number
-from poolax._numerics import safe_norm
-from poolax.training.tasks._base import Task, check_labels
+from poolax._numerics import exponent_of, safe_norm, times_power
+from poolax.training.tasks._base import Task, check_labels, check_some
 
 
 def cosine(left: Float[Array, "*batch k"], right: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """Cosine of the angle between vectors; 0 where one of them is zero."""
+    left, right = _near_one(left), _near_one(right)
     lengths = safe_norm(left, axis=-1) * safe_norm(right, axis=-1)
     return jnp.sum(left * right, axis=-1) / jnp.where(lengths > 0, lengths, 1)
+
+
+def _near_one(vectors):
+    """The vectors times powers of two, exactly: products of lengths neither over- nor underflow."""
+    return times_power(vectors, -exponent_of(vectors, axis=-1))
 
 
 @codec.register("task", "sentence_similarity")
@@ -66,6 +72,7 @@ class SentenceSimilarity(Task):
         """Spearman's rank correlation, 0 where one side is constant, and squared error."""
         from scipy import stats
 
+        check_some("scores", scores)
         correlation = 0.0
         if np.ptp(scores) != 0 and np.ptp(targets) != 0:
             found: Any = stats.spearmanr(scores, targets)
