@@ -20,7 +20,7 @@ OUT = jnp.ones((2, 4, 8))
 SIZES = {"num_tokens": 6, "radius": 1.0}
 # They take no product of matrices: they check, name, or work on single numbers.
 WITHOUT_PRODUCTS = {
-    "bounds": {"register_pooler", "cube", "pooling_factor", "certified_radius"},
+    "bounds": {"register_pooler", "rules_of", "cube", "pooling_factor", "certified_radius"},
     "empirical": {"project_to_ball", "project_to_cube"},
 }
 

@@ -92,8 +92,8 @@ class Quickstart:
 
 
 def _show(report, out, console):
-    console.print(report.scores.transposed().rich())
-    console.print(report.sensitivity.rich())
+    for table in (report.scores.transposed(), report.sensitivity):
+        console.print(table.rich(compact=table.natural_width() > console.width))
     if report.cls_token_trained is not None:
         trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
         console.print(f"The backbone's CLS token was {trained}.")

@@ -178,4 +178,6 @@ def _sensitivity_notes(found, values, best):
 def _number(value):
     if value is None:
         return "–"
+    if 1e3 <= abs(value) < 1e5:
+        return f"{value:.0f}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.1e}"

@@ -21,7 +21,8 @@ import jax
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.cli import COMPLETE, run_program
 from poolax.data import digits
-from poolax.training import Classification, Limits, shards, stop_on_sigterm, sweep
+from poolax.training import Classification, Limits, stop_on_sigterm, sweep
+from poolax.training._states import shards
 
 shards._SHARD_BYTES = 2**18
 

@@ -6,7 +6,8 @@ import pytest
 
 from poolax.backbones import Bert, BertConfig, ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
-from poolax.training import PreemptedError, features, shards
+from poolax.training import PreemptedError
+from poolax.training._states import features, shards
 from poolax.training._states.features import FeaturePass
 from poolax.training._states.store import open_store
 
