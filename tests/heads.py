@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from poolax.training import Classification
-from poolax.training._devices import epoch_batches
+from poolax.training._runs import epoch_batches
 
 TASK = Classification(3)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from poolax.data import Dataset, Pipeline, load
-from poolax.training._devices import epoch_batches
+from poolax.training._runs import epoch_batches
 
 
 def numbers(num_examples=23, **changes):

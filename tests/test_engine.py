@@ -34,12 +34,12 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
-from poolax.training._devices import epoch_batches
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.memory import HeadCost, split_runs
 from poolax.training._engine.programs import Tokens
 from poolax.training._engine.train import HeadGroup, train_groups
+from poolax.training._runs import epoch_batches
 from poolax.training._states.features import FeaturePass, length_groups
 from poolax.training._states.sources import MemorySource, StreamedSource
 from poolax.training._states.store import open_store

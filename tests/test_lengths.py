@@ -19,10 +19,10 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
-from poolax.training._devices import epoch_batches
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.programs import keeps_places
 from poolax.training._engine.train import HeadGroup, train_groups
+from poolax.training._runs import epoch_batches
 from poolax.training._states.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
 from poolax.training._states.sources import MemorySource
 from poolax.training.token_head import TokenHead

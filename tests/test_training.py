@@ -36,7 +36,8 @@ from poolax.training import (
     sweep_states,
     train_heads,
 )
-from poolax.training._devices import Mapper, epoch_batches, put, take
+from poolax.training._devices import Mapper, put, take
+from poolax.training._runs import epoch_batches
 from poolax.training._states.prefixes import leave_out, prefix_of
 
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from poolax.training._devices import Batches, epoch_batches, put, stack
+from poolax.training._devices import put
+from poolax.training._runs import Batches, epoch_batches, stack
 from poolax.training._states.lengths import Lengths
 from poolax.training._states.sources import TokenSource
 

@@ -13,11 +13,11 @@ from jaxtyping import PyTree
 
 from poolax._memory import give_back_memory
 from poolax._progress import Progress, no_progress
-from poolax.training._devices import Batches, Sums
 from poolax.training._engine.evaluation import Evaluation, metrics_of
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.programs import Structure, Tokens, head_programs, keeps_places
+from poolax.training._runs import Batches, Sums
 from poolax.training._states.lengths import Lengths, Slots, plan_slots
 from poolax.training._states.sources import TokenSource
 from poolax.training.tasks import Task

@@ -19,8 +19,9 @@ from poolax._processes import agreed
 from poolax._progress import Progress, no_progress
 from poolax._signals import PreemptedError, stop_asked
 from poolax.records import fingerprint
-from poolax.training._devices import Trainer, epoch_batches, put, stack, take
+from poolax.training._devices import Trainer, put, take
 from poolax.training._engine.keeping import stop_on_sigterm
+from poolax.training._runs import epoch_batches, stack
 from poolax.training.arguments import check_seed
 from poolax.training.former import same_config
 from poolax.training.holding import holding
