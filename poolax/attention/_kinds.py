@@ -82,8 +82,6 @@ class Cosine:
 
 Kind = DotProduct | L2 | Cosine
 
-_NAMES: dict[str, type[Kind]] = {"dot": DotProduct, "l2": L2, "cosine": Cosine}
-
 
 def from_name(name: str | Kind, **options: Any) -> Kind:
     """A kind of attention by its name, for command lines and records.
@@ -107,14 +105,15 @@ def from_name(name: str | Kind, **options: Any) -> Kind:
         if options:
             raise ValueError(f"options: expected none beside a kind, got {sorted(options)}")
         return name
-    if not isinstance(name, str) or name not in _NAMES:
-        hint = did_you_mean(name, _NAMES)
-        raise ValueError(f"name: expected one of {', '.join(_NAMES)}, got {name!r}{hint}")
-    valid = codec.option_names(_NAMES[name])
+    known = codec.lookup("attention")
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}{hint}")
+    valid = codec.option_names(known[name])
     unknown = sorted(set(options) - set(valid))
     if unknown:
         raise ValueError(f"options of {name!r}: expected {', '.join(valid)}, got {', '.join(unknown)}")
-    return _NAMES[name](**options)
+    return known[name](**options)
 
 
 def to_config(kind: Kind) -> dict[str, Any]:
@@ -159,6 +158,7 @@ def from_config(config: Mapping[str, Any]) -> Kind:
 
 def check_kind(kind: Any) -> None:
     """Refuse anything but a kind of attention; of a kind's name, say what gives the kind."""
-    hint = f"; attention.from_name({kind!r}) gives one" if kind in tuple(_NAMES) else ""
     if not isinstance(kind, Kind):
+        known = tuple(codec.lookup("attention"))
+        hint = f"; attention.from_name({kind!r}) gives one" if kind in known else ""
         raise ValueError(f"kind: expected DotProduct, L2 or Cosine, got {kind!r}{hint}")
