@@ -9,6 +9,8 @@ import pytest
 from families import ALL_FAMILIES, inputs, scrambled
 
 from poolax import bounds, pooling
+from poolax._layer_specs import AttentionSpec, ConvolutionSpec, LayerSpec, MergeSpec
+from poolax.attention import L2, DotProduct
 from poolax.bounds._linalg import spectral_norm
 
 LOCAL = [name for name in ALL_FAMILIES if name not in ("swin", "lipsformer")]
@@ -162,9 +164,26 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_layers_that_cut_into_windows_are_refused_locally():
-    swin = ALL_FAMILIES["swin"]()
-    with pytest.raises(
-        ValueError, match=r"layers: expected layers that attend over the whole sequence"
-    ):
-        bounds.local_ledger(swin.layer_specs(swin.params), jnp.ones((81, 8)), [])
+def test_layers_without_a_bound_say_so():
+    kernel = {"kernel": jnp.ones((8, 2, 4))}
+    kernels = {"query": kernel, "key": kernel, "value": kernel}
+    kernels["out"] = {"kernel": jnp.ones((2, 4, 8))}
+    merge = MergeSpec({"kernel": jnp.ones((32, 16))}, 4)
+    convolution = ConvolutionSpec({"depthwise": {"kernel": jnp.ones((3, 3, 8))}}, jax.nn.relu)
+    cases = [
+        (
+            AttentionSpec(DotProduct(), kernels, partition=4),
+            "layers: .* attend over the whole sequence",
+        ),
+        (convolution, "layers: expected attention .* got ConvolutionSpec"),
+        (merge, "layers: expected attention .* got MergeSpec"),
+    ]
+    for branch, message in cases:
+        with pytest.raises(bounds.NoBoundError, match=message):
+            bounds.local_ledger([LayerSpec("a", branch)], jnp.ones((4, 8)), [])
+    unknown = LayerSpec("a", "rotation")
+    with pytest.raises(bounds.NoBoundError, match=r"branch: expected one whose bound .* got str"):
+        bounds.ledger([unknown], num_tokens=4, radius=1.0)
+    del kernels["key"]
+    with pytest.raises(bounds.NoBoundError, match="rotary: expected False for L2"):
+        bounds.attention(L2(), kernels, num_tokens=4, rotary=True)

@@ -29,6 +29,8 @@ from poolax.bounds._linalg import spectral_norm as spectral_norm
 from poolax.bounds._local import local_attention as local_attention
 from poolax.bounds._local import local_tbm as local_tbm
 from poolax.bounds._local_ledger import local_ledger as local_ledger
+from poolax.bounds._methods import METHODS as METHODS
+from poolax.bounds._methods import PROVED as PROVED
 from poolax.bounds._no_bound import NoBoundError as NoBoundError
 from poolax.bounds._pooled_block import pooled_block as pooled_block
 from poolax.bounds._pooler_rules import register_pooler as register_pooler

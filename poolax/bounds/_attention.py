@@ -8,8 +8,9 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import check_choice
 from poolax._numerics import at_highest_precision
 from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, Rotary
-from poolax.bounds._attention_kernels import METHODS, attention_of_kernels
+from poolax.bounds._attention_kernels import attention_of_kernels
 from poolax.bounds._kernels import read_kernels
+from poolax.bounds._methods import METHODS
 from poolax.bounds._modules import Layer, feature_scale, read_layer
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite

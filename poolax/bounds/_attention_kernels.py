@@ -26,8 +26,6 @@ from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._units import units_of
 from poolax.records import AttentionBound, TokenRange
 
-METHODS = ("published", "sharp", "tight")
-
 _Number = Float[ArrayLike, ""]
 
 
@@ -48,7 +46,7 @@ def attention_of_kernels(
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
     check_domain(radius, spread, needed=is_plain)
     if rotary and not isinstance(kind, DotProduct):
-        raise ValueError(
+        raise NoBoundError(
             f"rotary: expected False for {type(kind).__name__}, whose bound with rotary positions is "
             "not known, got True"
         )

@@ -17,9 +17,9 @@ from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, 
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention as attention_bound
-from poolax.bounds._attention_kernels import METHODS
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import spectral_norm
+from poolax.bounds._methods import METHODS
 from poolax.bounds._norms import normalised_domain
 from poolax.bounds._pooled_block import pooled_block
 from poolax.bounds._pooling import pooler as pooler_bound

@@ -27,12 +27,12 @@ from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
+from poolax.bounds._methods import PROVED
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
 from poolax.records import Domain, Ledger, LedgerRow, TokenRange
-
-METHODS = ("sharp", "tight")
 
 
 @at_highest_precision
@@ -75,8 +75,8 @@ def ledger(
         The ledger.
 
     Raises:
-        ValueError: for no layers, for a layer, activation or combination without a bound, for
-            parameters that are not finite, or for numbers out of range.
+        NoBoundError: for a layer, activation or combination without a bound.
+        ValueError: for no layers, parameters that are not finite, or numbers out of range.
 
     Example:
         >>> import jax
@@ -92,7 +92,7 @@ def ledger(
     Reference:
         Theory, sections 4.7 and 7; this library's own.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, PROVED)
     check_domain(radius, spread, needed=True)
     tokens = token_range(num_tokens)
     dtype = jnp.result_type(float)
@@ -228,7 +228,8 @@ def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
         return _feed_forward(branch, state, tight)
     if isinstance(branch, ConvolutionSpec):
         return _convolution(branch, state)
-    check_instance("branch", branch, MergeSpec, "a branch whose bound is known")
+    if not isinstance(branch, MergeSpec):
+        raise NoBoundError(f"branch: expected one whose bound is known, got {type(branch).__name__}")
     kernel = _floating(branch.params["kernel"])
     if state.scale is not None:
         kernel = state.scale[:, None] * kernel

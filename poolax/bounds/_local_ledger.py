@@ -72,9 +72,9 @@ def local_ledger(
         The ledger, with the token states. Without real tokens the bound is 0.
 
     Raises:
+        NoBoundError: for layers that cut or merge tokens, or are convolutions.
         ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite or such
-            that the bound overflows, attention maps that do not fit the layers, or layers that cut or
-            merge tokens, for which nothing is known here.
+            that the bound overflows, or attention maps that do not fit the layers.
 
     Example:
         >>> import jax
@@ -295,7 +295,10 @@ def _tokens_at(branch, x):
     if branch is None:
         identity = jnp.eye(x.shape[-1], dtype=x.dtype)
         return x, lambda index: identity
-    check_instance("layers", branch, FeedForwardSpec, "attention or feed-forward layers")
+    if not isinstance(branch, FeedForwardSpec):
+        raise NoBoundError(
+            f"layers: expected attention or feed-forward layers, got {type(branch).__name__}"
+        )
     params = branch.params
 
     def dense(name, rows):

@@ -18,10 +18,10 @@ from poolax._checks import (
     check_values,
 )
 from poolax._numerics import safe_sqrt
-from poolax.bounds._attention_kernels import METHODS
 from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
+from poolax.bounds._methods import METHODS
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooling import pooling_factor, resolve_pooler

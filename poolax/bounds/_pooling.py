@@ -21,12 +21,11 @@ from poolax._checks import (
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import round_up
+from poolax.bounds._methods import PROVED
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooler_rules import rule_of
 from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
 from poolax.records import PoolerBound, TokenRange
-
-METHODS = ("sharp", "tight")
 
 
 @at_highest_precision
@@ -97,7 +96,7 @@ def pooler(
         section 6; tight: 8.1 (query attention) and 8.10 (latent attention).
     """
     module = from_name(pooler_or_name)
-    check_choice("method", method, METHODS)
+    check_choice("method", method, PROVED)
     check_count("dim", dim)
     # One that overflowed is infinite, and leaves what reads no spread as it is.
     if spread is not None and not (is_concrete(spread) and np.array_equal(spread, np.inf)):
