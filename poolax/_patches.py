@@ -5,11 +5,13 @@ from jaxtyping import Array, Float
 
 
 def patchify(images: Float[Array, "*batch h w c"], patch_size: int) -> Float[Array, "*batch n p"]:
-    """Cut images into patches, row by row; a patch keeps the order (row, column, channel)."""
+    """Cut images into patches, row by row; a patch keeps the order (row, column, channel).
+
+    What is left over at the right and at the bottom belongs to no patch.
+    """
     *batch, height, width, channels = images.shape
-    grid = images.reshape(
-        *batch, height // patch_size, patch_size, width // patch_size, patch_size, channels
-    )
+    rows, columns = height // patch_size, width // patch_size
+    images = images[..., : rows * patch_size, : columns * patch_size, :]
+    grid = images.reshape(*batch, rows, patch_size, columns, patch_size, channels)
     grid = jnp.swapaxes(grid, -4, -3)
-    num_patches = (height // patch_size) * (width // patch_size)
-    return grid.reshape(*batch, num_patches, patch_size * patch_size * channels)
+    return grid.reshape(*batch, rows * columns, patch_size * patch_size * channels)

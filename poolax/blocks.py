@@ -211,7 +211,7 @@ class PostLNBlock(nn.Module):
 
 
 class PreLNBlock(nn.Module):
-    """Pre-LN Transformer block: ``x = x + attention(norm1(x))``, then ``x + ffn(norm2(x))``.
+    """Pre-LN Transformer block: ``x = x + s1 * attention(norm1(x))``, then ``x + s2 * ffn(norm2(x))``.
 
     Attributes:
         attention: Called with ``(x, mask, bias, return_weights)``, as
@@ -219,6 +219,9 @@ class PreLNBlock(nn.Module):
         ffn: Position-wise layer.
         norm1: Norm before the attention.
         norm2: Norm before the feed-forward layer.
+        layer_scale: What the learned scales ``s1`` and ``s2`` start at; ``None`` for none.
+
+    Parameters: those of the four parts and, with layer scale, ``scale1 (d,)`` and ``scale2 (d,)``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -234,6 +237,7 @@ class PreLNBlock(nn.Module):
     ffn: nn.Module
     norm1: nn.Module
     norm2: nn.Module
+    layer_scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -246,10 +250,16 @@ class PreLNBlock(nn.Module):
         """Map tokens to tokens; arguments, result and errors as in :class:`PostLNBlock`."""
         x, mask = _check_block_input(x, mask)
         mixed, weights = _attend(self.attention, self.norm1(x), mask, bias, return_weights)
-        x = x + mixed
-        x = x + self.ffn(self.norm2(x))
+        x = x + self._scaled("scale1", mixed)
+        x = x + self._scaled("scale2", self.ffn(self.norm2(x)))
         check_result("x", x, "block")
         return (x, weights) if return_weights else x
+
+    def _scaled(self, name, x):
+        if self.layer_scale is None:
+            return x
+        start = nn.initializers.constant(self.layer_scale)
+        return x * with_leading_axes(self.param(name, start, (x.shape[-1],), jnp.float32), x.ndim)
 
 
 @codec.register("tbm", "tbm", options=("num_heads", "pooler", "attention", "use_bias"))

@@ -185,14 +185,20 @@ def block_specs(
 ) -> list[LayerSpec]:
     """Describe a Pre-LN (``norm_first``) or Post-LN block: attention, then feed-forward."""
     branches = (
-        ("attention", attention_spec(block.attention, params["attention"]), "norm1"),
-        ("ffn", FeedForwardSpec(params=params["ffn"], activation=block.ffn.activation), "norm2"),
+        ("attention", attention_spec(block.attention, params["attention"])),
+        ("ffn", FeedForwardSpec(params=params["ffn"], activation=block.ffn.activation)),
     )
     specs = []
-    for part, branch, norm in branches:
-        norm = norm_spec(getattr(block, norm), params[norm])
+    for number, (part, branch) in enumerate(branches, 1):
+        norm = norm_spec(getattr(block, f"norm{number}"), params[f"norm{number}"])
         before, after = (norm, None) if norm_first else (None, norm)
         specs.append(
-            LayerSpec(name=f"{name}/{part}", branch=branch, norm_before=before, norm_after=after)
+            LayerSpec(
+                name=f"{name}/{part}",
+                branch=branch,
+                norm_before=before,
+                norm_after=after,
+                residual_scale=params.get(f"scale{number}"),
+            )
         )
     return specs

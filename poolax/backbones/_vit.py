@@ -1,7 +1,7 @@
 """Vision Transformer: patches and a CLS token through Pre-LN blocks."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,10 +12,9 @@ from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import (
     broadcast_mask,
+    check_choice,
     check_count,
     check_divides,
-    check_finite,
-    check_floating,
     check_number,
 )
 from poolax._numerics import with_leading_axes
@@ -23,17 +22,19 @@ from poolax._patches import patchify
 from poolax.attention import MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
-from poolax.blocks import FeedForward, PreLNBlock
+from poolax.backbones._grids import INTERPOLATIONS, patch_grid, resize_table
+from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
 
 
 @codec.register("backbone", "vit")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ViTConfig:
-    """Sizes of a Vision Transformer.
+    """Sizes and switches of a Vision Transformer.
 
     Attributes:
-        image_size: Height and width of the images in pixels.
-        patch_size: Height and width of a patch; divides ``image_size``.
+        image_size: Height and width in pixels of the images that the positions are stored for; others
+            are taken as well, see ``interpolation``.
+        patch_size: Height and width of a patch, at most ``image_size``.
         num_channels: Colour channels.
         width: Width ``d`` of the tokens.
         num_layers: Number of blocks.
@@ -43,6 +44,10 @@ class ViTConfig:
         use_mask_token: Whether there is a token that stands in for hidden patches, for pretraining.
         use_qkv_bias: Biases on queries, keys and values.
         activation: Name of the activation.
+        interpolation: How positions are brought to the grid of patches of images of another size:
+            ``"bicubic"`` or ``"bilinear"``, as PyTorch has them, or either with ``"-antialias"``.
+        layer_scale: What learned scales of the blocks' branches start at; ``None`` for none.
+        use_gate: Gated feed-forward layers.
     """
 
     image_size: int
@@ -56,21 +61,37 @@ class ViTConfig:
     use_mask_token: bool = False
     use_qkv_bias: bool = True
     activation: str = "gelu"
+    interpolation: str = codec.added("bicubic")
+    layer_scale: float | None = codec.added(None)
+    use_gate: bool = codec.added(False)
+
+    __repr__ = codec.brief
 
     def __post_init__(self):
         """Refuse sizes that do not fit."""
         for field in ("image_size", "patch_size", "num_channels", "width", "num_layers", "mlp_dim"):
             check_count(field, getattr(self, field))
         check_count("num_heads", self.num_heads)
-        check_divides("patch_size", self.patch_size, "image_size", self.image_size)
+        if self.patch_size > self.image_size:
+            raise ValueError(
+                f"patch_size: expected at most image_size = {self.image_size}, got {self.patch_size}"
+            )
         check_divides("num_heads", self.num_heads, "width", self.width)
         check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.layer_scale is not None:
+            check_number("layer_scale", self.layer_scale)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the positions are stored for."""
+        return (self.image_size // self.patch_size,) * 2
 
     @property
     def num_patches(self) -> int:
-        """Number of patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
+        """Number of patches of an image of ``image_size``."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def patch_dim(self) -> int:
@@ -78,28 +99,11 @@ class ViTConfig:
         return self.patch_size**2 * self.num_channels
 
 
-def check_images(config: Any, inputs: Float[Array, "*batch h w c"]) -> None:
-    """Refuse anything but finite images of the configuration's size.
-
-    Args:
-        config: With ``image_size`` and ``num_channels``.
-        inputs: Images.
-
-    Raises:
-        ValueError: for a wrong shape or dtype, or values that are not finite.
-    """
-    check_floating("inputs", inputs)
-    expected = (config.image_size, config.image_size, config.num_channels)
-    if jnp.shape(inputs)[-3:] != expected:
-        raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
-    check_finite("inputs", inputs)
-
-
 class _Embeddings(nn.Module):
     config: ViTConfig
 
     @nn.compact
-    def __call__(self, images, hidden=None):
+    def __call__(self, images, grid, hidden=None):
         config = self.config
         init = nn.initializers.normal(0.02)
         tokens = nn.Dense(config.width, name="patch")(patchify(images, config.patch_size))
@@ -113,6 +117,8 @@ class _Embeddings(nn.Module):
         cls = jnp.broadcast_to(cls, (*tokens.shape[:-2], 1, config.width))
         tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=-2)
         position = self.param("position", init, (config.num_patches + 1, config.width))
+        patches = resize_table(position[1:], config.grid, grid, config.interpolation)
+        position = jnp.concatenate([position[:1], patches])
         return tokens + with_leading_axes(position, tokens.ndim)
 
 
@@ -120,8 +126,9 @@ class _Embeddings(nn.Module):
 class ViT(BlockBackbone):
     """Vision Transformer with a CLS token, learned positions and Pre-LN blocks.
 
-    Inputs are preprocessed images, ``(*batch, image_size, image_size, num_channels)``; token 0 is
-    CLS, then the patches row by row.
+    Inputs are preprocessed images, ``(*batch, height, width, num_channels)``, of any size from one
+    patch on; what is left over at right and bottom is not seen. Token 0 is CLS, then the patches row
+    by row.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -142,7 +149,7 @@ class ViT(BlockBackbone):
     def init_embeddings(cls, config, key):
         """See :meth:`BlockBackbone.init_embeddings`."""
         images = jnp.zeros((1, config.image_size, config.image_size, config.num_channels))
-        return _Embeddings(config).init(key, images)["params"]
+        return _Embeddings(config).init(key, images, config.grid)["params"]
 
     def block(self, index: int) -> nn.Module:
         """See :meth:`BlockBackbone.block`."""
@@ -152,8 +159,9 @@ class ViT(BlockBackbone):
             config.num_heads, use_bias=config.use_qkv_bias, use_out_bias=True, parent=None
         )
         activation = activation_from_name(config.activation)
-        ffn = FeedForward(config.mlp_dim, activation, use_bias=True, parent=None)
-        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm)
+        layer = GatedFeedForward if config.use_gate else FeedForward
+        ffn = layer(config.mlp_dim, activation, use_bias=True, parent=None)
+        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm, config.layer_scale)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -181,13 +189,13 @@ class ViT(BlockBackbone):
             Embeddings, shape ``(*batch, 1 + patches, d)``, and the mask.
 
         Raises:
-            ValueError: for a wrong shape or dtype, non-finite pixels, or hidden patches in a model
-                without a mask token.
+            ValueError: for a wrong shape or dtype, images smaller than a patch, non-finite pixels, or
+                hidden patches in a model without a mask token.
         """
         config = self.config
-        check_images(config, inputs)
+        grid = patch_grid(config, inputs)
         if hidden is not None and not config.use_mask_token:
             raise ValueError("hidden: expected None for a model without a mask token, got an array")
-        mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_patches + 1))
+        mask = broadcast_mask(mask, (*inputs.shape[:-3], grid[0] * grid[1] + 1))
         variables = {"params": params["embeddings"]}
-        return _Embeddings(config).apply(variables, inputs, hidden), mask
+        return _Embeddings(config).apply(variables, inputs, grid, hidden), mask

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from poolax._checks import (
     check_count,
     check_divides,
+    check_finite,
+    check_floating,
     check_instance,
     check_number,
 )
@@ -23,7 +25,6 @@ from poolax._layer_specs import AttentionSpec, LayerSpec, MergeSpec
 from poolax._patches import patchify
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
-from poolax.backbones._vit import check_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,7 +321,7 @@ class WindowBackbone(Backbone):
         Raises:
             ValueError: for a wrong shape or dtype, non-finite pixels, or a mask.
         """
-        check_images(self.config, inputs)
+        _check_images(self.config, inputs)
         _check_no_mask(mask)
         return self.embedding().apply({"params": params["embeddings"]}, inputs), None
 
@@ -393,6 +394,15 @@ def window_attention_spec(block: Any, params: Mapping[str, Any], padded: bool) -
 
 def _stage_name(stage):
     return f"stage_{stage}"
+
+
+def _check_images(config, inputs):
+    """Refuse anything but finite images of the configuration's size."""
+    check_floating("inputs", inputs)
+    expected = (config.image_size, config.image_size, config.num_channels)
+    if jnp.shape(inputs)[-3:] != expected:
+        raise ValueError(f"inputs: expected shape {('*batch', *expected)}, got {jnp.shape(inputs)}")
+    check_finite("inputs", inputs)
 
 
 def _check_no_mask(mask):

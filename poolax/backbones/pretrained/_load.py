@@ -33,10 +33,12 @@ from poolax.backbones.pretrained._tensors import (
     refuse_pickle,
     shard_names,
 )
-from poolax.backbones.pretrained._vit import TIMM_VIT, VIT
+from poolax.backbones.pretrained._timm import TIMM_VIT
+from poolax.backbones.pretrained._vit import VIT_FAMILIES
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *(VIT, TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
+    *VIT_FAMILIES,
+    *(TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
 )
 
 # What fields of an unexpected type or value lead to; a file may say anything.

@@ -58,6 +58,30 @@ def dense(path: str, *names: str, bias: bool = True) -> Sources:
     return found
 
 
+def joint_dense(path: str, *names: str, joint: str, index: int, width: int) -> Sources:
+    """A linear layer that stands alone, or beside others of its width in one (n width, in) tensor.
+
+    Args:
+        path: Our layer.
+        *names: What it is called where it stands alone.
+        joint: What all together are called.
+        index: Which of them it is.
+        width: How many outputs it has.
+
+    Returns:
+        Its kernel and bias.
+    """
+
+    def rows(x):
+        return x if len(x) == width else x[index * width : (index + 1) * width]
+
+    all_names = (*names, joint)
+    return {
+        f"{path}/kernel": Source(tuple(f"{name}.weight" for name in all_names), lambda x: rows(x).T),
+        f"{path}/bias": Source(tuple(f"{name}.bias" for name in all_names), rows),
+    }
+
+
 def norm(path: str, *names: str, bias: bool = True) -> Sources:
     """A norm's scale and shift."""
     # Files from TensorFlow's times have gamma and beta.

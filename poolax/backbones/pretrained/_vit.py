@@ -1,48 +1,141 @@
-"""ViT checkpoints: Hugging Face layout and timm's state dicts."""
+"""Vision Transformers in Hugging Face layout: names by family, and readers of their configurations."""
 
-import re
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from poolax.backbones._preprocess import ImagePreprocess
 from poolax.backbones._vit import ViT, ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
+    Sources,
     check_fields,
     dense,
     first,
     heads_in,
     heads_out,
-    joint_heads,
+    joint_dense,
     norm,
     read_count,
     read_field,
     read_json_object,
 )
 
-# What a name's model may be told otherwise, and shapes of tensors or heads show.
-_TIMM_ARGUMENTS = {
-    *("depth", "embed_dim", "img_size", "in_chans", "num_classes", "num_heads", "patch_size"),
-}
 
-# Published sizes of timm's models by width; their state dicts do not say how many heads there are.
-_TIMM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+@dataclasses.dataclass(frozen=True)
+class ViTNames:
+    """What a family calls its tensors, ``{}`` for the number of a block.
+
+    Names on disk come first, then those that the library has in memory, where they differ.
+
+    Attributes:
+        patch: Projection of patches.
+        position: Table of positions.
+        query: Projection to queries; ``key`` and ``value`` have the word in its place.
+        out: Output projection of the attention.
+        norms: The two norms of a block.
+        hidden: First feed-forward layer.
+        ffn_out: Second one.
+        gates: Gate and first layer of a gated one.
+        joint_gates: Both side by side.
+        gated_out: Second layer of a gated one.
+        scales: The two layer scales of a block.
+        norm: Norm behind the blocks.
+    """
+
+    patch: tuple[str, ...] = ("embeddings.patch_embeddings.projection",)
+    position: tuple[str, ...] = ("embeddings.position_embeddings",)
+    query: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
+    norms: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    hidden: tuple[str, ...] = ()
+    ffn_out: tuple[str, ...] = ()
+    gates: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    joint_gates: str = ""
+    gated_out: tuple[str, ...] = ()
+    scales: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    norm: tuple[str, ...] = ("layernorm",)
 
 
-def read_config(raw, shapes):
-    """From the fields of a Hugging Face configuration."""
-    del shapes
-    return ViTConfig(
-        image_size=square_side(raw, "image_size"),
-        patch_size=square_side(raw, "patch_size"),
-        num_channels=read_count(raw, "num_channels"),
-        width=read_count(raw, "hidden_size"),
-        num_layers=read_count(raw, "num_hidden_layers"),
-        num_heads=read_count(raw, "num_attention_heads"),
-        mlp_dim=read_count(raw, "intermediate_size"),
-        norm_eps=read_field(raw, "layer_norm_eps"),
-        use_qkv_bias=raw.get("qkv_bias", True),
-        activation=read_field(raw, "hidden_act"),
-    )
+_BLOCK, _MEMORY = "encoder.layer.{}", "layers.{}"
+_VIT = ViTNames(
+    query=(f"{_BLOCK}.attention.attention.query", f"{_MEMORY}.attention.q_proj"),
+    out=(f"{_BLOCK}.attention.output.dense", f"{_MEMORY}.attention.o_proj"),
+    norms=(
+        (f"{_BLOCK}.layernorm_before", f"{_MEMORY}.layernorm_before"),
+        (f"{_BLOCK}.layernorm_after", f"{_MEMORY}.layernorm_after"),
+    ),
+    hidden=(f"{_BLOCK}.intermediate.dense", f"{_MEMORY}.mlp.fc1"),
+    ffn_out=(f"{_BLOCK}.output.dense", f"{_MEMORY}.mlp.fc2"),
+)
+_DINOV2 = ViTNames(
+    query=(f"{_BLOCK}.attention.attention.query", f"{_BLOCK}.attention.q_proj"),
+    out=(f"{_BLOCK}.attention.output.dense", f"{_BLOCK}.attention.o_proj"),
+    norms=((f"{_BLOCK}.norm1",), (f"{_BLOCK}.norm2",)),
+    hidden=(f"{_BLOCK}.mlp.fc1",),
+    ffn_out=(f"{_BLOCK}.mlp.fc2",),
+    gates=((f"{_BLOCK}.mlp.gate_proj",), (f"{_BLOCK}.mlp.up_proj",)),
+    joint_gates=f"{_BLOCK}.mlp.weights_in",
+    gated_out=(f"{_BLOCK}.mlp.weights_out", f"{_BLOCK}.mlp.down_proj"),
+    scales=((f"{_BLOCK}.layer_scale1.lambda1",), (f"{_BLOCK}.layer_scale2.lambda1",)),
+)
+
+
+def sources_by(names: ViTNames) -> Callable[[ViTConfig], Sources]:
+    """Every parameter's tensor, for a configuration of a family with these names."""
+
+    def sources(config):
+        found = dense("embeddings/patch", *names.patch)
+        found["embeddings/patch/kernel"] = Source(
+            tuple(f"{name}.weight" for name in names.patch), patch_kernel
+        )
+        found["embeddings/cls_token"] = Source(("embeddings.cls_token",), first)
+        found["embeddings/position"] = Source(names.position, first)
+        for index in range(config.num_layers):
+            found |= _block_sources(config, names, index)
+        return found | norm("encoder/norm", *names.norm)
+
+    return sources
+
+
+def _block_sources(config, names, index):
+    def called(templates):
+        return [template.format(index) for template in templates]
+
+    ours, heads = f"encoder/block_{index}", {"num_heads": config.num_heads}
+    found = {}
+    for part in ("query", "key", "value"):
+        theirs = [_in_place_of_query(name, part) for name in called(names.query)]
+        found |= heads_in(f"{ours}/attention/{part}", *theirs, bias=config.use_qkv_bias, **heads)
+    found |= heads_out(f"{ours}/attention/out", *called(names.out), **heads)
+    if config.use_gate:
+        for number, part in enumerate(("gate", "hidden")):
+            found |= joint_dense(
+                f"{ours}/ffn/{part}",
+                *called(names.gates[number]),
+                joint=names.joint_gates.format(index),
+                index=number,
+                width=config.mlp_dim,
+            )
+        found |= dense(f"{ours}/ffn/out", *called(names.gated_out))
+    else:
+        found |= dense(f"{ours}/ffn/hidden", *called(names.hidden))
+        found |= dense(f"{ours}/ffn/out", *called(names.ffn_out))
+    for number in (1, 2):
+        found |= norm(f"{ours}/norm{number}", *called(names.norms[number - 1]))
+        if config.layer_scale is not None:
+            found[f"{ours}/scale{number}"] = Source(tuple(called(names.scales[number - 1])))
+    return found
+
+
+def _in_place_of_query(name, part):
+    return name.replace("q_proj", f"{part[0]}_proj").replace("query", part)
+
+
+def patch_kernel(x):
+    """From a convolution's (d, channels, row, column) to (row column channels, d)."""
+    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
 
 
 def square_side(raw, field):
@@ -54,39 +147,45 @@ def square_side(raw, field):
     return read_count({field: size}, field)
 
 
-def sources(config):
-    """Every parameter's tensor."""
-    found = {
-        "embeddings/patch/kernel": Source(
-            ("embeddings.patch_embeddings.projection.weight",), patch_kernel
-        ),
-        "embeddings/patch/bias": Source(("embeddings.patch_embeddings.projection.bias",)),
-        "embeddings/cls_token": Source(("embeddings.cls_token",), first),
-        "embeddings/position": Source(("embeddings.position_embeddings",), first),
+def _read_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that all families name alike."""
+    return {
+        "image_size": square_side(raw, "image_size"),
+        "patch_size": square_side(raw, "patch_size"),
+        "num_channels": read_count(raw, "num_channels"),
+        "width": read_count(raw, "hidden_size"),
+        "num_layers": read_count(raw, "num_hidden_layers"),
+        "num_heads": read_count(raw, "num_attention_heads"),
+        "norm_eps": read_field(raw, "layer_norm_eps"),
+        "activation": read_field(raw, "hidden_act"),
     }
-    for index in range(config.num_layers):
-        ours, disk, memory = f"encoder/block_{index}", f"encoder.layer.{index}", f"layers.{index}"
-        heads = {"num_heads": config.num_heads}
-        for part in ("query", "key", "value"):
-            found |= heads_in(
-                f"{ours}/attention/{part}",
-                f"{disk}.attention.attention.{part}",
-                f"{memory}.attention.{part[0]}_proj",
-                bias=config.use_qkv_bias,
-                **heads,
-            )
-        out = (f"{disk}.attention.output.dense", f"{memory}.attention.o_proj")
-        found |= heads_out(f"{ours}/attention/out", *out, **heads)
-        found |= dense(f"{ours}/ffn/hidden", f"{disk}.intermediate.dense", f"{memory}.mlp.fc1")
-        found |= dense(f"{ours}/ffn/out", f"{disk}.output.dense", f"{memory}.mlp.fc2")
-        for ours_norm, theirs in (("norm1", "layernorm_before"), ("norm2", "layernorm_after")):
-            found |= norm(f"{ours}/{ours_norm}", f"{disk}.{theirs}", f"{memory}.{theirs}")
-    return found | norm("encoder/norm", "layernorm")
 
 
-def patch_kernel(x):
-    """From a convolution's (d, channels, row, column) to (row column channels, d)."""
-    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+def _read_vit(raw, shapes):
+    del shapes
+    return ViTConfig(
+        **_read_sizes(raw),
+        mlp_dim=read_count(raw, "intermediate_size"),
+        use_qkv_bias=raw.get("qkv_bias", True),
+    )
+
+
+def _read_dinov2(raw, shapes):
+    del shapes
+    sizes = _read_sizes(raw)
+    mlp_dim = int(sizes["width"] * read_field(raw, "mlp_ratio"))
+    use_gate = raw.get("use_swiglu_ffn", False)
+    if use_gate:
+        # Two thirds of it, rounded up to a multiple of 8; the activation is fixed.
+        mlp_dim = (int(mlp_dim * 2 / 3) + 7) // 8 * 8
+        sizes["activation"] = "silu"
+    return ViTConfig(
+        **sizes,
+        mlp_dim=mlp_dim,
+        use_qkv_bias=raw.get("qkv_bias", True),
+        use_gate=use_gate,
+        layer_scale=raw.get("layerscale_value", 1.0),
+    )
 
 
 def read_preprocess(directory, raw, config):
@@ -102,113 +201,26 @@ def read_preprocess(directory, raw, config):
     return ImagePreprocess(scale=scale, mean=tuple(mean), std=tuple(std))
 
 
-VIT = Architecture(
-    names=("vit",),
-    backbone=ViT,
-    read_config=read_config,
-    sources=sources,
-    prefixes=("vit.",),
-    ignored=(
-        r"pooler\..*",
-        r"classifier\..*",
-        r"decoder\..*",
-        r"(vit\.)?embeddings\.mask_token",
-    ),
-    read_preprocess=read_preprocess,
-)
-
-
-def read_timm_config(raw, shapes):
-    """From a timm model's name and the shapes of its tensors."""
-    prefix = _timm_prefix(shapes)
-
-    def shape(name):
-        if prefix + name not in shapes:
-            raise ValueError(f"tensors: expected all of a timm ViT, got no {prefix + name}")
-        return shapes[prefix + name]
-
-    width, channels, patch_size, _ = shape("patch_embed.proj.weight")
-    num_patches = shape("pos_embed")[-2] - 1
-    side = round(num_patches**0.5)
-    if side**2 != num_patches or prefix + "cls_token" not in shapes:
-        raise ValueError(
-            "tensors: expected a timm ViT with a CLS token and positions of a square of patches, got "
-            f"pos_embed {shape('pos_embed')}"
-        )
-    blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
-    overrides = raw.get("model_args") or {}
-    unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
-    if unknown:
-        raise ValueError(
-            f"config: expected model_args of {', '.join(sorted(_TIMM_ARGUMENTS))} alone, got "
-            f"{', '.join(unknown)}"
-        )
-    num_heads = overrides.get("num_heads", raw.get("num_heads", _TIMM_HEADS.get(width)))
-    if num_heads is None:
-        raise ValueError(
-            f"config: expected num_heads, which is not known for a timm ViT of width {width}, got none"
-        )
-    return ViTConfig(
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        num_channels=channels,
-        width=width,
-        num_layers=len(blocks),
-        num_heads=num_heads,
-        mlp_dim=shape("blocks.0.mlp.fc1.weight")[0],
-        norm_eps=1e-6,
-        use_qkv_bias=prefix + "blocks.0.attn.qkv.bias" in shapes,
+def _family(name, names, read_config, *prefixes) -> Architecture:
+    prefixes = (f"{name}.", *prefixes)
+    inside = "|".join(prefix.replace(".", r"\.") for prefix in prefixes)
+    return Architecture(
+        names=(name,),
+        backbone=ViT,
+        read_config=read_config,
+        sources=sources_by(names),
+        prefixes=prefixes,
+        ignored=(
+            r"pooler\..*",
+            r"classifier\..*",
+            r"decoder\..*",
+            rf"({inside})?embeddings\.mask_token",
+        ),
+        read_preprocess=read_preprocess,
     )
 
 
-def _timm_prefix(shapes):
-    return "model." if "model.patch_embed.proj.weight" in shapes else ""
-
-
-def timm_sources(config):
-    """Every parameter's tensor."""
-    found = {
-        "embeddings/patch/kernel": Source(("patch_embed.proj.weight",), patch_kernel),
-        "embeddings/patch/bias": Source(("patch_embed.proj.bias",)),
-        "embeddings/cls_token": Source(("cls_token",), first),
-        "embeddings/position": Source(("pos_embed",), first),
-    }
-    for index in range(config.num_layers):
-        ours, theirs = f"encoder/block_{index}", f"blocks.{index}"
-        heads = {"num_heads": config.num_heads}
-        found |= joint_heads(
-            f"{ours}/attention", f"{theirs}.attn.qkv", bias=config.use_qkv_bias, **heads
-        )
-        found |= heads_out(f"{ours}/attention/out", f"{theirs}.attn.proj", **heads)
-        found |= dense(f"{ours}/ffn/hidden", f"{theirs}.mlp.fc1")
-        found |= dense(f"{ours}/ffn/out", f"{theirs}.mlp.fc2")
-        found |= norm(f"{ours}/norm1", f"{theirs}.norm1") | norm(f"{ours}/norm2", f"{theirs}.norm2")
-    return found | norm("encoder/norm", "norm")
-
-
-def read_timm_preprocess(directory, raw, config):
-    """From the ``pretrained_cfg`` of a timm configuration; pixel values to -1..1 if there is none."""
-    del directory, config
-    fields = raw.get("pretrained_cfg") or {}
-    mean, std = fields.get("mean", [0.5] * 3), fields.get("std", [0.5] * 3)
-    return ImagePreprocess(mean=tuple(mean), std=tuple(std))
-
-
-def _is_timm_vit(raw, shapes):
-    named = str(raw.get("architecture", "")).startswith("vit_")
-    return named or (
-        any(name.endswith("blocks.0.attn.qkv.weight") for name in shapes)
-        and any(name.removeprefix("model.") == "cls_token" for name in shapes)
-    )
-
-
-TIMM_VIT = Architecture(
-    names=("timm_vit",),
-    backbone=ViT,
-    read_config=read_timm_config,
-    sources=timm_sources,
-    prefixes=("model.",),
-    ignored=(r"head\..*", r"fc_norm\..*", r"pre_logits\..*"),
-    read_preprocess=read_timm_preprocess,
-    recognizes=_is_timm_vit,
+VIT_FAMILIES = (
+    _family("vit", _VIT, _read_vit),
+    _family("dinov2", _DINOV2, _read_dinov2),
 )
