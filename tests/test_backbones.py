@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -119,7 +121,16 @@ def test_preprocess():
         ),
         (lambda v: v(np.full((1, 8, 8, 3), np.nan)), r"inputs: expected finite values"),
         (lambda v: v(images(1), np.ones(4, bool)), r"mask: .*\(1, 5\), got \(4,\)"),
-        (lambda v: ViTConfig(8, 3, 1, 16, 1, 2, 8), r"patch_size: .*image_size = 8, got 3"),
+        (
+            lambda v: v(np.zeros((2, 1, 1, 3), np.float32)),
+            r"inputs: .*height >= 4', 'width >= 4', 3\), got \(2, 1, 1, 3\)",
+        ),
+        (lambda v: ViTConfig(8, 9, 1, 16, 1, 2, 8), r"patch_size: .*at most image_size = 8, got 9"),
+        (
+            lambda v: dataclasses.replace(v.config, interpolation="cubic"),
+            r"interpolation: expected one of 'bicubic', .*'cubic'",
+        ),
+        (lambda v: dataclasses.replace(v.config, layer_scale="1"), r"layer_scale: expected a number"),
         (lambda v: ViTConfig(8, 4, 1, 16, 1, 3, 8), r"num_heads: .*width = 16, got 3"),
         (lambda v: ViTConfig(8, 4, 1, 16, 0, 2, 8), r"num_layers: .* >= 1, got 0"),
     ],

@@ -45,7 +45,8 @@ def resize_matrix(old: int, new: int, method: str) -> Float[np.ndarray, "new old
     """Weights with which ``new`` points of an axis read ``old`` ones, as PyTorch has them.
 
     Points stand in the middle of their cells. Without antialiasing, what would be read beyond an edge
-    is the point at the edge; with it, the kernel is as wide as a new cell, and what is there sums to one.
+    is the point at the edge; with it, the kernel is as wide as a new cell, and weights of what is
+    there sum to one.
 
     Args:
         old: Number of points of the table.
