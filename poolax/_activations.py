@@ -35,6 +35,7 @@ _BY_NAME: dict[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": relu,
+    "sigmoid": jax.nn.sigmoid,
     "silu": silu,
     "swish": silu,
     "tanh": tanh,

@@ -19,6 +19,14 @@ POOLERS = {
     "map": pooling.QueryAttentionPool(num_queries=2, num_heads=2),
     "hybrid": pooling.HybridPool(),
 }
+# Those of sentence encoders.
+FURTHER_POOLERS = {
+    "sqrt": pooling.SqrtPool(),
+    "position": pooling.PositionPool(start=2),
+    "skip": pooling.SkipPool(pooling.WeightedAveragePool(max_tokens=12), 2),
+    "projected": pooling.ProjectedPool(pooling.MaxPool(), 4, "tanh"),
+    "concat": pooling.ConcatPool((pooling.AveragePool(), pooling.QueryAttentionPool())),
+}
 PUBLISHED = ("first", "last", "avg", "sum", "max")
 KINDS = {
     "dot": attention.DotProduct(),

@@ -12,23 +12,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from poolax._activations import activation_from_name
 from poolax._checks import check_finite, check_rank, is_concrete
 from poolax._numerics import accumulation_dtype, safe_norm
+from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attentive_rules import fewest_of, latent_rule, parameters_of, query_rule
+from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._no_bound import NoBoundError
 from poolax.pooling import (
     AveragePool,
+    ConcatPool,
     FirstPool,
     HybridPool,
     LastPool,
     LatentAttentionPool,
     MaxPool,
     Pooler,
+    PositionPool,
+    ProjectedPool,
     QueryAttentionPool,
+    SkipPool,
+    SqrtPool,
     SumPool,
+    UnitPool,
     WeightedAveragePool,
+    parts_of,
 )
-from poolax.records import PoolerBound
+from poolax.records import PoolerBound, TokenRange
 
 Rule = Callable[..., PoolerBound]
 
@@ -63,8 +73,7 @@ def rules_of(pooler: Any, method: str = "sharp") -> tuple[Rule, ...]:
         >>> len(rules_of(AveragePool())), rules_of("a table")
         (1, ())
     """
-    mixed = pooler.poolers if isinstance(pooler, HybridPool) else ()
-    inner = [rules_of(part, method) for part in mixed]
+    inner = [rules_of(part, method) for part in parts_of(pooler)]
     if type(pooler) not in _RULES or not all(inner):
         return ()
     return (rule_of(pooler, method), *itertools.chain(*inner))
@@ -131,6 +140,21 @@ def _sum(pooler, variables, *, num_tokens, dim, spread):
     return PoolerBound(l2=jnp.sqrt(most), l1=most, linf=1.0)
 
 
+@register_pooler(SqrtPool)
+def _sqrt(pooler, variables, *, num_tokens, dim, spread):
+    return PoolerBound(l2=1.0, l1=jnp.sqrt(num_tokens.high), linf=1 / jnp.sqrt(fewest_of(num_tokens)))
+
+
+@register_pooler(PositionPool)
+def _position(pooler, variables, *, num_tokens, dim, spread):
+    """Shares of ``start, start + 1, …``; their norms fall as tokens are added."""
+    count, before = fewest_of(num_tokens), pooler.start - 1
+    mean = before + (count + 1) / 2
+    squares = before**2 + before * (count + 1) + (count + 1) * (2 * count + 1) / 6
+    l2 = jnp.sqrt(squares / count) / mean
+    return PoolerBound(l2=l2, l1=1.0, linf=(before + count) / count / mean)
+
+
 @register_pooler(MaxPool)
 def _max(pooler, variables, *, num_tokens, dim, spread):
     most_read = jnp.minimum(num_tokens.high, dim)
@@ -156,21 +180,56 @@ def _weighted_average(pooler, variables, *, num_tokens, dim, spread):
     return PoolerBound(l2=safe_norm(used), l1=jnp.sum(used), linf=by_size[0])
 
 
-def _hybrid(pooler, variables, *, num_tokens, dim, spread, method):
-    parameters = parameters_of(pooler, variables)
-    check_finite("mixture", parameters["mixture"])
-    bounds = [
-        rule_of(part, method)(
-            part,
-            {"params": parameters.get(f"poolers_{index}", {})},
-            num_tokens=num_tokens,
-            dim=dim,
-            spread=spread,
-        )
+def _bounds_of_parts(pooler, parameters, method, **sizes):
+    return [
+        rule_of(part, method)(part, {"params": parameters.get(f"poolers_{index}", {})}, **sizes)
         for index, part in enumerate(pooler.poolers)
     ]
 
-    return _mixture(parameters["mixture"], bounds)
+
+def _hybrid(pooler, variables, *, method, **sizes):
+    parameters = parameters_of(pooler, variables)
+    check_finite("mixture", parameters["mixture"])
+    return _mixture(parameters["mixture"], _bounds_of_parts(pooler, parameters, method, **sizes))
+
+
+def _concat(pooler, variables, *, method, **sizes):
+    """Changes of vectors side by side add in squares."""
+    bounds = _bounds_of_parts(pooler, variables.get("params", {}), method, **sizes)
+    return PoolerBound(
+        l2=safe_norm(jnp.stack([jnp.asarray(bound.l2, float) for bound in bounds])),
+        l1=safe_norm(jnp.stack([jnp.asarray(bound.l1, float) for bound in bounds])),
+    )
+
+
+def _bound_within(pooler, parameters, method, **sizes):
+    inner = {"params": parameters.get("pooler", {})}
+    return rule_of(pooler.pooler, method)(pooler.pooler, inner, **sizes)
+
+
+def _projected(pooler, variables, *, method, **sizes):
+    parameters = parameters_of(pooler, variables)
+    kernel = parameters["dense"]["kernel"]
+    check_finite("kernel", kernel)
+    factor = spectral_norm(kernel)
+    if pooler.activation is not None:
+        factor = factor * activation_lipschitz(activation_from_name(pooler.activation))
+    bound = _bound_within(pooler, parameters, method, **sizes)
+    return PoolerBound(l2=factor * bound.l2, l1=factor * bound.l1)
+
+
+def _unit(pooler, variables, *, method, **sizes):
+    raise NoBoundError(
+        "pooler: expected one with a Lipschitz constant, got UnitPool, whose vectors turn arbitrarily "
+        "fast near zero; bound the pooler inside of it"
+    )
+
+
+def _skip(pooler, variables, *, method, num_tokens, **sizes):
+    """The bound for the tokens that are left; one without any does not change."""
+    low, high = (jnp.maximum(end - pooler.num_tokens, 1) for end in (num_tokens.low, num_tokens.high))
+    left = TokenRange(low, high)
+    return _bound_within(pooler, variables.get("params", {}), method, num_tokens=left, **sizes)
 
 
 @jax.jit
@@ -209,6 +268,10 @@ def _largest_shares(logits, num_tokens):
 # Rules of which the tight one differs by what it takes of the same parameters.
 for _cls, _rule in {
     HybridPool: _hybrid,
+    ConcatPool: _concat,
+    ProjectedPool: _projected,
+    UnitPool: _unit,
+    SkipPool: _skip,
     LatentAttentionPool: latent_rule,
     QueryAttentionPool: query_rule,
 }.items():

@@ -3,6 +3,13 @@
 from poolax.pooling._attentive import LatentAttentionPool as LatentAttentionPool
 from poolax.pooling._attentive import QueryAttentionPool as QueryAttentionPool
 from poolax.pooling._base import Pooler as Pooler
+from poolax.pooling._composed import ConcatPool as ConcatPool
+from poolax.pooling._composed import ProjectedPool as ProjectedPool
+from poolax.pooling._composed import SkipPool as SkipPool
+from poolax.pooling._composed import UnitPool as UnitPool
+from poolax.pooling._composed import parts_of as parts_of
+from poolax.pooling._counted import PositionPool as PositionPool
+from poolax.pooling._counted import SqrtPool as SqrtPool
 from poolax.pooling._hybrid import HybridPool as HybridPool
 from poolax.pooling._names import FIXED_POOLERS as FIXED_POOLERS
 from poolax.pooling._names import from_config as from_config

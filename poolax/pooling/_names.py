@@ -7,6 +7,8 @@ from poolax import codec
 from poolax._checks import check_instance, did_you_mean
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
+from poolax.pooling._composed import ConcatPool, ProjectedPool, SkipPool, UnitPool, parts_of
+from poolax.pooling._counted import PositionPool, SqrtPool
 from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, FirstPool, LastPool, MaxPool, SumPool
 from poolax.pooling._weighted import WeightedAveragePool
@@ -24,6 +26,12 @@ for _name, _cls in {
     "attn": LatentAttentionPool,
     "map": QueryAttentionPool,
     "hybrid": HybridPool,
+    "sqrt": SqrtPool,
+    "position": PositionPool,
+    "concat": ConcatPool,
+    "projected": ProjectedPool,
+    "unit": UnitPool,
+    "skip": SkipPool,
 }.items():
     codec.register("pooler", _name, aliases=("cls",) if _name == "first" else ())(_cls)
 
@@ -33,7 +41,9 @@ def from_name(name: str | Pooler, **options) -> Pooler:
 
     Args:
         name: ``"cls"`` or ``"first"``, ``"last"``, ``"avg"``, ``"sum"``, ``"max"``, ``"wavg"``,
-            ``"attn"``, ``"map"`` or ``"hybrid"``. A :class:`Pooler` passes through.
+            ``"attn"``, ``"map"``, ``"hybrid"``, ``"sqrt"``, ``"position"`` or ``"concat"``; around
+            another pooler, which is an option, ``"projected"``, ``"unit"`` or ``"skip"``. A
+            :class:`Pooler` passes through.
         **options: Attributes of the pooler, such as ``num_latents=32`` for ``"attn"``.
 
     Returns:
@@ -63,7 +73,10 @@ def from_name(name: str | Pooler, **options) -> Pooler:
     if unknown:
         expected = ", ".join(valid) if valid else "no options"
         raise ValueError(f"options of {name!r}: expected {expected}, got {', '.join(unknown)}")
-    return cls(**options)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise ValueError(f"options of {name!r}: expected {', '.join(valid)}, got: {error}") from None
 
 
 def to_config(pooler: Pooler) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def from_config(config: Mapping[str, Any]) -> Pooler:
 
 def _check_poolers(pooler):
     check_instance("config", pooler, Pooler, "that of a pooler")
-    if isinstance(pooler, HybridPool):
+    if isinstance(pooler, (HybridPool, ConcatPool)):
         check_instance("config.poolers", pooler.poolers, tuple, "a list of poolers")
-        for part in pooler.poolers:
-            _check_poolers(part)
+    for part in parts_of(pooler):
+        _check_poolers(part)

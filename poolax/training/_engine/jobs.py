@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from poolax.pooling import AveragePool, HybridPool, QueryAttentionPool
+from poolax.pooling import AveragePool, QueryAttentionPool, parts_of
 from poolax.training._engine.feed import Protocol, count_orders
 from poolax.training._engine.heads import head_module
 from poolax.training._engine.limits import Limits
@@ -231,5 +231,4 @@ class JobMaker:
 
 def _reads_spread(pooler: nn.Module) -> bool:
     """Whether the bound of a pooler depends on how far tokens are apart."""
-    parts = pooler.poolers if isinstance(pooler, HybridPool) else (pooler,)
-    return any(isinstance(part, QueryAttentionPool) for part in parts)
+    return isinstance(pooler, QueryAttentionPool) or any(map(_reads_spread, parts_of(pooler)))
