@@ -3,37 +3,16 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from poolax._checks import check_count, check_instance
-from poolax._splits import TooFewExamplesError, check_disjoint, count_duplicates, row_digests
+from poolax._inputs import Inputs, content_digests
+from poolax._splits import TooFewExamplesError, check_disjoint, count_duplicates
 
 _CHUNK = 256
 Targets = np.ndarray | Mapping[str, np.ndarray]
-
-
-class Inputs(Protocol):
-    """What examples are read from: a NumPy array, or anything that reads examples when indexed.
-
-    Not all that they hold need be in memory: ``fingerprint`` stands for the content in that of the data
-    set. With a method ``content_digests(indices)``, a digest for each example, they need not be read to
-    be compared.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As an array's, ``(N, ...)``."""
-        ...
-
-    def __len__(self) -> int:
-        """The number ``N`` of examples."""
-        ...
-
-    def __getitem__(self, indices: Any, /) -> np.ndarray:
-        """The examples at an index array or slice, shape ``(len(indices), ...)``."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +110,9 @@ class Dataset:
         return count_duplicates({name: self._digests(part) for name, part in splits.items()})
 
     def _digests(self, indices):
-        contents = getattr(self.inputs, "content_digests", None)
         for start in range(0, len(indices), _CHUNK):
             part = indices[start : start + _CHUNK]
-            mask = None if self.mask is None else self.mask[part]
-            yield from row_digests(self.inputs[part], mask) if contents is None else contents(part)
+            yield from content_digests(self.inputs, part, self.mask)
 
     def subset(self, num_examples: int, *, seed: int = 0) -> "Dataset":
         """The same data with at most ``num_examples`` of each split, chosen at random.

@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_close
 
 from poolax._patches import patchify
-from poolax.backbones import ImagePreprocess, ViT, ViTConfig
+from poolax.backbones import ImagePreprocess, Preprocess, ViT, ViTConfig
 
 CONFIG = ViTConfig(8, 4, 3, width=16, num_layers=2, num_heads=2, mlp_dim=24, use_mask_token=True)
 
@@ -145,3 +145,63 @@ def test_no_mask_token_nothing_hidden():
     vit = ViT.init(config, jax.random.key(0))
     with pytest.raises(ValueError, match=r"hidden: expected None for a model without a mask token"):
         vit.embed(vit.params, images(1), hidden=np.ones((1, 4), bool))
+
+
+class Brightened(Preprocess):
+    """Declares nothing: it is called with inputs alone."""
+
+    def __call__(self, images):
+        return images + 1
+
+    def __repr__(self):
+        return "Brightened()"
+
+
+class Observed(Preprocess):
+    takes_mask = True
+
+    def __call__(self, images, mask=None):
+        return images, jnp.ones(5, bool) if mask is None else ~mask
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs", "mask"),
+    [
+        (None, 0, None),
+        (lambda images: images + 1, 1, None),
+        (Brightened(), 1, None),
+        (Observed(), 0, np.ones(5, bool)),
+    ],
+)
+def test_preprocessing_declares_what_it_takes(given, inputs, mask):
+    model = ViT.init(CONFIG, jax.random.key(0), given)
+    assert model.preprocess is given
+    raw = np.zeros((2, 8, 8, 3))
+    found = model.prepare(raw)
+    assert_close(found[0], raw + inputs)
+    np.testing.assert_array_equal(found[1], mask)
+    hidden = np.arange(5) < 2
+    expected = hidden if mask is None else ~hidden
+    np.testing.assert_array_equal(model.prepare(raw, hidden)[1], expected)
+    described = model.preprocessing.describe_for(raw.shape)
+    assert described == (None if given is None else repr(given))
+
+
+def test_preprocessing_on_the_host_counts_tokens_and_lets_ids_pass():
+    class Letters(Preprocess):
+        on_host = True
+
+        def __call__(self, texts):
+            ids = np.array([[ord(letter) for letter in text] for text in texts])
+            return ids, ids > 0
+
+    ids, mask = Letters().prepare(["ab", "cd"])
+    assert ids.tolist() == [[97, 98], [99, 100]]
+    assert mask.all()
+    passed = Letters().prepare(ids, mask)
+    assert passed[0] is ids
+    assert passed[1] is mask
+    with pytest.raises(ValueError, match="mask: expected None for texts"):
+        Letters().prepare(["ab"], mask)
+    with pytest.raises(ValueError, match="max_tokens: expected None for Letters, which cuts no texts"):
+        Letters().cut_to(3)

@@ -7,11 +7,12 @@ from poolax.backbones._decoder import Decoder as Decoder
 from poolax.backbones._decoder import DecoderConfig as DecoderConfig
 from poolax.backbones._gpt2 import GPT2 as GPT2
 from poolax.backbones._gpt2 import GPT2Config as GPT2Config
+from poolax.backbones._images import ImagePreprocess as ImagePreprocess
 from poolax.backbones._lipsformer import LipsFormer as LipsFormer
 from poolax.backbones._lipsformer import LipsFormerConfig as LipsFormerConfig
 from poolax.backbones._moment import Moment as Moment
 from poolax.backbones._moment import MomentConfig as MomentConfig
-from poolax.backbones._preprocess import ImagePreprocess as ImagePreprocess
+from poolax.backbones._preprocess import Preprocess as Preprocess
 from poolax.backbones._series import SeriesPreprocess as SeriesPreprocess
 from poolax.backbones._sharding import tensor_parallel as tensor_parallel
 from poolax.backbones._swin import Swin as Swin

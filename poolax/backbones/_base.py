@@ -16,6 +16,7 @@ from poolax._checks import broadcast_mask, check_finite, check_tokens
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import zero_masked
 from poolax.backbones import _layers
+from poolax.backbones._preprocess import Preprocess, as_preprocess
 from poolax.records import TokenStates
 
 
@@ -26,7 +27,8 @@ class Backbone(abc.ABC):
     Attributes:
         params: Parameters.
         config: Static, hashable configuration.
-        preprocess: Static, hashable; maps raw inputs to what :meth:`apply` takes.
+        preprocess: Static, hashable; maps raw inputs to what :meth:`apply` takes: a
+            :class:`Preprocess`, a plain function, or ``None`` where there is nothing to do.
         compute_dtype: Dtype that the blocks compute in; ``None`` for that of the parameters. Softmax,
             norms and pooling run in at least float32 whatever it is.
         name: What its checkpoint is called, as records and tables name it; ``None`` for one that was
@@ -130,6 +132,11 @@ class Backbone(abc.ABC):
         states, weights = self.run(params, x, mask, layer, return_weights)
         return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
 
+    @property
+    def preprocessing(self) -> Preprocess:
+        """What ``preprocess`` is, a plain function or ``None`` as well, saying what it takes."""
+        return as_preprocess(self.preprocess)
+
     def prepare(
         self, raw: Any, mask: Bool[Array, "*batch n"] | None = None
     ) -> tuple[Any, Bool[Array, "*batch n"] | None]:
@@ -145,17 +152,7 @@ class Backbone(abc.ABC):
         Raises:
             ValueError: for texts with a mask, or as ``preprocess`` raises.
         """
-        if self.preprocess is None:
-            return raw, mask
-        if getattr(self.preprocess, "takes_mask", False):
-            return self.preprocess(raw, mask)
-        if getattr(self.preprocess, "on_host", False):
-            if jnp.issubdtype(getattr(raw, "dtype", object), jnp.integer):
-                return raw, mask
-            if mask is not None:
-                raise ValueError("mask: expected None for texts, whose tokens are counted here")
-            return self.preprocess(raw)
-        return self.preprocess(raw), mask
+        return self.preprocessing.prepare(raw, mask)
 
     def apply(
         self,

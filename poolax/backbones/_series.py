@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool, Float
 from poolax import codec
 from poolax._checks import broadcast_mask, check_count, check_divides, check_floating
 from poolax._numerics import accumulation_dtype
+from poolax.backbones._preprocess import Preprocess
 
 
 @codec.register("preprocess", "series")
 @dataclasses.dataclass(frozen=True)
-class SeriesPreprocess:
+class SeriesPreprocess(Preprocess):
     """Bring series to one number of steps: longer ones are resampled, shorter ones padded on the left.
 
     Step ``i`` of a resampled series is read between the two steps next to
@@ -101,6 +102,10 @@ class SeriesPreprocess:
         found = {"steps": num_steps, "padded_to": self.num_steps}
         cut = num_steps % self.patch_len
         return {**found, "steps_in_padded_patch": cut} if cut else found
+
+    def describe_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """See :meth:`Preprocess.describe_for`: what :meth:`describe` says of the steps of a series."""
+        return self.describe(shape[-1])
 
     def _check_steps(self, name, num_steps):
         if num_steps < self.patch_len:

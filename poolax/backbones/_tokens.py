@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import tokenizers
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 
 from poolax import codec
 from poolax._checks import check_choice, check_count, check_instance
+from poolax.backbones._preprocess import Preprocess
 
 
 def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
@@ -24,7 +25,7 @@ def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
 
 @codec.register("preprocess", "text")
 @dataclasses.dataclass(frozen=True)
-class TextPreprocess:
+class TextPreprocess(Preprocess):
     """From texts to token ids and their mask.
 
     A text's tokens are cut to what leaves room for the special tokens, then these are added, then the
@@ -124,6 +125,14 @@ class TextPreprocess:
             ids[index, start : start + len(row)] = row
             mask[index, start : start + len(row)] = True
         return ids, mask
+
+    def cut_to(self, max_tokens: int) -> Self:
+        """See :meth:`Preprocess.cut_to`."""
+        check_count("max_tokens", max_tokens)
+        if max_tokens > self.max_tokens:
+            raise ValueError(f"max_tokens: expected at most {self.max_tokens}, got {max_tokens}")
+        pad_to = None if self.pad_to is None else max_tokens
+        return dataclasses.replace(self, max_tokens=max_tokens, pad_to=pad_to)
 
     def _ids(self, field) -> list[int]:
         ids = [(token, self.tokenizer.token_to_id(token)) for token in getattr(self, field)]

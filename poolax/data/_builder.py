@@ -14,6 +14,7 @@ from etils import epath
 
 from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
+from poolax.data._encoded import EncodedImages
 from poolax.data._entry import Entry
 from poolax.data._record_files import write_checksums
 
@@ -104,9 +105,7 @@ def _describe(
     dataset: Dataset, entry: Entry, options: Mapping[str, Any], attributes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What stands beside the records, as plain JSON."""
-    encoded = hasattr(dataset.inputs, "encoded")
-    shape = tuple(dataset.inputs.shape)
-    inputs: Any = dataset.inputs
+    images = _image_files(dataset)
     return {
         "name": dataset.name,
         "task": entry.task,
@@ -119,10 +118,15 @@ def _describe(
         "num_classes": dataset.num_classes,
         "class_names": None if dataset.class_names is None else list(dataset.class_names),
         "notes": list(dataset.notes),
-        "images": {"size": shape[1], "fit": inputs.fit} if encoded else None,
+        "images": None if images is None else {"size": images.shape[1], "fit": images.fit},
         "dtypes": {name: column.dtype.str for name, column in _columns(dataset).items()},
         "attributes": dict(attributes),
     }
+
+
+def _image_files(dataset: Dataset) -> EncodedImages | None:
+    """Images that are kept as the files that they stand in; ``None`` for other inputs."""
+    return dataset.inputs if isinstance(dataset.inputs, EncodedImages) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +154,7 @@ def _features(dataset: Dataset) -> Any:
 
     features: dict[str, Any] = {"index": np.int64}
     for name, column in _columns(dataset).items():
-        if name == "inputs" and hasattr(dataset.inputs, "encoded"):
+        if name == "inputs" and _image_files(dataset) is not None:
             features["image"] = tfds.features.Image()
         elif column.dtype.kind in "OU":
             features[name] = _text_feature(name, column)
@@ -191,15 +195,14 @@ def _label_feature(dataset: Dataset) -> Any:
 
 
 def _examples(dataset: Dataset, indices: np.ndarray) -> Iterator[dict[str, Any]]:
-    inputs: Any = dataset.inputs
-    encoded = hasattr(inputs, "encoded")
+    images = _image_files(dataset)
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         arrays: dict[str, Any] = {"index": chunk}
-        if encoded:
-            arrays["image"] = [io.BytesIO(inputs.encoded(int(index))) for index in chunk]
+        if images is None:
+            arrays["inputs"] = dataset.inputs[chunk]
         else:
-            arrays["inputs"] = inputs[chunk]
+            arrays["image"] = [io.BytesIO(images.encoded(int(index))) for index in chunk]
         if isinstance(dataset.targets, Mapping):
             arrays |= {f"targets/{name}": array[chunk] for name, array in dataset.targets.items()}
         else:

@@ -3,8 +3,8 @@
 import math
 import re
 
+from poolax.backbones._images import ImagePreprocess
 from poolax.backbones._lipsformer import LipsFormer, LipsFormerConfig
-from poolax.backbones._preprocess import ImagePreprocess
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from poolax.backbones._preprocess import ImagePreprocess
+from poolax.backbones._images import ImagePreprocess
 from poolax.backbones._vit import ViT, ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,

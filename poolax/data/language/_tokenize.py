@@ -5,8 +5,8 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
@@ -15,9 +15,10 @@ from jaxtyping import Bool, Int
 from poolax._arrays import ARRAY_ERRORS, read_arrays
 from poolax._files import writing_to
 
-_CHUNK = 4096
+if TYPE_CHECKING:
+    from poolax.backbones import TextPreprocess
 
-Preprocess = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+_CHUNK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Tokens:
 
 
 def tokenize(
-    texts: Any, preprocess: Any, *, cache_dir: epath.PathLike | None = None
+    texts: Any, preprocess: "TextPreprocess", *, cache_dir: epath.PathLike | None = None
 ) -> tuple[Int[np.ndarray, "*batch n"], Bool[np.ndarray, "*batch n"]]:
     """Tokenise texts once; equal to ``preprocess(texts)``, of any number of axes.
 
@@ -106,13 +107,15 @@ def tokenize(
 
 def check_text_preprocess(preprocess: Any) -> None:
     """Refuse what does not tokenise, or whose ``repr`` does not tell tokenizers apart."""
-    if not hasattr(preprocess, "tokenizer_json"):
+    from poolax.backbones import TextPreprocess  # whoever has one has imported them
+
+    if not isinstance(preprocess, TextPreprocess):
         kind = type(preprocess).__name__
         raise ValueError(f"preprocess: expected a TextPreprocess, got {kind}")
 
 
 def read_tokens(
-    texts: Sequence[str], preprocess: Preprocess, cache_dir: epath.PathLike | None = None
+    texts: Sequence[str], preprocess: "TextPreprocess", cache_dir: epath.PathLike | None = None
 ) -> Tokens:
     """Tokens of texts without padding, from the cache if they are there."""
     if cache_dir is None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from poolax._checks import check_count
 from poolax._dataset import Dataset
+from poolax._inputs import dtype_of
 
 _BATCH = 256
 
@@ -37,7 +38,7 @@ def grid_of(dataset: Dataset, output_grid: int | None) -> tuple[int, int]:
 
 def white_of(dataset: Dataset) -> float:
     """The value of white: 255 of uint8, otherwise the largest value of the data."""
-    dtype = getattr(dataset.inputs, "dtype", None)
+    dtype = dtype_of(dataset.inputs)
     if dtype == np.uint8:
         return 255.0
     if not isinstance(dataset.inputs, np.ndarray):

@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -16,8 +16,8 @@ from poolax._checks import check_choice, check_count
 from poolax._images import decode_image
 from poolax._splits import row_digests
 from poolax.data._damage import RESTORE, damaged_data
+from poolax.data._encoded import EncodedImages, Fit
 
-Fit = Literal["crop", "pad"]
 _FITS: dict[str, Any] = {"crop": ImageOps.fit, "pad": ImageOps.pad}
 IMAGE_SIZE = 224
 VOID = 255
@@ -74,7 +74,7 @@ def fit_labels(labels: np.ndarray, size: int, fit: Fit) -> np.ndarray:
     return np.asarray(fitted)
 
 
-class Images(abc.ABC):
+class Images(EncodedImages):
     """Images of one size, decoded when they are indexed, a batch by several threads.
 
     Attributes:
@@ -89,11 +89,7 @@ class Images(abc.ABC):
         check_count("size", size)
         check_choice("fit", fit, _FITS)
         self.shape = (num_images, size, size, 3)
-        self.fit: Fit = fit
-
-    @abc.abstractmethod
-    def encoded(self, index: int) -> bytes:
-        """The file of an image as it is, in its own size."""
+        self.fit = fit
 
     @abc.abstractmethod
     def name(self, index: int) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from poolax._checks import check_choice, check_count
 from poolax._dataset import Dataset
-from poolax._splits import row_digests
+from poolax._inputs import content_digests
 from poolax.data.vision._grid import batches, grid_of, white_of
 
 OUTPUT_GRID = 32
@@ -111,8 +111,7 @@ class MaskedImages:
 
     def content_digests(self, indices: np.ndarray) -> list[bytes]:
         """A digest of each image as it is without a mask, which would give its pixels away."""
-        contents = getattr(self._images, "content_digests", None)
-        return row_digests(self._images[indices]) if contents is None else contents(indices)
+        return content_digests(self._images, indices)
 
     def __len__(self) -> int:
         """The number of images."""

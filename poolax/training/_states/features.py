@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from poolax._checks import check_count, check_instance
-from poolax._dataset import Inputs
+from poolax._inputs import Inputs
 from poolax._processes import agreed
 from poolax._programs import kept_program
 from poolax._progress import Progress, no_progress

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from poolax._checks import check_count
+from poolax._inputs import are_integers
 from poolax._order import epoch_order, in_batches
-from poolax.backbones import Backbone, TextPreprocess
+from poolax.backbones import Backbone
 from poolax.training._states.features import HostStates, contiguous_starts, length_groups
 
 # Another length is another part of a program: tokens, of all heads, that pay for compiling it.
@@ -161,18 +161,13 @@ def with_max_tokens(backbone: Backbone, inputs: Any, max_tokens: int) -> Backbon
         ValueError: for a backbone that reads no texts, token ids, which are cut already, or more tokens
             than the backbone takes.
     """
-    prepare = backbone.preprocess
-    if not isinstance(prepare, TextPreprocess):
+    preprocess = backbone.preprocessing
+    if not preprocess.on_host:
         kind = type(backbone).__name__
         raise ValueError(f"max_tokens: expected None for {kind} without texts, got {max_tokens}")
-    if np.issubdtype(getattr(inputs, "dtype", np.dtype(object)), np.integer):
+    if are_integers(inputs):
         raise ValueError(f"max_tokens: expected None for token ids, got {max_tokens}")
-    check_count("max_tokens", max_tokens)
-    if max_tokens > prepare.max_tokens:
-        raise ValueError(f"max_tokens: expected at most {prepare.max_tokens}, got {max_tokens}")
-    pad_to = None if prepare.pad_to is None else max_tokens
-    cut = dataclasses.replace(prepare, max_tokens=max_tokens, pad_to=pad_to)
-    return dataclasses.replace(backbone, preprocess=cut)
+    return dataclasses.replace(backbone, preprocess=preprocess.cut_to(max_tokens))
 
 
 def note_on_lengths(lengths: Int[np.ndarray, " train"], num_tokens: int, batch_size: int) -> str | None:

@@ -20,7 +20,7 @@ from poolax._checks import (
 from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
 from poolax._splits import SPLITS, count_duplicates, row_digests
-from poolax.backbones import Backbone, SeriesPreprocess
+from poolax.backbones import Backbone
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.records import Records, fingerprint
 from poolax.training._engine.limits import Limits
@@ -162,7 +162,7 @@ def sweep(
         "backbone": type(backbone).__name__,
         "backbone_config": describe_config(backbone.config),
         "backbone_fingerprint": backbone_fingerprint,
-        "preprocess": _describe_preprocess(backbone.preprocess, dataset.inputs),
+        "preprocess": backbone.preprocessing.describe_for(dataset.inputs.shape),
         "include_prefix": include_prefix,
     }
     task.check_targets(dataset.targets)
@@ -377,10 +377,3 @@ def _as_module(pooler):
 
 def _summary_pooler(pooler, summary_token):
     return FirstPool() if pooler == "last" and summary_token == "first" else _as_module(pooler)
-
-
-def _describe_preprocess(preprocess, inputs):
-    """What was done to the inputs; series say whether they were resampled."""
-    if isinstance(preprocess, SeriesPreprocess):
-        return preprocess.describe(inputs.shape[-1])
-    return None if preprocess is None else repr(preprocess)
