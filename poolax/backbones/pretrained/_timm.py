@@ -2,7 +2,7 @@
 
 import re
 
-from poolax.backbones._preprocess import ImagePreprocess
+from poolax.backbones._images import ImagePreprocess
 from poolax.backbones._vit import ViT, ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
