@@ -76,6 +76,29 @@ def dinov2():
     return backbones.ViT.init(config, KEY)
 
 
+def bert_switched():
+    """A BERT with what others of its kind have: counted positions, projected embeddings, a bias."""
+    config = backbones.BertConfig(
+        *(50, 12),
+        width=16,
+        num_layers=2,
+        num_heads=2,
+        mlp_dim=24,
+        num_token_types=0,
+        embedding_dim=8,
+        pad_id=1,
+        num_buckets=8,
+        max_distance=10,
+        use_gate=True,
+        use_bias=False,
+    )
+    return backbones.Bert.init(config, KEY)
+
+
+# With every switch set that the configurations above leave alone.
+SWITCHED = {"bert": bert_switched}
+
+
 # With tests of their own for what they do not share with the others.
 OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov2": dinov2}
 ALL_FAMILIES = FAMILIES | OTHER_FAMILIES

@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from real_weights import NotInstalledError, weights_folder
 
 torch = pytest.importorskip("torch", reason="install with tests/install_parity.sh")
 transformers = pytest.importorskip("transformers", reason="install with tests/install_parity.sh")
+
+TOLERANCE = 1e-5  # relative to the largest entry of a layer, which is between 1 and 10
 
 
 def build(cls, config, seed=0):
@@ -53,6 +56,30 @@ def padded_masks(num_tokens):
     mask[0, num_tokens - 3 :] = False
     mask[1, :4] = False
     return mask
+
+
+def reference(name, fields, seed=0):
+    """A reference model by the name of its class, without its ending."""
+    config = getattr(transformers, f"{name}Config")(**fields)
+    return build(getattr(transformers, f"{name}Model"), config, seed)
+
+
+def assert_layers(backbone, reference, inputs, mask=None, tolerance=TOLERANCE):
+    """States of every layer against the reference's, at real tokens."""
+    expected = [state.numpy() for state in reference.hidden_states[:-1]]
+    expected.append(reference.last_hidden_state.numpy())
+    real = np.ones(expected[0].shape[:-1], bool) if mask is None else mask
+    layers = [*range(backbone.num_layers), -1]
+
+    def all_states(params, inputs, mask):
+        return [backbone.apply(params, inputs, mask, layer=layer).states for layer in layers]
+
+    # One program, in which what the layers have in common is computed and compiled once.
+    found = jax.jit(all_states)(backbone.params, inputs, mask)
+    for layer, states, expected_states in zip(layers, found, expected, strict=True):
+        scale = max(np.abs(expected_states[real]).max(), 1.0)
+        error = np.abs(np.asarray(states) - expected_states)[real].max()
+        assert error <= tolerance * scale, (layer, error, scale)
 
 
 def real_weights(name):

@@ -12,7 +12,8 @@ from helpers import assert_close
 
 from poolax.attention import DotProduct
 from poolax.backbones import from_state_dict
-from poolax.backbones._moment import Moment, MomentConfig, relative_buckets, sinusoids
+from poolax.backbones._moment import Moment, MomentConfig, sinusoids
+from poolax.backbones._relative import relative_buckets
 from poolax.backbones._series import SeriesPreprocess
 from poolax.backbones.pretrained._moment import MOMENT
 

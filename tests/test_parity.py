@@ -6,13 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import build, edit_config, padded_masks, run, save, torch, transformers
+from parity import (
+    assert_layers,
+    build,
+    edit_config,
+    padded_masks,
+    reference,
+    run,
+    save,
+    torch,
+    transformers,
+)
 from safetensors.numpy import save_file
 
 from poolax import backbones
 
 NUM_TOKENS = 12
-TOLERANCE = 1e-5  # relative to the largest entry of a layer, which is between 1 and 10
 
 VIT = {
     "hidden_size": 16,
@@ -102,23 +111,6 @@ TEXT_CASES = {
         DECODER | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     ),
 }
-
-
-def reference(name, fields, seed=0):
-    config = getattr(transformers, f"{name}Config")(**fields)
-    return build(getattr(transformers, f"{name}Model"), config, seed)
-
-
-def assert_layers(backbone, reference, inputs, mask=None):
-    """States of every layer against the reference's, at real tokens."""
-    expected = [state.numpy() for state in reference.hidden_states[:-1]]
-    expected.append(reference.last_hidden_state.numpy())
-    real = np.ones(expected[0].shape[:-1], bool) if mask is None else mask
-    apply = jax.jit(backbone.apply, static_argnames="layer")
-    for layer, states in zip([*range(backbone.num_layers), -1], expected, strict=True):
-        found = np.asarray(apply(backbone.params, inputs, mask, layer=layer).states)
-        scale = np.abs(states[real]).max()
-        assert np.abs(found - states)[real].max() <= TOLERANCE * max(scale, 1.0), layer
 
 
 @pytest.mark.parametrize("fields", IMAGE_CASES.values(), ids=IMAGE_CASES)

@@ -225,7 +225,10 @@ class BlockBackbone(Backbone):
         return None
 
     def logit_bias(self, params: PyTree, num_tokens: int) -> Array | None:
-        """What is added to the logits of every block, shape ``(H, n, n)``, or ``None``."""
+        """What is added to the logits, or ``None``.
+
+        Shape ``(H, n, n)``, or ``(layers, H, n, n)`` where each block has its own.
+        """
         del params, num_tokens
         return None
 

@@ -106,7 +106,7 @@ def run_blocks(
     params: Mapping[str, PyTree],
     x: Float[Array, "*batch n d"],
     mask: Bool[Array, "*batch n"] | None,
-    bias: Float[Array, "*#batch H n n"] | None = None,
+    bias: Float[Array, "*layers H n n"] | None = None,
     *,
     return_weights: bool = False,
     remat: bool = False,
@@ -119,7 +119,8 @@ def run_blocks(
         params: Parameters of the blocks, by name or stacked.
         x: Tokens.
         mask: True at real tokens, or ``None``.
-        bias: Added to the logits of every block, or ``None``.
+        bias: Added to the logits, shape ``(H, n, n)``, or ``(layers, H, n, n)`` with one for each
+            block; ``None`` for none.
         return_weights: Also return the attention of each block.
         remat: Compute the blocks again in a backward pass instead of keeping what they compute.
         compute_dtype: What parameters are cast to, a block at a time; ``None`` for their own.
@@ -127,29 +128,30 @@ def run_blocks(
     Returns:
         Tokens, and the attention of each block or ``None``.
     """
+    own, shared = (bias, None) if bias is not None and bias.ndim == 4 else (None, bias)
 
-    def run(block, params, x) -> tuple[Array, Any]:
+    def run(block, params, x, own) -> tuple[Array, Any]:
         params = cast_floating(params, compute_dtype)
-        out = block.apply({"params": params}, x, mask, bias, return_weights)
+        out = block.apply({"params": params}, x, mask, shared if own is None else own, return_weights)
         return out if return_weights else (out, None)
 
     if is_stacked(params):
         if not blocks:
             return x, () if return_weights else None
 
-        def step(x, params):
-            return run(blocks[0], params, x)
+        def step(x, inputs):
+            return run(blocks[0], inputs[0], x, inputs[1])
 
         # Inside a scan nothing is merged with the forward pass, which is what prevent_cse is against.
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
-        stacked = jax.tree.map(lambda leaf: leaf[: len(blocks)], params[STACKED])
+        stacked = jax.tree.map(lambda leaf: leaf[: len(blocks)], (params[STACKED], own))
         x, weights = jax.lax.scan(step, x, stacked)
         return x, tuple(weights) if return_weights else None
     weights = []
     for index, block in enumerate(blocks):
         call = functools.partial(run, block)
         call = jax.checkpoint(call) if remat else call
-        x, attended = call(params[block_name(index)], x)
+        x, attended = call(params[block_name(index)], x, None if own is None else own[index])
         weights.append(attended)
     return x, tuple(weights) if return_weights else None
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax import codec
 from poolax._activations import activation_from_name
@@ -24,6 +24,7 @@ from poolax._checks import (
 from poolax._numerics import accumulation_dtype, safe_sqrt, with_leading_axes
 from poolax.attention import DotProduct, MultiHeadAttention
 from poolax.backbones._base import BlockBackbone
+from poolax.backbones._relative import relative_bias, with_relative_bias
 from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
 
 _REVIN_EPS = 1e-5
@@ -82,24 +83,6 @@ class MomentConfig:
         check_count("max_distance", self.max_distance, at_least=self.num_buckets // 4 + 1)
         check_number("norm_eps", self.norm_eps, above=0.0)
         activation_from_name(self.activation)
-
-
-def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "n n"]:
-    """Number of the bucket that the distance from query (row) to key (column) falls into.
-
-    Keys on the right take the upper half of the buckets. In each half, the first half of the buckets
-    holds one distance each, and the others grow by a common ratio up to ``max_distance``.
-    """
-    index = np.arange(num_tokens)
-    offset = index[None, :] - index[:, None]
-    per_side = num_buckets // 2
-    exact = per_side // 2
-    distance = np.abs(offset)
-    # In float32 as in the release: where the ratio is a power, rounding decides on the bucket.
-    growth = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact))
-    growth = growth / np.float32(math.log(max_distance / exact)) * np.float32(per_side - exact)
-    far = np.minimum(exact + growth.astype(int), per_side - 1)
-    return np.where(offset > 0, per_side, 0) + np.where(distance < exact, distance, far)
 
 
 def sinusoids(num_rows: int, width: int) -> Float[np.ndarray, "rows d"]:
@@ -175,12 +158,7 @@ class Moment(BlockBackbone):
         """See :meth:`BlockBackbone.init`."""
         key, bias_key, head_key = jax.random.split(key, 3)
         model = super().init(config, key, preprocess)
-        shape = (config.num_buckets, config.num_heads)
-        encoder = {
-            **model.params["encoder"],
-            "relative_bias": config.width**-0.5 * jax.random.normal(bias_key, shape),
-        }
-        params = {**model.params, "encoder": encoder}
+        params = {**model.params, "encoder": with_relative_bias(model, bias_key)}
         if config.use_head:
             head = nn.Dense(config.patch_len, parent=None)
             params["head"] = head.init(head_key, jnp.zeros((1, config.width)))["params"]
@@ -204,9 +182,7 @@ class Moment(BlockBackbone):
 
     def logit_bias(self, params: PyTree, num_tokens: int) -> Float[Array, "H n n"]:
         """Relative bias by head, query and key, the same in every block."""
-        config = self.config
-        buckets = relative_buckets(num_tokens, config.num_buckets, config.max_distance)
-        return jnp.moveaxis(params["encoder"]["relative_bias"][buckets], -1, 0)
+        return relative_bias(params["encoder"], self.config, num_tokens)
 
     def embed(
         self,

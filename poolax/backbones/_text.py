@@ -77,6 +77,17 @@ def positions(
     return jnp.maximum(with_leading_axes(index, mask.ndim) - first, 0)
 
 
+def positions_from(
+    pad_id: int, ids: Int[Array, "*batch n"], mask: Bool[Array, "*batch n"] | None
+) -> Int[Array, "*batch n"]:
+    """Numbers that count real tokens from ``pad_id + 1``, as RoBERTa counts; others have ``pad_id``.
+
+    A token counts that the mask has and that is not the padding token itself.
+    """
+    real = ids != pad_id if mask is None else mask & (ids != pad_id)
+    return jnp.cumsum(real, axis=-1) * real + pad_id
+
+
 def take_rows(
     table: Float[Array, "rows d"], rows: Int[Array, "*#batch"], ndim: int | None = None
 ) -> Float[Array, "*#batch d"]:

@@ -17,7 +17,7 @@ from poolax._checks import did_you_mean
 from poolax._files import DamagedFileError, reading
 from poolax._text import one_line
 from poolax.backbones._base import Backbone
-from poolax.backbones.pretrained._bert import BERT
+from poolax.backbones.pretrained._bert import BERT_FAMILIES
 from poolax.backbones.pretrained._decoder import DECODER
 from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params, plan_params
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
@@ -38,7 +38,7 @@ from poolax.backbones.pretrained._vit import VIT_FAMILIES
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *VIT_FAMILIES,
-    *(TIMM_VIT, BERT, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
+    *(TIMM_VIT, *BERT_FAMILIES, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
 )
 
 # What fields of an unexpected type or value lead to; a file may say anything.

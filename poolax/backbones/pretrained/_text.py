@@ -23,7 +23,8 @@ def read_text_preprocess(directory, raw, config):
     padding_side = settings.get("padding_side") or "right"
     check_choice("padding_side", padding_side, ("right", "left"))
     prefix, suffix = _special_tokens(tokenizer, settings)
-    limits = [settings.get("model_max_length")]
+    # Positions that are counted from the padding token's number leave fewer than the table has rows.
+    limits = [settings.get("model_max_length"), getattr(config, "max_tokens", None)]
     limits += [raw.get(field) for field in ("max_position_embeddings", "n_positions")]
     limits = [limit for limit in limits if limit is not None]
     for limit in limits:
