@@ -9,7 +9,9 @@ import pytest
 
 from poolax import cli
 from poolax._files import damaged
+from poolax.backbones.pretrained._families import ARCHITECTURES
 from poolax.cli import _bounds
+from poolax.cli._families import families_table
 from poolax.training import Records
 
 SMALL = [
@@ -311,3 +313,16 @@ def test_quickstart_at_full_size(tmp_path):
             continue
         sign = 1 if row["higher_is_better"] else -1
         assert sign * row["mean"] > sign * row["baseline"], (row["task"], row["pooler"])
+
+
+def test_models_are_listed_as_in_the_readme(pytestconfig, capsys):
+    readme = (pytestconfig.rootpath / "README.md").read_text()
+    lines = families_table().markdown().splitlines()[2:]
+    assert "\n".join(lines).strip() in readme
+    assert cli.main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["models", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    known = [name for architecture in ARCHITECTURES for name in architecture.names]
+    assert [name for row in rows for name in row["checkpoints"]] == known
+    assert all(name in shown for name in known)

@@ -253,8 +253,8 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
         ),
         (
             None,
-            {"model_type": "t5"},
-            r"config: expected model_type to be one of vit, .*llama.*got 't5'",
+            {"model_type": "lama2"},
+            r"config: expected model_type to be one of vit, .*got 'lama2'; did you mean 'llama'\?",
         ),
         (None, {"model_type": None}, r"config: expected model_type to be one of .*got None"),
         (None, {"hidden_act": "mish"}, r"activation: expected one of 'gelu', .*got 'mish'"),

@@ -20,6 +20,8 @@ from poolax.backbones._swin import SwinConfig as SwinConfig
 from poolax.backbones._tokens import TextPreprocess as TextPreprocess
 from poolax.backbones._vit import ViT as ViT
 from poolax.backbones._vit import ViTConfig as ViTConfig
+from poolax.backbones.pretrained._families import Family as Family
+from poolax.backbones.pretrained._families import families as families
 from poolax.backbones.pretrained._load import from_state_dict as from_state_dict
 from poolax.backbones.pretrained._load import load as load
 from poolax.backbones.pretrained._save import is_saved_backbone as is_saved_backbone

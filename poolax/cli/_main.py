@@ -10,11 +10,18 @@ from poolax._text import one_line
 from poolax.cli._bounds import Bounds
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
+from poolax.cli._families import Models
 from poolax.cli._lipschitz import Lipschitz
 from poolax.cli._program import run_program
 from poolax.cli._quickstart import Quickstart
 
-_COMMANDS = {"quickstart": Quickstart, "bounds": Bounds, "lipschitz": Lipschitz, "data": Data}
+_COMMANDS = {
+    "quickstart": Quickstart,
+    "bounds": Bounds,
+    "lipschitz": Lipschitz,
+    "models": Models,
+    "data": Data,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

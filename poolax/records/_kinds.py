@@ -120,6 +120,16 @@ class LayerRecord(TypedDict):
     spread_out: float
 
 
+@record_kind("family")
+class FamilyRecord(TypedDict):
+    """What ``poolax models`` prints."""
+
+    name: str
+    modality: str
+    checkpoints: list[str]
+    tested: list[str]
+
+
 @record_kind("data set")
 class DataSetRecord(TypedDict):
     """What ``poolax data list`` prints."""

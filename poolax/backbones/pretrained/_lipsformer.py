@@ -129,5 +129,6 @@ LIPSFORMER = Architecture(
     prefixes=_PREFIXES,
     ignored=(r".*\.relative_position_index", r".*\.attn_mask", r"head\..*"),
     read_preprocess=read_preprocess,
+    tested="a plain forward pass",
     recognizes=_is_lipsformer,
 )

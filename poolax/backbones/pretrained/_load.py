@@ -17,28 +17,16 @@ from poolax._checks import did_you_mean
 from poolax._files import DamagedFileError, reading
 from poolax._text import one_line
 from poolax.backbones._base import Backbone
-from poolax.backbones.pretrained._bert import BERT_FAMILIES
-from poolax.backbones.pretrained._decoder import DECODER
+from poolax.backbones.pretrained._families import find_architecture
 from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params, plan_params
-from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
-from poolax.backbones.pretrained._lipsformer import LIPSFORMER
-from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
-from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, Architecture, read_json_object
-from poolax.backbones.pretrained._swin import SWIN
+from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, read_json_object
 from poolax.backbones.pretrained._tensors import (
     INDEX_FILE,
     TensorFiles,
     find_tensors,
     refuse_pickle,
     shard_names,
-)
-from poolax.backbones.pretrained._timm import TIMM_VIT
-from poolax.backbones.pretrained._vit import VIT_FAMILIES
-
-ARCHITECTURES: tuple[Architecture, ...] = (
-    *VIT_FAMILIES,
-    *(TIMM_VIT, *BERT_FAMILIES, GPT2_CHECKPOINT, DECODER, MOMENT, SWIN, LIPSFORMER),
 )
 
 # What fields of an unexpected type or value lead to; a file may say anything.
@@ -157,16 +145,6 @@ def from_state_dict(
 def _plan(raw, shapes):
     architecture = find_architecture(raw, shapes)
     return plan_params(architecture, architecture.read_config(raw, shapes))
-
-
-def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """The family of a checkpoint, by ``model_type`` or else by its configuration and tensors."""
-    name = config.get("model_type")
-    for architecture in ARCHITECTURES:
-        if name in architecture.names or (name is None and architecture.recognizes(config, shapes)):
-            return architecture
-    valid = ", ".join(name for architecture in ARCHITECTURES for name in architecture.names)
-    raise ValueError(f"config: expected model_type to be one of {valid}, got {name!r}")
 
 
 def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:

@@ -129,4 +129,5 @@ MOMENT = Architecture(
     ignored=(r"encoder\.embed_tokens\.weight", r"head\..*"),
     read_preprocess=read_preprocess,
     recognizes=recognizes,
+    tested="momentfm",
 )

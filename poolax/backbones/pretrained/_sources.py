@@ -164,6 +164,7 @@ class Architecture:
         ignored: Regular expressions of names that belong to no parameter of the backbone.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
+        tested: What hidden states are compared with in the tests.
     """
 
     names: tuple[str, ...]
@@ -176,6 +177,7 @@ class Architecture:
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )
+    tested: str = "transformers"
 
 
 def check_fields(raw: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]]) -> None:

@@ -117,4 +117,5 @@ TIMM_VIT = Architecture(
     ignored=(r"head\..*", r"fc_norm\..*", r"pre_logits\..*"),
     read_preprocess=read_timm_preprocess,
     recognizes=_is_timm_vit,
+    tested="its Hugging Face form",
 )
