@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
 
+from poolax._typing import AnyArray
+
 _LEAST_BITS = 16
 
 
@@ -89,7 +91,7 @@ def broadcast_mask(
     return jnp.broadcast_to(jnp.asarray(mask), shape)
 
 
-def check_finite(name: str, array: ArrayLike, mask: Bool[Array, "..."] | None = None) -> None:
+def check_finite(name: str, array: ArrayLike, mask: Bool[AnyArray, "..."] | None = None) -> None:
     """Refuse non-finite values, where they can be seen, at the positions that ``mask`` keeps."""
     concrete = is_concrete(array) if mask is None else is_concrete(array, mask)
     if not concrete:

@@ -18,7 +18,7 @@ _ROWS_TO_SPLIT = 1024
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def for_each_matrix(fn: Callable[..., Any], *matrices: Float[Array, "*batch m k"]) -> Any:
+def for_each_matrix(fn: Callable[..., Any], *matrices: Float[Array, "*batch _ _"]) -> Any:
     """Apply ``fn`` of single matrices over leading axes; compiled once for each ``fn`` and shape.
 
     On a CPU one after the other: there a batched decomposition waits for threads of the pool that it

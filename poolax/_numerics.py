@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -31,7 +31,7 @@ def accumulation_dtype(*arrays) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
-def with_leading_axes(x: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
+def with_leading_axes(x: Shaped[ArrayLike, "..."], ndim: int) -> Shaped[Array, "..."]:
     """The same array with axes of length one in front, ``ndim`` in all.
 
     What NumPy does unasked, and ``jax_numpy_rank_promotion="raise"`` refuses to do.

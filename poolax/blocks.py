@@ -19,6 +19,7 @@ from poolax._checks import (
     check_tokens,
 )
 from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
+from poolax._typing import AnyArray
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
 from poolax.pooling import Pooler
 
@@ -45,7 +46,7 @@ class CenterNorm(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
         """Centre the last axis of ``x``.
 
         Raises:
@@ -90,7 +91,7 @@ class FeedForward(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
         """Apply the layer to the last axis of ``x``."""
         check_instance("activation", self.activation, Callable, "a function of arrays")
         options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
@@ -100,7 +101,7 @@ class FeedForward(nn.Module):
             return nn.Dense(x.shape[-1], name="out", **options)(hidden)
         width = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (width,) * 2, self.param_dtype)
-        out = x @ kernel
+        out = jnp.asarray(x) @ kernel
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
             out = out + with_leading_axes(bias, out.ndim)
@@ -135,7 +136,7 @@ class GatedFeedForward(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
         """Apply the layer to the last axis of ``x``."""
         check_count("hidden_dim", self.hidden_dim)
         options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
@@ -182,9 +183,9 @@ class PostLNBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch n d"],
-        mask: Bool[Array, "*#batch n"] | None = None,
-        bias: Float[Array, "*#batch H n n"] | None = None,
+        x: Float[AnyArray, "*batch n d"],
+        mask: Bool[AnyArray, "*#batch n"] | None = None,
+        bias: Float[AnyArray, "*#batch H n n"] | None = None,
         return_weights: bool = False,
     ) -> Any:
         """Map tokens to tokens.
@@ -242,9 +243,9 @@ class PreLNBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch n d"],
-        mask: Bool[Array, "*#batch n"] | None = None,
-        bias: Float[Array, "*#batch H n n"] | None = None,
+        x: Float[AnyArray, "*batch n d"],
+        mask: Bool[AnyArray, "*#batch n"] | None = None,
+        bias: Float[AnyArray, "*#batch H n n"] | None = None,
         return_weights: bool = False,
     ) -> Any:
         """Map tokens to tokens; arguments, result and errors as in :class:`PostLNBlock`."""
@@ -298,7 +299,7 @@ class TBM(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, x: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch d"]:
         """Map tokens to one vector.
 

@@ -25,6 +25,7 @@ from poolax._numerics import (
     with_leading_axes,
     zero_masked,
 )
+from poolax._typing import AnyArray
 from poolax.attention._kinds import L2, Cosine, DotProduct, Kind, check_kind
 from poolax.attention._masks import attention_mask
 from poolax.attention._rotary import Rotary
@@ -124,11 +125,11 @@ class MultiHeadAttention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch n d"],
-        mask: Bool[Array, "*#batch n"] | None = None,
-        bias: Float[Array, "*#batch H n n"] | None = None,
+        x: Float[AnyArray, "*batch n d"],
+        mask: Bool[AnyArray, "*#batch n"] | None = None,
+        bias: Float[AnyArray, "*#batch H n n"] | None = None,
         return_weights: bool = False,
-        segments: Int[Array, "*#batch n"] | None = None,
+        segments: Int[AnyArray, "*#batch n"] | None = None,
     ) -> Any:
         """Attend.
 

@@ -8,15 +8,16 @@ from jaxtyping import Array, Bool, Int
 
 from poolax._checks import check_count, check_flag, check_num_tokens
 from poolax._numerics import with_leading_axes
+from poolax._typing import AnyArray
 
 
 def attention_mask(
     num_tokens: int,
-    mask: Bool[Array, "*batch n"] | None = None,
+    mask: Bool[AnyArray, "*batch n"] | None = None,
     *,
     causal: bool = False,
     window: int | None = None,
-    segments: Int[Array, "*batch n"] | None = None,
+    segments: Int[AnyArray, "*batch n"] | None = None,
 ) -> Bool[Array, "*batch n n"] | None:
     """Which key each query sees: real tokens only, not the future, not beyond the window.
 
@@ -80,7 +81,7 @@ def _rows(name, array, num_tokens, kind, expected):
     shape = jnp.shape(array)
     if shape[-1:] != (num_tokens,):
         raise ValueError(f"{name}: expected shape (*batch, n) with n = {num_tokens}, got {shape}")
-    return array
+    return jnp.asarray(array)
 
 
 def _check_together(mask_shape, segments_shape):

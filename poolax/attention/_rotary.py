@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from poolax import codec
 from poolax._checks import check_number, check_values
 from poolax._numerics import accumulation_dtype, with_leading_axes
+from poolax._typing import AnyArray
 
 
 class RotaryScaling(abc.ABC):
@@ -269,8 +270,8 @@ class Rotary:
 
     def __call__(
         self,
-        x: Float[Array, "*batch n H d_h"],
-        lengths: Int[Array, "*batch"] | None = None,
+        x: Float[AnyArray, "*batch n H d_h"],
+        lengths: Int[AnyArray, "*batch"] | None = None,
     ) -> Float[Array, "*batch n H d_h"]:
         """Turn the heads' features ``x`` by their positions.
 
@@ -286,7 +287,7 @@ class Rotary:
         # In double precision: far positions multiply the error of a frequency.
         frequencies = jnp.asarray(self.theta ** (-np.arange(half) / half), dtype)
         if self.scaling is not None:
-            lengths = jnp.asarray(num_tokens) if lengths is None else lengths
+            lengths = jnp.asarray(num_tokens if lengths is None else lengths)
             frequencies = self.scaling(frequencies, self.theta, lengths[..., None])
         positions = jnp.arange(num_tokens, dtype=dtype)[:, None, None]
         frequencies = frequencies[..., None, None, :]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax._checks import broadcast_mask, check_finite, check_result, check_tokens
+from poolax._typing import AnyArray
 
 
 class Pooler(nn.Module, abc.ABC):
@@ -33,13 +34,13 @@ class Pooler(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch d"]:
         """Pool ``z`` over its tokens; ``mask`` is True at real tokens, ``None`` if all are."""
 
 
 def check_input(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None
 ) -> tuple[Float[Array, "*batch n d"], Bool[Array, "*batch n"] | None]:
     """Check tokens and mask, and give them as JAX arrays, the mask in the shape ``z.shape[:-1]``.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_flag, check_instance
 from poolax._numerics import accumulation_dtype, safe_norm
+from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, MaxPool
@@ -46,7 +47,7 @@ class ConcatPool(Pooler):
     poolers: tuple[Pooler, ...] = (AveragePool(), MaxPool())
 
     def __call__(
-        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch k"]:
         """Pool ``z``.
 
@@ -138,7 +139,7 @@ class UnitPool(Pooler):
     pooler: Pooler
 
     def __call__(
-        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch d"]:
         """Pool ``z``.
 
@@ -179,7 +180,7 @@ class SkipPool(Pooler):
     num_tokens: int
 
     def __call__(
-        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch d"]:
         """Pool ``z``.
 

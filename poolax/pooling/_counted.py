@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from poolax._checks import check_count
 from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._reduce import average_pool
 from poolax.pooling._weighted import weighted_average_pool
@@ -71,7 +72,7 @@ class PositionPool(Pooler):
     start: int = 1
 
     def __call__(
-        self, z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+        self, z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
     ) -> Float[Array, "*batch d"]:
         """Pool ``z``.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax._numerics import accumulation_dtype, zero_masked
+from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 
 # A power of two changes no digit.
@@ -14,7 +15,7 @@ _SMALL = 2.0**-30
 
 
 def first_pool(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Float[Array, "*batch d"]:
     """The first real token, which is the CLS token where a model puts one in front.
 
@@ -42,7 +43,7 @@ def first_pool(
 
 
 def last_pool(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Float[Array, "*batch d"]:
     """The last real token, which has seen the whole sequence in a causal model.
 
@@ -70,7 +71,7 @@ def last_pool(
 
 
 def average_pool(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Float[Array, "*batch d"]:
     """The mean of the real tokens.
 
@@ -127,7 +128,7 @@ def _mean_in_range_jvp(primals, tangents):
 
 
 def sum_pool(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Float[Array, "*batch d"]:
     """The sum of the real tokens.
 
@@ -154,7 +155,7 @@ def sum_pool(
 
 
 def max_pool(
-    z: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    z: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Float[Array, "*batch d"]:
     """The largest value of each coordinate over the real tokens.
 

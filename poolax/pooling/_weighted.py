@@ -15,13 +15,14 @@ from poolax._checks import (
     check_num_tokens,
 )
 from poolax._numerics import accumulation_dtype, masked_softmax, with_leading_axes, zero_masked
+from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 
 
 def weighted_average_pool(
-    z: Float[Array, "*batch n d"],
-    weights: Float[Array, "*#batch n"],
-    mask: Bool[Array, "*#batch n"] | None = None,
+    z: Float[AnyArray, "*batch n d"],
+    weights: Float[AnyArray, "*#batch n"],
+    mask: Bool[AnyArray, "*#batch n"] | None = None,
 ) -> Float[Array, "*batch d"]:
     """Tokens summed with the given weights, taken as they are: no softmax, no renormalisation.
 
