@@ -11,11 +11,8 @@ import jax.numpy as jnp
 import minilm
 import numpy as np
 
-from poolax import backbones, bounds, data, empirical
-from poolax.attention import MultiHeadAttention
-from poolax.sensitivity import FIXED_POOLERS, measure_backbone
-
-METHODS = ("measured", "local", "tight", "sharp")
+from poolax import backbones, bounds, data, measure
+from poolax.pooling import FIXED_POOLERS
 
 
 def read_sentences(data_dir: str | None, num_sentences: int) -> tuple[list[str], str]:
@@ -101,49 +98,26 @@ class Subject:
 
     @functools.cached_property
     def _whole(self):
-        return measure_backbone(
+        return measure.measure_backbone(
             self.backbone, *self.embedded, poolers=FIXED_POOLERS, key=jax.random.key(self.options.seed)
         )
 
 
-def _attend(kind, causal, params, mask):
-    """An attention layer as a function of tokens; what stands at masked positions is no output."""
-    _, num_heads, head_dim = params["query"]["kernel"].shape
-    layer = MultiHeadAttention(num_heads, kind, head_dim=head_dim, causal=causal, use_bias=True)
-    return lambda x: jnp.where(mask[:, None], layer.apply({"params": params}, x, mask), 0)
-
-
 def _search(kind, causal, sizes, params, x, mask, key):
     """Largest Jacobian norm found on the smallest domain that holds ``x``, starting there."""
-    domain = bounds.domain_of(x, mask)
-    to_domain = empirical.project_to_domain(domain.radius, domain.spread)
-
-    def project(x):
-        # Masked positions follow a real token: the domain does not constrain them.
-        return to_domain(jnp.where(mask[:, None], x, x[jnp.argmax(mask)]))
-
-    attend = _attend(kind, causal, params, mask)
-    return empirical.maximize_jacobian_norm(attend, project(x), project=project, key=key, **sizes).value
+    attend = measure.attend(kind, params, mask, causal=causal)
+    return measure.find(attend, x, bounds.domain_of(x, mask), key=key, mask=mask, **sizes).value
 
 
 def _at_layer(kind, causal, params, x, mask):
     """Measured norm and bounds of an attention layer at ``x``."""
-    query, key, value, out = (params[name]["kernel"] for name in ("query", "key", "value", "out"))
-    attend = _attend(kind, causal, params, mask)
-    measured = empirical.power_iteration(attend, x, key=jax.random.key(0), method="lanczos")
-    biases = {f"{name}_bias": params[name].get("bias") for name in ("query", "key", "value")}
-    kernels = {"query": query, "key": key, "value": value, "out": out}
-    local = bounds.local_attention(x, **kernels, **biases, kind=kind, causal=causal, mask=mask)
-    num_tokens, domain = jnp.sum(mask), bounds.domain_of(x, mask)
-    pattern = "sequence" if causal else "full"
-    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
-    row = {"measured": measured.value, "local": local, "converged": measured.converged}
-    for method in ("tight", "sharp"):
-        bound = bounds.attention(kind, params, **sizes, method=method, pattern=pattern)
-        row[method] = bound.sequence
-    unbiased = {name: {"kernel": kernel} for name, kernel in kernels.items()}
-    published = bounds.attention(kind, unbiased, **sizes, method="published")
-    return row | {"published_without_biases": published.sequence}
+    at = measure.layer_at(kind, params, x, mask, causal=causal, key=jax.random.key(0))
+    row = {"measured": at.measured, "local": at.local, "converged": at.converged}
+    domain = bounds.domain_of(x, mask)
+    known = measure.layer_bounds(kind, params, jnp.sum(mask), domain, causal=causal)
+    for method in ("tight", "sharp", "published_without_biases"):
+        row[method] = known[method].sequence
+    return row
 
 
 def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
@@ -165,16 +139,11 @@ def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str,
 
 def _layer(subject, index):
     row = subject.layer(index)
-    for name in ("local", "tight", "sharp"):
-        over = np.asarray(row["measured"]) / np.asarray(row[name])
-        if not np.isfinite(over).all() or over.max() > 1 + 1e-4:
-            raise RuntimeError(
-                f"layer {index}: a measured norm is above its {name} bound: {over.max()}"
-            )
-    tight, sharp = (np.asarray(row[name])[subject.searched] for name in ("tight", "sharp"))
+    on_domain = {name: np.asarray(row[name]) for name in ("tight", "sharp")}
+    measure.check_order(row["measured"], {"local": row["local"], **on_domain}, what=f"layer {index}")
+    tight, sharp = (on_domain[name][subject.searched] for name in ("tight", "sharp"))
     found = np.asarray(row["found"])
-    if not np.isfinite(found).all() or (found > tight * (1 + 1e-4)).any():
-        raise RuntimeError(f"layer {index}: a norm that was found is above its tight bound: {found}")
+    measure.check_order(found, {"tight": tight}, what=f"layer {index} in its domains")
     return {
         "tight_over_found": float(np.median(tight / found)),
         "sharp_over_found": float(np.median(sharp / found)),

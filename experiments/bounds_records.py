@@ -2,7 +2,16 @@
 
 from typing import Any, TypedDict
 
-from poolax.records import record_kind
+from poolax.records import record_kind, with_attention_names
+
+# What earlier records call kinds of attention.
+_FORMER = {"dot": "dot product", "l2": "L2"}
+
+
+def former(what: dict[str, Any]) -> dict[str, Any] | None:
+    """What earlier programs said of a measurement, where that is something else."""
+    label = _FORMER.get(what.get("attention", ""))
+    return None if label is None else {**what, "attention": label}
 
 
 class _Measured(TypedDict):
@@ -28,14 +37,14 @@ class _Constants(_Measured):
     found: float
 
 
-@record_kind("bounds_inputs")
+@record_kind("bounds_inputs", renew=with_attention_names)
 class BoundsOfInputs(_Constants):
     """A search over inputs, for given weights."""
 
     scale: float
 
 
-@record_kind("bounds_weights")
+@record_kind("bounds_weights", renew=with_attention_names)
 class BoundsOfWeights(_Constants):
     """A search over inputs and weights of given norms."""
 

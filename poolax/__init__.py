@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from poolax import codec as codec
     from poolax import data as data
     from poolax import empirical as empirical
+    from poolax import measure as measure
     from poolax import pooling as pooling
     from poolax import records as records
     from poolax import reporting as reporting
@@ -29,6 +30,7 @@ _PARTS = (
     "codec",
     "data",
     "empirical",
+    "measure",
     "pooling",
     "records",
     "reporting",

@@ -58,7 +58,7 @@ def test_quickstart_end_to_end(finished):
     done, out = finished
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.iterdir()} == FILES
-    for name in ("last", "avg", "sum", "max", "wavg", "attn", "dot product", "L2", "scaled cosine"):
+    for name in ("last", "avg", "sum", "max", "wavg", "attn", "dot", "l2", "cosine"):
         assert name in done.stdout
     assert "CLS token was not trained" in done.stdout
     records = Records.read(out / "records.jsonl")

@@ -17,7 +17,7 @@ from poolax.blocks import TBM
 from poolax.cli._console import number, show
 from poolax.cli._lipschitz import _table
 from poolax.cli._norms import Sizes, extremal_block, initial_variables, pooler_of
-from poolax.sensitivity import measure_block
+from poolax.measure import measure_block
 
 SMALL = ["--num-tokens", "4", "--dim", "8", "--num-heads", "2"]
 
@@ -106,7 +106,7 @@ def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
     chosen = ("first", "avg", "max", "wavg", "attn")
     rows = records_of(capsys, "bounds", *SMALL, "--epsilon", 0.01, "--sigma", 0.5, "--poolers", *chosen)
     assert len(rows) == 15
-    assert {row["attention"] for row in rows} == {"dot product", "L2", "cosine"}
+    assert {row["attention"] for row in rows} == {"dot", "l2", "cosine"}
     for row in rows:
         assert row["tight"] <= row["sharp"]
         published = row["pooler"] in ("first", "avg", "max")
@@ -115,7 +115,7 @@ def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
         assert row["gamma"] == pytest.approx(row["tight"] * 0.01 / 0.5, rel=1e-4)
         assert row["certified_zero"] == (row["gamma"] <= 1)
     assert {row["certified_zero"] for row in rows} == {True, False}
-    row = next(row for row in rows if (row["attention"], row["pooler"]) == ("L2", "avg"))
+    row = next(row for row in rows if (row["attention"], row["pooler"]) == ("l2", "avg"))
     model, variables = extremal_block(Sizes(dim=8, num_heads=2), attention.L2(), pooling.AveragePool())
     expected = bounds.tbm(model, variables, num_tokens=4, radius=1.0, method="tight").lipschitz
     assert row["tight"] == pytest.approx(float(expected), rel=1e-6)
@@ -140,7 +140,7 @@ def test_bounds_beyond_single_precision_are_those_of_double_precision(capsys):
                     assert row[f"log10_{method}"] == pytest.approx(expected, rel=1e-4)
     code, out, _ = run(capsys, "bounds", *SMALL, "--radius", 1e30, "--poolers", "avg")
     assert code == cli.COMPLETE
-    log10 = next(row for row in rows if row["attention"] == "dot product")["log10_sharp"] - 60
+    log10 = next(row for row in rows if row["attention"] == "dot")["log10_sharp"] - 60
     assert f"10^{log10:.1f}" in out
 
 
@@ -367,13 +367,13 @@ def test_help_has_an_example(command, capsys):
 def test_no_number_is_cut_at_80_columns(big, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     log10 = {f"log10_{name}": np.log10(big) for name in ("tight", "sharp", "published")}
-    row = {"attention": "dot product", "pooler": "hybrid", "num_inputs": 8, "num_tokens": [16, 16]}
+    row = {"attention": "cosine", "pooler": "hybrid", "num_inputs": 8, "num_tokens": [16, 16]}
     row |= {"radius": 2.0, "spread": 2.0, "measured": [big], "local": [big], **log10}
     row |= dict.fromkeys(("tight", "sharp", "published"), big)
     show([_table([row], "digits", "poolax-quickstart")], [], as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    (line,) = [line for line in lines if "dot product" in line]
+    (line,) = [line for line in lines if "cosine" in line]
     assert line.split().count(number(big, np.log10(big))) == 6
     assert "published" in "".join(lines)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from poolax.training import Records
+from poolax.records import Journal, Records
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ QUICK = ["--quick", "--restarts", "2"]
 
 
 def test_random_suite(script, tmp_path, capsys):
-    arguments = [*QUICK, "--suites", "random", "--kinds", "dot product", "--targets", "avg"]
+    arguments = [*QUICK, "--suites", "random", "--kinds", "dot", "--targets", "avg"]
     script.main([*arguments, "--out", str(tmp_path), "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["kind"] for row in rows] == ["bounds_inputs", "bounds_weights"]
@@ -60,6 +60,22 @@ def test_tables_of_the_results_are_what_their_records_give(script, pytestconfig,
         assert (tmp_path / name).read_text() == (results / name).read_text()
 
 
+def test_results_of_earlier_programs_are_found_again(script, pytestconfig, tmp_path):
+    """By what each is of: kinds of attention had labels in place of names then."""
+    former = importlib.import_module("bounds_records").former
+    path = tmp_path / "bounds.jsonl"
+    shutil.copy(pytestconfig.rootpath / "experiments" / "results" / "bounds" / "bounds.jsonl", path)
+    content, journal = path.read_bytes(), Journal(path)
+    random = [row for row in Records.read(path) if row["suite"] == "random"]
+    assert {row["attention"] for row in random} == {"dot", "l2", "cosine"}
+    fields = ("kind", "suite", "attention", "target", "num_tokens", "dim", "num_heads", "seed")
+    fields += ("restarts", "steps", "scale", "norm")
+    for row in random:
+        what = {name: row[name] for name in fields if name in row}
+        assert journal.measured(what, dict, formerly=former(what)) == row
+    assert path.read_bytes() == content
+
+
 def test_minilm_suite(script, bert, tmp_path):
     arguments = ["--quick", "--suites", "minilm", "--backbone", str(bert), "--out", str(tmp_path)]
     script.main(arguments)
@@ -83,8 +99,9 @@ def test_minilm_suite(script, bert, tmp_path):
 
 
 def test_weights_have_the_norms_that_are_asked_for(script):
-    case = script.Case("dot product", "avg", 4, 8, 2)
-    params = script.with_norms(case.variables(1.0, jax.random.key(0))["params"], 3.0)["params"]
+    cases = importlib.import_module("bounds_cases")
+    case = cases.Case("dot", "avg", 4, 8, 2)
+    params = cases.with_norms(case.variables(1.0, jax.random.key(0))["params"], 3.0)["params"]
     for name in ("query", "key", "value"):
         heads = np.moveaxis(np.asarray(params["attention"][name]["kernel"]), 1, 0)
         np.testing.assert_allclose(np.linalg.norm(heads, ord=2, axis=(1, 2)), 3.0, rtol=1e-5)

@@ -19,6 +19,7 @@ MODULES = (
     "bounds",
     "codec",
     "empirical",
+    "measure",
     "backbones",
     "data",
     "training",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import measure
-from poolax import blocks, bounds, empirical, pooling
+from benchmarks import timing
+from poolax import blocks, bounds, empirical, measure, pooling
 from poolax.records import environment
 
 COLUMNS = {
@@ -71,7 +71,7 @@ def norm_record(name, pooler, sizes, reference, repeats, pause) -> dict[str, obj
     found, value = ours(x, key), float(exact(x))
     if not found.converged:
         raise SystemExit(f"{name}: the estimate did not converge in {found.steps} steps")
-    seconds = measure(
+    seconds = timing.measure(
         {
             "poolax": lambda: jax.block_until_ready(ours(x, key)),
             "reference": lambda: exact(x).block_until_ready(),
@@ -98,25 +98,18 @@ def norm_record(name, pooler, sizes, reference, repeats, pause) -> dict[str, obj
 def search_record(repeats: int, pause: float) -> dict[str, object]:
     """Search of 64 restarts and 50 steps on the unit ball."""
     model, variables, x = pooled_block(_POOLERS["average"], 32, 64, 4)
-    project = empirical.project_to_ball(1.0)
+    domain = bounds.Domain(1.0, 1.0)
 
     def fn(x):
         return model.apply(variables, x)
 
     def search(x, key):
-        return empirical.maximize_jacobian_norm(
-            fn,
-            x,
-            project=project,
-            key=key,
-            num_restarts=64,
-            num_steps=50,
-        )
+        return measure.find(fn, x, domain, key=key, num_restarts=64, num_steps=50)
 
     key = jax.random.key(2)
     run_search, seconds_to_compile, memory = compiled(search, x, key)
     calls = {"poolax": lambda: jax.block_until_ready(run_search(x, key))}
-    seconds = measure(calls, min(repeats, 3), pause)
+    seconds = timing.measure(calls, min(repeats, 3), pause)
     return {
         "case": "search, 64 restarts of 50 steps, n = 32, d = 64",
         "pooler": "average",
@@ -124,7 +117,7 @@ def search_record(repeats: int, pause: float) -> dict[str, object]:
         "poolax_mebibytes": memory,
         "compile_seconds": seconds_to_compile,
         "value": float(run_search(x, key).value),
-        "value_at_start": float(empirical.jacobian_norm(fn, project(x))),
+        "value_at_start": float(empirical.jacobian_norm(fn, empirical.project_to_ball(1.0)(x))),
         "sharp_bound": float(bounds.tbm(model, variables, num_tokens=32, radius=1.0).lipschitz),
     }
 

@@ -22,18 +22,18 @@ from poolax.cli._rows import (
     describe_block,
     describe_domain,
     expressivity,
-    head_bounds,
 )
-from poolax.pooling import from_name, to_config
-from poolax.sensitivity import (
-    FIXED_POOLERS,
+from poolax.measure import (
     backbone_ledgers,
     block_bounds,
+    constant_fields,
     embeddings_domain,
+    head_bounds,
     pooled_ledgers,
     pooled_tokens,
     pooler_bounds,
 )
+from poolax.pooling import FIXED_POOLERS, from_name, to_config
 from poolax.training import Head
 
 _NUM_INPUTS = 8
@@ -142,7 +142,7 @@ class Bounds:
             found = pooler_bounds(model, variables, pairs, num_tokens, domain)
             for name, constants in zip(self.poolers, found, strict=True):
                 row = {"attention": label, "pooler": name, **sizes}
-                yield row | describe_domain(num_tokens, domain) | constants
+                yield row | describe_domain(num_tokens, domain) | constant_fields(constants)
 
     def _of_blocks(self, blocks: Blocks) -> Iterator[dict[str, Any]]:
         for name, block in blocks.items():
@@ -150,14 +150,15 @@ class Bounds:
             num_tokens = self._tokens(block.config.get("num_tokens", 64))
             domain = self._domain(block.config.get("radius", 1.0), row["dim"])
             found = block_bounds(block.model, block.variables, num_tokens, domain)
-            yield row | describe_domain(num_tokens, domain) | found
+            yield row | describe_domain(num_tokens, domain) | constant_fields(found)
 
     def _of_head(self, head: Head) -> dict[str, Any]:
         dim = head.variables["params"]["output"]["kernel"].shape[0]
         num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
         pooler: Any = head.pooler
         row = {"attention": "none", "pooler": to_config(pooler)["name"], "dim": dim}
-        return row | describe_domain(num_tokens, domain) | head_bounds(head, num_tokens, domain)
+        found = head_bounds(pooler, head.variables["params"], num_tokens, domain)
+        return row | describe_domain(num_tokens, domain) | constant_fields(found)
 
     def _of_backbone(self, backbone: Backbone) -> int:
         with progress_bars(stderr()) as progress:
@@ -181,7 +182,8 @@ class Bounds:
         for name in FIXED_POOLERS:
             row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
             row |= describe_domain(num_tokens, domain)
-            pooled.append(self._with_gamma(row | pooled_ledgers(ledgers, from_name(name), num_pooled)))
+            found = pooled_ledgers(ledgers, from_name(name), num_pooled)
+            pooled.append(self._with_gamma(row | constant_fields(found)))
         given = self.num_tokens is not None or self.radius is not None or self.cube is not None
         source = "as given" if given else f"as of {len(inputs.raw)} inputs: {inputs.source}"
         show(

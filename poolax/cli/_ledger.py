@@ -6,8 +6,8 @@ from typing import Any
 from poolax.bounds import Ledger
 from poolax.cli._console import number
 from poolax.cli._rows import constant_text, tokens_text
+from poolax.measure import Constant, constant_fields
 from poolax.reporting import Cell, Table
-from poolax.sensitivity import constant
 
 
 def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
@@ -15,15 +15,14 @@ def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
     records = []
     for method, ledger in ledgers.items():
         for row in ledger.rows:
-            constants = {}
-            for name in ("branch", "norm", "factor"):
-                constants |= constant(name, getattr(row, f"log_{name}"))
+            logs = {name: float(getattr(row, f"log_{name}")) for name in ("branch", "norm", "factor")}
+            constants = {name: Constant(log) for name, log in logs.items()}
             records.append(
                 {
                     "kind": "layer",
                     "method": method,
                     "layer": row.name,
-                    **constants,
+                    **constant_fields(constants),
                     **{name: float(getattr(row, name)) for name in ("radius_in", "radius_out")},
                     **{name: float(getattr(row, name)) for name in ("spread_in", "spread_out")},
                 }

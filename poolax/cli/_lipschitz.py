@@ -18,9 +18,10 @@ from poolax.cli._models import Blocks, inputs_beside, load_model
 from poolax.cli._options import OptionalPath
 from poolax.cli._program import asking
 from poolax.cli._rows import constant_text, describe_block, describe_domain
+from poolax.measure import embeddings_domain, measure_backbone, measure_block
+from poolax.pooling import FIXED_POOLERS
 from poolax.quickstart import INPUTS
 from poolax.reporting import Cell, Table
-from poolax.sensitivity import FIXED_POOLERS, embeddings_domain, measure_backbone, measure_block
 from poolax.training import Head
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from poolax._checks import check_count, check_divides, check_number
-from poolax.attention import L2, Cosine, DotProduct, Kind
+from poolax.attention import L2, Cosine, DotProduct, Kind, to_config
 from poolax.blocks import TBM
 from poolax.pooling import (
     LatentAttentionPool,
@@ -72,9 +72,9 @@ class Sizes:
             check_number(name, getattr(self, name), at_least=0.0)
 
     def kinds(self) -> dict[str, Kind]:
-        """The three kinds of attention by the names that tables have for them."""
+        """The three kinds of attention by name."""
         cosine = Cosine(tau=self.tau, nu=self.nu, eps=self.eps)
-        return {"dot product": DotProduct(), "L2": L2(), "cosine": cosine}
+        return {to_config(kind)["name"]: kind for kind in (DotProduct(), L2(), cosine)}
 
 
 def pooler_of(name: str, num_tokens: int, dim: int) -> Pooler:

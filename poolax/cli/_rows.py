@@ -1,35 +1,24 @@
 """Rows of bounds: one record a model, and the tables that are made of them."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from poolax import bounds
-from poolax.attention import Kind
+from poolax import attention, pooling
 from poolax.blocks import TBM
-from poolax.bounds import Domain, TokenRange
+from poolax.bounds import METHODS, PROVED, Domain, TokenRange
 from poolax.cli._console import number
-from poolax.pooling import to_config
+from poolax.measure import log10_of
 from poolax.reporting import Cell, Table
-from poolax.sensitivity import METHODS, constant, without_overflow
-from poolax.training import Head
-
-_ATTENTION = {"DotProduct": "dot product", "L2": "L2", "Cosine": "cosine"}
-
-
-def attention_label(kind: Kind) -> str:
-    """What tables call a kind of attention."""
-    return _ATTENTION[type(kind).__name__]
 
 
 def describe_block(model: TBM, variables: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of a one-block model."""
     return {
-        "attention": attention_label(model.attention),
-        "pooler": to_config(model.pooler)["name"],
+        "attention": attention.to_config(model.attention)["name"],
+        "pooler": pooling.to_config(model.pooler)["name"],
         "dim": variables["params"]["ffn"]["kernel"].shape[0],
         "num_heads": model.num_heads,
     }
@@ -44,41 +33,16 @@ def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
     }
 
 
-def head_bounds(head: Head, num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
-    """Bounds from token states to the outputs of a head, as a record holds them."""
-    pooler: Any = head.pooler
-
-    def lipschitz(params, method):
-        kernel = params["output"]["kernel"]
-        sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
-        variables = {"params": params.get("pooler", {})}
-        reads = bounds.pooler(pooler, variables, **sizes, method=method)
-        return bounds.spectral_norm(kernel) * reads.l2
-
-    row = constant("published")
-    for method in ("sharp", "tight"):
-        found = without_overflow(functools.partial(lipschitz, method=method), head.variables["params"])
-        row |= constant(method, np.log(found) if found > 0 else -math.inf, found)
-    return row
-
-
 def constant_text(row: Mapping[str, Any], name: str) -> str:
     """What a table says of a constant."""
     return number(row[name], row[f"log10_{name}"])
-
-
-def _log10(row: Mapping[str, Any], name: str) -> float:
-    """Decimal logarithm of a constant: of zero minus infinity, of one that is not known infinity."""
-    if row[f"log10_{name}"] is not None:
-        return row[f"log10_{name}"]
-    return -math.inf if row[name] == 0 else math.inf
 
 
 def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
     """What the smallest bound of a row says of changes of size ``epsilon``; of no bound, nothing."""
     log10 = -math.inf
     if epsilon > 0:
-        log10 = min(_log10(row, name) for name in METHODS) + math.log10(epsilon) - math.log10(sigma)
+        log10 = min(log10_of(row, name) for name in METHODS) + math.log10(epsilon) - math.log10(sigma)
     return {
         "epsilon": epsilon,
         "sigma": sigma,
@@ -96,7 +60,7 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     rows = []
     for row in records:
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
-        best = min(METHODS[1:], key=lambda name, row=row: _log10(row, name))
+        best = min(PROVED, key=lambda name, row=row: log10_of(row, name))
         cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
         if with_gamma:
             verdict = "certified" if row["certified_zero"] else "vacuous"

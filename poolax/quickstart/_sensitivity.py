@@ -2,8 +2,6 @@
 
 import functools
 import io
-import itertools
-import math
 from typing import Any
 
 import jax
@@ -11,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from poolax import attention, bounds, empirical
+from poolax import attention, bounds, empirical, measure
 from poolax._checkpoint import has_checkpoint
 from poolax._compilation import compile_quickly
 from poolax._paths import write_atomically
 from poolax._progress import Progress
 from poolax.blocks import TBM
-from poolax.bounds import Domain
+from poolax.bounds import METHODS, Domain
 from poolax.pooling import from_name
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study, Tokens
 from poolax.records import Journal
-from poolax.sensitivity import METHODS, block_bounds
 from poolax.training import (
     HeadModule,
     Records,
@@ -35,11 +32,9 @@ from poolax.training import (
 # Inputs of the trained blocks, beside their checkpoints.
 INPUTS = "inputs.npy"
 
-_KINDS = {
-    "dot product": attention.DotProduct(),
-    "L2": attention.L2(),
-    "scaled cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
-}
+_KINDS = (attention.DotProduct(), attention.L2(), attention.Cosine(tau=1.0, nu=1.0, eps=0.01))
+# What earlier programs called them.
+_FORMER = {"dot": "dot product", "l2": "L2", "cosine": "scaled cosine"}
 
 
 def noise_curves(
@@ -50,7 +45,7 @@ def noise_curves(
     rows = []
     for done, name in enumerate(best, 1):
 
-        def measure(name=name):
+        def curve_of(name=name):
             head = load_head(head_directory(out, best[name]))
             variables = {"params": head.variables["params"].get("pooler", {})}
 
@@ -73,7 +68,7 @@ def noise_curves(
             }
 
         what = {"kind": "noise_curve", "pooler": name, "head": best[name]["id"]}
-        rows.append(journal.measured(what, measure))
+        rows.append(journal.measured(what, curve_of))
         progress("noise curves", done, len(best))
     return Records(rows)
 
@@ -89,20 +84,35 @@ def trained_blocks(
     write_atomically(out / INPUTS, content.getvalue())
     rows = []
     total = len(_KINDS) * len(POOLERS)
-    for label, kind in _KINDS.items():
+    for kind in _KINDS:
         for name in POOLERS:
             model = TBM(num_heads=4, pooler=from_name(name), attention=kind)
-            folder = out / f"{label}-{name}".replace(" ", "-")
-
-            def measure(model=model, name=name, folder=folder):
-                return _measure_tbm(model, name, tokens, radius, settings, folder)
-
-            what = {"pooler": name, "kind": "lipschitz", "attention": label}
-            what["configuration"] = repr(kind)
-            is_saved = functools.partial(has_checkpoint, folder)
-            rows.append(journal.measured(what, measure, is_there=is_saved))
+            what, former = block_identity(kind, name)
+            folder = _folder(out, what, former)
+            rows.append(
+                journal.measured(
+                    what,
+                    functools.partial(_measure_tbm, model, name, tokens, radius, settings, folder),
+                    is_there=functools.partial(has_checkpoint, folder),
+                    formerly=former,
+                )
+            )
             progress("trained blocks", len(rows), total)
     return Records(rows)
+
+
+def block_identity(kind: attention.Kind, pooler: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a block is known by, and what it was known by before kinds of attention had one name."""
+    config = attention.to_config(kind)
+    what = {"pooler": pooler, "kind": "lipschitz", "attention": config["name"]}
+    former = {**what, "attention": _FORMER[config["name"]], "configuration": repr(kind)}
+    return {**what, "configuration": config}, former
+
+
+def _folder(out, what, former) -> epath.Path:
+    """Where a block is saved: where an earlier program left it, or else by the names of now."""
+    earlier = out / f"{former['attention']}-{former['pooler']}".replace(" ", "-")
+    return earlier if has_checkpoint(earlier) else out / f"{what['attention']}-{what['pooler']}"
 
 
 def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any]:
@@ -124,30 +134,25 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
         folder, model, variables, metadata={"num_tokens": tokens.values.shape[1], "radius": radius}
     )
     inputs = jnp.asarray(tokens.values[tokens.splits["test"][: settings.num_inputs]])
-
-    def model_at(x):
-        return model.apply(variables, x)
-
-    def at(x):
-        norm = empirical.jacobian_norm(model_at, x)
-        return norm, bounds.local_tbm(model, variables, x).lipschitz
-
-    real, local = jax.jit(lambda inputs: jax.lax.map(at, inputs), compiler_options=compile_quickly())(
-        inputs
-    )
-    most_sensitive = inputs[jnp.argmax(real)]
-    found = jax.jit(
-        lambda inputs, x, key: empirical.maximize_jacobian_norm(
-            model_at,
+    at = measure.block_at_inputs(model, variables, inputs)
+    domain = Domain(radius, radius)
+    search = jax.jit(
+        lambda inputs, x, key: measure.find(
+            functools.partial(model.apply, variables),
             x,
+            domain,
             starts=inputs,
-            project=empirical.project_to_ball(radius),
             key=key,
             num_restarts=settings.search_restarts,
             num_steps=settings.search_steps,
         ),
         compiler_options=compile_quickly(),
-    )(inputs, most_sensitive, jax.random.key(settings.seed))
+    )
+    found = search(inputs, inputs[jnp.argmax(at.measured)], jax.random.key(settings.seed))
+    known = measure.constant_fields(measure.block_bounds(model, variables, inputs.shape[1], domain))
+    on_domain = {method: known[method] for method in METHODS}
+    measure.check_order([jnp.max(at.measured), found.value], on_domain, what=name, rounding=0)
+    measure.check_order(at.measured, {"local": at.local}, what=name)
     num_tokens, width = inputs.shape[1:]
     row = {
         "num_tokens": num_tokens,
@@ -157,29 +162,9 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
         "num_inputs": len(inputs),
         "metric": tokens.task.metric,
         "test": float(trained.test_metrics[tokens.task.metric][0, 0]),
-        "measured_real": float(jnp.max(real)),
-        "measured_real_median": float(jnp.median(real)),
+        "measured_real": float(jnp.max(at.measured)),
+        "measured_real_median": float(jnp.median(at.measured)),
         "measured_adversarial": float(found.value),
-        "local": float(jnp.max(local)),
+        "local": float(jnp.max(at.local)),
     }
-    known = block_bounds(model, variables, num_tokens, Domain(radius, radius))
-    row |= {method: known[method] for method in METHODS}
-    _check_order(row, name)
-    return row
-
-
-def _check_order(row, name):
-    """Refuse measurements that are not finite or exceed a bound."""
-    measured = [row["measured_real"], row["measured_adversarial"]]
-    bounded = [row[method] for method in ("tight", "sharp", "published") if row[method] is not None]
-    ordered = [max(measured), *bounded]
-    numbers = [*measured, row["local"], *bounded]
-    if not all(map(math.isfinite, numbers)):
-        raise RuntimeError(f"expected finite constants for {name}, got {numbers}")
-    if any(low > high for low, high in itertools.pairwise(ordered)):
-        raise RuntimeError(
-            f"measured <= tight <= sharp <= published does not hold for {name}: {ordered}"
-        )
-    # Some local bounds are attained, and the norm beside them is rounded as well.
-    if row["measured_real"] > row["local"] * (1 + 1e-4):
-        raise RuntimeError(f"measured <= local does not hold for {name}: {row}")
+    return row | on_domain

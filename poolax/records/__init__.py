@@ -14,6 +14,7 @@ from poolax.records._estimates import ExpressivityEstimate as ExpressivityEstima
 from poolax.records._estimates import NoiseCurve as NoiseCurve
 from poolax.records._estimates import NormEstimate as NormEstimate
 from poolax.records._estimates import SearchResult as SearchResult
+from poolax.records._former import with_attention_names as with_attention_names
 from poolax.records._journal import Journal as Journal
 from poolax.records._kinds import HeadRecord as HeadRecord
 from poolax.records._ledger import Ledger as Ledger

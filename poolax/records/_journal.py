@@ -61,6 +61,7 @@ class Journal:
         measure: Callable[[], Mapping[str, Any]],
         *,
         is_there: Callable[[], bool] | None = None,
+        formerly: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The record of a measurement: from the file, or made now and added to it.
 
@@ -69,6 +70,8 @@ class Journal:
             measure: Measures it; what it gives is the rest of the record.
             is_there: Whether that which measuring leaves behind, such as a checkpoint, still is; where
                 it is not, the record does not count.
+            formerly: What an earlier program called the same, whose records count as well: they keep
+                their ids. Reading has to bring the rest of them up to date; see :func:`record_kind`.
 
         Returns:
             The record, with its ``id``, the time that it took, and how it was made.
@@ -79,7 +82,8 @@ class Journal:
             BlockingIOError: as :meth:`Records.write_to` raises.
         """
         key = digest({**self._identity, **what})
-        row = told(lambda: self._found(key, what, is_there), f"{self._path}: its records")
+        keys = [key] if formerly is None else [key, digest({**self._identity, **formerly})]
+        row = told(lambda: self._found(keys, what, is_there), f"{self._path}: its records")
         if row is not None:
             return row
         stop_if_asked()
@@ -88,9 +92,9 @@ class Journal:
         made |= {"wall_s": round(time.perf_counter() - started, 3), **self._made_with()}
         return told(lambda: self._kept(key, made), f"{self._path}: its records")
 
-    def _found(self, key, what, is_there):
+    def _found(self, keys, what, is_there):
         """The record that counts, if there is one: of this measurement, and written to its end."""
-        row = self._rows.get(key)
+        row = next((self._rows[key] for key in keys if key in self._rows), None)
         if row is None or "command" not in row or difference(row, what) is not None:
             return None
         return row if is_there is None or is_there() else None

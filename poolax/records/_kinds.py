@@ -2,6 +2,7 @@
 
 from typing import Any, NotRequired, TypedDict
 
+from poolax.records._former import with_attention_names
 from poolax.records._schemas import record_kind
 
 
@@ -62,7 +63,7 @@ class NoiseCurveRecord(MadeWith):
     num_inputs: int
 
 
-@record_kind("lipschitz")
+@record_kind("lipschitz", renew=with_attention_names)
 class LipschitzRecord(MadeWith):
     """What is measured of a trained block, beside its bounds."""
 
@@ -79,9 +80,10 @@ class LipschitzRecord(MadeWith):
     published: float
     local: NotRequired[float]
     tight: NotRequired[float]
+    configuration: NotRequired[dict[str, Any]]
 
 
-@record_kind("lipschitz_at_inputs")
+@record_kind("lipschitz_at_inputs", renew=with_attention_names)
 class InputsRecord(TypedDict):
     """What ``poolax lipschitz`` prints of a block, or of a backbone with a pooler."""
 
@@ -93,9 +95,15 @@ class InputsRecord(TypedDict):
     radius: float
     spread: float
     measured: list[float]
+    local: NotRequired[list[float]]
+    log10_local: NotRequired[list[float]]
+    converged: NotRequired[bool]
+    published: NotRequired[float]
+    sharp: NotRequired[float]
+    tight: NotRequired[float]
 
 
-@record_kind("bounds")
+@record_kind("bounds", renew=with_attention_names)
 class BoundsRecord(TypedDict):
     """What ``poolax bounds`` prints of a block, a head, or a backbone with a pooler."""
 
@@ -104,6 +112,9 @@ class BoundsRecord(TypedDict):
     dim: int
     radius: float
     spread: float
+    published: NotRequired[float]
+    sharp: NotRequired[float]
+    tight: NotRequired[float]
     gamma: NotRequired[float]
     certified_zero: NotRequired[bool]
 

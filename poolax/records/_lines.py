@@ -12,7 +12,7 @@ from poolax._files import damaged, json_object, writing_to
 from poolax._locks import alone_in
 from poolax._paths import write_atomically
 from poolax.records._plain import as_written, digest
-from poolax.records._schemas import check_record
+from poolax.records._schemas import check_record, renewed
 
 _log = logging.getLogger(__name__)
 _REMEDY = "remove the line, and the run that wrote it makes it again"
@@ -119,6 +119,7 @@ def _unsealed(line, where):
         problem = f"expected the record that was written, whose digest is {said}, got another"
         raise damaged(where, problem, _REMEDY)
     try:
+        row = renewed(row)
         check_record(row)
     except ValueError as error:
         raise damaged(where, error, _REMEDY) from None

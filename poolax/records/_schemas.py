@@ -9,7 +9,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from poolax._text import one_line
 
 _Schema = TypeVar("_Schema", bound=type)
+_Renew = Callable[[dict[str, Any]], dict[str, Any]]
 _SCHEMAS: dict[str, Any] = {}
+_RENEWED: dict[str, _Renew] = {}
 # One of them, and several.
 _WORDS = {
     bool: ("true or false", "true or false"),
@@ -22,7 +24,7 @@ _WORDS = {
 }
 
 
-def record_kind(name: str) -> Callable[[_Schema], _Schema]:
+def record_kind(name: str, *, renew: _Renew | None = None) -> Callable[[_Schema], _Schema]:
     """Declare the fields of a kind of record: a decorator of a ``TypedDict``.
 
     Records whose ``kind`` is the name are checked when they are written and when they are read: the
@@ -31,6 +33,8 @@ def record_kind(name: str) -> Callable[[_Schema], _Schema]:
 
     Args:
         name: The kind.
+        renew: Makes of a record of an earlier version what it would be now, and leaves others as they
+            are; records are given to it when they are read, before they are checked.
 
     Returns:
         The decorator, which gives the class as it is.
@@ -57,9 +61,18 @@ def record_kind(name: str) -> Callable[[_Schema], _Schema]:
         before = _SCHEMAS.setdefault(name, schema)
         if get_type_hints(before, include_extras=True) != get_type_hints(schema, include_extras=True):
             raise ValueError(f"name: expected a kind that is new, got {name!r}, which is {before!r}")
+        if renew is not None:
+            _RENEWED[name] = renew
         return schema
 
     return register
+
+
+def renewed(row: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version as it would be now."""
+    kind = row.get("kind")
+    renew = _RENEWED.get(kind) if isinstance(kind, str) else None
+    return row if renew is None else renew(row)
 
 
 def check_record(row: Mapping[str, Any]) -> None:

@@ -1,0 +1,99 @@
+"""One-block models at inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from poolax import bounds, empirical
+from poolax._checks import check_tokens
+from poolax._compilation import compile_quickly
+from poolax.blocks import TBM
+from poolax.bounds import Domain
+from poolax.measure._blocks import block_bounds
+from poolax.measure._constants import constant_fields
+from poolax.measure._threads import one_thread
+
+
+@struct.dataclass
+class AtInputs:
+    """Norms of Jacobians at inputs, and their bounds there.
+
+    Attributes:
+        measured: Exact norms, shape ``(N,)``.
+        local: Bounds that hold at these inputs alone, shape ``(N,)``.
+    """
+
+    measured: Float[Array, " N"]
+    local: Float[Array, " N"]
+
+
+@one_thread
+def block_at_inputs(
+    model: TBM, variables: Mapping[str, Any], inputs: Float[Array, "N n d"]
+) -> AtInputs:
+    """Exact Jacobian norms of a one-block model at inputs, and their local bounds.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        inputs: Token sequences, shape ``(N, n, d)``.
+
+    Returns:
+        Both, a number an input.
+
+    Raises:
+        ValueError: for inputs that are not ``(N, n, d)`` or not finite, or as
+            :func:`poolax.bounds.local_tbm` raises.
+    """
+    check_tokens("inputs", inputs)
+    if jnp.ndim(inputs) != 3:
+        raise ValueError(f"inputs: expected shape (N, n, d), got {jnp.shape(inputs)}")
+
+    def at_inputs(variables, inputs):
+        def at(x):
+            exact = empirical.jacobian_norm(lambda x: jnp.asarray(model.apply(variables, x)), x)
+            return exact, bounds.local_tbm(model, variables, x).lipschitz
+
+        return jax.lax.map(at, inputs)
+
+    compiled = jax.jit(at_inputs, compiler_options=compile_quickly())
+    return AtInputs(*compiled(variables, jnp.asarray(inputs)))
+
+
+def measure_block(
+    model: TBM,
+    variables: Mapping[str, Any],
+    inputs: Float[Array, "N n d"],
+    *,
+    domain: Domain | None = None,
+) -> dict[str, Any]:
+    """Exact Jacobian norms of a one-block model at inputs, their local bounds, and its other bounds.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        inputs: Token sequences, shape ``(N, n, d)``.
+        domain: Where the bounds hold; ``None`` takes the smallest that holds the inputs.
+
+    Returns:
+        ``measured`` and ``local``, a number an input, and the :func:`constant_fields` of
+        :func:`block_bounds`, as a record of kind ``"lipschitz_at_inputs"`` holds them.
+
+    Raises:
+        ValueError: for inputs that are not ``(N, n, d)`` or not finite, or as the bounds raise.
+
+    Example:
+        >>> from poolax.pooling import AveragePool
+        >>> model, inputs = TBM(2, AveragePool()), jnp.eye(4, 8)[None]
+        >>> row = measure_block(model, model.init(jax.random.key(0), inputs), inputs)
+        >>> row["measured"][0] <= row["local"][0]
+        True
+    """
+    at = block_at_inputs(model, variables, inputs)
+    domain = bounds.domain_of(inputs) if domain is None else domain
+    row = {"measured": at.measured.tolist(), "local": at.local.tolist()}
+    return row | constant_fields(block_bounds(model, variables, inputs.shape[1], domain))

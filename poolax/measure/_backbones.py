@@ -1,0 +1,138 @@
+"""Backbones with poolers behind them, at inputs."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from poolax import bounds, empirical
+from poolax._checks import check_tokens
+from poolax._progress import Progress, no_progress
+from poolax.backbones import Backbone
+from poolax.measure._constants import constant_fields
+from poolax.measure._ledgers import (
+    backbone_ledgers,
+    embeddings_domain,
+    pooled_ledgers,
+    pooled_tokens,
+)
+from poolax.measure._methods import known
+from poolax.measure._threads import one_thread
+from poolax.pooling import FIXED_POOLERS, Pooler, from_name, to_config
+
+
+@one_thread
+def measure_backbone(
+    backbone: Backbone,
+    embeddings: Float[Array, "N n d"],
+    mask: Bool[Array, "N n"] | None = None,
+    *,
+    poolers: Sequence[str] = FIXED_POOLERS,
+    key: jax.Array,
+    progress: Progress = no_progress,
+) -> list[dict[str, Any]]:
+    """Jacobian norms from embeddings to pooled vectors at inputs, beside local, tight and sharp bounds.
+
+    Args:
+        backbone: The backbone.
+        embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        poolers: Names of poolers without parameters.
+        key: Random key of the Lanczos iteration.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        One dictionary for each pooler, with what a record of kind ``"lipschitz_at_inputs"`` holds:
+        ``measured`` and ``log10_local``, a number an input, whether all measurements ``converged``, and
+        the :func:`constant_fields` of :func:`pooled_ledgers` on the smallest domain that holds the
+        embeddings. ``log10_local`` is null where no local bound is known, as for windowed attention.
+
+    Raises:
+        ValueError: for a wrong shape, an unknown pooler, or as the bounds raise.
+    """
+    modules = [from_name(name) for name in poolers]
+    for module in modules:
+        if to_config(module)["options"]:
+            raise ValueError(f"poolers: expected ones without parameters, got {type(module).__name__}")
+    check_tokens("embeddings", embeddings)
+    if jnp.ndim(embeddings) != 3:
+        raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
+    embeddings = jnp.asarray(embeddings)
+    num_tokens, domain = embeddings_domain(embeddings, mask)
+    ledgers = backbone_ledgers(backbone, num_tokens, domain, progress=progress)
+    num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
+    rows: list[dict[str, Any]] = [
+        {"pooler": name, "measured": [], "log10_local": [], "converged": True} for name in poolers
+    ]
+    measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone, modules)
+    first = (backbone.params, embeddings[0], None if mask is None else mask[0])
+    # Traced alone, it says whether a local bound is known before anything is computed.
+    has_local = known(jax.eval_shape, local, *first) is not None
+    total, done = len(embeddings) * len(rows), 0
+    # The first of them waits for programs to be compiled, one for all inputs and poolers each.
+    progress("inputs", done, total)
+    for at, x in enumerate(embeddings):
+        real = None if mask is None else mask[at]
+        logs = local(backbone.params, x, real).tolist() if has_local else [None] * len(rows)
+        for index, row in enumerate(rows):
+            found = measure(backbone.params, x, real, index)
+            row["measured"].append(float(found.value))
+            row["converged"] &= bool(found.converged)
+            log = logs[index]
+            row["log10_local"].append(None if log is None else log / math.log(10))
+            done += 1
+            progress("inputs", done, total)
+    for row, module in zip(rows, modules, strict=True):
+        row |= constant_fields(pooled_ledgers(ledgers, module, num_pooled))
+    return rows
+
+
+def _measure(backbone, poolers, key):
+    """The Jacobian's norm from embeddings to one of several poolers, in one program for all of them."""
+
+    def measure(params, x, mask, index):
+        def pooled(x):
+            tokens = backbone.encode(params, x, mask)
+            branches = [lambda z, pooler=pooler: pooler(z, tokens.mask) for pooler in poolers]
+            return jax.lax.switch(index, branches, tokens.states)
+
+        return empirical.power_iteration(pooled, x, key=key, method="lanczos")
+
+    return measure
+
+
+class _Selection(Pooler):
+    """A weighted sum of poolers, of which weights of zero and one select one."""
+
+    poolers: tuple[Pooler, ...]
+
+    @nn.compact
+    def __call__(self, z, mask=None):
+        weights = self.param("weights", nn.initializers.zeros, (len(self.poolers),))
+        pooled = jnp.stack([pooler(z, mask) for pooler in self.poolers])
+        return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
+
+
+def _local(backbone, poolers):
+    """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
+    # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
+    encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
+
+    def local(params, x, mask):
+        weights: Any = encode(params, x, mask).weights
+        specs = backbone.layer_specs(params)
+
+        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
+        def pooled(selected):
+            options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
+            options["branches"] = False
+            return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
+
+        return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
+
+    return local
