@@ -40,7 +40,8 @@ from poolax.training._engine.memory import HeadCost, split_runs
 from poolax.training._engine.programs import Tokens
 from poolax.training._engine.train import HeadGroup, train_groups
 from poolax.training._runs import epoch_batches
-from poolax.training._states.features import FeaturePass, length_groups
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.padding import length_groups
 from poolax.training._states.sources import MemorySource, StreamedSource
 from poolax.training._states.store import open_store
 from poolax.training._sweep.rows import steps_to_share
@@ -91,7 +92,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("left", [False, True])
 def test_sorted_by_length_states_are_the_padded_ones(bert, left, monkeypatch):
-    monkeypatch.setattr("poolax.training._states.features._LEAST_SAVING", 1)
+    monkeypatch.setattr("poolax.training._states.padding._LEAST_SAVING", 1)
     ids, mask = texts(90, left=left)
     assert len(length_groups(mask.sum(-1), 24)) > 1
     expected = np.asarray(bert(ids, mask).states)
@@ -105,7 +106,7 @@ def test_sorted_by_length_states_are_the_padded_ones(bert, left, monkeypatch):
 
 @pytest.mark.parametrize("left", [False, True])
 def test_texts_that_are_streamed_are_those_of_the_whole_pass(bert, left, monkeypatch):
-    monkeypatch.setattr("poolax.training._states.features._LEAST_SAVING", 1)
+    monkeypatch.setattr("poolax.training._states.padding._LEAST_SAVING", 1)
     ids, mask = texts(40, left=left)
     ids, mask = ids.reshape(20, 2, -1), mask.reshape(20, 2, -1)
     features = FeaturePass(bert, ids, mask, batch_size=8)

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Int
 from poolax._inputs import are_integers
 from poolax._order import epoch_order, in_batches
 from poolax.backbones import Backbone
-from poolax.training._states.features import HostStates, contiguous_starts, length_groups
+from poolax.training._states.host import HostStates
+from poolax.training._states.padding import contiguous_starts, length_groups
 
 # Another length is another part of a program: tokens, of all heads, that pay for compiling it.
 _LEAST_SAVING = 2**22

@@ -13,7 +13,8 @@ from jaxtyping import Int
 from poolax._programs import kept_program
 from poolax._progress import Progress, no_progress
 from poolax.training._devices import Mapper
-from poolax.training._states.features import FeaturePass, HostStates
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.host import HostStates
 from poolax.training._states.prefixes import leave_out
 from poolax.training._states.sources import TokenSource, check_finite_states
 from poolax.training._states.store import open_store

@@ -16,7 +16,7 @@ from poolax._files import json_object
 from poolax._paths import write_atomically
 from poolax._progress import Progress
 from poolax._signals import PreemptedError
-from poolax.training._states.features import HostStates
+from poolax.training._states.host import HostStates
 
 MANIFEST = "manifest.json"
 _SHARD_BYTES = 2**26

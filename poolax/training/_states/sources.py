@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float, Int
 
 from poolax._paths import absolute_path
 from poolax._progress import Progress, no_progress
-from poolax.training._states.features import FeaturePass, HostStates, count_tokens
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.host import HostStates
+from poolax.training._states.padding import count_tokens
 
 MODES = ("memory", "disk", "stream")
 _log = logging.getLogger(__name__)

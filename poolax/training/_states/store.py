@@ -23,7 +23,8 @@ from poolax._paths import absolute_path
 from poolax._progress import Progress, no_progress
 from poolax._signals import stop_if_asked
 from poolax._text import one_line
-from poolax.training._states.features import HostStates, count_tokens
+from poolax.training._states.host import HostStates
+from poolax.training._states.padding import count_tokens
 from poolax.training._states.shards import MANIFEST, Pass, ShardWriter, file_checksum
 
 _log = logging.getLogger(__name__)
