@@ -55,13 +55,7 @@ class Evaluation:
         for rows, length in self._by_length(examples):
 
             def fetch(start, stop, own=examples[rows], length=length):
-                batch = batch_of(
-                    self._source,
-                    self._targets,
-                    own[start:stop],
-                    group_axis=1,
-                    lengths=self._lengths,
-                )
+                batch = batch_of(self._source, self._targets, own[start:stop], self._lengths)
                 return batch if length is None else cut_tokens(batch, length)
 
             for piece in self._mapper.batches(placed, fetch, len(rows)):

@@ -131,27 +131,25 @@ class Feed:
         return dataclasses.replace(batches, **placed)
 
     def _put(self, rows):
-        examples = self._train[rows]
-        return put(batch_of(self._source, self._targets, examples, group_axis=0, lengths=self._lengths))
+        batch = batch_of(self._source, self._targets, self._train[rows], self._lengths)
+        if self._source.has_groups:
+            # (num, group, ...) to (group, num, ...): a trainer maps over groups first.
+            batch["states"] = np.swapaxes(batch["states"], 0, 1)
+        return put(batch)
 
 
 def batch_of(
     source: TokenSource,
     targets: PyTree,
     examples: Int[np.ndarray, " num"],
-    *,
-    group_axis: int,
     lengths: Lengths | None = None,
 ) -> dict[str, PyTree]:
-    """Token states, mask and targets of some examples; where states have a group axis, it is moved."""
+    """Token states, mask and targets of some examples, which are the first axis of all of them."""
     tokens = source.fetch(examples)
     if lengths is not None:
         tokens = lengths.to_front(tokens, examples)
-    states = tokens.states
-    if source.has_groups and group_axis == 0:
-        states = np.swapaxes(states, 0, 1)
     batch = {
-        "states": states,
+        "states": tokens.states,
         "targets": jax.tree.map(lambda array: np.asarray(array[examples]), targets),
     }
     return batch if tokens.mask is None else {**batch, "mask": tokens.mask}

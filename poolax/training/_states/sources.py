@@ -24,14 +24,17 @@ _log = logging.getLogger(__name__)
 class TokenSource(Protocol):
     """Token states of ``N`` examples.
 
+    Axes stand in one order, whatever the source: examples, then groups where there are any, then parts,
+    tokens and width. Who wants another one, as a trainer does, moves them.
+
     Attributes:
         shape: Shape of all states, ``(N, *parts, n, d)``.
         dtype: Dtype of the states that are fetched.
         token_counts: Fewest and most real tokens of a sequence, at least one.
         num_prefix: Number of tokens in front that stand for no part of the input.
         mask: True at real tokens of all examples; ``None`` if all are real, or it is not known before.
-        has_groups: Whether each group of heads has states of its own, which are fetched with a group
-            axis after that of the examples.
+        has_groups: Whether each group of heads has states of its own, which are then on the second axis
+            of what is fetched.
         is_resident: Whether all states are in memory.
         is_computed: Whether a backbone makes the states whenever they are read, so that nothing is
             known of their values before, and one reading serves all heads.
@@ -67,7 +70,7 @@ class TokenSource(Protocol):
         ...
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
-        """States of some examples, in this order."""
+        """States of some examples, in this order, shape ``(num, [group,] *parts, n, d)``."""
         ...
 
     @property
