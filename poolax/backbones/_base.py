@@ -17,6 +17,7 @@ from poolax._layer_specs import LayerSpec
 from poolax._numerics import zero_masked
 from poolax.backbones import _layers
 from poolax.backbones._preprocess import Preprocess, as_preprocess
+from poolax.pooling import Pooler, behind
 from poolax.records import TokenStates
 
 
@@ -33,6 +34,8 @@ class Backbone(abc.ABC):
             norms and pooling run in at least float32 whatever it is.
         name: What its checkpoint is called, as records and tables name it; ``None`` for one that was
             not loaded.
+        pooler: The pooler that its checkpoint says it was trained with, whose parameters, if it has
+            any, are ``params["pooler"]``; ``None`` where the checkpoint says none.
         remat: Compute blocks again in a backward pass instead of keeping what they compute.
         summary_token: What "last" pooling means for this family: ``"first"`` where a CLS token
             stands in front, ``"last"`` for causal models.
@@ -50,6 +53,7 @@ class Backbone(abc.ABC):
     compute_dtype: Dtype | None = struct.field(pytree_node=False, default=None)
     remat: bool = struct.field(pytree_node=False, default=False)
     name: str | None = struct.field(pytree_node=False, default=None)
+    pooler: Pooler | None = struct.field(pytree_node=False, default=None)
 
     @property
     @abc.abstractmethod
@@ -181,6 +185,39 @@ class Backbone(abc.ABC):
         """
         embeddings, mask = self.embed(params, inputs, mask)
         return self.encode(params, embeddings, mask, layer=layer, return_weights=return_weights)
+
+    def pool(
+        self, params: PyTree, tokens: TokenStates, *, skipped: int = 0
+    ) -> Float[Array, "*batch k"]:
+        """Token states to the embeddings that the checkpoint was trained for; pure.
+
+        Args:
+            params: Parameters, such as ``self.params``.
+            tokens: What :meth:`apply` returns.
+            skipped: Real tokens in front that are not pooled, such as
+                ``preprocess.tokens_not_pooled(prompt)``.
+
+        Returns:
+            Pooled vectors, by ``self.pooler``.
+
+        Raises:
+            ValueError: if there is no pooler.
+
+        Example:
+            >>> import dataclasses, jax
+            >>> from poolax.backbones import ViT, ViTConfig
+            >>> from poolax.pooling import AveragePool
+            >>> config = ViTConfig(4, 2, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+            >>> vit = ViT.init(config, jax.random.key(0)).replace(pooler=AveragePool())
+            >>> vit.pool(vit.params, vit(jnp.ones((3, 4, 4, 1)))).shape
+            (3, 8)
+        """
+        pooler, variables = self.pooler, {"params": params.get("pooler", {})}
+        if pooler is None:
+            raise ValueError(f"pooler: expected one that {self.name or 'the backbone'} has, got None")
+        if skipped:
+            pooler, variables = behind(pooler, skipped), {"params": {"pooler": variables["params"]}}
+        return jnp.asarray(pooler.apply(variables, tokens.states, tokens.mask))
 
     def check_stackable(self) -> None:
         """Refuse to stack the parameters of blocks that differ.

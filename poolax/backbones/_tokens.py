@@ -11,7 +11,7 @@ import tokenizers
 from jaxtyping import Bool, Int
 
 from poolax import codec
-from poolax._checks import check_choice, check_count, check_instance
+from poolax._checks import check_choice, check_count, check_flag, check_instance
 from poolax.backbones._preprocess import Preprocess
 
 
@@ -21,6 +21,9 @@ def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises nothing more precise
         raise ValueError(f"{name}: expected what tokenizer.json holds, got: {error}") from None
+
+
+_OF_PROMPTS = ("prompts", "default_prompt", "include_prompt")
 
 
 @codec.register("preprocess", "text")
@@ -40,6 +43,9 @@ class TextPreprocess(Preprocess):
         padding_side: ``"right"`` or ``"left"``.
         pad_id: Id that stands at padded positions.
         pad_to: Length of all rows; ``None`` for that of the longest.
+        prompts: Names and texts of prompts, which may stand in front of a text.
+        default_prompt: Name of that which stands there unless another is asked for; ``None`` for none.
+        include_prompt: Whether a prompt's tokens, special ones in front included, are pooled.
 
     Example:
         >>> import tokenizers
@@ -66,6 +72,9 @@ class TextPreprocess(Preprocess):
     padding_side: str = "right"
     pad_id: int = 0
     pad_to: int | None = None
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str | None = None
+    include_prompt: bool = True
 
     def __post_init__(self):
         """Refuse settings that do not fit."""
@@ -76,11 +85,20 @@ class TextPreprocess(Preprocess):
         check_choice("padding_side", self.padding_side, ("right", "left"))
         if self.pad_to is not None:
             check_count("pad_to", self.pad_to, at_least=self.max_tokens)
+        check_flag("include_prompt", self.include_prompt)
+        if self.default_prompt is not None:
+            check_choice("default_prompt", self.default_prompt, dict(self.prompts))
 
     def __repr__(self):
         """All settings, and a digest in place of the tokenizer's content."""
         digest = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()[:16]
-        fields = [field.name for field in dataclasses.fields(self) if field.name != "tokenizer_json"]
+        # Prompts only where there are some: what has none is known by its other settings.
+        fields = [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name != "tokenizer_json"
+            and (field.name not in _OF_PROMPTS or getattr(self, field.name) != field.default)
+        ]
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
         return f"TextPreprocess(<tokenizer {digest}>, {settings})"
 
@@ -93,19 +111,29 @@ class TextPreprocess(Preprocess):
         return tokenizer
 
     def __call__(
-        self, texts: Sequence[str]
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        max_tokens: int | None = None,
     ) -> tuple[Int[np.ndarray, "batch n"], Bool[np.ndarray, "batch n"]]:
         """Tokenise texts.
 
         Args:
             texts: Texts, ``str`` or UTF-8 ``bytes``; not one string.
+            prompt: What stands in front of every text, ``""`` for nothing; ``None`` for
+                ``default_prompt``, if there is one.
+            prompt_name: Name of one of ``prompts`` instead.
+            max_tokens: Most tokens of a row, special ones included; ``None`` for those of the settings.
 
         Returns:
-            Token ids, shape ``(len(texts), n)``, and their mask, True at real tokens.
+            Token ids, shape ``(len(texts), n)``, and their mask, True at real tokens and those of the
+            prompt.
 
         Raises:
-            ValueError: for one string instead of several, or special tokens that the tokenizer does not
-                have.
+            ValueError: for one string instead of several, special tokens that the tokenizer does not
+                have, an unknown prompt, or more tokens than the settings allow.
         """
         if isinstance(texts, (str, bytes)):
             raise ValueError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
@@ -113,8 +141,11 @@ class TextPreprocess(Preprocess):
         odd = next((text for text in texts if not isinstance(text, str)), None)
         if odd is not None or None in texts:
             raise ValueError(f"texts: expected str or bytes, got {odd!r}")
+        before = self.prompt_of(prompt, prompt_name)
+        texts = [before + text for text in texts] if before else texts
+        most = self.max_tokens if max_tokens is None else self.cut_to(max_tokens).max_tokens
         prefix, suffix = self._ids("prefix"), self._ids("suffix")
-        room = self.max_tokens - len(prefix) - len(suffix)
+        room = most - len(prefix) - len(suffix)
         encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         rows = [prefix + encoding.ids[:room] + suffix for encoding in encoded]
         length = self.pad_to or max([len(row) for row in rows], default=1) or 1
@@ -133,6 +164,41 @@ class TextPreprocess(Preprocess):
             raise ValueError(f"max_tokens: expected at most {self.max_tokens}, got {max_tokens}")
         pad_to = None if self.pad_to is None else max_tokens
         return dataclasses.replace(self, max_tokens=max_tokens, pad_to=pad_to)
+
+    def prompt_of(self, prompt: str | None = None, prompt_name: str | None = None) -> str:
+        """What stands in front of every text; arguments as of a call.
+
+        Raises:
+            ValueError: for both a prompt and a name, or an unknown name.
+        """
+        if prompt is not None and prompt_name is not None:
+            raise ValueError(f"prompt_name: expected None beside a prompt, got {prompt_name!r}")
+        if prompt is not None:
+            check_instance("prompt", prompt, str, "a text")
+            return prompt
+        name = self.default_prompt if prompt_name is None else prompt_name
+        if name is None:
+            return ""
+        known = dict(self.prompts)
+        check_choice("prompt_name", name, known)
+        return known[name]
+
+    def tokens_not_pooled(self, prompt: str | None = None, prompt_name: str | None = None) -> int:
+        """How many real tokens in front are not to be pooled, as ``include_prompt`` says.
+
+        Args:
+            prompt: As for a call.
+            prompt_name: As for a call.
+
+        Returns:
+            The number of tokens of the prompt alone, with the special ones in front; 0 without a
+            prompt, or where it is pooled.
+        """
+        before = self.prompt_of(prompt, prompt_name)
+        if self.include_prompt or not before:
+            return 0
+        _, mask = dataclasses.replace(self, suffix=(), default_prompt=None, pad_to=None)([before])
+        return int(mask.sum())
 
     def _ids(self, field) -> list[int]:
         ids = [(token, self.tokenizer.token_to_id(token)) for token in getattr(self, field)]

@@ -7,6 +7,7 @@ from poolax.pooling._composed import ConcatPool as ConcatPool
 from poolax.pooling._composed import ProjectedPool as ProjectedPool
 from poolax.pooling._composed import SkipPool as SkipPool
 from poolax.pooling._composed import UnitPool as UnitPool
+from poolax.pooling._composed import behind as behind
 from poolax.pooling._composed import parts_of as parts_of
 from poolax.pooling._counted import PositionPool as PositionPool
 from poolax.pooling._counted import SqrtPool as SqrtPool

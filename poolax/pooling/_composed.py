@@ -1,5 +1,6 @@
 """Poolers around poolers: side by side, behind a linear layer, of unit length, without a start."""
 
+import dataclasses
 from typing import Any, final
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from poolax._checks import check_count, check_flag, check_instance
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
+from poolax.pooling._counted import PositionPool
 from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, MaxPool
 
@@ -27,6 +29,37 @@ def parts_of(pooler: nn.Module) -> tuple[Pooler, ...]:
     if isinstance(pooler, (ProjectedPool, UnitPool, SkipPool)):
         return (pooler.pooler,)
     return ()
+
+
+def behind(pooler: Pooler, num_tokens: int) -> Pooler:
+    """A pooler of the real tokens behind the first ones, whose weights go on counting from these.
+
+    Args:
+        pooler: What pools the others.
+        num_tokens: Real tokens in front that it does not see, such as those of a prompt.
+
+    Returns:
+        The pooler; the parameters of ``pooler`` are under ``pooler``.
+
+    Example:
+        >>> behind(PositionPool(), 3).pooler
+        PositionPool(
+            # attributes
+            start = 4
+        )
+    """
+    return SkipPool(_counting_from(pooler, num_tokens), num_tokens)
+
+
+def _counting_from(pooler, num_tokens):
+    if isinstance(pooler, PositionPool):
+        return PositionPool(pooler.start + num_tokens)
+    if isinstance(pooler, (HybridPool, ConcatPool)):
+        parts = tuple(_counting_from(part, num_tokens) for part in pooler.poolers)
+        return dataclasses.replace(pooler, poolers=parts)
+    if isinstance(pooler, (ProjectedPool, UnitPool)):
+        return dataclasses.replace(pooler, pooler=_counting_from(pooler.pooler, num_tokens))
+    return pooler
 
 
 @final

@@ -17,6 +17,7 @@ from poolax.training._states.features import extract_states as extract_states
 from poolax.training._sweep.run import sweep as sweep
 from poolax.training._sweep.run import sweep_states as sweep_states
 from poolax.training._sweep.write import head_directory as head_directory
+from poolax.training.embeddings import embed as embed
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series

@@ -14,13 +14,21 @@ from flax.typing import Dtype
 from huggingface_hub import errors
 
 from poolax._checks import did_you_mean
-from poolax._files import DamagedFileError, reading
+from poolax._files import DamagedFileError, damaged, reading
 from poolax._text import one_line
 from poolax.backbones._base import Backbone
+from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones.pretrained._families import find_architecture
 from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params, plan_params
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
-from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, read_json_object
+from poolax.backbones.pretrained._sentence import (
+    MODULES_FILE,
+    read_modules,
+    read_pooling,
+    with_pooler,
+)
+from poolax.backbones.pretrained._sentence_text import read_text_settings
+from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, ODD_FIELDS, read_json_object
 from poolax.backbones.pretrained._tensors import (
     INDEX_FILE,
     TensorFiles,
@@ -29,10 +37,10 @@ from poolax.backbones.pretrained._tensors import (
     shard_names,
 )
 
-# What fields of an unexpected type or value lead to; a file may say anything.
-_ODD_FIELDS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 # A folder of nearly that name: "gpt2" beside "gpt2-out" is still a hub id.
 _MISTYPED = 0.85
+# What is fetched of the folders of a sentence encoder's modules.
+_OF_MODULES = ("*.json", "*.safetensors")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -51,7 +59,8 @@ def load(
 
     Args:
         path_or_hub_id: A directory in Hugging Face layout (``config.json``, ``model.safetensors`` or
-            shards with their index, ``tokenizer.json``), one ``.safetensors`` file, a directory that
+            shards with their index, ``tokenizer.json``), or of sentence-transformers (``modules.json``
+            beside these), one ``.safetensors`` file, a directory that
             :func:`save` wrote, or a hub id such as ``"sentence-transformers/all-MiniLM-L6-v2"``,
             which is fetched once and kept in the hub's cache.
         dtype: What floating parameters are cast to, such as ``jnp.bfloat16``; ``None`` leaves them as
@@ -62,7 +71,8 @@ def load(
         revision: Branch, tag or commit on the hub; ``None`` for its default.
 
     Returns:
-        The backbone, with the preprocessing that the files describe.
+        The backbone, with the preprocessing that the files describe, and the pooler of a sentence
+        encoder.
 
     Raises:
         ValueError: if there is no such directory or hub id, for an unknown architecture, a
@@ -87,18 +97,37 @@ def load(
     if is_local and is_saved_backbone(path_or_hub_id):
         saved = load_saved(path_or_hub_id, dtype=dtype, sharding=sharding, stacked=stacked)
         return dataclasses.replace(saved, name=_name_of(path_or_hub_id))
-    directory, tensors = _find(path_or_hub_id, revision)
+    folder, weights = _find(path_or_hub_id, revision)
+    modules = read_modules(folder)
+    directory = folder / modules[0].path if modules else folder
+    tensors = TensorFiles([weights]) if weights else find_tensors(directory)
     path = directory / "config.json"
     raw = read_json_object(path)
-    with reading(path, "the configuration of a supported model", FETCH_OR_CHOOSE, *_ODD_FIELDS):
+    with reading(path, "the configuration of a supported model", FETCH_OR_CHOOSE, *ODD_FIELDS):
         plan = _plan(raw, tensors.shapes)
-    with reading(directory, "preprocessing that is supported", FETCH_OR_CHOOSE, *_ODD_FIELDS):
+    with reading(directory, "preprocessing that is supported", FETCH_OR_CHOOSE, *ODD_FIELDS):
         preprocess = plan.architecture.read_preprocess(directory, raw, plan.config)
+    pooling = None
+    if modules:
+        if not isinstance(preprocess, TextPreprocess):
+            raise damaged(
+                folder / MODULES_FILE, "expected a model of texts, got another", FETCH_OR_CHOOSE
+            )
+        pooling = read_pooling(folder, modules, plan.config.width)
+        preprocess = read_text_settings(
+            folder,
+            directory,
+            preprocess,
+            most=getattr(plan.config, "max_tokens", None),
+            include_prompt=pooling.include_prompt,
+        )
     params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
-    name = _name_of(path_or_hub_id)
-    return plan.architecture.backbone(
-        params=params, config=plan.config, preprocess=preprocess, name=name
+    backbone = plan.architecture.backbone(
+        params=params, config=plan.config, preprocess=preprocess, name=_name_of(path_or_hub_id)
     )
+    if pooling is None or pooling.pooler is None:
+        return backbone
+    return with_pooler(backbone, pooling, dtype=dtype, sharding=sharding)
 
 
 def _name_of(path_or_hub_id) -> str:
@@ -147,15 +176,15 @@ def _plan(raw, shapes):
     return plan_params(architecture, architecture.read_config(raw, shapes))
 
 
-def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, TensorFiles]:
-    """The directory with the configuration, and the tensors."""
+def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """The model's folder, and the file of its tensors where one is named."""
     path = pathlib.Path(path_or_hub_id).expanduser()
     if path.is_file():
         refuse_pickle(path)
-        return path.parent, TensorFiles([path])
+        return path.parent, path
     if not path.is_dir():
         path = _fetch(os.fspath(path_or_hub_id), revision)
-    return path, find_tensors(path)
+    return path, None
 
 
 def _refuse_mistyped_folder(name: str) -> None:
@@ -184,6 +213,12 @@ def _fetch(hub_id: str, revision: str | None) -> pathlib.Path:
 
     try:
         directory = fetch("*.json")
+        inside = [module.path for module in read_modules(directory) if module.path]
+        if inside:
+            patterns = [f"{path}/{name}" for path in inside for name in _OF_MODULES]
+            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
+        if (directory / MODULES_FILE).exists() and not (directory / "config.json").exists():
+            return directory
         has_shards = (directory / INDEX_FILE).exists()
         fetch(*(shard_names(directory) if has_shards else ["model.safetensors"]))
         if not list(directory.glob("*.safetensors")):

@@ -27,6 +27,8 @@ from poolax.backbones._moment import Moment
 from poolax.backbones._swin import Swin
 from poolax.backbones._vit import ViT
 from poolax.backbones.pretrained._fill import Sharding
+from poolax.backbones.pretrained._sentence import pooler_shapes
+from poolax.pooling import from_config
 
 _FAMILIES: dict[str, type[Backbone]] = {
     family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment, Swin, LipsFormer)
@@ -55,6 +57,8 @@ def save(backbone: Backbone, directory: epath.PathLike) -> None:
         "compute_dtype": None if dtype is None else jnp.dtype(dtype).name,
         "remat": backbone.remat,
     }
+    if backbone.pooler is not None:
+        settings["pooler"] = codec.to_plain(backbone.pooler, of="pooler", name="pooler")
     save_checkpoint(directory, 0, backbone.params, metadata={_KEY: settings})
 
 
@@ -81,7 +85,8 @@ def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
     family = _FAMILIES[settings["family"]]
     config = codec.from_plain(settings["config"], name="config")
     structure = saved.structure()
-    _check_params(family, config, structure, saved.directory)
+    pooler = None if settings.get("pooler") is None else from_config(settings["pooler"])
+    _check_params(family, config, pooler, structure, saved.directory)
     was_stacked = _layers.is_stacked(structure["encoder"])
     stacks_now = stacked and not was_stacked
     if stacks_now:
@@ -112,10 +117,11 @@ def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
         preprocess=codec.from_plain(settings["preprocess"], name="preprocess"),
         compute_dtype=settings["compute_dtype"] and jnp.dtype(settings["compute_dtype"]),
         remat=settings["remat"],
+        pooler=pooler,
     )
 
 
-def _check_params(family, config, structure, directory):
+def _check_params(family, config, pooler, structure, directory):
     def expected(stacked):
         model = family.init(config, jax.random.key(0))
         return model.stack_layers() if stacked else model
@@ -123,6 +129,10 @@ def _check_params(family, config, structure, directory):
     stacked = _layers.is_stacked(structure["encoder"])
     wanted = _layers.leaf_shapes(jax.eval_shape(lambda: expected(stacked)).params)
     found = _layers.leaf_shapes(structure)
+    if pooler is not None:
+        given = _layers.leaf_shapes(structure.get("pooler", {}))
+        shapes = pooler_shapes(pooler, config.width, given)
+        wanted |= {f"pooler/{path}": shape for path, shape in shapes.items()}
     differing = [name for name in wanted | found if wanted.get(name) != found.get(name)]
     if differing:
         raise ValueError(

@@ -16,6 +16,9 @@ FETCH_AGAIN = "fetch the files of the model again"
 FETCH_OR_CHOOSE = f"{FETCH_AGAIN}, or choose a model of a supported family"
 """What to do where a file is whole and does not fit."""
 
+ODD_FIELDS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What fields of an unexpected type or value lead to; a file may say anything."""
+
 Convert = Callable[[np.ndarray], np.ndarray]
 
 

@@ -8,15 +8,16 @@ from poolax.pooling import FirstPool
 from poolax.training.token_head import TokenHead
 
 
-def prefix_of(pooler: nn.Module, num_prefix: int, *, include_prefix: bool) -> int:
+def prefix_of(pooler: nn.Module, num_prefix: int, *, include_prefix: bool, prompt: int = 0) -> int:
     """Real tokens in front that a pooler does not see.
 
     A token head stands for patches alone, and the first token is the prefix, whatever enters the other
-    poolers.
+    poolers. Nor do they see the ``prompt`` tokens in front of a text that are not to be pooled.
     """
     if isinstance(pooler, FirstPool):
         return 0
-    return num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
+    prefix = num_prefix if isinstance(pooler, TokenHead) or not include_prefix else 0
+    return max(prefix, prompt)
 
 
 def leave_out(states: Array, mask: Array | None, num_prefix: int) -> tuple[Array, Array | None]:

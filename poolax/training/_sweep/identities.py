@@ -70,7 +70,7 @@ class Heads:
             "source": former_identity(self.source),
         }
         return {
-            (label, run): digest({**common, "label": label, "pooler": _describe(pooler), "run": run})
+            (label, run): digest({**common, "label": label, "pooler": describe(pooler), "run": run})
             for label, pooler in self.poolers.items()
             for run in self.runs
         }
@@ -86,7 +86,7 @@ class Heads:
             "metric": task.metric,
             "higher_is_better": task.higher_is_better,
             "pooler": label,
-            "resolved": _describe(self.poolers[label]),
+            "resolved": describe(self.poolers[label]),
             "learning_rate": run[0],
             "seed": run[1],
             "epochs": self.epochs,
@@ -116,7 +116,8 @@ def _config_or_none(pooler):
         return None
 
 
-def _describe(pooler: nn.Module):
+def describe(pooler: nn.Module) -> dict[str, Any]:
+    """Name and options of a pooler, or what there is to say of one of a user's own."""
     return _config_or_none(pooler) or {"name": type(pooler).__name__, "options": repr(pooler)}
 
 

@@ -20,7 +20,7 @@ from poolax._checks import (
 from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
 from poolax._splits import SPLITS, count_duplicates, row_digests
-from poolax.backbones import Backbone
+from poolax.backbones import Backbone, TextPreprocess
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.records import Records, fingerprint
 from poolax.training._engine.limits import Limits
@@ -37,7 +37,7 @@ from poolax.training._states.sources import (
     memory_source,
 )
 from poolax.training._states.store import open_store
-from poolax.training._sweep.identities import Heads
+from poolax.training._sweep.identities import Heads, describe
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
@@ -165,6 +165,8 @@ def sweep(
         "preprocess": backbone.preprocessing.describe_for(dataset.inputs.shape),
         "include_prefix": include_prefix,
     }
+    if backbone.pooler is not None:
+        identity["backbone_pooler"] = describe(backbone.pooler)
     task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
     check_splits(dataset.splits, len(dataset.inputs))
@@ -195,8 +197,10 @@ def sweep(
     if not plan.pending():
         return plan.records()
     _check_shape(passed.shape, task)
+    prepare = backbone.preprocess
+    prompt = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
     prefixes = {
-        label: prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix)
+        label: prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt)
         for label, pooler in named.items()
     }
     started = time.perf_counter()
