@@ -8,11 +8,48 @@ import sys
 import time
 from typing import TypedDict
 
+import numpy as np
 import pytest
 
-from poolax import records
+from poolax import backbones, pooling, records, training
 from poolax._signals import PreemptedError, taking_signals
-from poolax.records import Journal, Records
+from poolax.records import Journal, Records, digest, fingerprint
+from poolax.training._sweep.identities import Heads
+
+
+def test_numbers_of_numpy_are_the_numbers_of_python(tmp_path):
+    """In ids, in fingerprints and in files."""
+
+    def known_by(number, real):
+        heads = Heads.of(
+            training.Classification(number(3)), {"attn": pooling.LatentAttentionPool(number(4))},
+            seeds=[number(1)], learning_rates=[real(0.5)], epochs=number(2), batch_size=number(8),
+            source={"size": number(5)},
+        )  # fmt: skip
+        config = backbones.ViTConfig(
+            number(8), 4, number(1), width=8, num_layers=1, num_heads=2, mlp_dim=8
+        )
+        scaled = backbones.ImagePreprocess(scale=real(0.5), mean=(real(0.25),))
+        return list(heads.ids.values()), fingerprint(config, scaled), heads.fields("attn", (0.5, 1))
+
+    python, numpy = known_by(int, float), known_by(np.int64, np.float64)
+    assert numpy == python
+    path = tmp_path / "records.jsonl"
+    Records([numpy[2] | {"kind": "test"}]).write_to(path)
+    assert json.dumps(list(Records.read(path))) == json.dumps([python[2] | {"kind": "test"}])
+    assert digest({"a": np.bool_(True)}) == digest({"a": True})
+
+
+def test_records_replace_a_file_as_a_whole(tmp_path):
+    path = tmp_path / "records.jsonl"
+    Records([{"a": 1}, {"a": 2}]).write_to(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="pooler: expected text"):
+        Records([{"kind": "bounds", "pooler": 3}]).write_as(path)
+    assert path.read_bytes() == before
+    Records([{"a": 3}]).write_as(path)
+    assert list(Records.read(path)) == [{"a": 3}]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".lock"] == [path.name]
 
 
 def test_records_are_read_as_they_were_written(tmp_path):

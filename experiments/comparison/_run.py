@@ -127,11 +127,7 @@ def _within(name: str, progress: Progress) -> Progress:
 
 def _write(name: str, out: epath.Path, records: Records, scores: Table) -> None:
     """The records of the table, the table and the figure."""
-    path = out / f"{name}.jsonl"
-    complete = path.with_name(f"{path.name}.new")
-    complete.unlink(missing_ok=True)
-    records.write_to(complete)
-    complete.replace(path)
+    records.write_as(out / f"{name}.jsonl")
     texts = {"md": scores.markdown(), "csv": scores.csv(), "tex": scores.latex()}
     for suffix, text in texts.items():
         write_atomically(out / f"{name}.{suffix}", text)

@@ -50,7 +50,7 @@ def append_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         BlockingIOError: if another program does not let go of the folder for a minute.
         OSError: where the system refuses; the file is then as it was.
     """
-    lines = "".join(json.dumps(_sealed(row), allow_nan=False) + "\n" for row in rows).encode()
+    lines = _lines(rows)
     with alone_in(path.parent, name="records", seconds=_PATIENCE):
         if "://" in os.fspath(path):
             before = path.read_bytes() if path.exists() else b""
@@ -59,6 +59,20 @@ def append_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
         else:
             with writing_to(path.parent):
                 _append(path, lines)
+
+
+def replace_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Make records the whole of a file: what was there stays until all are written.
+
+    Raises:
+        ValueError: for a record that is not as its kind has to be.
+        OSError: where the system refuses; the file is then as it was.
+    """
+    write_atomically(path, _lines(rows))
+
+
+def _lines(rows):
+    return "".join(json.dumps(_sealed(row), allow_nan=False) + "\n" for row in rows).encode()
 
 
 def _append(path, lines):

@@ -1,8 +1,10 @@
 """Plain JSON, and digests of it and of arrays."""
 
+import dataclasses
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +13,13 @@ import numpy as np
 
 
 def plain_json(value: Any) -> Any:
-    """Plain JSON of nested values: tuples as lists, numbers that are not finite as null."""
+    """Plain JSON of nested values: tuples as lists, NumPy's numbers as Python's, null if not finite."""
     if isinstance(value, Mapping):
         return {key: plain_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_json(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -40,9 +44,19 @@ def _plain(value):
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of plain JSON, shortened to 16 digits: what a record is a record of."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    """SHA-256 of plain JSON, shortened to 16 digits: what a record is a record of.
+
+    Example:
+        >>> digest({"seed": np.int64(3)}) == digest({"seed": 3})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, default=_number_or_text)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _number_or_text(value):
+    """Options that come as NumPy's numbers are the same options."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def fingerprint(*values: Any) -> str:
@@ -54,5 +68,20 @@ def fingerprint(*values: Any) -> str:
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
         else:
-            digest.update(repr(leaf).encode())
+            digest.update(repr(_without_numpy(leaf)).encode())
     return digest.hexdigest()[:16]
+
+
+def _without_numpy(value):
+    """A configuration with Python's numbers in place of NumPy's, whose texts differ."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        parts = tuple(map(_without_numpy, value))
+        return value if all(map(operator.is_, parts, value)) else parts
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    plain = {name: _without_numpy(getattr(value, name)) for name in fields}
+    changed = {name: part for name, part in plain.items() if part is not getattr(value, name)}
+    return dataclasses.replace(value, **changed) if changed else value

@@ -7,7 +7,7 @@ from etils import epath
 
 from poolax._paths import absolute_path
 from poolax._processes import is_writer
-from poolax.records._lines import append_lines, read_lines
+from poolax.records._lines import append_lines, read_lines, replace_lines
 
 
 class Records(Sequence):
@@ -71,6 +71,18 @@ class Records(Sequence):
         """
         if is_writer() and self._rows:
             append_lines(absolute_path(path), self._rows)
+
+    def write_as(self, path: epath.PathLike) -> None:
+        """Make the records the whole of a file of JSON lines, in place of what is there.
+
+        What is there stays until all are written, as by :meth:`write_to`.
+
+        Raises:
+            ValueError: for a record that is not as its kind has to be; nothing is written then.
+            OSError: where the system refuses; the file is then as it was.
+        """
+        if is_writer():
+            replace_lines(absolute_path(path), self._rows)
 
 
 def _latest(rows):
