@@ -47,6 +47,9 @@ OPTIONS = {
     ("pooler", "projected"): {"pooler": pooling.MaxPool(), "features": 2, "activation": "tanh"},
     ("pooler", "unit"): {"pooler": pooling.SumPool()},
     ("pooler", "skip"): {"pooler": pooling.AveragePool(), "num_tokens": 1},
+    ("recipe", "masked_patches"): {"config": attention.L2(), "hidden_fraction": 0.5},
+    ("recipe", "masked_series"): {"config": attention.L2(), "hidden_fraction": 0.5},
+    ("recipe", "next_token"): {"config": backbones.GPT2Config(20, 8, width=8, num_heads=2)},
     ("task", "classification"): {"num_classes": 3},
     ("task", "next_token"): {"vocab_size": 7},
     ("task", "inpainting"): {"num_pixels": 4},
@@ -57,6 +60,7 @@ OPTIONS = {
 }  # fmt: skip
 TYPES = (
     "pooler", "attention", "rotary", "rotary_scaling", "backbone", "preprocess", "task", "tbm", "head",
+    "recipe",
 )  # fmt: skip
 NAMED = [(of, name) for of in TYPES for name in codec.lookup(of)]
 
@@ -282,12 +286,13 @@ def test_pretraining_goes_on_from_a_checkpoint_of_before(tmp_path):
     schedule = training.Schedule(epochs=1, batch_size=12, out=tmp_path / "now")
     config = gpt2().config
     trained = training.pretrain_next_token(config, IDS, schedule)
-    recipe = training.checkpoint_metadata(tmp_path / "now")
-    assert codec.from_plain(recipe["config"], of="backbone") == config
+    metadata = training.checkpoint_metadata(tmp_path / "now")
+    assert codec.from_plain(metadata.pop("recipe"), of="recipe").config == config
+    metadata["objective"] = "next token"
     state = training.restore_checkpoint(tmp_path / "now")
     for width, accepted in ((8, True), (16, False)):
         folder = tmp_path / f"width-{width}"
-        told = {**recipe, "config": {**BEFORE["pretraining"], "width": width}}
+        told = {**metadata, "config": {**BEFORE["pretraining"], "width": width}}
         training.save_checkpoint(folder, 1, state, metadata=told)
         again = dataclasses.replace(schedule, out=folder)
         if accepted:

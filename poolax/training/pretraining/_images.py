@@ -11,7 +11,7 @@ from jaxtyping import Float
 from poolax._checks import check_instance, check_number
 from poolax._patches import patchify
 from poolax.backbones import ViT, ViTConfig
-from poolax.training.former import describe_config
+from poolax.training.pretraining._recipes import MaskedPatches
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 
 
@@ -83,11 +83,6 @@ def pretrain_masked_patches(
         error = states @ head["kernel"] + head["bias"] - patchify(images, config.patch_size)
         return jnp.sum(jnp.mean(jnp.square(error), axis=-1) * hidden, axis=-1) / num_hidden
 
-    recipe = {
-        "config": describe_config(config),
-        "objective": "masked patch reconstruction",
-        "cls_token_trained": False,
-        "hidden_fraction": hidden_fraction,
-    }
+    recipe = MaskedPatches(config, hidden_fraction)
     params = run_schedule(schedule, params, loss, {"images": inputs}, recipe)
     return dataclasses.replace(vit, params=params["backbone"])

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import optax
 from etils import epath
 from jaxtyping import Array, PyTree
 
+from poolax import codec
 from poolax._checkpoint import restore_newest, save_checkpoint
 from poolax._checks import check_count, check_instance, check_number, check_path
 from poolax._processes import agreed
@@ -23,8 +23,8 @@ from poolax.training._devices import Trainer, put, take
 from poolax.training._engine.keeping import stop_on_sigterm
 from poolax.training._runs import epoch_batches, stack
 from poolax.training.arguments import check_seed
-from poolax.training.former import same_config
 from poolax.training.holding import holding
+from poolax.training.pretraining._recipes import Recipe
 
 LossFn = Callable[[PyTree, PyTree, Array, Array], Array]
 
@@ -73,7 +73,7 @@ def run_schedule(
     params: PyTree,
     loss_fn: LossFn,
     arrays: Mapping[str, np.ndarray],
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
 ) -> PyTree:
     """Train parameters on examples, or go on from a checkpoint of the same recipe.
 
@@ -99,8 +99,7 @@ def run_schedule(
     rates = optax.warmup_cosine_decay_schedule(0.0, schedule.learning_rate, warmup, steps)
     optimizer = optax.adamw(rates, weight_decay=0.01)
     trainer = Trainer(loss_fn, optimizer)
-    recipe = {
-        **recipe,
+    numbers = {
         "num_examples": num_examples,
         "inputs": fingerprint(dict(arrays)),
         "epochs": schedule.epochs,
@@ -110,7 +109,7 @@ def run_schedule(
     }
     state = trainer.init(stack([params]))
     with holding(schedule.out), _asking(schedule.out) as should_stop:
-        start, kept = _restore(schedule.out, _only_run(state), recipe)
+        start, kept = _restore(schedule.out, _only_run(state), recipe, numbers)
         if start:
             state = trainer.put(stack([stack([kept])]))
         data = put(dict(arrays))
@@ -126,7 +125,8 @@ def run_schedule(
             (stops,) = agreed(should_stop())
             is_due = done % schedule.checkpoint_every == 0 or done == schedule.epochs
             if schedule.out is not None and (stops or is_due):
-                save_checkpoint(schedule.out, done, _only_run(state), metadata=recipe, keep=1)
+                told = {"recipe": codec.to_plain(recipe, of="recipe"), **recipe.facts, **numbers}
+                save_checkpoint(schedule.out, done, _only_run(state), metadata=told, keep=1)
             if stops:
                 where = "nothing was saved" if schedule.out is None else f"saved in {schedule.out}"
                 raise PreemptedError(f"stopped after epoch {done}, {where}")
@@ -138,14 +138,13 @@ def _asking(out):
     return contextlib.nullcontext(stop_asked) if out is None else stop_on_sigterm()
 
 
-def _restore(out, state, recipe):
+def _restore(out, state, recipe, numbers):
     if out is None:
         return 0, state
 
     def check(saved):
-        same = {name: saved.get(name) == value for name, value in recipe.items()}
-        same["config"] = same_config(saved.get("config"), recipe.get("config"))
-        differing = [name for name, is_same in same.items() if not is_same]
+        differing = recipe.differing(saved)
+        differing += [name for name, value in numbers.items() if saved.get(name) != value]
         if differing:
             raise ValueError(
                 f"out: expected a checkpoint with this configuration in {out}, got one that differs "

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from poolax._checks import check_instance, check_number
 from poolax.backbones import Moment, MomentConfig
-from poolax.training.former import describe_config
+from poolax.training.pretraining._recipes import MaskedSeries
 from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
 
 
@@ -86,11 +86,7 @@ def pretrain_masked_series(
         error = jnp.sum(jnp.where(scored, jnp.square(found - x), 0), axis=-1)
         return error / jnp.maximum(jnp.sum(scored, axis=-1), 1) / (variance + 1e-5)
 
-    recipe = {
-        "config": describe_config(config),
-        "objective": "masked patch reconstruction",
-        "hidden_fraction": hidden_fraction,
-    }
+    recipe = MaskedSeries(config, hidden_fraction)
     arrays = {"series": inputs, "observed": observed}
     params = run_schedule(schedule, model.params, loss, arrays, recipe)
     return dataclasses.replace(model, params=params)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from poolax._checks import check_instance
 from poolax.backbones import GPT2, GPT2Config
-from poolax.training.former import describe_config
+from poolax.training.pretraining._recipes import NextTokens
 from poolax.training.pretraining._schedule import Schedule, run_schedule
 
 
@@ -69,7 +69,7 @@ def pretrain_next_token(
         scored = mask[:, 1:] & mask[:, :-1]
         return jnp.sum(losses * scored, axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
 
-    recipe = {"config": describe_config(config), "objective": "next token"}
+    recipe = NextTokens(config)
     arrays = {"ids": ids, "mask": mask}
     params = run_schedule(schedule, model.params, loss, arrays, recipe)
     return dataclasses.replace(model, params=params)
