@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from poolax import attention, backbones, blocks, codec, data, pooling, training
+from poolax.training._sweep.identities import Heads
+from poolax.training.former import former_preprocess, renewed
 
 BEFORE = json.loads((pathlib.Path(__file__).parent / "golden" / "codec" / "before.json").read_text())
 WORDS = '{"version":"1.0","model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1},"unk_token":"[UNK]"}}'
@@ -265,6 +267,39 @@ def test_heads_of_earlier_sweeps_keep_their_ids_and_are_not_trained_again(tmp_pa
     told = {**before["backbone_config"], "width": 16}
     training.Records([{**old, "backbone_config": told}]).write_to(path)
     assert sweep_ids(tmp_path)[0]["wall_s"] < 1e6
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        backbones.ImagePreprocess(1 / 16, mean=(0.1, 0.2, 0.3)),
+        backbones.TextPreprocess(WORDS, 4, prefix=("a",)),
+    ],
+)
+def test_heads_of_preprocessed_inputs_keep_their_ids(preprocess):
+    """Which are digests of what records said of preprocessing: text that cannot be read back."""
+    described = preprocess.describe_for((8, 3))
+    if isinstance(preprocess, backbones.ImagePreprocess):
+        assert codec.from_plain(json.loads(json.dumps(described)), of="preprocess") == preprocess
+    else:
+        assert described["options"]["max_tokens"] == 4
+        assert WORDS not in json.dumps(described)
+
+    def heads(said, former):
+        return Heads.of(
+            training.Classification(2), {"avg": pooling.AveragePool()}, seeds=1, learning_rates=[0.1],
+            epochs=1, batch_size=8, source={"preprocess": said}, former=former,
+        )  # fmt: skip
+
+    before = heads(repr(preprocess), {})
+    now = heads(described, former_preprocess(preprocess, described))
+    assert now.ids == before.ids
+    (key,) = now.ids
+    row = renewed(before.fields(*key), now.fields(*key), now.former)
+    assert row == now.fields(*key)
+    # Another's stays as it is.
+    other = before.fields(*key) | {"preprocess": "ImagePreprocess()"}
+    assert renewed(other, now.fields(*key), now.former) == other
 
 
 def test_ids_of_heads_on_given_states_stay(tmp_path):

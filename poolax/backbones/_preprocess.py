@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+from poolax import codec
 from poolax._inputs import are_integers
 
 
@@ -71,9 +72,14 @@ class Preprocess(Protocol):
         raise ValueError(f"max_tokens: expected None for {kind}, which cuts no texts, got {max_tokens}")
 
     def describe_for(self, shape: tuple[int, ...]) -> Any:
-        """What records say of inputs of a shape ``(N, ...)``, plain JSON."""
+        """What records say of inputs of a shape ``(N, ...)``, plain JSON.
+
+        Name and options of what is registered in :mod:`poolax.codec`, the ``repr`` of anything else.
+        """
         del shape
-        return repr(self)
+        if codec.name_of(type(self)) is None:
+            return repr(self)
+        return codec.to_plain(self, of="preprocess", name="preprocess")
 
 
 @dataclasses.dataclass(frozen=True)

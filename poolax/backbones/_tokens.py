@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tokenizers
@@ -91,7 +91,6 @@ class TextPreprocess(Preprocess):
 
     def __repr__(self):
         """All settings, and a digest in place of the tokenizer's content."""
-        digest = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()[:16]
         # Prompts only where there are some: what has none is known by its other settings.
         fields = [
             field.name
@@ -100,7 +99,17 @@ class TextPreprocess(Preprocess):
             and (field.name not in _OF_PROMPTS or getattr(self, field.name) != field.default)
         ]
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return f"TextPreprocess(<tokenizer {digest}>, {settings})"
+        return f"TextPreprocess(<tokenizer {self._digest}>, {settings})"
+
+    def describe_for(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """See :meth:`Preprocess.describe_for`: a digest stands in place of the tokenizer's content."""
+        plain = super().describe_for(shape)
+        options = {name: part for name, part in plain["options"].items() if name != "tokenizer_json"}
+        return {**plain, "options": {"tokenizer": self._digest, **options}}
+
+    @property
+    def _digest(self):
+        return hashlib.sha256(self.tokenizer_json.encode()).hexdigest()[:16]
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:

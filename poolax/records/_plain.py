@@ -68,20 +68,31 @@ def fingerprint(*values: Any) -> str:
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(array.view(np.uint8).data if array.size else b"")
         else:
-            digest.update(repr(_without_numpy(leaf)).encode())
+            digest.update(repr(python_numbers(leaf)).encode())
     return digest.hexdigest()[:16]
 
 
-def _without_numpy(value):
-    """A configuration with Python's numbers in place of NumPy's, whose texts differ."""
+def python_numbers(value: Any) -> Any:
+    """A configuration with Python's numbers in place of NumPy's, whose texts differ.
+
+    Args:
+        value: A number, a tuple or a dataclass; anything else stays as it is.
+
+    Returns:
+        An equal value.
+
+    Example:
+        >>> python_numbers((np.int64(3), "a"))
+        (3, 'a')
+    """
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        parts = tuple(map(_without_numpy, value))
+        parts = tuple(map(python_numbers, value))
         return value if all(map(operator.is_, parts, value)) else parts
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     fields = [field.name for field in dataclasses.fields(value) if field.init]
-    plain = {name: _without_numpy(getattr(value, name)) for name in fields}
+    plain = {name: python_numbers(getattr(value, name)) for name in fields}
     changed = {name: part for name, part in plain.items() if part is not getattr(value, name)}
     return dataclasses.replace(value, **changed) if changed else value

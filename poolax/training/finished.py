@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from etils import epath
@@ -25,6 +26,8 @@ def recorded_heads(
     path: epath.Path,
     expected: Mapping[_Key, Mapping[str, Any]],
     directory_of: Callable[[Mapping[str, Any]], epath.Path],
+    *,
+    former: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[_Key, dict[str, Any]]:
     """The finished heads of a file of records, which one process reads; every process has to call.
 
@@ -34,6 +37,7 @@ def recorded_heads(
         path: The file; none has no heads.
         expected: As for :func:`finished_heads`.
         directory_of: Likewise.
+        former: Likewise.
 
     Returns:
         The records of those heads that have one.
@@ -44,7 +48,7 @@ def recorded_heads(
     """
 
     def read():
-        return list(finished_heads(Records.read(path), expected, directory_of).values())
+        return list(finished_heads(Records.read(path), expected, directory_of, former=former).values())
 
     rows = {row["id"]: row for row in told(read, f"{path}: its records")}
     found = {key: rows.get(fields["id"]) for key, fields in expected.items()}
@@ -55,6 +59,8 @@ def finished_heads(
     records: Records,
     expected: Mapping[_Key, Mapping[str, Any]],
     directory_of: Callable[[Mapping[str, Any]], epath.Path],
+    *,
+    former: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[_Key, dict[str, Any]]:
     """Records of heads that need not be trained again.
 
@@ -65,6 +71,7 @@ def finished_heads(
         records: What a folder holds; of two with the same id the later one counts.
         expected: For each head what its record has to say of it, its ``id`` among it.
         directory_of: Gives the checkpoint directory of the head of a record.
+        former: What earlier programs said of fields that are said otherwise now.
 
     Returns:
         The records of those heads that have one.
@@ -75,7 +82,7 @@ def finished_heads(
         row = known.get(fields["id"])
         if row is None:
             continue
-        row = renewed(row, fields)
+        row = renewed(row, fields, former)
         problem = _problem_of(row, fields) or _missing(directory_of(row))
         if problem is None:
             finished[key] = row

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from poolax import codec
-from poolax.records import difference
+from poolax.records import difference, python_numbers
 
 _FIELD = "backbone_config"
 
@@ -34,12 +34,25 @@ def former_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**identity, _FIELD: former_config(codec.from_plain(described, of="backbone"))}
 
 
-def renewed(row: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of before the codec as it is now, where it is of this very configuration."""
-    former = former_identity(identity)
-    if _FIELD in former and difference(row, {_FIELD: former[_FIELD]}) is None:
-        return {**row, _FIELD: identity[_FIELD]}
-    return dict(row)
+def former_preprocess(preprocess: Any, described: Any) -> dict[str, Any]:
+    """What the identity said of preprocessing that is now described by name and options."""
+    return {"preprocess": repr(python_numbers(preprocess))} if _is_described(described) else {}
+
+
+def renewed(
+    row: Mapping[str, Any], identity: Mapping[str, Any], former: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A record of before the codec as it is now, where it is of this very configuration.
+
+    Args:
+        row: The record.
+        identity: What it has to say now.
+        former: What it said of other fields of it than the configuration.
+    """
+    told = former_identity(identity)
+    said = {name: told[name] for name in (_FIELD,) if name in told} | dict(former)
+    same = {name for name in said if difference(row, {name: said[name]}) is None}
+    return {**row, **{name: identity[name] for name in same if name in identity}}
 
 
 def same_config(saved: Any, described: Any) -> bool:

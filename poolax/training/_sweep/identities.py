@@ -27,6 +27,7 @@ class Heads:
         epochs: Passes over the training split.
         batch_size: Examples a step.
         source: What else makes a head another one, plain JSON.
+        former: What earlier programs said of parts of the source, of which ids are digests still.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class Heads:
     epochs: int
     batch_size: int
     source: Mapping[str, Any]
+    former: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class Heads:
         epochs: int,
         batch_size: int,
         source: Mapping[str, Any],
+        former: Mapping[str, Any] | None = None,
     ) -> Self:
         """All learning rates with all seeds.
 
@@ -55,7 +58,7 @@ class Heads:
         """
         numbers = seeds_of(seeds)
         runs = tuple((rate, seed) for rate in rates_of(learning_rates) for seed in numbers)
-        return cls(task, poolers, runs, epochs, batch_size, dict(source))
+        return cls(task, poolers, runs, epochs, batch_size, dict(source), dict(former or {}))
 
     @functools.cached_property
     def ids(self) -> dict[tuple[str, Run], str]:
@@ -67,7 +70,7 @@ class Heads:
             "num_outputs": task.num_outputs,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "source": former_identity(self.source),
+            "source": {**former_identity(self.source), **self.former},
         }
         return {
             (label, run): digest({**common, "label": label, "pooler": describe(pooler), "run": run})

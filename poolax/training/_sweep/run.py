@@ -41,7 +41,7 @@ from poolax.training._sweep.identities import Heads, describe
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
-from poolax.training.former import describe_config
+from poolax.training.former import describe_config, former_preprocess
 from poolax.training.holding import holds_out
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
@@ -156,13 +156,14 @@ def sweep(
     backbone_fingerprint = fingerprint(
         backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
     )
+    preprocess = backbone.preprocessing.describe_for(dataset.inputs.shape)
     identity = {
         "dataset": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "backbone": type(backbone).__name__,
         "backbone_config": describe_config(backbone.config),
         "backbone_fingerprint": backbone_fingerprint,
-        "preprocess": backbone.preprocessing.describe_for(dataset.inputs.shape),
+        "preprocess": preprocess,
         "include_prefix": include_prefix,
     }
     if backbone.pooler is not None:
@@ -190,6 +191,7 @@ def sweep(
         epochs=epochs,
         batch_size=batch_size,
         source=identity,
+        former=former_preprocess(backbone.preprocess, preprocess),
     )
     plan = SweepPlan(heads, Folder(out), limits, resume=resume)
     if name is not None:

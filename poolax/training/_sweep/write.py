@@ -37,7 +37,9 @@ class Folder:
         self._out.mkdir(parents=True, exist_ok=True)
         expected = {key: heads.fields(*key) for key in heads.ids} if resume else {}
         out = self._out
-        return recorded_heads(out / _RECORDS, expected, lambda row: head_directory(out, row))
+        return recorded_heads(
+            out / _RECORDS, expected, lambda row: head_directory(out, row), former=heads.former
+        )
 
     def unfinished(self, kept: Iterable[Any]) -> epath.Path | None:
         """Where the state of heads in training is kept, by what it depends on."""
