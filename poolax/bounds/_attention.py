@@ -7,6 +7,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice
 from poolax._numerics import at_highest_precision
+from poolax._threads import on_one_thread
 from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, Rotary
 from poolax.bounds._attention_kernels import attention_of_kernels
 from poolax.bounds._kernels import read_kernels
@@ -361,6 +362,7 @@ def attention(
     return _attention(layer, radius, spread, method)
 
 
+@on_one_thread
 def _attention(layer: Layer, radius, spread, method):
     check_choice("method", method, METHODS)
     scale = feature_scale(layer.rotary)

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import check_choice, check_finite, check_instance
 from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, safe_norm
+from poolax._threads import on_one_thread
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention as attention_bound
@@ -30,6 +31,7 @@ from poolax.records import BlockBound, Bound, Domain, PoolerBound, TokenRange
 _Number = Float[ArrayLike, ""]
 
 
+@on_one_thread
 @at_highest_precision
 def tbm(
     model: TBM,
@@ -87,6 +89,7 @@ def tbm(
     return with_pooler(bound, model.pooler, {"params": variables["params"].get("pooler", {})})
 
 
+@on_one_thread
 @at_highest_precision
 def block(
     model: TBM,
@@ -177,6 +180,7 @@ def block(
     )
 
 
+@on_one_thread
 @at_highest_precision
 def with_pooler(
     block: BlockBound,

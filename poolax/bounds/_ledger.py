@@ -19,6 +19,7 @@ from poolax._layer_specs import (
     NormSpec,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
+from poolax._threads import on_one_thread
 from poolax.attention import L2
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention_kernels import attention_of_kernels
@@ -35,6 +36,7 @@ from poolax.bounds._propagation import attention_domain, residual
 from poolax.records import Domain, Ledger, LedgerRow, TokenRange
 
 
+@on_one_thread
 @at_highest_precision
 def ledger(
     layers: Iterable[LayerSpec],

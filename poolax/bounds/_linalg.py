@@ -15,6 +15,7 @@ from poolax._decompositions import (
 from poolax._decompositions import spectral_norm as exact_norm
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._squaring import largest_eigenvalue
+from poolax._threads import on_one_thread
 
 # Above this size a certificate of the largest eigenvalue is cheaper than squaring.
 _MOST_FOR_EIGENVALUES = 1024
@@ -26,6 +27,7 @@ def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
     return bound * (1 + 64 * depth * jnp.finfo(bound.dtype).eps)
 
 
+@on_one_thread
 def spectral_norm(matrix: Float[ArrayLike, "*batch m k"]) -> Float[Array, "*batch"]:
     """Largest singular values ``|W|``; of one matrix beyond 1,024 a certified bound within ``1e-4``.
 

@@ -21,6 +21,7 @@ from poolax._checks import (
 )
 from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
+from poolax._threads import on_one_thread
 from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
 from poolax.blocks import TBM, FeedForward, PostLNBlock
 from poolax.bounds._kernels import Kernels, read_kernels
@@ -33,6 +34,7 @@ from poolax.bounds._overflow import check_held, or_infinite
 from poolax.records import Bound
 
 
+@on_one_thread
 @at_highest_precision
 def local_attention(
     x: Float[ArrayLike, "*batch n d"],
@@ -207,6 +209,7 @@ def _with_biases(params):
     return {name: filled(name, part) for name, part in params.items()}
 
 
+@on_one_thread
 @at_highest_precision
 def local_tbm(
     model: TBM,

@@ -21,6 +21,7 @@ from poolax._checks import (
 )
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
+from poolax._threads import on_one_thread
 from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels
@@ -34,6 +35,7 @@ from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
 
 
+@on_one_thread
 @at_highest_precision
 def local_ledger(
     layers: Iterable[LayerSpec],

@@ -18,6 +18,7 @@ from poolax._checks import (
     check_values,
 )
 from poolax._numerics import safe_sqrt
+from poolax._threads import on_one_thread
 from poolax.bounds._domain import token_range
 from poolax.bounds._heads import whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
@@ -31,6 +32,7 @@ from poolax.records import AttentionBound, Bound, PoolerBound, TokenRange
 _Number = Float[ArrayLike, ""]
 
 
+@on_one_thread
 def pooled_block(
     pooler: str | Pooler | PoolerBound,
     *,

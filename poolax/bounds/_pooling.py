@@ -19,6 +19,7 @@ from poolax._checks import (
     is_concrete,
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
+from poolax._threads import on_one_thread
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import round_up
 from poolax.bounds._methods import PROVED
@@ -28,6 +29,7 @@ from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
 from poolax.records import PoolerBound, TokenRange
 
 
+@on_one_thread
 @at_highest_precision
 def pooler(
     pooler_or_name: str | Pooler,
@@ -129,6 +131,7 @@ def _given_weights(weights, num_tokens):
     return PoolerBound(l2=l2, l1=l1, linf=linf)
 
 
+@on_one_thread
 def pooling_factor(
     pooler_or_name: str | Pooler,
     *,

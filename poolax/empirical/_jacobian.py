@@ -11,8 +11,10 @@ from poolax._checks import check_choice, check_count, check_finite, check_floati
 from poolax._decompositions import spectral_norm
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
+from poolax._threads import on_one_thread
 
 
+@on_one_thread
 @at_highest_precision
 def jacobian_norm(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],

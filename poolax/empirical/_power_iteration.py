@@ -10,11 +10,13 @@ from jaxtyping import Array, Float
 from poolax._checks import check_choice, check_count, check_number
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._programs import kept_program
+from poolax._threads import on_one_thread
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
 from poolax.records import NormEstimate
 
 
+@on_one_thread
 @at_highest_precision
 def power_iteration(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],

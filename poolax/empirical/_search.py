@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from poolax._checks import check_count, check_finite, check_floating, check_result
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
+from poolax._threads import on_one_thread
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
@@ -24,6 +25,7 @@ _DECADES = 2
 _REFINING_STEPS, _REFINING_RTOL = 40, 1e-5
 
 
+@on_one_thread
 @at_highest_precision
 def maximize_jacobian_norm(
     fn: Callable[..., Float[Array, "..."]],

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 from poolax import bounds, empirical
 from poolax._checks import check_tokens
 from poolax._compilation import compile_quickly
+from poolax._threads import on_one_thread
 from poolax.blocks import TBM
 from poolax.bounds import Domain
 from poolax.measure._blocks import block_bounds
 from poolax.measure._constants import constant_fields
-from poolax.measure._threads import one_thread
 
 
 @struct.dataclass
@@ -31,7 +31,7 @@ class AtInputs:
     local: Float[Array, " N"]
 
 
-@one_thread
+@on_one_thread
 def block_at_inputs(
     model: TBM, variables: Mapping[str, Any], inputs: Float[Array, "N n d"]
 ) -> AtInputs:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from poolax import bounds, empirical
 from poolax._checks import check_tokens
 from poolax._progress import Progress, no_progress
+from poolax._threads import on_one_thread
 from poolax.backbones import Backbone
 from poolax.measure._constants import constant_fields
 from poolax.measure._ledgers import (
@@ -22,11 +23,10 @@ from poolax.measure._ledgers import (
     pooled_tokens,
 )
 from poolax.measure._methods import known
-from poolax.measure._threads import one_thread
 from poolax.pooling import FIXED_POOLERS, Pooler, from_name, to_config
 
 
-@one_thread
+@on_one_thread
 def measure_backbone(
     backbone: Backbone,
     embeddings: Float[Array, "N n d"],

@@ -8,11 +8,11 @@ from jaxtyping import Array, Bool, Float
 
 from poolax import bounds
 from poolax._progress import Progress, no_progress
+from poolax._threads import on_one_thread
 from poolax.backbones import Backbone
 from poolax.bounds import PROVED, Domain, Ledger, TokenRange
 from poolax.measure._constants import Constant
 from poolax.measure._precision import without_overflow
-from poolax.measure._threads import one_thread
 from poolax.pooling import Pooler
 
 
@@ -37,7 +37,7 @@ def embeddings_domain(
     return TokenRange(int(lengths.min()), int(lengths.max())), bounds.domain_of(embeddings, mask)
 
 
-@one_thread
+@on_one_thread
 def backbone_ledgers(
     backbone: Backbone,
     num_tokens: TokenRange,

@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax import bounds
+from poolax._compilation import compile_quickly
 from poolax._decompositions import spectral_norm
 from poolax._programs import kept_program
+from poolax._threads import on_one_thread
 
 
 def head_factors(
@@ -50,6 +52,7 @@ def head_factors(
         return None
     compiled = _factors_program((), tuple(poolers), tuple(token_counts), dim, rules)
 
+    @on_one_thread
     def factors(params):
         return np.asarray(compiled(params, spread))
 
@@ -82,4 +85,4 @@ def _factors_program(poolers, token_counts, dim, rules):
                 rows.append(reads * norms[group])
             return jnp.stack(rows)
 
-    return jax.jit(of_all)
+    return jax.jit(of_all, compiler_options=compile_quickly())
