@@ -1,8 +1,12 @@
 """The order in which an epoch visits examples: what training and pipelines share."""
 
+import functools
+
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt32
+
+from poolax._compilation import compile_quickly
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> Int[np.ndarray, " num_examples"]:
@@ -16,14 +20,14 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int[np.ndarray, " n
     Returns:
         Each number from 0 to ``num_examples - 1`` once, int32.
     """
-    order_key, _ = _epoch_keys(seed, epoch)
-    return np.asarray(jax.random.permutation(order_key, num_examples), np.int32)
+    draw, _ = _programs()
+    return np.asarray(draw(jax.random.key(seed), epoch, num_examples), np.int32)
 
 
 def epoch_step_keys(seed: int, epoch: int, num_steps: int) -> UInt32[np.ndarray, "num_steps 2"]:
     """The data of one random key for each step of an epoch, independent of its order."""
-    _, step_key = _epoch_keys(seed, epoch)
-    return np.asarray(jax.random.key_data(jax.random.split(step_key, num_steps)))
+    _, draw = _programs()
+    return np.asarray(draw(jax.random.key(seed), epoch, num_steps))
 
 
 def in_batches(
@@ -50,5 +54,19 @@ def in_batches(
     return positions, weights.reshape(shape)
 
 
-def _epoch_keys(seed: int, epoch: int):
-    return jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch))
+@functools.cache
+def _programs():
+    """How an order and the keys of its steps are drawn: a program each, whatever is drawn within."""
+
+    def order(key, epoch, num_examples):
+        order_key, _ = jax.random.split(jax.random.fold_in(key, epoch))
+        return jax.random.permutation(order_key, num_examples)
+
+    def step_keys(key, epoch, num_steps):
+        _, step_key = jax.random.split(jax.random.fold_in(key, epoch))
+        return jax.random.key_data(jax.random.split(step_key, num_steps))
+
+    quickly = compile_quickly()
+    return tuple(
+        jax.jit(draw, static_argnums=2, compiler_options=quickly) for draw in (order, step_keys)
+    )

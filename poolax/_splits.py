@@ -1,5 +1,6 @@
 """Splits of examples: no example in two of them, and how many copies of one are."""
 
+import collections
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 SPLITS = ("train", "validation", "test")
+# Entries by which most rows that differ are told apart.
+_SAMPLED = 16
 
 
 class TooFewExamplesError(ValueError):
@@ -56,6 +59,43 @@ def row_digests(*arrays: np.ndarray | None) -> list[bytes]:
     """
     given = [np.asarray(array) for array in arrays if array is not None]
     return [_digest(row) for row in zip(*given, strict=True)]
+
+
+def count_copied_rows(
+    splits: Mapping[str, Int[np.ndarray, "_"]], *arrays: np.ndarray | None
+) -> dict[str, int]:
+    """How many rows of a split have the content of a row of another one: :func:`count_duplicates`.
+
+    Rows are read whole only where a sample of their entries stands in several.
+
+    Args:
+        splits: Rows of each split.
+        arrays: Arrays of numbers with as many rows; ``None`` has none.
+
+    Returns:
+        As for :func:`count_duplicates`.
+
+    Example:
+        >>> states = np.array([[1, 2], [3, 4], [1, 2]])
+        >>> count_copied_rows({"train": np.array([0, 1]), "test": np.array([2])}, states)
+        {'test in train': 1}
+    """
+    given = [array for array in arrays if array is not None]
+    samples = [sample.tobytes() for sample in _sampled(given[0])]
+    met = collections.Counter(samples)
+
+    def content(row):
+        sample = samples[row]
+        return sample if met[sample] == 1 else _digest(array[row] for array in given)
+
+    chosen = {name: [content(row) for row in np.asarray(rows)] for name, rows in splits.items()}
+    return count_duplicates(chosen)
+
+
+def _sampled(array):
+    """A few entries of each row, from all over it."""
+    rows = array.reshape(len(array), -1)
+    return rows[:, :: max(1, rows.shape[1] // _SAMPLED)]
 
 
 def _digest(parts: Iterable[Any]) -> bytes:

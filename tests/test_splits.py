@@ -5,7 +5,7 @@ import pytest
 from heads import toy
 from PIL import Image
 
-from poolax._splits import check_disjoint, count_duplicates, row_digests
+from poolax._splits import check_disjoint, count_copied_rows, count_duplicates, row_digests
 from poolax.data import Dataset
 from poolax.data.vision import ImageFiles, inpainting
 from poolax.training import Classification, sweep_states
@@ -88,6 +88,23 @@ def test_counts_of_digests():
     assert count_duplicates({"train": [b"x"]}) == {}
     one, other = row_digests(np.array(["ab", "a"]), np.array([0, 0]))
     assert one != other
+
+
+def test_copied_rows_are_those_of_equal_digests():
+    """Rows that a sample does not tell apart among them."""
+    rng = np.random.default_rng(0)
+    states = rng.integers(0, 2, (60, 1, 300)).astype(np.float32)
+    states[::3] = states[0]
+    states[9, 0, 1] = 2  # beside the sample
+    states[12, 0] = -states[12, 0]  # zeros of another sign
+    mask = rng.integers(0, 4, (60, 1)) > 0
+    splits = dict(zip(SPLITS, np.split(rng.permutation(60), [30, 40]), strict=True))
+    for arrays in ((states, None), (states, mask)):
+        digests = row_digests(*arrays)
+        chosen = {name: [digests[row] for row in rows] for name, rows in splits.items()}
+        found = count_copied_rows(splits, *arrays)
+        assert found == count_duplicates(chosen)
+        assert min(found.values()) > 0
 
 
 def test_a_sweep_records_copies_and_constants():

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from poolax._checks import check_choice, check_count
+from poolax._compilation import compile_quickly
 from poolax._progress import Progress, no_progress
 from poolax.training._runs import Batches, Sums, TrainState, stack
 
@@ -50,6 +51,8 @@ class Trainer:
         self.own = own
         self.shard = shard
         self._pmapped = jax.pmap(self._all_runs, axis_name=_AXIS, donate_argnums=0)
+        # One program, where each of its operations would be compiled by itself.
+        self._first = jax.jit(jax.vmap(optimizer.init), compiler_options=compile_quickly())
 
     def _all_runs(self, state, data, batches):
         of_group = {name: 0 if name in self.own else None for name in data}
@@ -103,11 +106,11 @@ class Trainer:
             num_groups: Number of groups that start from them.
             hyperparams: Of ``optax.inject_hyperparams``, with a leading run axis.
         """
-        opt_state: Any = jax.vmap(self.optimizer.init)(params)
+        opt_state: Any = self._first(params)
         if hyperparams:
             opt_state.hyperparams.update(hyperparams)
         num_runs = len(jax.tree.leaves(params)[0])
-        zeros = jnp.zeros(num_runs, jnp.int32)
+        zeros: Any = np.zeros(num_runs, np.int32)
         state = stack([TrainState(params, opt_state, zeros, zeros - 1)] * num_groups)
         # A leaf without both axes would be mapped over the wrong one, and train something else.
         chex.assert_tree_shape_prefix(state, (num_groups, num_runs))
@@ -226,7 +229,7 @@ def _place(local, devices):
 
 def take(tree: PyTree) -> PyTree:
     """One copy of a replicated tree, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)[0]), tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree)
 
 
 def _local_parts(leaf):

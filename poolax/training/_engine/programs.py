@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from poolax._compilation import compile_quickly
 from poolax._programs import kept_program
@@ -109,12 +109,12 @@ class HeadPrograms:
 
     Attributes:
         flat: Between their parameters and one flat array.
-        init: From seeds, shape ``(run,)``, to parameters with a leading run axis.
+        init: From seeds, shape ``(run,)``, to flat parameters, shape ``(run, size)``.
         trainer: Their steps.
     """
 
     flat: Flat
-    init: Callable[[Int[Array, " run"]], PyTree]
+    init: Callable[[Int[np.ndarray, " run"]], Float[Array, "run size"]]
     trainer: Trainer
 
 
@@ -137,9 +137,11 @@ def head_programs(
         own: As for :class:`Trainer`.
         shard: As for :class:`Trainer`.
     """
-    init = functools.partial(structure.init, tokens)
     flat = Flat(structure.shapes(tokens))
     loss_of_tree = structure.loss_fn(task, slots)
+
+    def init(seed):
+        return flat.join(structure.init(tokens, seed))
 
     def loss_fn(params, *batch):
         return loss_of_tree(flat.split_to_learn(params), *batch)

@@ -216,9 +216,9 @@ class Member:
             (), group.structure, Tokens.of(source), task, slots, own, protocol.shard
         )
         self._flat, self._trainer = programs.flat, programs.trainer
-        rates = jnp.asarray([rate for rate, _ in group.runs], float)
-        seeds = jnp.asarray([seed for _, seed in group.runs])
-        initial = jax.vmap(self._flat.join)(programs.init(seeds))
+        rates = np.asarray([rate for rate, _ in group.runs], jnp.result_type(float))
+        seeds = np.asarray([seed for _, seed in group.runs], jnp.result_type(int))
+        initial = programs.init(seeds)
         self._state = self._trainer.init(initial, num_groups=group.num_groups, learning_rate=rates)
         shape = (group.num_groups, len(group.runs))
         zeros = np.zeros(shape, np.float32)

@@ -118,9 +118,9 @@ class MemorySource:
         return self.mask is not None
 
     def fetch(self, positions):
-        """States of some examples, in this order."""
-        mask = None if self.mask is None else self.mask[positions]
-        return HostStates(self.states[positions], mask)
+        """States of some examples, in this order; of one after the other not a copy."""
+        rows = _rows(positions)
+        return HostStates(self.states[rows], None if self.mask is None else self.mask[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +218,13 @@ class StreamedSource:
         tokens = self.features.of_examples(positions)
         check_finite_states(tokens.states, tokens.mask)
         return tokens
+
+
+def _rows(positions):
+    """Positions, as a slice where each is the one after the one before."""
+    if len(positions) and np.all(np.diff(positions) == 1):
+        return slice(positions[0], positions[-1] + 1)
+    return positions
 
 
 def check_finite_states(states: np.ndarray, mask: np.ndarray | None) -> None:

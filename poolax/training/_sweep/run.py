@@ -19,7 +19,7 @@ from poolax._checks import (
 )
 from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
-from poolax._splits import SPLITS, count_duplicates, row_digests
+from poolax._splits import SPLITS, count_copied_rows
 from poolax.backbones import Backbone, TextPreprocess
 from poolax.pooling import FirstPool, Pooler, from_name
 from poolax.records import Records, fingerprint
@@ -332,9 +332,8 @@ def sweep_states(
     if name is not None:
         plan.rename(name)
     if plan.pending():
-        digests = row_digests(states, mask)
-        chosen = {part: [digests[k] for k in np.asarray(splits[part])] for part in SPLITS}
-        about = {"model": name, "duplicates": count_duplicates(chosen)}
+        duplicates = count_copied_rows({part: splits[part] for part in SPLITS}, states, mask)
+        about = {"model": name, "duplicates": duplicates}
         source = MemorySource(states, mask)
         plan.run(source, targets, splits, dict.fromkeys(named, 0), progress, about=about)
     return plan.records()
