@@ -182,6 +182,14 @@ def test_files_named_by_options_count_by_their_content(tmp_path, register):
         assert data.load("small", **options).notes == (text,)
 
 
+def test_options_of_numpy_have_the_folder_of_pythons():
+    found = entry(lambda directory: None, options={"size": "a number"})
+    python, numpy = (
+        _registry.prepared_directory(found, "tfds", {"size": size}) for size in (7, np.int64(7))
+    )
+    assert python == numpy
+
+
 @pytest.mark.parametrize("options", [{}, {"task": "imputation", "context": 64, "channels": "target"}])
 def test_long_series_are_stored_once_for_all_options(options, test_data, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "etth1"

@@ -17,6 +17,7 @@ from poolax._progress import Progress, no_progress
 from poolax.data._encoded import EncodedImages
 from poolax.data._entry import Entry
 from poolax.data._record_files import write_checksums
+from poolax.records import python_numbers
 
 FILE_FORMAT = "array_record"
 VERSION = "1.0.0"
@@ -98,7 +99,7 @@ def _option_key(value: Any) -> str:
     """What tells values of an option apart: of a file its content."""
     if isinstance(value, (str, os.PathLike)) and epath.Path(value).is_file():
         return hashlib.sha256(epath.Path(value).read_bytes()).hexdigest()
-    return repr(value)
+    return repr(python_numbers(value))
 
 
 def _describe(
