@@ -70,3 +70,32 @@ def test_what_is_private_to_whom(package, name, is_wrong):
     module, _, last = name.rpartition(".")
     for source in (f"from {module} import {last}", f"def f():\n    import {name}"):
         assert list(private_ones(source, package)) == ([name] if is_wrong else [])
+
+
+# What all parts share, poolax._x, is below them.
+FLOORS = (
+    ("codec", "records"),
+    ("pooling", "attention"),
+    ("blocks",),
+    ("bounds", "empirical", "backbones"),
+    ("measure", "data", "training"),
+    ("reporting",),
+    ("quickstart",),
+    ("cli",),
+)
+
+
+def test_parts_import_from_floors_below_alone():
+    floor_of = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+    seen, wrong = set(), []
+    for path in (ROOT / "poolax").rglob("*.py"):
+        part = path.relative_to(ROOT / "poolax").parts[0].removesuffix(".py")
+        if part in ("__init__", "__main__"):
+            continue
+        seen.add(part)
+        own = -1 if part.startswith("_") else floor_of[part]
+        names = (name.split(".") for name in imported(path.read_text()))
+        others = {name[1] for name in names if name[0] == "poolax" and len(name) > 1} & set(floor_of)
+        wrong += [(part, other) for other in others - {part} if floor_of[other] >= own]
+    assert seen >= set(floor_of)
+    assert not wrong
