@@ -1,8 +1,10 @@
 """Paths, local or in a bucket, and files that are never half written."""
 
+import contextlib
 import hashlib
 import itertools
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -40,6 +42,32 @@ def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
+    """A folder to write into, which is at ``path`` once all is written, or not at all.
+
+    Args:
+        path: Where it is to be; nothing may be there.
+
+    Raises:
+        ValueError: if something is there.
+        OSError: where the system refuses; it names the folder where the disk is full.
+    """
+    folder = absolute_path(path)
+    if folder.exists():
+        raise ValueError(f"directory: expected a new one, got {path}, where there is something")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        with writing_to(folder.parent):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(folder)
+    except BaseException:
+        if temporary.exists():
+            temporary.rmtree()
         raise
 
 

@@ -36,6 +36,8 @@ class Backbone(abc.ABC):
             not loaded.
         pooler: The pooler that its checkpoint says it was trained with, whose parameters, if it has
             any, are ``params["pooler"]``; ``None`` where the checkpoint says none.
+        origin: What is known of the folder in Hugging Face layout that it was loaded from; ``None`` for
+            one that was not.
         remat: Compute blocks again in a backward pass instead of keeping what they compute.
         summary_token: What "last" pooling means for this family: ``"first"`` where a CLS token
             stands in front, ``"last"`` for causal models.
@@ -54,6 +56,7 @@ class Backbone(abc.ABC):
     remat: bool = struct.field(pytree_node=False, default=False)
     name: str | None = struct.field(pytree_node=False, default=None)
     pooler: Pooler | None = struct.field(pytree_node=False, default=None)
+    origin: Any = struct.field(pytree_node=False, default=None)
 
     @property
     @abc.abstractmethod

@@ -96,7 +96,7 @@ def fill_params(
     architecture, sources, expected = plan.architecture, plan.sources, plan.expected
     if stacked:
         architecture.backbone(params=None, config=plan.config).check_stackable()
-    names = _resolve_names(architecture, sources, tensors)
+    names = resolve_names(plan, tensors)
     _check_shapes(sources, names, expected, tensors)
     flat = {}
     for path, parts in _groups(sources, stacked):
@@ -119,10 +119,13 @@ def _expected_shapes(architecture, config) -> dict[str, tuple[int, ...]]:
     return _layers.leaf_shapes(model.params)
 
 
-def _resolve_names(
-    architecture: Architecture, sources: Sources, tensors: Mapping[str, Any]
-) -> dict[str, str]:
-    """Name of the tensor of each parameter."""
+def resolve_names(plan: Plan, tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Name of the tensor of each parameter.
+
+    Raises:
+        ValueError: for missing or extra tensors.
+    """
+    architecture, sources = plan.architecture, plan.sources
     prefix = _find_prefix(architecture, sources, tensors)
     found, missing = {}, []
     for path, source in sources.items():
@@ -185,10 +188,22 @@ def _groups(sources: Sources, stacked: bool) -> Iterator[tuple[str, list[str]]]:
     """Paths of our parameters with the paths that are stacked in each."""
     groups: dict[str, list[str]] = {}
     for path in sources:
-        match = _BLOCK.fullmatch(path) if stacked else None
-        group = f"{match[1] or ''}{_layers.STACKED}/{match[3]}" if match else path
-        groups.setdefault(group, []).append(path)
+        is_of_block = stacked and _BLOCK.fullmatch(path)
+        groups.setdefault(stacked_place(path)[0] if is_of_block else path, []).append(path)
     yield from groups.items()
+
+
+def stacked_place(path: str) -> tuple[str, int]:
+    """Where a block's parameter stands among those of stacked blocks, and the block's number.
+
+    Example:
+        >>> stacked_place("encoder/block_3/norm1/scale")
+        ('encoder/blocks/norm1/scale', 3)
+    """
+    match = _BLOCK.fullmatch(path)
+    if match is None:
+        raise ValueError(f"path: expected that of a block's parameter, got {path!r}")
+    return f"{match[1] or ''}{_layers.STACKED}/{match[3]}", int(match[2])
 
 
 def _read(path, sources, names, tensors, dtype) -> np.ndarray:

@@ -19,7 +19,14 @@ from poolax._text import one_line
 from poolax.backbones._base import Backbone
 from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones.pretrained._families import find_architecture
-from poolax.backbones.pretrained._fill import Sharding, check_dtype, fill_params, plan_params
+from poolax.backbones.pretrained._fill import (
+    Sharding,
+    check_dtype,
+    fill_params,
+    plan_params,
+    resolve_names,
+)
+from poolax.backbones.pretrained._origin import read_origin
 from poolax.backbones.pretrained._save import is_saved_backbone, load_saved
 from poolax.backbones.pretrained._sentence import (
     MODULES_FILE,
@@ -123,7 +130,11 @@ def load(
         )
     params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
     backbone = plan.architecture.backbone(
-        params=params, config=plan.config, preprocess=preprocess, name=_name_of(path_or_hub_id)
+        params=params,
+        config=plan.config,
+        preprocess=preprocess,
+        name=_name_of(path_or_hub_id),
+        origin=read_origin(path, resolve_names(plan, tensors), tensors.shapes, dtype),
     )
     if pooling is None or pooling.pooler is None:
         return backbone

@@ -27,6 +27,7 @@ from poolax.backbones._moment import Moment
 from poolax.backbones._swin import Swin
 from poolax.backbones._vit import ViT
 from poolax.backbones.pretrained._fill import Sharding
+from poolax.backbones.pretrained._folder import save_folder
 from poolax.backbones.pretrained._sentence import pooler_shapes
 from poolax.pooling import from_config
 
@@ -36,19 +37,31 @@ _FAMILIES: dict[str, type[Backbone]] = {
 _KEY = "backbone"
 
 
-def save(backbone: Backbone, directory: epath.PathLike) -> None:
-    """Save a backbone with Orbax, its configuration and preprocessing as JSON beside it.
+def save(backbone: Backbone, directory: epath.PathLike, *, format: str = "orbax") -> None:
+    """Save a backbone: with Orbax and its configuration as JSON beside it, or as it was loaded.
 
     Every process has to call; one writes, parameters that are sharded over processes once.
 
+    ``format="huggingface"`` writes again what was loaded from a folder in that layout: the tensors of
+    the backbone under their names and, unless ``load`` was given another, in their dtypes,
+    configuration and tokenizer as they were, and a pooler as modules of sentence-transformers. Tensors
+    of heads, which no backbone has, are left out. The folder appears whole or not at all.
+
     Args:
         backbone: The backbone.
-        directory: Where to, local or ``gs://``; without a checkpoint in it.
+        directory: Where to, local or ``gs://``; without a checkpoint in it, or new.
+        format: ``"orbax"`` or ``"huggingface"``.
 
     Raises:
-        ValueError: if there is a checkpoint, or the preprocessing is not one of this library.
+        ValueError: if there is a checkpoint or folder, the preprocessing or pooler is not one of this
+            library, or for a backbone that was not loaded from such a folder or cannot be written
+            as one.
     """
     check_instance("backbone", backbone, Backbone, "a Backbone")
+    check_choice("format", format, ("orbax", "huggingface"))
+    if format == "huggingface":
+        save_folder(backbone, directory)
+        return
     dtype = backbone.compute_dtype
     settings = {
         "family": type(backbone).__name__,
@@ -59,6 +72,8 @@ def save(backbone: Backbone, directory: epath.PathLike) -> None:
     }
     if backbone.pooler is not None:
         settings["pooler"] = codec.to_plain(backbone.pooler, of="pooler", name="pooler")
+    if backbone.origin is not None:
+        settings["origin"] = codec.to_plain(backbone.origin, of="origin", name="origin")
     save_checkpoint(directory, 0, backbone.params, metadata={_KEY: settings})
 
 
@@ -118,6 +133,7 @@ def _load(saved: SavedCheckpoint, *, dtype, sharding, stacked) -> Backbone:
         compute_dtype=settings["compute_dtype"] and jnp.dtype(settings["compute_dtype"]),
         remat=settings["remat"],
         pooler=pooler,
+        origin=codec.from_plain(settings.get("origin"), of="origin", name="origin"),
     )
 
 

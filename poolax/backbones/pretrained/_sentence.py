@@ -202,7 +202,9 @@ def _read_own(folder, fields, pooling, width):
     if (folder / "model.safetensors").exists():
         tensors = TensorFiles([folder / "model.safetensors"])
     parameters = {name.removeprefix(OWN_WEIGHTS): tensors[name] for name in tensors}
-    return Pooling(from_config(fields["pooler"]), parameters, include_prompt=True), fields["features"]
+    include_prompt = fields["include_prompt"]
+    check_flag("include_prompt", include_prompt)
+    return Pooling(from_config(fields["pooler"]), parameters, include_prompt), fields["features"]
 
 
 def _in_place():

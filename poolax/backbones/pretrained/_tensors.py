@@ -11,7 +11,7 @@ from poolax._files import damaged, reading
 from poolax.backbones.pretrained._sources import FETCH_AGAIN, read_json_object
 
 _SUFFIX = ".safetensors"
-_SINGLE = "model.safetensors"
+SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _CONVERT = (
@@ -75,8 +75,8 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
             checkpoint, with the command that converts it.
     """
     index = directory / INDEX_FILE
-    if (directory / _SINGLE).exists():
-        return TensorFiles([directory / _SINGLE])
+    if (directory / SINGLE_FILE).exists():
+        return TensorFiles([directory / SINGLE_FILE])
     if index.exists():
         return _find_shards(index)
     found = sorted(directory.glob("*.safetensors"))
@@ -84,12 +84,12 @@ def find_tensors(directory: pathlib.Path) -> TensorFiles:
         return TensorFiles(found)
     if found:
         raise ValueError(
-            f"path_or_hub_id: expected {_SINGLE} or {INDEX_FILE} in {directory}, got "
+            f"path_or_hub_id: expected {SINGLE_FILE} or {INDEX_FILE} in {directory}, got "
             f"{', '.join(path.name for path in found[:10])}"
         )
     for path in sorted(directory.iterdir()):
         refuse_pickle(path)
-    raise ValueError(f"path_or_hub_id: expected {_SINGLE} in {directory}, got no safetensors file")
+    raise ValueError(f"path_or_hub_id: expected {SINGLE_FILE} in {directory}, got no safetensors file")
 
 
 def shard_names(directory: pathlib.Path) -> list[str]:
@@ -146,7 +146,7 @@ def _is_inside(shard):
 def refuse_pickle(path: pathlib.Path) -> None:
     """Refuse a pickled checkpoint, which can run any code, with the command that converts it."""
     if path.suffix in _PICKLES:
-        target = path.with_name(_SINGLE)
+        target = path.with_name(SINGLE_FILE)
         raise ValueError(
             f"path_or_hub_id: expected safetensors, got the pickled {path.name}, which is never opened "
             f"here; convert it with: {_CONVERT.format(path=path, target=target)}"

@@ -1,0 +1,62 @@
+"""Folders in Hugging Face layout, written as they were read."""
+
+import json
+import os
+from typing import Any
+
+import safetensors.numpy
+from etils import epath
+
+from poolax._paths import new_folder
+from poolax._processes import once
+from poolax.backbones._base import Backbone
+from poolax.backbones._tokens import TextPreprocess
+from poolax.backbones.pretrained._origin import Origin
+from poolax.backbones.pretrained._sentence_writing import write_modules
+from poolax.backbones.pretrained._tensors import SINGLE_FILE
+from poolax.backbones.pretrained._writing import check_has_origin, named_tensors
+
+
+def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
+    """Write what ``load`` reads and the reference library loads; see :func:`save`.
+
+    Args:
+        backbone: One that was loaded from such a folder.
+        directory: Where to; nothing may be there.
+
+    Raises:
+        ValueError: if something is there, or for a backbone whose folder cannot be written again.
+    """
+    origin = check_has_origin(backbone)
+    tensors = named_tensors(backbone, origin)
+
+    def write() -> None:
+        with new_folder(directory) as folder:
+            _write_texts(folder, backbone, origin)
+            _write_tensors(folder / SINGLE_FILE, tensors)
+            if backbone.pooler is not None:
+                write_modules(folder, backbone)
+
+    once(write, f"{os.fspath(directory)}: the folder")
+
+
+def _write_texts(folder, backbone, origin: Origin):
+    for name, content in origin.fields["files"].items():
+        (folder / name).write_bytes(content.encode("utf-8", errors="surrogateescape"))
+    if isinstance(backbone.preprocess, TextPreprocess):
+        (folder / "tokenizer.json").write_bytes(backbone.preprocess.tokenizer_json.encode())
+    config: str = origin.fields["config"]
+    if origin.fields["dtype"] is not None:
+        raw: dict[str, Any] = json.loads(config)
+        named = [name for name in ("dtype", "torch_dtype") if name in raw] or ["dtype"]
+        config = json.dumps(raw | dict.fromkeys(named, origin.fields["dtype"]), indent=2)
+    (folder / "config.json").write_bytes(config.encode())
+
+
+def _write_tensors(path, tensors):
+    # The reference refuses files that do not say for which library they are.
+    metadata = {"format": "pt"}
+    if "://" in os.fspath(path):
+        path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    else:
+        safetensors.numpy.save_file(tensors, os.fspath(path), metadata)

@@ -1,0 +1,120 @@
+"""Backbones written as they were loaded: the reference's names, dtypes and files."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from parity import build, run, torch, transformers
+
+from poolax import backbones
+
+TEXT = {"vocab_size": 11, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8}
+SIZES = {**TEXT, "intermediate_size": 16, "max_position_embeddings": 16}
+IMAGE = {**SIZES, "image_size": 8, "patch_size": 4}
+SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2],
+        "window_size": 4}  # fmt: skip
+# Linear layers and norms, heads side by side in one tensor, patches as convolutions, prefixes.
+CASES = {
+    "bert": ("BertModel", {**SIZES}),
+    "bert-classes": ("BertForSequenceClassification", {**SIZES}),
+    "mistral": ("MistralForCausalLM", {**SIZES, "num_key_value_heads": 1}),
+    "gpt2": (
+        "GPT2Model",
+        {"vocab_size": 11, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2},
+    ),
+    "vit": ("ViTModel", {**IMAGE}),
+    "swin": ("SwinModel", {**SWIN}),
+}
+
+
+def make(name, folder, **options):
+    kind, settings = CASES[name]
+    cls = getattr(transformers, kind)
+    model = build(cls, cls.config_class(**settings)).to(options.get("dtype", torch.float32))
+    model.save_pretrained(folder)
+    return model
+
+
+def tensors_of(folder):
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_loaded_is_written_bit_for_bit(tmp_path, name):
+    dtype = torch.bfloat16 if name == "mistral" else torch.float32
+    make(name, tmp_path / "theirs", dtype=dtype)
+    (tmp_path / "theirs" / "vocab.txt").write_bytes(b"caf\xe9\n")
+    backbone = backbones.load(tmp_path / "theirs", stacked=name == "mistral")
+    backbones.save(backbone, tmp_path / "ours", format="huggingface")
+
+    theirs, ours = tensors_of(tmp_path / "theirs"), tensors_of(tmp_path / "ours")
+    of_heads = ("classifier.", "lm_head.", "pooler.", "bert.pooler.")
+    assert set(ours) == {part for part in theirs if not part.startswith(of_heads)}
+    for part, tensor in ours.items():
+        assert tensor.dtype == theirs[part].dtype
+        np.testing.assert_array_equal(tensor.view(np.uint8), theirs[part].view(np.uint8))
+    for file in ("config.json", "vocab.txt"):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
+    again = backbones.load(tmp_path / "ours", stacked=name == "mistral")
+    jax.tree.map(np.testing.assert_array_equal, again.params, backbone.params)
+
+
+def test_the_reference_loads_it_also_from_an_own_checkpoint_and_cast(tmp_path):
+    model = make("bert", tmp_path / "theirs")
+    backbones.save(backbones.load(tmp_path / "theirs"), tmp_path / "orbax")
+    backbones.save(backbones.load(tmp_path / "orbax"), tmp_path / "ours", format="huggingface")
+    again = transformers.BertModel.from_pretrained(tmp_path / "ours").eval()
+    ids = np.array([[1, 4, 5, 2]])
+    # Rounded otherwise, for it loads with fused attention.
+    expected = run(model, input_ids=ids).last_hidden_state
+    np.testing.assert_allclose(run(again, input_ids=ids).last_hidden_state, expected, atol=1e-5)
+    half = backbones.load(tmp_path / "theirs", dtype=jnp.bfloat16)
+    backbones.save(half, tmp_path / "half", format="huggingface")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert transformers.BertModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+
+
+def test_what_cannot_be_written_is_refused_by_name(tmp_path):
+    make("swin", tmp_path / "swin")
+    backbone = backbones.load(tmp_path / "swin")
+    with pytest.raises(ValueError, match="format: expected one of 'orbax', 'huggingface', got 'onnx'"):
+        backbones.save(backbone, tmp_path / "ours", format="onnx")
+    (tmp_path / "ours").mkdir()
+    with pytest.raises(ValueError, match="directory: expected a new one"):
+        backbones.save(backbone, tmp_path / "ours", format="huggingface")
+    with pytest.raises(ValueError, match=r"expected one that was loaded from a folder.*got Swin"):
+        backbones.save(backbone.replace(origin=None, name=None), tmp_path / "x", format="huggingface")
+    assert not (tmp_path / "x").exists()
+    two = json.loads(backbone.origin.content)
+    two["config"] = json.dumps({"text_config": {"a": 1}, "vision_config": {"a": 1}})
+    towers = backbone.replace(origin=type(backbone.origin)(json.dumps(two)))
+    with pytest.raises(ValueError, match=r"one tower of a model .* text_config and vision_config"):
+        backbones.save(towers, tmp_path / "x", format="huggingface")
+
+    # A larger window's table is read in part: what was left out cannot be written again.
+    raw = json.loads((tmp_path / "swin" / "config.json").read_text()) | {"window_size": 8}
+    (tmp_path / "swin" / "config.json").write_text(json.dumps(raw | {"image_size": 8}))
+    tensors = tensors_of(tmp_path / "swin")
+    tables = {part: np.zeros((225, 2), np.float32) for part in tensors if "bias_table" in part}
+    safetensors.numpy.save_file(tensors | tables, tmp_path / "swin" / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"'orbax' for this Swin, whose tensor .*bias_table is read in part"
+    ):
+        backbones.save(backbones.load(tmp_path / "swin"), tmp_path / "x", format="huggingface")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    make("vit", tmp_path / "theirs")
+    backbone = backbones.load(tmp_path / "theirs")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        backbones.save(backbone, tmp_path / "ours", format="huggingface")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
