@@ -111,7 +111,7 @@ def test_commands_read_what_the_quickstart_wrote(finished, command, capsys):
     of_a_head = sorted(heads.glob("*/*-seed-0-*"))
     readable = [
         out / "backbone",
-        out / "blocks" / "L2-avg",
+        out / "blocks" / "l2-avg",
         *(of_a_head if command == "bounds" else ()),
     ]
     refused = [heads, heads / "avg", out / "pretraining", *(() if command == "bounds" else of_a_head)]
