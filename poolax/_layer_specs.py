@@ -39,6 +39,9 @@ class AttentionSpec:
         partition: Number of tokens of the windows into which the tokens are cut; ``None`` if they
             are not.
         padded: Whether zero tokens, which lie outside the hull of the others, are seen as well.
+        query_key_eps: Of the norms of queries and keys, whose scales are among ``params``; ``None``
+            without.
+        soft_cap: What the logits are capped at by ``tanh``; ``None`` if they are not.
     """
 
     kind: Any = struct.field(pytree_node=False)
@@ -50,6 +53,8 @@ class AttentionSpec:
     window: int | None = struct.field(pytree_node=False, default=None)
     partition: int | None = struct.field(pytree_node=False, default=None)
     padded: bool = struct.field(pytree_node=False, default=False)
+    query_key_eps: float | None = struct.field(pytree_node=False, default=None)
+    soft_cap: float | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass
@@ -99,14 +104,15 @@ class MergeSpec:
 class LayerSpec:
     """One layer of a backbone, as the bounds read it, in the order in which the layers act.
 
-    ``x`` becomes ``norm_after(x + residual_scale * branch(norm_before(x)))``, without the ``x +`` where
-    there is no residual connection, and without what is ``None``.
+    ``x`` becomes ``norm_after(x + residual_scale * norm_branch(branch(norm_before(x))))``, without the
+    ``x +`` where there is no residual connection, and without what is ``None``.
 
     Attributes:
         name: Where the layer stands, such as ``"block_0/attention"``.
         branch: What the layer does between its norms; ``None`` for a norm alone.
         norm_before: Norm of what enters the branch.
         norm_after: Norm of the sum.
+        norm_branch: Norm of what comes out of the branch.
         residual: Whether there is a residual connection.
         residual_scale: What the branch is multiplied with, shape ``(d,)``; ``None`` for one.
     """
@@ -115,5 +121,6 @@ class LayerSpec:
     branch: AttentionSpec | FeedForwardSpec | ConvolutionSpec | MergeSpec | None = None
     norm_before: NormSpec | None = None
     norm_after: NormSpec | None = None
+    norm_branch: NormSpec | None = None
     residual: bool = struct.field(pytree_node=False, default=True)
     residual_scale: Float[Array, " d"] | None = None

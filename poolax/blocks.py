@@ -218,8 +218,10 @@ class PreLNBlock(nn.Module):
         attention: Called with ``(x, mask, bias, return_weights)``, as
             :class:`poolax.attention.MultiHeadAttention` is.
         ffn: Position-wise layer.
-        norm1: Norm before the attention.
+        norm1: Norm before the attention; ``None`` for none.
         norm2: Norm before the feed-forward layer.
+        out_norm1: Norm of what comes out of the attention, before it is added; ``None`` for none.
+        out_norm2: Norm of what comes out of the feed-forward layer; ``None`` for none.
         layer_scale: What the learned scales ``s1`` and ``s2`` start at; ``None`` for none.
 
     Parameters: those of the four parts and, with layer scale, ``scale1 (d,)`` and ``scale2 (d,)``.
@@ -236,9 +238,11 @@ class PreLNBlock(nn.Module):
 
     attention: nn.Module
     ffn: nn.Module
-    norm1: nn.Module
+    norm1: nn.Module | None
     norm2: nn.Module
     layer_scale: float | None = None
+    out_norm1: nn.Module | None = None
+    out_norm2: nn.Module | None = None
 
     @nn.compact
     def __call__(
@@ -250,9 +254,11 @@ class PreLNBlock(nn.Module):
     ) -> Any:
         """Map tokens to tokens; arguments, result and errors as in :class:`PostLNBlock`."""
         x, mask = _check_block_input(x, mask)
-        mixed, weights = _attend(self.attention, self.norm1(x), mask, bias, return_weights)
-        x = x + self._scaled("scale1", mixed)
-        x = x + self._scaled("scale2", self.ffn(self.norm2(x)))
+        inner = x if self.norm1 is None else self.norm1(x)
+        mixed, weights = _attend(self.attention, inner, mask, bias, return_weights)
+        x = x + self._scaled("scale1", mixed if self.out_norm1 is None else self.out_norm1(mixed))
+        added = self.ffn(self.norm2(x))
+        x = x + self._scaled("scale2", added if self.out_norm2 is None else self.out_norm2(added))
         check_result("x", x, "block")
         return (x, weights) if return_weights else x
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from poolax import backbones
-from poolax.attention import L2, Llama3Scaling, Rotary
+from poolax.attention import L2, LinearScaling, Llama3Scaling, Rotary
 
 KEY = jax.random.key(0)
 NUM_TOKENS = 7
@@ -95,8 +95,51 @@ def bert_switched():
     return backbones.Bert.init(config, KEY)
 
 
+def decoder_switched():
+    """A decoder with what Gemma and Qwen3 have."""
+    config = backbones.DecoderConfig(
+        52,
+        width=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        mlp_dim=24,
+        rotary=Rotary(500.0, LinearScaling(2.0)),
+        window=4,
+        full_layers=(1,),
+        window_rotary=Rotary(100.0, num_turned=4),
+        use_out_norms=True,
+        use_query_key_norm=True,
+        logit_scale=0.3,
+        soft_cap=2.0,
+        scale_embeddings=True,
+    )
+    return backbones.Decoder.init(config, KEY)
+
+
+def rotary_encoder():
+    """What ModernBERT has."""
+    config = backbones.DecoderConfig(
+        52,
+        width=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=4,
+        mlp_dim=24,
+        window=5,
+        full_layers=(0,),
+        causal=False,
+        norm="layer",
+        use_norm_bias=True,
+        use_embedding_norm=True,
+    )
+    return backbones.RotaryEncoder.init(config, KEY)
+
+
 # With every switch set that the configurations above leave alone.
-SWITCHED = {"bert": bert_switched}
+SWITCHED = {"bert": bert_switched, "decoder": decoder_switched, "encoder": rotary_encoder}
 
 
 # With tests of their own for what they do not share with the others.

@@ -27,6 +27,50 @@ DISTILBERT = {
     "max_position_embeddings": 20,
 }
 
+DECODER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 50,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA = DECODER | {"head_dim": 6, "sliding_window": 4, "query_pre_attn_scalar": 9}
+MODERN = (
+    ENCODER
+    | {"local_attention": 6, "cls_token_id": 2, "sep_token_id": 3}
+    | {key: DECODER[key] for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
+)
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 14,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.1, 1.3],
+    "long_factor": [1.5, 3.0],
+    "partial_rotary_factor": 0.5,
+}
+
+
+def two_ropes(full, sliding):
+    kinds = {"full_attention": full, "sliding_attention": sliding}
+    return {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in kinds.items()
+        }
+    }
+
+
 CASES = {
     "roberta": ("Roberta", ENCODER | {"pad_token_id": PAD_ID}),
     "xlm-roberta-relu-eps": (
@@ -48,6 +92,55 @@ CASES = {
         "NomicBert",
         ENCODER
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}, "hidden_act": "gelu"},
+    ),
+    "mistral-head-dim": ("Mistral", DECODER | {"head_dim": 6, "sliding_window": 4}),
+    "qwen3": ("Qwen3", DECODER | {"head_dim": 6}),
+    "qwen3-window-biases": (
+        "Qwen3",
+        DECODER
+        | {"head_dim": 4, "attention_bias": True, "use_sliding_window": True}
+        | {"sliding_window": 4, "max_window_layers": 1},
+    ),
+    "phi3-window": ("Phi3", DECODER | {"sliding_window": 4}),
+    "phi3-longrope-part": (
+        "Phi3",
+        DECODER
+        | {"num_attention_heads": 2, "rope_parameters": LONGROPE}
+        | {"max_position_embeddings": 56, "original_max_position_embeddings": 14},
+    ),
+    "gemma2": ("Gemma2", GEMMA | {"attn_logit_softcapping": 2.0}),
+    "gemma2-uncapped": ("Gemma2", GEMMA | {"attn_logit_softcapping": None, "attention_bias": True}),
+    "gemma3": ("Gemma3Text", GEMMA | {"sliding_window_pattern": 2} | two_ropes(900.0, 50.0)),
+    "gemma3-sees-all": (
+        "Gemma3Text",
+        GEMMA
+        | {"use_bidirectional_attention": True, "layer_types": ["full_attention"] * 2}
+        | two_ropes(900.0, 50.0),
+    ),
+    "gemma3-window-to-both-sides": (
+        "Gemma3Text",
+        GEMMA
+        | {"use_bidirectional_attention": True, "layer_types": ["sliding_attention"] * 2}
+        | two_ropes(900.0, 50.0),
+    ),
+    "ministral3": (
+        "Ministral3",
+        DECODER | {"head_dim": 6, "rope_parameters": YARN, "max_position_embeddings": 56},
+    ),
+    "modernbert": (
+        "ModernBert",
+        MODERN | two_ropes(900.0, 50.0) | {"layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "modernbert-biases": (
+        "ModernBert",
+        MODERN
+        | {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "norm_eps": 1e-3}
+        | {"hidden_activation": "relu", "global_attn_every_n_layers": 2},
+    ),
+    "eurobert": ("EuroBert", DECODER | {"mask_token_id": 3}),
+    "eurobert-biases": (
+        "EuroBert",
+        DECODER | {"mask_token_id": 3, "attention_bias": True, "mlp_bias": True},
     ),
 }
 # They count positions themselves, from ids of padding or not at all.
@@ -82,5 +175,9 @@ def test_texts(name, fields, tmp_path):
     forward = jax.jit(lambda params, ids, mask: backbone.apply(params, ids, mask).states)
     lowered = jax.export.export(forward, platforms=["tpu", "cuda"])(backbone.params, ids, mask)
     assert lowered.platforms == ("tpu", "cuda")
+    if name in ("Qwen3", "Gemma3Text") or fields.get("attn_logit_softcapping"):
+        with pytest.raises(bounds.NoBoundError, match=r"query_key_eps: .*of norms|soft_cap: .*capped"):
+            bounds.ledger(backbone.layer_specs(backbone.params), num_tokens=NUM_TOKENS, radius=5.0)
+        return
     table = bounds.ledger(backbone.layer_specs(backbone.params), num_tokens=NUM_TOKENS, radius=5.0)
     assert np.isfinite(table.log_lipschitz)

@@ -24,7 +24,7 @@ def test_switches(name, tmp_path):
     mask[0, 4:], mask[1, :7] = True, True
     rows[~mask] = 10**6  # no token of any vocabulary
     states = apply(backbone, rows, mask)
-    alone = backbone(ids).states[0]
+    alone = apply(backbone, ids, None)[0]
     assert_close(states[0, 4:], alone, 1e-5)
     assert_close(states[1, :7], alone, 1e-5)
     assert np.all(np.isfinite(states))
@@ -35,7 +35,7 @@ def test_switches(name, tmp_path):
     gradient = jax.jit(jax.grad(loss))(backbone)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
-    half = backbone.replace(compute_dtype=jnp.bfloat16)(ids).states
+    half = apply(backbone.replace(compute_dtype=jnp.bfloat16), ids, None)
     assert half.dtype == jnp.bfloat16
     assert 0 < np.abs(np.asarray(half[0], np.float32) - alone).max() < 0.1 * np.abs(alone).max()
 

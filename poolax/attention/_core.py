@@ -16,6 +16,7 @@ from poolax._checks import (
     check_finite,
     check_flag,
     check_floating,
+    check_number,
     check_result,
     check_tokens,
 )
@@ -94,12 +95,18 @@ class MultiHeadAttention(nn.Module):
         use_bias: Biases on all projections.
         use_out_bias: Bias on the output projection; ``None`` takes ``use_bias``.
         head_dim: Width ``d_h`` of a head; ``None`` takes ``d / H``, and ``H`` then divides ``d``.
+        query_key_eps: Normalise each head's queries and keys by an RMSNorm with a learned scale,
+            before they turn: what it adds to the mean square; ``None`` for no norm. For dot-product
+            attention.
+        soft_cap: Logits ``l`` become ``soft_cap * tanh(l / soft_cap)`` before a bias is added; ``None``
+            leaves them. For dot-product attention.
         dtype: Dtype of the computation; ``None`` promotes input and parameters. Softmax and norms
             run in at least float32 whatever it is.
         param_dtype: Dtype of the parameters.
 
     Parameters: ``query (d, H, d_h)``, ``key``, ``value (d, H_kv, d_h)``, ``out (H, d_h, d)``, each
-    with ``kernel`` and, if asked for, ``bias``; no ``key`` for L2.
+    with ``kernel`` and, if asked for, ``bias``; no ``key`` for L2. With ``query_key_eps`` also
+    ``query_norm`` and ``key_norm``, with ``scale (d_h,)`` each.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -119,6 +126,8 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = False
     use_out_bias: bool | None = None
     head_dim: int | None = None
+    query_key_eps: float | None = None
+    soft_cap: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
@@ -184,6 +193,8 @@ class MultiHeadAttention(nn.Module):
         query, key, value = (jnp.moveaxis(rows, -2, -3) for rows in (query, key, value))
         query = query.reshape(*query.shape[:-3], num_kv_heads, group, num_tokens, head_dim)
         logits = _logits(self.kind, query, key)
+        if self.soft_cap is not None:
+            logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         if bias is not None:
             logits = self._add_bias(logits, bias)
         seen = attention_mask(
@@ -223,6 +234,12 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
         check_count("num_kv_heads", num_kv_heads)
         check_divides("num_kv_heads", num_kv_heads, "num_heads", self.num_heads)
+        for name in ("query_key_eps", "soft_cap"):
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, above=0.0)
+                if not isinstance(self.kind, DotProduct):
+                    raise ValueError(f"{name}: expected None for {type(self.kind).__name__} attention")
         if isinstance(self.kind, L2):
             if num_kv_heads != self.num_heads:
                 raise ValueError(
@@ -252,9 +269,18 @@ class MultiHeadAttention(nn.Module):
             if not self.kind.plain_values:
                 value = normalize_rows(value, self.kind.eps)
             value = self.kind.nu * value
+        if self.query_key_eps is not None:
+            query = self._head_norm("query_norm", query)
+            key = self._head_norm("key_norm", key)
         if self.rotary is not None:
             query, key = self.rotary(query, lengths), self.rotary(key, lengths)
         return query, key, value
+
+    def _head_norm(self, name, rows):
+        norm = nn.RMSNorm(
+            self.query_key_eps or 0.0, dtype=rows.dtype, param_dtype=self.param_dtype, name=name
+        )
+        return norm(rows)
 
     def _values_through_metric(self, x, kernels):
         """Values ``x A_h W_V^h + b_V``, with ``A_h`` never formed: it is d by d of rank d_h."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from poolax import codec
-from poolax._checks import check_number, check_values
+from poolax._checks import check_count, check_divides, check_number, check_values
 from poolax._numerics import accumulation_dtype, with_leading_axes
 from poolax._typing import AnyArray
 
@@ -245,6 +245,7 @@ class Rotary:
         scaling: How the frequencies are stretched to longer texts: :class:`LinearScaling`,
             :class:`DynamicScaling`, :class:`YarnScaling`, :class:`LongRopeScaling`,
             :class:`Llama3Scaling`, or ``None``.
+        num_turned: How many of a head's features turn, the first ones, in place of all ``d_h``; even.
 
     Example:
         >>> import jax.numpy as jnp
@@ -258,15 +259,20 @@ class Rotary:
 
     theta: float = 10_000.0
     scaling: RotaryScaling | None = None
+    num_turned: int | None = None
 
     def __post_init__(self):
-        """Refuse a base that is not positive."""
+        """Refuse a base that is not positive, and an odd number of features."""
         check_number("theta", self.theta, above=0.0)
+        if self.num_turned is not None:
+            check_count("num_turned", self.num_turned, at_least=2)
+            check_divides("2", 2, "num_turned", self.num_turned)
 
     @property
     def feature_scale(self) -> float:
-        """What turned features are multiplied with."""
-        return 1.0 if self.scaling is None else self.scaling.feature_scale
+        """What turned features are multiplied with; where others do not turn, at least their 1."""
+        scale = 1.0 if self.scaling is None else self.scaling.feature_scale
+        return scale if self.num_turned is None else max(scale, 1.0)
 
     def __call__(
         self,
@@ -282,6 +288,10 @@ class Rotary:
         Returns:
             The turned features.
         """
+        if self.num_turned is not None:
+            first, rest = jnp.split(x, [self.num_turned], axis=-1)
+            turned = dataclasses.replace(self, num_turned=None)(first, lengths)
+            return jnp.concatenate([turned, rest], axis=-1)
         num_tokens, half = x.shape[-3], x.shape[-1] // 2
         dtype = accumulation_dtype(x)
         # In double precision: far positions multiply the error of a frequency.

@@ -15,9 +15,9 @@ from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormS
 STACKED = "blocks"
 
 
-def layer_norm(eps: float) -> nn.LayerNorm:
+def layer_norm(eps: float, *, use_bias: bool = True) -> nn.LayerNorm:
     """A layer norm whose variance loses no digits to a large mean, as pretrained models need it."""
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, parent=None)
+    return nn.LayerNorm(epsilon=eps, use_bias=use_bias, use_fast_variance=False, parent=None)
 
 
 def block_name(index: int) -> str:
@@ -178,6 +178,8 @@ def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) ->
         positions=rotary,
         causal=attention.causal,
         window=attention.window,
+        query_key_eps=attention.query_key_eps,
+        soft_cap=attention.soft_cap,
         **options,
     )
 
@@ -192,7 +194,7 @@ def block_specs(
     )
     specs = []
     for number, (part, branch) in enumerate(branches, 1):
-        norm = norm_spec(getattr(block, f"norm{number}"), params[f"norm{number}"])
+        norm = _optional_norm(block, f"norm{number}", params)
         before, after = (norm, None) if norm_first else (None, norm)
         specs.append(
             LayerSpec(
@@ -200,7 +202,13 @@ def block_specs(
                 branch=branch,
                 norm_before=before,
                 norm_after=after,
+                norm_branch=_optional_norm(block, f"out_norm{number}", params),
                 residual_scale=params.get(f"scale{number}"),
             )
         )
     return specs
+
+
+def _optional_norm(block, name, params):
+    norm = getattr(block, name, None)
+    return None if norm is None else norm_spec(norm, params[name])

@@ -29,7 +29,7 @@ from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._methods import PROVED
-from poolax.bounds._no_bound import NoBoundError
+from poolax.bounds._no_bound import NoBoundError, check_plain_logits
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
@@ -48,9 +48,9 @@ def ledger(
 ) -> Ledger:
     r"""Lipschitz bound of a backbone, from embeddings to token states, layer by layer.
 
-    A layer ``norm_after(x + s * branch(norm_before(x)))`` has the constant
+    A layer ``norm_after(x + s * norm_branch(branch(norm_before(x))))`` has the constant
 
-        ``c_after (1 + max|s| L_branch c_before)``,
+        ``c_after (1 + max|s| c_branch L_branch c_before)``,
 
     ``L_branch`` on the domain of what enters the branch, and the product over layers is taken in
     logarithms. The domain is propagated: attention gives averages of tokens, feed-forward layers change
@@ -173,6 +173,10 @@ def _add_layer(spec: LayerSpec, state: _State, tight: bool):
         lipschitz, branch_domain = _branch(spec.branch, entering, tight, has_norm=before is not None)
         if isinstance(spec.branch, MergeSpec):
             tokens = _merge_tokens(tokens, spec.branch.num_merged)
+    if spec.norm_branch is not None:
+        scale = _floating(spec.norm_branch.scale)
+        inner = inner * norm_lipschitz(spec.norm_branch.kind, scale, spec.norm_branch.eps)
+        branch_domain = normalised_domain(spec.norm_branch, branch_domain)
     through = lipschitz * inner
     if spec.residual_scale is not None:
         size = jnp.max(jnp.abs(spec.residual_scale))
@@ -242,6 +246,7 @@ def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
 
 
 def _attention(branch: AttentionSpec, state: _State, tight: bool):
+    check_plain_logits(branch.query_key_eps, branch.soft_cap)
     kind, params = branch.kind, branch.params
     metric_values = isinstance(kind, L2) and not kind.plain_values
     outer = jnp.ones(())

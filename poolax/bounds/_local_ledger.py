@@ -29,7 +29,7 @@ from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, attention_values
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
-from poolax.bounds._no_bound import NoBoundError
+from poolax.bounds._no_bound import NoBoundError, check_plain_logits
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
@@ -109,6 +109,13 @@ def local_ledger(
     for spec in layers:
         check_instance("layers", spec, LayerSpec, "LayerSpec records")
         is_attention = isinstance(spec.branch, AttentionSpec)
+        if is_attention:
+            check_plain_logits(spec.branch.query_key_eps, spec.branch.soft_cap)
+        if spec.norm_branch is not None:
+            raise NoBoundError(
+                f"layers: expected layers that add what their branch gives, got {spec.name!r}, which "
+                "normalises it first"
+            )
         attention = _next_map(maps, spec, num_tokens) if is_attention else None
         if attention is not None:
             check_finite("weights", attention)

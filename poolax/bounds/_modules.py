@@ -11,6 +11,7 @@ from jaxtyping import Array
 from poolax._checks import check_instance, is_concrete
 from poolax.attention import Kind, MultiHeadAttention, Rotary, from_name
 from poolax.bounds._domain import token_range
+from poolax.bounds._no_bound import check_plain_logits
 from poolax.records import TokenRange
 
 
@@ -53,6 +54,7 @@ def read_layer(
     params = kernels.get("params") if isinstance(kernels, Mapping) else None
     if not isinstance(params, Mapping) or "query" not in params:
         raise ValueError("variables: expected what MultiHeadAttention.init returned")
+    check_plain_logits(module.query_key_eps, module.soft_cap)
     _check_heads(module, params)
     tokens, windowed = _seen(module, token_range(num_tokens))
     if pattern is None:

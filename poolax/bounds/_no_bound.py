@@ -16,3 +16,13 @@ class NoBoundError(ValueError):
         ...     print("nothing was published")
         nothing was published
     """
+
+
+def check_plain_logits(query_key_eps: float | None, soft_cap: float | None) -> None:
+    """Refuse attention whose logits are more than scaled products of queries and keys."""
+    for name, value, what in (
+        ("query_key_eps", query_key_eps, "norms of queries and keys"),
+        ("soft_cap", soft_cap, "capped logits"),
+    ):
+        if value is not None:
+            raise NoBoundError(f"{name}: expected None, for no bound is known of {what}, got {value}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from poolax._checks import did_you_mean
 from poolax.backbones.pretrained._bert import BERT_FAMILIES
-from poolax.backbones.pretrained._decoder import DECODER
+from poolax.backbones.pretrained._decoder import DECODER_FAMILIES
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
 from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
@@ -19,7 +19,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *VIT_FAMILIES,
     *(TIMM_VIT, SWIN, LIPSFORMER),
     *BERT_FAMILIES,
-    *(GPT2_CHECKPOINT, DECODER),
+    GPT2_CHECKPOINT,
+    *DECODER_FAMILIES,
     MOMENT,
 )
 

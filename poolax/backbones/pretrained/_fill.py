@@ -207,10 +207,11 @@ def stacked_place(path: str) -> tuple[str, int]:
 
 
 def _read(path, sources, names, tensors, dtype) -> np.ndarray:
-    array = sources[path].convert(np.asarray(tensors[names[path]]))
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise _wrong(tensors, f"expected floating numbers in {names[path]}, got {array.dtype}")
-    return array if dtype is None else array.astype(dtype, copy=False)
+    stored = np.asarray(tensors[names[path]])
+    if not jnp.issubdtype(stored.dtype, jnp.floating):
+        raise _wrong(tensors, f"expected floating numbers in {names[path]}, got {stored.dtype}")
+    array = sources[path].convert(stored)
+    return array.astype(stored.dtype if dtype is None else dtype, copy=False)
 
 
 def _wrong(tensors, problem):

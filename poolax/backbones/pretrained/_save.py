@@ -20,7 +20,7 @@ from poolax._checks import check_choice, check_instance
 from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
 from poolax.backbones._bert import Bert
-from poolax.backbones._decoder import Decoder
+from poolax.backbones._decoder import Decoder, RotaryEncoder
 from poolax.backbones._gpt2 import GPT2
 from poolax.backbones._lipsformer import LipsFormer
 from poolax.backbones._moment import Moment
@@ -32,7 +32,8 @@ from poolax.backbones.pretrained._sentence import pooler_shapes
 from poolax.pooling import from_config
 
 _FAMILIES: dict[str, type[Backbone]] = {
-    family.__name__: family for family in (ViT, Bert, GPT2, Decoder, Moment, Swin, LipsFormer)
+    family.__name__: family
+    for family in (ViT, Bert, GPT2, Decoder, RotaryEncoder, Moment, Swin, LipsFormer)
 }
 _KEY = "backbone"
 

@@ -85,15 +85,20 @@ def joint_dense(path: str, *names: str, joint: str, index: int, width: int) -> S
     }
 
 
-def norm(path: str, *names: str, bias: bool = True) -> Sources:
-    """A norm's scale and shift."""
+def norm(path: str, *names: str, bias: bool = True, from_one: bool = False) -> Sources:
+    """A norm's scale and shift; ``from_one`` where scales are stored less one, as in Gemma."""
     # Files from TensorFlow's times have gamma and beta.
     scales = tuple(f"{name}.{part}" for name in names for part in ("weight", "gamma"))
-    found = {f"{path}/scale": Source(scales)}
+    found = {f"{path}/scale": Source(scales, _one_more if from_one else as_is)}
     if bias:
         shifts = tuple(f"{name}.{part}" for name in names for part in ("bias", "beta"))
         found[f"{path}/bias"] = Source(shifts)
     return found
+
+
+def _one_more(x):
+    # In float32, whatever the file has: the sum is rounded once, to what is asked for.
+    return x.astype(np.float32) + 1
 
 
 def heads_in(path: str, *names: str, num_heads: int, bias: bool = True) -> Sources:
@@ -133,6 +138,54 @@ def joint_heads(
             third = _third_bias(index, num_heads)
             found[f"{path}/{part}/bias"] = Source(tuple(f"{name}.bias" for name in names), third)
     return found
+
+
+def fused_heads(
+    path: str, name: str, *, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool = True
+) -> Sources:
+    """Query, key and value projections from one ((H + 2 H_kv) d_h, d) tensor, one below the other."""
+    counts = {"query": num_heads, "key": num_kv_heads, "value": num_kv_heads}
+    total, start, found = sum(counts.values()) * head_dim, 0, {}
+    for part, count in counts.items():
+        rows = (start, start + count * head_dim)
+        start = rows[1]
+        kernel, vector = _rows_of_heads(rows, total, count)
+        found[f"{path}/{part}/kernel"] = Source((f"{name}.weight",), kernel)
+        if bias:
+            found[f"{path}/{part}/bias"] = Source((f"{name}.bias",), vector)
+    return found
+
+
+def _rows_of_heads(rows, total, num_heads):
+    def kernel(x):
+        return _cut(x, rows, total).T.reshape(x.shape[1], num_heads, -1)
+
+    def vector(x):
+        return _cut(x, rows, total).reshape(num_heads, -1)
+
+    return kernel, vector
+
+
+def fused_dense(paths: tuple[str, ...], name: str, *, width: int, bias: bool = True) -> Sources:
+    """Linear layers of one width from one tensor, one below the other."""
+    found = {}
+    for index, path in enumerate(paths):
+        kernel, vector = _rows_of_layer((index * width, (index + 1) * width), len(paths) * width)
+        found[f"{path}/kernel"] = Source((f"{name}.weight",), kernel)
+        if bias:
+            found[f"{path}/bias"] = Source((f"{name}.bias",), vector)
+    return found
+
+
+def _rows_of_layer(rows, total):
+    return lambda x: _cut(x, rows, total).T, lambda x: _cut(x, rows, total)
+
+
+def _cut(x, rows, total):
+    """Some rows of a tensor that has to have ``total`` of them."""
+    if x.shape[0] != total:
+        raise ValueError(f"tensor: expected {total} rows, got {x.shape[0]}")
+    return x[slice(*rows)]
 
 
 def _split_heads(num_heads):
