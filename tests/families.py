@@ -138,8 +138,28 @@ def rotary_encoder():
     return backbones.RotaryEncoder.init(config, KEY)
 
 
+def t5():
+    """A T5 whose blocks have biases of their own."""
+    config = backbones.T5Config(
+        *(52, 16, 2, 2),
+        head_dim=6,
+        mlp_dim=24,
+        activation="gelu_new",
+        use_gate=True,
+        num_buckets=8,
+        max_distance=5,
+        bias_by_block=True,
+    )
+    return backbones.T5.init(config, KEY)
+
+
 # With every switch set that the configurations above leave alone.
-SWITCHED = {"bert": bert_switched, "decoder": decoder_switched, "encoder": rotary_encoder}
+SWITCHED = {
+    "bert": bert_switched,
+    "decoder": decoder_switched,
+    "encoder": rotary_encoder,
+    "t5": t5,
+}
 
 
 # With tests of their own for what they do not share with the others.

@@ -58,10 +58,10 @@ def padded_masks(num_tokens):
     return mask
 
 
-def reference(name, fields, seed=0):
+def reference(name, fields, seed=0, part="Model"):
     """A reference model by the name of its class, without its ending."""
     config = getattr(transformers, f"{name}Config")(**fields)
-    return build(getattr(transformers, f"{name}Model"), config, seed)
+    return build(getattr(transformers, f"{name}{part}"), config, seed)
 
 
 def assert_layers(backbone, reference, inputs, mask=None, tolerance=TOLERANCE):

@@ -71,6 +71,9 @@ def two_ropes(full, sliding):
     }
 
 
+T5 = {"d_model": 16, "num_layers": 2, "num_heads": 4, "d_kv": 6, "d_ff": 24, "vocab_size": 50}
+T5 |= {"decoder_start_token_id": 0}
+
 CASES = {
     "roberta": ("Roberta", ENCODER | {"pad_token_id": PAD_ID}),
     "xlm-roberta-relu-eps": (
@@ -142,9 +145,18 @@ CASES = {
         "EuroBert",
         DECODER | {"mask_token_id": 3, "attention_bias": True, "mlp_bias": True},
     ),
+    "t5": ("T5", T5),
+    "t5-gated-buckets": (
+        "T5",
+        T5
+        | {"feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 8}
+        | {"relative_attention_max_distance": 5, "layer_norm_epsilon": 1e-2},
+    ),
+    "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "umt5": ("UMT5", T5),
 }
 # They count positions themselves, from ids of padding or not at all.
-COUNTING = ("Roberta", "XLMRoberta", "Camembert", "MPNet")
+COUNTING = ("Roberta", "XLMRoberta", "Camembert", "MPNet", "T5", "MT5", "UMT5")
 
 
 def masks():
@@ -158,7 +170,7 @@ def masks():
 
 @pytest.mark.parametrize(("name", "fields"), CASES.values(), ids=CASES)
 def test_texts(name, fields, tmp_path):
-    model = reference(name, fields)
+    model = reference(name, fields, part="EncoderModel" if name.endswith("T5") else "Model")
     backbone = backbones.load(save(model, tmp_path))
     mask = masks()
     ids = np.random.default_rng(0).integers(2, 50, mask.shape)

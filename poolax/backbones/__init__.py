@@ -18,6 +18,8 @@ from poolax.backbones._series import SeriesPreprocess as SeriesPreprocess
 from poolax.backbones._sharding import tensor_parallel as tensor_parallel
 from poolax.backbones._swin import Swin as Swin
 from poolax.backbones._swin import SwinConfig as SwinConfig
+from poolax.backbones._t5 import T5 as T5
+from poolax.backbones._t5 import T5Config as T5Config
 from poolax.backbones._tokens import TextPreprocess as TextPreprocess
 from poolax.backbones._vit import ViT as ViT
 from poolax.backbones._vit import ViTConfig as ViTConfig

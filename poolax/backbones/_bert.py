@@ -168,7 +168,7 @@ class Bert(BlockBackbone):
         """See :meth:`BlockBackbone.logit_bias`."""
         if not self.config.num_buckets:
             return None
-        return relative_bias(params["encoder"], self.config, num_tokens)
+        return relative_bias(params["encoder"]["relative_bias"], self.config, num_tokens)
 
     def _norm(self):
         return _layers.layer_norm(self.config.norm_eps)

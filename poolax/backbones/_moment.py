@@ -12,20 +12,17 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax import codec
-from poolax._activations import activation_from_name
 from poolax._checks import (
     broadcast_mask,
     check_count,
     check_divides,
     check_finite,
     check_floating,
-    check_number,
 )
 from poolax._numerics import accumulation_dtype, safe_sqrt, with_leading_axes
-from poolax.attention import DotProduct, MultiHeadAttention
 from poolax.backbones._base import BlockBackbone
 from poolax.backbones._relative import relative_bias, with_relative_bias
-from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
+from poolax.backbones._t5 import check_t5_sizes, t5_block, t5_norm
 
 _REVIN_EPS = 1e-5
 
@@ -73,16 +70,11 @@ class MomentConfig:
 
     def __post_init__(self):
         """Refuse sizes that do not fit."""
-        for field in ("num_steps", "patch_len", "max_patches", "width", "num_layers", "num_heads"):
+        for field in ("num_steps", "patch_len", "max_patches"):
             check_count(field, getattr(self, field))
-        check_count("head_dim", self.head_dim)
-        check_count("mlp_dim", self.mlp_dim)
+        check_t5_sizes(self)
         check_divides("patch_len", self.patch_len, "num_steps", self.num_steps)
         check_count("max_patches", self.max_patches, at_least=self.num_steps // self.patch_len)
-        check_count("num_buckets", self.num_buckets, at_least=4)
-        check_count("max_distance", self.max_distance, at_least=self.num_buckets // 4 + 1)
-        check_number("norm_eps", self.norm_eps, above=0.0)
-        activation_from_name(self.activation)
 
 
 def sinusoids(num_rows: int, width: int) -> Float[np.ndarray, "rows d"]:
@@ -167,22 +159,16 @@ class Moment(BlockBackbone):
     def block(self, index: int) -> nn.Module:
         """See :meth:`BlockBackbone.block`."""
         del index
-        config = self.config
-        attention = MultiHeadAttention(
-            config.num_heads, DotProduct(scale=1.0), head_dim=config.head_dim, parent=None
-        )
-        layer = GatedFeedForward if config.use_gate else FeedForward
-        ffn = layer(config.mlp_dim, activation_from_name(config.activation), parent=None)
-        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm)
+        return t5_block(self.config)
 
     @property
     def final_norm(self) -> nn.Module:
         """See :class:`BlockBackbone`."""
-        return nn.RMSNorm(epsilon=self.config.norm_eps, parent=None)
+        return t5_norm(self.config)
 
     def logit_bias(self, params: PyTree, num_tokens: int) -> Float[Array, "H n n"]:
         """Relative bias by head, query and key, the same in every block."""
-        return relative_bias(params["encoder"], self.config, num_tokens)
+        return relative_bias(params["encoder"]["relative_bias"], self.config, num_tokens)
 
     def embed(
         self,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from poolax.backbones._layers import block_name
+
 
 def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "n n"]:
     """Number of the bucket that the distance from query (row) to key (column) falls into.
@@ -27,11 +29,13 @@ def relative_buckets(num_tokens: int, num_buckets: int, max_distance: int) -> In
     return np.where(offset > 0, per_side, 0) + np.where(distance < exact, distance, far)
 
 
-def relative_bias(params: PyTree, config: Any, num_tokens: int) -> Float[Array, "*layers H n n"]:
+def relative_bias(
+    tables: Float[Array, "*layers buckets H"], config: Any, num_tokens: int
+) -> Float[Array, "*layers H n n"]:
     """Bias by head, query and key; one for each block where each has a table of its own.
 
     Args:
-        params: Parameters of the encoder, with ``relative_bias (*layers, buckets, H)``.
+        tables: The biases by bucket and head, one table or one for each block.
         config: Has ``num_buckets`` and ``max_distance``.
         num_tokens: Number of tokens ``n``.
 
@@ -39,12 +43,19 @@ def relative_bias(params: PyTree, config: Any, num_tokens: int) -> Float[Array, 
         Shape ``(*layers, H, n, n)``.
     """
     buckets = relative_buckets(num_tokens, config.num_buckets, config.max_distance)
-    return jnp.moveaxis(params["relative_bias"][..., buckets, :], -1, -3)
+    return jnp.moveaxis(tables[..., buckets, :], -1, -3)
 
 
 def with_relative_bias(model: Any, key: Array, *, by_block: bool = False) -> dict[str, PyTree]:
-    """Parameters of a model's encoder with random biases, common to all blocks or one table each."""
-    config = model.config
-    shape = (config.num_layers,) * by_block + (config.num_buckets, config.num_heads)
-    table = config.width**-0.5 * jax.random.normal(key, shape)
-    return {**model.params["encoder"], "relative_bias": table}
+    """Parameters of a model's encoder with random biases: one table, or one in each block."""
+    config, encoder = model.config, model.params["encoder"]
+    shape = (config.num_buckets, config.num_heads)
+    size = config.width**-0.5
+    if not by_block:
+        return {**encoder, "relative_bias": size * jax.random.normal(key, shape)}
+    tables = size * jax.random.normal(key, (config.num_layers, *shape))
+    blocks = {
+        name: {**encoder[name], "relative_bias": table}
+        for name, table in zip(map(block_name, range(config.num_layers)), tables, strict=True)
+    }
+    return {**encoder, **blocks}

@@ -12,6 +12,7 @@ from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
 from poolax.backbones.pretrained._sources import Architecture
 from poolax.backbones.pretrained._swin import SWIN
+from poolax.backbones.pretrained._t5 import T5_CHECKPOINT
 from poolax.backbones.pretrained._timm import TIMM_VIT
 from poolax.backbones.pretrained._vit import VIT_FAMILIES
 
@@ -21,7 +22,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *BERT_FAMILIES,
     GPT2_CHECKPOINT,
     *DECODER_FAMILIES,
-    MOMENT,
+    *(T5_CHECKPOINT, MOMENT),
 )
 
 # Kinds of models have short names, of which the nearest may share little more than its ending.

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from poolax._activations import activation_from_name
 from poolax.backbones._moment import Moment, MomentConfig
 from poolax.backbones._series import SeriesPreprocess
 from poolax.backbones.pretrained._sources import (
@@ -11,11 +10,9 @@ from poolax.backbones.pretrained._sources import (
     check_fields,
     dense,
     first,
-    heads_in,
-    heads_out,
-    norm,
     read_field,
 )
+from poolax.backbones.pretrained._t5 import t5_sizes, t5_sources
 
 _POSITION = "patch_embedding.position_embedding.pe"
 _T5_SIZES = ("d_model", "num_layers", "num_heads", "d_kv", "d_ff")
@@ -36,9 +33,6 @@ def read_config(raw, shapes):
     }
     check_fields(raw, implemented)
     t5: Any = raw.get("t5_config") or _flan_t5(raw)
-    projection = t5.get("feed_forward_proj", "relu")
-    activation = projection.removeprefix("gated-")
-    activation_from_name(activation, "feed_forward_proj")
     width = read_field(t5, "d_model")
     check_fields(raw, {"d_model": (None, width)})
     _, max_patches, _ = shapes.get(_POSITION, (1, MomentConfig.max_patches, width))
@@ -46,17 +40,7 @@ def read_config(raw, shapes):
         num_steps=raw.get("seq_len", MomentConfig.num_steps),
         patch_len=patch_len,
         max_patches=max_patches,
-        width=width,
-        num_layers=read_field(t5, "num_layers"),
-        num_heads=read_field(t5, "num_heads"),
-        head_dim=t5.get("d_kv", 64),
-        mlp_dim=read_field(t5, "d_ff"),
-        # T5 means the tanh form by this one name.
-        activation="gelu_new" if projection == "gated-gelu" else activation,
-        use_gate=projection.startswith("gated-"),
-        num_buckets=t5.get("relative_attention_num_buckets", 32),
-        max_distance=t5.get("relative_attention_max_distance", 128),
-        norm_eps=t5.get("layer_norm_epsilon", 1e-6),
+        **t5_sizes(t5),
         use_value_bias=raw.get("value_embedding_bias", False),
         use_revin_affine=raw.get("revin_affine", False),
         use_head=raw.get("task_name") in (None, "reconstruction", "pre-training"),
@@ -86,28 +70,7 @@ def sources(config):
             )
     if config.use_head:
         found |= dense("head", "head.linear")
-    names = {"gate": "wi_0", "hidden": "wi_1"} if config.use_gate else {"hidden": "wi"}
-    for index in range(config.num_layers):
-        ours, theirs = f"encoder/block_{index}", f"encoder.block.{index}"
-        attention = f"{theirs}.layer.0.SelfAttention"
-        for part in ("query", "key", "value"):
-            found |= heads_in(
-                f"{ours}/attention/{part}",
-                f"{attention}.{part[0]}",
-                num_heads=config.num_heads,
-                bias=False,
-            )
-        found |= heads_out(
-            f"{ours}/attention/out", f"{attention}.o", num_heads=config.num_heads, bias=False
-        )
-        found |= norm(f"{ours}/norm1", f"{theirs}.layer.0.layer_norm", bias=False)
-        for part, name in {**names, "out": "wo"}.items():
-            found |= dense(f"{ours}/ffn/{part}", f"{theirs}.layer.1.DenseReluDense.{name}", bias=False)
-        found |= norm(f"{ours}/norm2", f"{theirs}.layer.1.layer_norm", bias=False)
-    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    found["encoder/relative_bias"] = Source((bias,))
-    found |= norm("encoder/norm", "encoder.final_layer_norm", bias=False)
-    return found
+    return found | t5_sources(config)
 
 
 def read_preprocess(directory, raw, config):
