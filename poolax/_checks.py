@@ -252,6 +252,15 @@ def check_flag(name: str, value: Any) -> None:
     check_instance(name, value, (bool, np.bool_), "True or False")
 
 
+def check_flag_or_names(name: str, value: Any, names: Iterable[str]) -> None:
+    """Refuse anything but True, False and a tuple of some of the names."""
+    if isinstance(value, tuple):
+        for part in value:
+            check_choice(name, part, names)
+    else:
+        check_flag(name, value)
+
+
 def check_path(name: str, value: Any) -> None:
     """Refuse anything but a path; an empty one would be the current folder."""
     check_instance(name, value, (str, os.PathLike), "a path")

@@ -69,11 +69,19 @@ def lipsformer():
     return backbones.LipsFormer.init(backbones.LipsFormerConfig(16, **SMALL_STAGES), KEY)
 
 
-def dinov2():
+def dinov3():
+    """Registers, layer scale, gates, rotary patches, and keys alone without a bias."""
     config = backbones.ViTConfig(
-        8, 4, 3, 16, 2, 2, 24, norm_eps=1e-6, layer_scale=0.5, use_gate=True, activation="silu"
+        *(8, 4, 3, 16, 2, 2, 24),
+        norm_eps=1e-6,
+        use_qkv_bias=("query", "value"),
+        activation="silu",
+        layer_scale=0.5,
+        use_gate=True,
+        num_registers=2,
+        rotary_theta=100.0,
     )
-    return backbones.ViT.init(config, KEY)
+    return backbones.ViT.init(config, KEY).replace(grid=(2, 3))
 
 
 def bert_switched():
@@ -163,16 +171,16 @@ SWITCHED = {
 
 
 # With tests of their own for what they do not share with the others.
-OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov2": dinov2}
+OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov3": dinov3}
 ALL_FAMILIES = FAMILIES | OTHER_FAMILIES
-STACKABLE = (*FAMILIES, "moment", "dinov2")
+STACKABLE = (*FAMILIES, "moment", "dinov3")
 TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
 
 
 def inputs(name, batch=2):
     """Inputs of a family."""
     rng = np.random.default_rng(0)
-    sizes = {"vit": (8, 8), "swin": (18, 18), "lipsformer": (16, 16), "dinov2": (8, 12)}
+    sizes = {"vit": (8, 8), "swin": (18, 18), "lipsformer": (16, 16), "dinov3": (8, 12)}
     if name in sizes:
         return rng.normal(size=(batch, *sizes[name], 3)).astype(np.float32)
     if name == "moment":

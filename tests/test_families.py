@@ -34,7 +34,7 @@ def test_layers_weights_and_batches(family):
     assert_close(backbone.encode(backbone.params, embeddings, mask).states, out.states, 1e-6)
     nested = backbone(x[None])
     assert_close(nested.states[0], out.states, 1e-5)
-    assert nested.num_prefix == type(backbone).num_prefix
+    assert nested.num_prefix == backbone.num_prefix
     with pytest.raises(ValueError, match=r"layer: expected -1 to 2, got 3"):
         backbone.apply(backbone.params, x, layer=3)
 

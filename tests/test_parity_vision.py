@@ -17,26 +17,40 @@ SIZES = {
     "patch_size": 4,
 }
 VIT = SIZES | {"intermediate_size": 24}
+GREY = {"num_channels": 1, "hidden_act": "relu", "layer_norm_eps": 1e-2}
+SWITCHES = GREY | {"qkv_bias": False}
 DINOV2 = SIZES | {"mlp_ratio": 2, "layerscale_value": 0.5}
 
-# Fields, then the sizes of images: what positions are stored for, other ones, and what is left over.
+# Fields, then sizes of images: what positions are stored for, other ones, and what leaves pixels over.
 CASES = {
     "vit": ("ViT", VIT, [(12, 20), (9, 5)]),
+    "vit-left-over-pixels": ("ViT", VIT | {"image_size": 18}, [(18, 18)]),
+    "deit": ("DeiT", VIT | SWITCHES, [(16, 16), (9, 21)]),
+    "mae": ("ViTMAE", VIT | SWITCHES | {"mask_ratio": 0.0}, [(8, 20)]),
+    "msn": ("ViTMSN", VIT | SWITCHES, [(20, 8)]),
     "dinov2": ("Dinov2", DINOV2, [(16, 16), (12, 20), (9, 5)]),
-    "dinov2-gate-no-bias": (
-        "Dinov2",
-        DINOV2 | {"use_swiglu_ffn": True, "qkv_bias": False, "mlp_ratio": 3},
-        [(16, 16)],
+    "dinov2-gate": ("Dinov2", DINOV2 | {"use_swiglu_ffn": True, "mlp_ratio": 3}, [(16, 16)]),
+    "dinov2-switches": ("Dinov2", DINOV2 | SWITCHES | {"use_mask_token": False}, [(28, 4)]),
+    "registers": ("Dinov2WithRegisters", DINOV2 | {"num_register_tokens": 3}, [(16, 16), (12, 20)]),
+    "registers-gate": (
+        "Dinov2WithRegisters",
+        DINOV2 | SWITCHES | {"num_register_tokens": 1, "use_swiglu_ffn": True},
+        [(4, 8)],
     ),
-    "dinov2-relu-eps-grey": (
-        "Dinov2",
-        DINOV2 | {"hidden_act": "relu", "layer_norm_eps": 1e-2, "num_channels": 1},
-        [(28, 4)],
+    "dinov3": ("DINOv3ViT", VIT | {"num_register_tokens": 2}, [(16, 16), (12, 22)]),
+    "dinov3-switches": (
+        "DINOv3ViT",
+        VIT
+        | GREY
+        | {"rope_theta": 17.0, "query_bias": False, "key_bias": True, "value_bias": False}
+        | {"proj_bias": False, "mlp_bias": False, "use_gated_mlp": True, "layerscale_value": 0.3},
+        [(8, 4)],
     ),
-    "dinov2-no-mask-token": ("Dinov2", DINOV2 | {"use_mask_token": False}, [(4, 16)]),
+    "clip": ("CLIPVision", VIT, [(16, 16), (12, 22)]),
+    "clip-switches": ("CLIPVision", VIT | GREY, [(8, 8)]),
 }
 # What interpolates only when it is asked to.
-ON_REQUEST = ("ViT",)
+ON_REQUEST = ("ViT", "DeiT", "ViTMAE", "ViTMSN", "CLIPVision")
 
 
 def reference(name, fields, seed=0):
@@ -55,6 +69,10 @@ def channels_first(x):
 
 def run_on_images(name, model, x):
     options = {"interpolate_pos_encoding": True} if name in ON_REQUEST else {}
+    if name == "ViTMAE":
+        # Patches are shuffled by this noise, and none is left out.
+        num_patches = x.shape[1] // 4 * (x.shape[2] // 4)
+        options["noise"] = np.tile(np.arange(num_patches, dtype=np.float32), (len(x), 1))
     return run(model, pixel_values=channels_first(x), **options)
 
 

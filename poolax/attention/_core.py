@@ -15,6 +15,7 @@ from poolax._checks import (
     check_divides,
     check_finite,
     check_flag,
+    check_flag_or_names,
     check_floating,
     check_number,
     check_result,
@@ -29,7 +30,10 @@ from poolax._numerics import (
 from poolax._typing import AnyArray
 from poolax.attention._kinds import L2, Cosine, DotProduct, Kind, check_kind
 from poolax.attention._masks import attention_mask
+from poolax.attention._patch_rotary import PatchRotary
 from poolax.attention._rotary import Rotary
+
+_PROJECTIONS = ("query", "key", "value", "out")
 
 
 def normalize_rows(x: Float[Array, "*batch d"], eps: float) -> Float[Array, "*batch d"]:
@@ -91,8 +95,9 @@ class MultiHeadAttention(nn.Module):
             Query heads ``h`` with equal ``h // (H / H_kv)`` share a key and value head.
         causal: Each query sees only itself and what stands before it.
         window: Each query sees at most this many neighbours; see :func:`attention_mask`.
-        rotary: :class:`Rotary` positions, or ``None``. For dot-product and cosine attention.
-        use_bias: Biases on all projections.
+        rotary: :class:`Rotary` positions, those of patches (:class:`PatchRotary`), or ``None``. For
+            dot-product and cosine attention.
+        use_bias: Biases on all projections, or names of those that have one, such as ``("query",)``.
         use_out_bias: Bias on the output projection; ``None`` takes ``use_bias``.
         head_dim: Width ``d_h`` of a head; ``None`` takes ``d / H``, and ``H`` then divides ``d``.
         query_key_eps: Normalise each head's queries and keys by an RMSNorm with a learned scale,
@@ -122,8 +127,8 @@ class MultiHeadAttention(nn.Module):
     num_kv_heads: int | None = None
     causal: bool = False
     window: int | None = None
-    rotary: Rotary | None = None
-    use_bias: bool = False
+    rotary: Rotary | PatchRotary | None = None
+    use_bias: bool | tuple[str, ...] = False
     use_out_bias: bool | None = None
     head_dim: int | None = None
     query_key_eps: float | None = None
@@ -168,7 +173,7 @@ class MultiHeadAttention(nn.Module):
         group = self.num_heads // num_kv_heads
 
         def projection(name, shape, num_inputs=1):
-            use_bias = self.use_bias
+            use_bias = self.use_bias if isinstance(self.use_bias, bool) else name in self.use_bias
             if name == "out" and self.use_out_bias is not None:
                 use_bias = self.use_out_bias
             return _Projection(shape, num_inputs, use_bias, self.param_dtype, name=name)()
@@ -225,7 +230,7 @@ class MultiHeadAttention(nn.Module):
     def _check_configuration(self, width: int) -> tuple[int, int]:
         check_kind(self.kind)
         check_flag("causal", self.causal)
-        check_flag("use_bias", self.use_bias)
+        check_flag_or_names("use_bias", self.use_bias, _PROJECTIONS)
         check_count("num_heads", self.num_heads)
         if self.head_dim is None:
             check_divides("num_heads", self.num_heads, "d", width)

@@ -22,7 +22,7 @@ from poolax.backbones._t5 import T5 as T5
 from poolax.backbones._t5 import T5Config as T5Config
 from poolax.backbones._tokens import TextPreprocess as TextPreprocess
 from poolax.backbones._vit import ViT as ViT
-from poolax.backbones._vit import ViTConfig as ViTConfig
+from poolax.backbones._vit_config import ViTConfig as ViTConfig
 from poolax.backbones.pretrained._families import Family as Family
 from poolax.backbones.pretrained._families import families as families
 from poolax.backbones.pretrained._load import from_state_dict as from_state_dict

@@ -1,134 +1,81 @@
-"""Vision Transformer: patches and a CLS token through Pre-LN blocks."""
+"""Vision Transformers: patches, tokens in front of them, and Pre-LN blocks."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from poolax import codec
 from poolax._activations import activation_from_name
-from poolax._checks import (
-    broadcast_mask,
-    check_choice,
-    check_count,
-    check_divides,
-    check_number,
-)
+from poolax._checks import broadcast_mask
 from poolax._numerics import with_leading_axes
 from poolax._patches import patchify
-from poolax.attention import MultiHeadAttention
+from poolax.attention import MultiHeadAttention, PatchRotary
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
-from poolax.backbones._grids import INTERPOLATIONS, patch_grid, resize_table
+from poolax.backbones._grids import patch_grid, resize_table
+from poolax.backbones._vit_config import ViTConfig
 from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
-
-
-@codec.register("backbone", "vit")
-@dataclasses.dataclass(frozen=True, repr=False)
-class ViTConfig:
-    """Sizes and switches of a Vision Transformer.
-
-    Attributes:
-        image_size: Height and width in pixels of the images that the positions are stored for; others
-            are taken as well, see ``interpolation``.
-        patch_size: Height and width of a patch, at most ``image_size``.
-        num_channels: Colour channels.
-        width: Width ``d`` of the tokens.
-        num_layers: Number of blocks.
-        num_heads: Attention heads; divides ``width``.
-        mlp_dim: Width of the feed-forward layers.
-        norm_eps: What LayerNorm adds to the variance.
-        use_mask_token: Whether there is a token that stands in for hidden patches, for pretraining.
-        use_qkv_bias: Biases on queries, keys and values.
-        activation: Name of the activation.
-        interpolation: How positions are brought to the grid of patches of images of another size:
-            ``"bicubic"`` or ``"bilinear"``, as PyTorch has them, or either with ``"-antialias"``.
-        layer_scale: What learned scales of the blocks' branches start at; ``None`` for none.
-        use_gate: Gated feed-forward layers.
-    """
-
-    image_size: int
-    patch_size: int
-    num_channels: int
-    width: int
-    num_layers: int
-    num_heads: int
-    mlp_dim: int
-    norm_eps: float = 1e-12
-    use_mask_token: bool = False
-    use_qkv_bias: bool = True
-    activation: str = "gelu"
-    interpolation: str = codec.added("bicubic")
-    layer_scale: float | None = codec.added(None)
-    use_gate: bool = codec.added(False)
-
-    __repr__ = codec.brief
-
-    def __post_init__(self):
-        """Refuse sizes that do not fit."""
-        for field in ("image_size", "patch_size", "num_channels", "width", "num_layers", "mlp_dim"):
-            check_count(field, getattr(self, field))
-        check_count("num_heads", self.num_heads)
-        if self.patch_size > self.image_size:
-            raise ValueError(
-                f"patch_size: expected at most image_size = {self.image_size}, got {self.patch_size}"
-            )
-        check_divides("num_heads", self.num_heads, "width", self.width)
-        check_number("norm_eps", self.norm_eps, above=0.0)
-        activation_from_name(self.activation)
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        if self.layer_scale is not None:
-            check_number("layer_scale", self.layer_scale)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches that the positions are stored for."""
-        return (self.image_size // self.patch_size,) * 2
-
-    @property
-    def num_patches(self) -> int:
-        """Number of patches of an image of ``image_size``."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def patch_dim(self) -> int:
-        """Number of values in a patch."""
-        return self.patch_size**2 * self.num_channels
 
 
 class _Embeddings(nn.Module):
     config: ViTConfig
+    norm: nn.Module | None
 
     @nn.compact
     def __call__(self, images, grid, hidden=None):
         config = self.config
         init = nn.initializers.normal(0.02)
-        tokens = nn.Dense(config.width, name="patch")(patchify(images, config.patch_size))
+        project = nn.Dense(config.width, use_bias=config.use_patch_bias, name="patch")
+        tokens = project(patchify(images, config.patch_size))
         if config.use_mask_token:
             mask_token = self.param("mask_token", init, (config.width,))
             if hidden is not None:
                 tokens = jnp.where(
                     hidden[..., None], with_leading_axes(mask_token, tokens.ndim), tokens
                 )
-        cls = self.param("cls_token", init, (1, config.width))
-        cls = jnp.broadcast_to(cls, (*tokens.shape[:-2], 1, config.width))
-        tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=-2)
-        position = self.param("position", init, (config.num_patches + 1, config.width))
-        patches = resize_table(position[1:], config.grid, grid, config.interpolation)
-        position = jnp.concatenate([position[:1], patches])
-        return tokens + with_leading_axes(position, tokens.ndim)
+        prefix = []
+        if config.use_cls_token:
+            prefix.append(self.param("cls_token", init, (1, config.width)))
+        if config.num_registers:
+            prefix.append(self.param("registers", init, (config.num_registers, config.width)))
+        if prefix:
+            rows = jnp.concatenate(prefix).astype(tokens.dtype)
+            rows = jnp.broadcast_to(rows, (*tokens.shape[:-2], *rows.shape))
+            tokens = jnp.concatenate([rows, tokens], axis=-2)
+        if config.use_positions:
+            first, last = config.num_positioned, config.num_prefix - config.num_positioned
+            shape = (first + config.num_patches, config.width)
+            position = self.param("position", init, shape)
+            patches = resize_table(position[first:], config.grid, grid, config.interpolation)
+            without = jnp.zeros((last, config.width), position.dtype)
+            position = jnp.concatenate([position[:first], without, patches])
+            tokens = tokens + with_leading_axes(position, tokens.ndim)
+        return tokens if self.norm is None else self.norm(tokens)
+
+
+def _embeddings(config):
+    norm = _layers.layer_norm(config.norm_eps) if config.use_embedding_norm else None
+    return _Embeddings(config, norm, parent=None)
 
 
 @struct.dataclass
 class ViT(BlockBackbone):
-    """Vision Transformer with a CLS token, learned positions and Pre-LN blocks.
+    """Vision Transformer: Pre-LN blocks on patches, with learned or rotary positions.
+
+    One class for the families that differ by switches: ViT, DeiT, MAE, MSN, DINOv2 and DINOv3, the
+    vision towers of CLIP and SigLIP.
 
     Inputs are preprocessed images, ``(*batch, height, width, num_channels)``, of any size from one
-    patch on; what is left over at right and bottom is not seen. Token 0 is CLS, then the patches row
-    by row.
+    patch on; what is left over at right and bottom is not seen. Tokens in front are CLS, if there is
+    one, and registers; then come the patches row by row.
+
+    Attributes:
+        grid: Rows and columns of patches of the embeddings that :meth:`encode` takes, which rotary
+            positions count; ``None`` for a square. :meth:`apply` knows them from the images.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -136,37 +83,58 @@ class ViT(BlockBackbone):
         >>> vit = ViT.init(config, jax.random.key(0))
         >>> vit(jnp.zeros((3, 8, 8, 1))).states.shape
         (3, 17, 16)
+        >>> vit(jnp.zeros((3, 4, 10, 1))).states.shape
+        (3, 11, 16)
 
     Reference:
-        Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021).
+        Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021); Oquab et al., "DINOv2"
+        (TMLR 2024); Darcet et al., "Vision Transformers Need Registers" (ICLR 2024).
     """
 
-    summary_token: ClassVar[str] = "first"
     modality: ClassVar[str] = "vision"
-    num_prefix: ClassVar[int] = 1
+
+    grid: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def summary_token(self) -> str:  # type: ignore[override]
+        """``"first"`` where there is a CLS token."""
+        return "first" if self.config.use_cls_token else "last"
+
+    @property
+    def num_prefix(self) -> int:  # type: ignore[override]
+        """Number of tokens in front that stand for no part of the image."""
+        return self.config.num_prefix
 
     @classmethod
     def init_embeddings(cls, config, key):
         """See :meth:`BlockBackbone.init_embeddings`."""
         images = jnp.zeros((1, config.image_size, config.image_size, config.num_channels))
-        return _Embeddings(config).init(key, images, config.grid)["params"]
+        return _embeddings(config).init(key, images, config.grid)["params"]
 
     def block(self, index: int) -> nn.Module:
         """See :meth:`BlockBackbone.block`."""
         del index
         config = self.config
+        rotary = None
+        if config.rotary_theta is not None:
+            rotary = PatchRotary(config.rotary_theta, config.num_prefix, self.grid)
         attention = MultiHeadAttention(
-            config.num_heads, use_bias=config.use_qkv_bias, use_out_bias=True, parent=None
+            config.num_heads,
+            rotary=rotary,
+            use_bias=config.use_qkv_bias,
+            use_out_bias=config.use_out_bias,
+            parent=None,
         )
         activation = activation_from_name(config.activation)
         layer = GatedFeedForward if config.use_gate else FeedForward
-        ffn = layer(config.mlp_dim, activation, use_bias=True, parent=None)
-        return PreLNBlock(attention, ffn, self.final_norm, self.final_norm, config.layer_scale)
+        ffn = layer(config.mlp_dim, activation, use_bias=config.use_mlp_bias, parent=None)
+        norms = [_layers.layer_norm(config.norm_eps) for _ in range(2)]
+        return PreLNBlock(attention, ffn, *norms, config.layer_scale)
 
     @property
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> nn.Module | None:
         """See :class:`BlockBackbone`."""
-        return _layers.layer_norm(self.config.norm_eps)
+        return _layers.layer_norm(self.config.norm_eps) if self.config.use_final_norm else None
 
     def embed(
         self,
@@ -181,12 +149,12 @@ class ViT(BlockBackbone):
         Args:
             params: Parameters.
             inputs: Preprocessed images.
-            mask: True at real tokens (CLS first), broadcastable to ``(*batch, n)``; ``None`` if all
-                are real.
+            mask: True at real tokens, those in front first, broadcastable to ``(*batch, n)``; ``None``
+                if all are real.
             hidden: Patches to replace by the mask token, for pretraining.
 
         Returns:
-            Embeddings, shape ``(*batch, 1 + patches, d)``, and the mask.
+            Embeddings, shape ``(*batch, num_prefix + patches, d)``, and the mask.
 
         Raises:
             ValueError: for a wrong shape or dtype, images smaller than a patch, non-finite pixels, or
@@ -196,6 +164,12 @@ class ViT(BlockBackbone):
         grid = patch_grid(config, inputs)
         if hidden is not None and not config.use_mask_token:
             raise ValueError("hidden: expected None for a model without a mask token, got an array")
-        mask = broadcast_mask(mask, (*inputs.shape[:-3], grid[0] * grid[1] + 1))
+        mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_prefix + grid[0] * grid[1]))
         variables = {"params": params["embeddings"]}
-        return _Embeddings(config).apply(variables, inputs, grid, hidden), mask
+        return _embeddings(config).apply(variables, inputs, grid, hidden), mask
+
+    def apply(self, params, inputs, mask=None, *, layer=-1, return_weights=False):
+        """See :meth:`Backbone.apply`."""
+        embeddings, mask = self.embed(params, inputs, mask)
+        there = dataclasses.replace(self, grid=patch_grid(self.config, inputs))
+        return there.encode(params, embeddings, mask, layer=layer, return_weights=return_weights)

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 from poolax._checks import check_choice
 from poolax._numerics import at_highest_precision
 from poolax._threads import on_one_thread
-from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, Rotary
+from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, PatchRotary, Rotary
 from poolax.bounds._attention_kernels import attention_of_kernels
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._methods import METHODS
@@ -32,7 +32,7 @@ def dot_product_attention(
     spread: _Number | None = None,
     query_bias: Float[ArrayLike, "H d_h"] | None = None,
     key_bias: Float[ArrayLike, "H_kv d_h"] | None = None,
-    rotary: bool | Rotary = False,
+    rotary: bool | Rotary | PatchRotary = False,
     method: str = "sharp",
     pattern: str = "any",
     per_token: bool = False,
@@ -301,7 +301,7 @@ def attention(
     num_tokens: _NumTokens,
     radius: _Number | None = None,
     spread: _Number | None = None,
-    rotary: bool | Rotary | None = None,
+    rotary: bool | Rotary | PatchRotary | None = None,
     method: str = "sharp",
     pattern: str | None = None,
 ) -> AttentionBound:

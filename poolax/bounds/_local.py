@@ -22,7 +22,15 @@ from poolax._checks import (
 from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
 from poolax._threads import on_one_thread
-from poolax.attention import L2, DotProduct, Kind, MultiHeadAttention, Rotary, from_name
+from poolax.attention import (
+    L2,
+    DotProduct,
+    Kind,
+    MultiHeadAttention,
+    PatchRotary,
+    Rotary,
+    from_name,
+)
 from poolax.blocks import TBM, FeedForward, PostLNBlock
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import round_up, spectral_norm
@@ -50,7 +58,7 @@ def local_attention(
     mask: Bool[ArrayLike, "*#batch n"] | None = None,
     causal: bool = False,
     window: int | None = None,
-    rotary: Rotary | None = None,
+    rotary: Rotary | PatchRotary | None = None,
     bias: Float[ArrayLike, "*#batch H n n"] | None = None,
     segments: Int[ArrayLike, "*#batch n"] | None = None,
 ) -> Float[Array, "*batch"]:
@@ -88,7 +96,7 @@ def local_attention(
         mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
         causal: Whether a token sees only itself and what stands before it.
         window: Number of keys that a query sees; ``None`` if it sees all.
-        rotary: Rotary positions, or ``None``.
+        rotary: Rotary positions of tokens or patches, or ``None``.
         bias: Added to the logits, broadcastable to ``(*batch, H, n, n)``.
         segments: Tokens see only tokens with the same number, broadcastable to ``(*batch, n)``.
 

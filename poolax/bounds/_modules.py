@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from poolax._checks import check_instance, is_concrete
-from poolax.attention import Kind, MultiHeadAttention, Rotary, from_name
+from poolax.attention import Kind, MultiHeadAttention, PatchRotary, Rotary, from_name
 from poolax.bounds._domain import token_range
 from poolax.bounds._no_bound import check_plain_logits
 from poolax.records import TokenRange
@@ -30,7 +30,7 @@ class Layer:
     kind: Kind
     kernels: Any
     num_tokens: float | Array | TokenRange
-    rotary: bool | Rotary | None
+    rotary: bool | Rotary | PatchRotary | None
     pattern: str
 
 
@@ -38,7 +38,7 @@ def read_layer(
     kind: Kind | MultiHeadAttention,
     kernels: Mapping[str, Any],
     num_tokens: float | Array | TokenRange,
-    rotary: bool | Rotary | None,
+    rotary: bool | Rotary | PatchRotary | None,
     pattern: str | None,
 ) -> Layer:
     """What a kind with its kernels, or a module with its variables, says of a layer."""
@@ -85,7 +85,8 @@ def _seen(module, tokens):
     return TokenRange(low, high), True
 
 
-def feature_scale(rotary: bool | Rotary | None) -> float:
+def feature_scale(rotary: bool | Rotary | PatchRotary | None) -> float:
     """What turned queries and keys are multiplied with; 1 where nothing is known but that they turn."""
-    check_instance("rotary", rotary, bool | Rotary | None, "a Rotary, True or False")
-    return rotary.feature_scale if isinstance(rotary, Rotary) else 1.0
+    positions = Rotary | PatchRotary
+    check_instance("rotary", rotary, bool | positions | None, "a Rotary, True or False")
+    return rotary.feature_scale if isinstance(rotary, positions) else 1.0

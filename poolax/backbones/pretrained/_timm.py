@@ -3,7 +3,8 @@
 import re
 
 from poolax.backbones._images import ImagePreprocess
-from poolax.backbones._vit import ViT, ViTConfig
+from poolax.backbones._vit import ViT
+from poolax.backbones._vit_config import ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,

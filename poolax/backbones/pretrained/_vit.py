@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from poolax.backbones._images import ImagePreprocess
-from poolax.backbones._vit import ViT, ViTConfig
+from poolax.backbones._vit import ViT
+from poolax.backbones._vit_config import ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
     Sources,
     check_fields,
     dense,
-    first,
     heads_in,
     heads_out,
     joint_dense,
@@ -30,32 +30,38 @@ class ViTNames:
     Names on disk come first, then those that the library has in memory, where they differ.
 
     Attributes:
-        patch: Projection of patches.
-        position: Table of positions.
         query: Projection to queries; ``key`` and ``value`` have the word in its place.
         out: Output projection of the attention.
         norms: The two norms of a block.
         hidden: First feed-forward layer.
         ffn_out: Second one.
-        gates: Gate and first layer of a gated one.
+        patch: Projection of patches.
+        cls_token: CLS token.
+        registers: Further tokens in front.
+        position: Table of positions.
+        embedding_norm: Norm in front of the blocks.
+        norm: Norm behind the blocks.
+        gates: Gate and first layer of a gated feed-forward layer.
         joint_gates: Both side by side.
         gated_out: Second layer of a gated one.
         scales: The two layer scales of a block.
-        norm: Norm behind the blocks.
     """
 
+    query: tuple[str, ...]
+    out: tuple[str, ...]
+    norms: tuple[tuple[str, ...], tuple[str, ...]]
+    hidden: tuple[str, ...]
+    ffn_out: tuple[str, ...]
     patch: tuple[str, ...] = ("embeddings.patch_embeddings.projection",)
-    position: tuple[str, ...] = ("embeddings.position_embeddings",)
-    query: tuple[str, ...] = ()
-    out: tuple[str, ...] = ()
-    norms: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    hidden: tuple[str, ...] = ()
-    ffn_out: tuple[str, ...] = ()
+    cls_token: str = "embeddings.cls_token"
+    registers: str = "embeddings.register_tokens"
+    position: str = "embeddings.position_embeddings"
+    embedding_norm: str = ""
+    norm: str = "layernorm"
     gates: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     joint_gates: str = ""
     gated_out: tuple[str, ...] = ()
     scales: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    norm: tuple[str, ...] = ("layernorm",)
 
 
 _BLOCK, _MEMORY = "encoder.layer.{}", "layers.{}"
@@ -69,6 +75,7 @@ _VIT = ViTNames(
     hidden=(f"{_BLOCK}.intermediate.dense", f"{_MEMORY}.mlp.fc1"),
     ffn_out=(f"{_BLOCK}.output.dense", f"{_MEMORY}.mlp.fc2"),
 )
+_DEIT = dataclasses.replace(_VIT, registers="embeddings.distillation_token")
 _DINOV2 = ViTNames(
     query=(f"{_BLOCK}.attention.attention.query", f"{_BLOCK}.attention.q_proj"),
     out=(f"{_BLOCK}.attention.output.dense", f"{_BLOCK}.attention.o_proj"),
@@ -80,21 +87,62 @@ _DINOV2 = ViTNames(
     gated_out=(f"{_BLOCK}.mlp.weights_out", f"{_BLOCK}.mlp.down_proj"),
     scales=((f"{_BLOCK}.layer_scale1.lambda1",), (f"{_BLOCK}.layer_scale2.lambda1",)),
 )
+_DINOV3_BLOCKS = ("layer.{}", "model.layer.{}")
+_DINOV3 = ViTNames(
+    patch=("embeddings.patch_embeddings",),
+    query=tuple(f"{block}.attention.q_proj" for block in _DINOV3_BLOCKS),
+    out=tuple(f"{block}.attention.o_proj" for block in _DINOV3_BLOCKS),
+    norms=(
+        tuple(f"{block}.norm1" for block in _DINOV3_BLOCKS),
+        tuple(f"{block}.norm2" for block in _DINOV3_BLOCKS),
+    ),
+    hidden=tuple(f"{block}.mlp.up_proj" for block in _DINOV3_BLOCKS),
+    ffn_out=tuple(f"{block}.mlp.down_proj" for block in _DINOV3_BLOCKS),
+    gates=(
+        tuple(f"{block}.mlp.gate_proj" for block in _DINOV3_BLOCKS),
+        tuple(f"{block}.mlp.up_proj" for block in _DINOV3_BLOCKS),
+    ),
+    gated_out=tuple(f"{block}.mlp.down_proj" for block in _DINOV3_BLOCKS),
+    scales=(
+        tuple(f"{block}.layer_scale1.lambda1" for block in _DINOV3_BLOCKS),
+        tuple(f"{block}.layer_scale2.lambda1" for block in _DINOV3_BLOCKS),
+    ),
+    norm="norm",
+)
+_TOWER_BLOCK = "encoder.layers.{}"
+_TOWER = ViTNames(
+    patch=("embeddings.patch_embedding",),
+    cls_token="embeddings.class_embedding",
+    position="embeddings.position_embedding.weight",
+    query=(f"{_TOWER_BLOCK}.self_attn.q_proj",),
+    out=(f"{_TOWER_BLOCK}.self_attn.out_proj",),
+    norms=((f"{_TOWER_BLOCK}.layer_norm1",), (f"{_TOWER_BLOCK}.layer_norm2",)),
+    hidden=(f"{_TOWER_BLOCK}.mlp.fc1",),
+    ffn_out=(f"{_TOWER_BLOCK}.mlp.fc2",),
+    embedding_norm="pre_layrnorm",
+    norm="post_layernorm",
+)
 
 
 def sources_by(names: ViTNames) -> Callable[[ViTConfig], Sources]:
     """Every parameter's tensor, for a configuration of a family with these names."""
 
     def sources(config):
-        found = dense("embeddings/patch", *names.patch)
+        found = dense("embeddings/patch", *names.patch, bias=config.use_patch_bias)
         found["embeddings/patch/kernel"] = Source(
             tuple(f"{name}.weight" for name in names.patch), patch_kernel
         )
-        found["embeddings/cls_token"] = Source(("embeddings.cls_token",), first)
-        found["embeddings/position"] = Source(names.position, first)
+        if config.use_cls_token:
+            found["embeddings/cls_token"] = Source((names.cls_token,), table_rows)
+        if config.num_registers:
+            found["embeddings/registers"] = Source((names.registers,), table_rows)
+        if config.use_positions:
+            found["embeddings/position"] = Source((names.position,), table_rows)
+        if config.use_embedding_norm:
+            found |= norm("embeddings/norm", names.embedding_norm)
         for index in range(config.num_layers):
             found |= _block_sources(config, names, index)
-        return found | norm("encoder/norm", *names.norm)
+        return found | (norm("encoder/norm", names.norm) if config.use_final_norm else {})
 
     return sources
 
@@ -104,12 +152,14 @@ def _block_sources(config, names, index):
         return [template.format(index) for template in templates]
 
     ours, heads = f"encoder/block_{index}", {"num_heads": config.num_heads}
-    found = {}
+    found, biased = {}, config.use_qkv_bias
     for part in ("query", "key", "value"):
         theirs = [_in_place_of_query(name, part) for name in called(names.query)]
-        found |= heads_in(f"{ours}/attention/{part}", *theirs, bias=config.use_qkv_bias, **heads)
-    found |= heads_out(f"{ours}/attention/out", *called(names.out), **heads)
-    if config.use_gate:
+        bias = biased if isinstance(biased, bool) else part in biased
+        found |= heads_in(f"{ours}/attention/{part}", *theirs, bias=bias, **heads)
+    out = called(names.out)
+    found |= heads_out(f"{ours}/attention/out", *out, bias=config.use_out_bias, **heads)
+    if config.use_gate and names.joint_gates:
         for number, part in enumerate(("gate", "hidden")):
             found |= joint_dense(
                 f"{ours}/ffn/{part}",
@@ -118,10 +168,13 @@ def _block_sources(config, names, index):
                 index=number,
                 width=config.mlp_dim,
             )
-        found |= dense(f"{ours}/ffn/out", *called(names.gated_out))
+        layers = {"out": names.gated_out}
+    elif config.use_gate:
+        layers = {"gate": names.gates[0], "hidden": names.gates[1], "out": names.gated_out}
     else:
-        found |= dense(f"{ours}/ffn/hidden", *called(names.hidden))
-        found |= dense(f"{ours}/ffn/out", *called(names.ffn_out))
+        layers = {"hidden": names.hidden, "out": names.ffn_out}
+    for part, templates in layers.items():
+        found |= dense(f"{ours}/ffn/{part}", *called(templates), bias=config.use_mlp_bias)
     for number in (1, 2):
         found |= norm(f"{ours}/norm{number}", *called(names.norms[number - 1]))
         if config.layer_scale is not None:
@@ -134,8 +187,13 @@ def _in_place_of_query(name, part):
 
 
 def patch_kernel(x):
-    """From a convolution's (d, channels, row, column) to (row column channels, d)."""
-    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+    """From a convolution's (d, channels, row, column), or (d, row column channels), to (…, d)."""
+    return x.T if x.ndim == 2 else x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+
+
+def table_rows(x):
+    """From (d,), (n, d) or (1, n, d) to (n, d)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def square_side(raw, field):
@@ -161,17 +219,19 @@ def _read_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_vit(raw, shapes):
-    del shapes
+def _read_vit(raw, **switches):
     return ViTConfig(
         **_read_sizes(raw),
         mlp_dim=read_count(raw, "intermediate_size"),
-        use_qkv_bias=raw.get("qkv_bias", True),
+        **{"use_qkv_bias": raw.get("qkv_bias", True), **switches},
     )
 
 
-def _read_dinov2(raw, shapes):
-    del shapes
+def _read_deit(raw):
+    return _read_vit(raw, num_registers=1, num_prefix_positions=2)
+
+
+def _read_dinov2(raw):
     sizes = _read_sizes(raw)
     mlp_dim = int(sizes["width"] * read_field(raw, "mlp_ratio"))
     use_gate = raw.get("use_swiglu_ffn", False)
@@ -188,6 +248,63 @@ def _read_dinov2(raw, shapes):
     )
 
 
+def _read_dinov2_with_registers(raw):
+    return dataclasses.replace(
+        _read_dinov2(raw),
+        num_registers=read_count(raw, "num_register_tokens"),
+        interpolation="bicubic-antialias",
+    )
+
+
+def _read_dinov3(raw):
+    parts = {"query": True, "key": False, "value": True}
+    biased = tuple(part for part, usual in parts.items() if raw.get(f"{part}_bias", usual))
+    return _read_vit(
+        raw,
+        use_qkv_bias=len(biased) == len(parts) or biased,
+        use_out_bias=raw.get("proj_bias", True),
+        use_mlp_bias=raw.get("mlp_bias", True),
+        use_gate=raw.get("use_gated_mlp", False),
+        layer_scale=raw.get("layerscale_value", 1.0),
+        num_registers=raw.get("num_register_tokens", 0),
+        use_positions=False,
+        rotary_theta=float(raw.get("rope_theta", 100.0)),
+    )
+
+
+# What is left out of the towers of whole models is as the library has it.
+_TOWER_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+}
+_CLIP_DEFAULTS = {
+    **_TOWER_DEFAULTS,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def _tower(raw, defaults):
+    """Fields of the vision tower, alone or of a whole model."""
+    whole = "vision_config" in raw or "vision_config_dict" in raw
+    given = {**(raw.get("vision_config") or {}), **(raw.get("vision_config_dict") or {})}
+    return {**defaults, **(given if whole else raw)}
+
+
+def _read_clip(raw):
+    return _read_vit(
+        _tower(raw, _CLIP_DEFAULTS),
+        use_patch_bias=False,
+        use_embedding_norm=True,
+        use_final_norm=False,
+    )
+
+
 def read_preprocess(directory, raw, config):
     """From ``preprocessor_config.json``; pixel values to -1..1 if there is none."""
     del raw, config
@@ -201,26 +318,48 @@ def read_preprocess(directory, raw, config):
     return ImagePreprocess(scale=scale, mean=tuple(mean), std=tuple(std))
 
 
-def _family(name, names, read_config, *prefixes) -> Architecture:
-    prefixes = (f"{name}.", *prefixes)
-    inside = "|".join(prefix.replace(".", r"\.") for prefix in prefixes)
+# Heads, and what only pretraining has.
+_HEADS = (
+    r"pooler\..*",
+    r"classifier\..*",
+    r"decoder\..*",
+    r"(\w+\.)?embeddings\.(mask_token|position_ids)",
+)
+_CLIP_HEADS = (
+    r"(vision_model\.)?post_layernorm\..*",
+    r"(visual|text)_projection\..*",
+    r"text_model\..*",
+    r"logit_(scale|bias)",
+)
+
+
+def _family(name, names, read_config, *, prefix=None, more=(), ignored=()) -> Architecture:
     return Architecture(
-        names=(name,),
+        names=(name, *more),
         backbone=ViT,
-        read_config=read_config,
+        read_config=lambda raw, shapes: read_config(raw),
         sources=sources_by(names),
-        prefixes=prefixes,
-        ignored=(
-            r"pooler\..*",
-            r"classifier\..*",
-            r"decoder\..*",
-            rf"({inside})?embeddings\.mask_token",
-        ),
+        prefixes=(prefix or f"{name}.",),
+        ignored=(*_HEADS, *ignored),
         read_preprocess=read_preprocess,
     )
 
 
 VIT_FAMILIES = (
     _family("vit", _VIT, _read_vit),
+    _family("deit", _DEIT, _read_deit),
+    _family("vit_mae", _VIT, _read_vit, prefix="vit."),
+    _family("vit_msn", _VIT, _read_vit, prefix="vit."),
     _family("dinov2", _DINOV2, _read_dinov2),
+    _family("dinov2_with_registers", _DINOV2, _read_dinov2_with_registers),
+    # Without registers there is a table of none.
+    _family("dinov3_vit", _DINOV3, _read_dinov3, ignored=(r"embeddings\.register_tokens",)),
+    _family(
+        "clip_vision_model",
+        _TOWER,
+        _read_clip,
+        more=("clip",),
+        prefix="vision_model.",
+        ignored=_CLIP_HEADS,
+    ),
 )
