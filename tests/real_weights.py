@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -247,7 +248,8 @@ def dinov2_graph_states(pixels: np.ndarray) -> np.ndarray:
     end = next(number for number, node in enumerate(graph.node, 1) if states in node.output)
     del graph.node[end:], graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(states, onnx.TensorProto.FLOAT, None))
-    return ReferenceEvaluator(model).run(None, {"input_image": pixels})[0]
+    found: Any = ReferenceEvaluator(model).run(None, {"input_image": pixels})
+    return found[0]
 
 
 def _onnx():

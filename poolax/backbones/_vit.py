@@ -128,8 +128,8 @@ class ViT(BlockBackbone):
         activation = activation_from_name(config.activation)
         layer = GatedFeedForward if config.use_gate else FeedForward
         ffn = layer(config.mlp_dim, activation, use_bias=config.use_mlp_bias, parent=None)
-        norms = [_layers.layer_norm(config.norm_eps) for _ in range(2)]
-        return PreLNBlock(attention, ffn, *norms, config.layer_scale)
+        first, second = (_layers.layer_norm(config.norm_eps) for _ in range(2))
+        return PreLNBlock(attention, ffn, first, second, config.layer_scale)
 
     @property
     def final_norm(self) -> nn.Module | None:
@@ -166,7 +166,8 @@ class ViT(BlockBackbone):
             raise ValueError("hidden: expected None for a model without a mask token, got an array")
         mask = broadcast_mask(mask, (*inputs.shape[:-3], config.num_prefix + grid[0] * grid[1]))
         variables = {"params": params["embeddings"]}
-        return _embeddings(config).apply(variables, inputs, grid, hidden), mask
+        embeddings: Any = _embeddings(config).apply(variables, inputs, grid, hidden)
+        return embeddings, mask
 
     def apply(self, params, inputs, mask=None, *, layer=-1, return_weights=False):
         """See :meth:`Backbone.apply`."""

@@ -87,6 +87,5 @@ def _seen(module, tokens):
 
 def feature_scale(rotary: bool | Rotary | PatchRotary | None) -> float:
     """What turned queries and keys are multiplied with; 1 where nothing is known but that they turn."""
-    positions = Rotary | PatchRotary
-    check_instance("rotary", rotary, bool | positions | None, "a Rotary, True or False")
-    return rotary.feature_scale if isinstance(rotary, positions) else 1.0
+    check_instance("rotary", rotary, bool | Rotary | PatchRotary | None, "a Rotary, True or False")
+    return rotary.feature_scale if isinstance(rotary, Rotary | PatchRotary) else 1.0
