@@ -1,10 +1,9 @@
 """Vision Transformers: patches, tokens in front of them, and Pre-LN blocks."""
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
