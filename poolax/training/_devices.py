@@ -19,9 +19,19 @@ from jaxtyping import Array, Float, PyTree
 from poolax._checks import check_choice, check_count
 from poolax._compilation import compile_quickly
 from poolax._progress import Progress, no_progress
+from poolax.training._placing import AXIS, gather, local_parts, own_devices, place
 from poolax.training._runs import Batches, Sums, TrainState, stack
+from poolax.training._shard_map import ShardMapped
 
-_AXIS = "devices"
+MAPPINGS = ("auto", "shard_map")
+
+
+def _over_devices(mapping, fn, **options):
+    """A function mapped over the leading axis, one row a device."""
+    check_choice("mapping", mapping, MAPPINGS)
+    if mapping == "shard_map" or not hasattr(jax, "pmap"):
+        return ShardMapped(fn, **options)
+    return jax.pmap(fn, **options)
 
 
 class Trainer:
@@ -35,6 +45,7 @@ class Trainer:
             the others are shared.
         shard: What is split over the devices: the ``"batch"`` of every step, which takes a sum over
             devices, or the ``"heads"``, whole runs, which takes none.
+        mapping: ``"auto"`` for ``pmap`` where there is one, or ``"shard_map"``.
     """
 
     def __init__(
@@ -44,13 +55,14 @@ class Trainer:
         *,
         own: Collection[str] = (),
         shard: str = "batch",
+        mapping: str = "auto",
     ):
         check_choice("shard", shard, ("batch", "heads"))
         self.loss_fn = loss_fn
         self.optimizer = optimizer
         self.own = own
         self.shard = shard
-        self._pmapped = jax.pmap(self._all_runs, axis_name=_AXIS, donate_argnums=0)
+        self._mapped = _over_devices(mapping, self._all_runs, axis_name=AXIS, donate_argnums=0)
         # One program, where each of its operations would be compiled by itself.
         self._first = jax.jit(jax.vmap(optimizer.init), compiler_options=compile_quickly())
 
@@ -96,7 +108,7 @@ class Trainer:
 
     def _sum(self, tree):
         # The sum over one device would be a copy of every gradient.
-        return jax.lax.psum(tree, _AXIS) if self.shard == "batch" and jax.device_count() > 1 else tree
+        return jax.lax.psum(tree, AXIS) if self.shard == "batch" and jax.device_count() > 1 else tree
 
     def init(self, params: PyTree, num_groups: int = 1, **hyperparams: Any) -> TrainState:
         """The state before the first step, on the devices.
@@ -146,12 +158,12 @@ class Trainer:
             The new state, and the sums of these steps.
         """
         num_runs = len(batches.weights)
-        state, sums = self._pmapped(state, data, self._split(batches))
+        state, sums = self._mapped(state, data, self._split(batches))
         return state, self.take(sums, num_runs)
 
     def program(self, state: TrainState, data: Mapping[str, PyTree], batches: Batches) -> str:
         """The compiled program of these :meth:`steps` as text, for a profile."""
-        return self._pmapped.lower(state, data, self._split(batches)).compile().as_text()
+        return self._mapped.lower(state, data, self._split(batches)).compile().as_text() or ""
 
     def _split(self, batches):
         return _split_runs(batches) if self.shard == "heads" else _split_batches(batches)
@@ -164,7 +176,7 @@ def _split_batches(batches):
     def split(array):
         padding = -array.shape[-1] % devices
         array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, padding)])
-        return np.stack(np.split(array, devices, axis=-1))[_own_devices()]
+        return np.stack(np.split(array, devices, axis=-1))[own_devices()]
 
     keys = np.broadcast_to(batches.keys, (jax.local_device_count(), *batches.keys.shape))
     return Batches(split(batches.indices), split(batches.examples), split(batches.weights), keys)
@@ -177,19 +189,14 @@ def _split_runs(tree, axis=0):
         array = np.moveaxis(np.asarray(array), axis, 0)
         padding = -len(array) % jax.device_count()
         array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        parts = np.stack(np.split(array, jax.device_count()))[_own_devices()]
+        parts = np.stack(np.split(array, jax.device_count()))[own_devices()]
         return np.moveaxis(parts, 1, axis + 1)
 
     return jax.tree.map(split, tree)
 
 
-def _own_devices():
-    first = jax.process_index() * jax.local_device_count()
-    return slice(first, first + jax.local_device_count())
-
-
 def _put_runs(tree):
-    return jax.tree.map(lambda leaf: _place(leaf, jax.devices()), _split_runs(tree, axis=1))
+    return jax.tree.map(lambda leaf: place(leaf, jax.devices()), _split_runs(tree, axis=1))
 
 
 def _take_runs(tree, num_runs):
@@ -198,8 +205,8 @@ def _take_runs(tree, num_runs):
         joined = np.concatenate(list(leaf), axis=1)
         return joined[:, :num_runs]
 
-    local = jax.tree.map(_local_parts, tree)
-    return jax.tree.map(join, _gather(local))
+    local = jax.tree.map(local_parts, tree)
+    return jax.tree.map(join, gather(local))
 
 
 def put(tree: PyTree) -> PyTree:
@@ -213,39 +220,14 @@ def put(tree: PyTree) -> PyTree:
 def _replicate(tree, devices):
     def replicate(leaf):
         leaf = np.asarray(leaf)
-        return _place(np.broadcast_to(leaf, (jax.local_device_count(), *leaf.shape)), devices)
+        return place(np.broadcast_to(leaf, (jax.local_device_count(), *leaf.shape)), devices)
 
     return jax.tree.map(replicate, tree)
-
-
-def _place(local, devices):
-    """Place an array with a leading axis of the local devices, which are all devices or a part."""
-    mesh = jax.sharding.Mesh(np.asarray(devices), (_AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(_AXIS))
-    if len(devices) == len(local):
-        return jax.device_put(local, sharding)
-    return jax.make_array_from_process_local_data(sharding, local)
 
 
 def take(tree: PyTree) -> PyTree:
     """One copy of a replicated tree, on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree)
-
-
-def _local_parts(leaf):
-    """The parts on the local devices, in the order of the devices."""
-    shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
-
-
-def _gather(tree):
-    """Leading axes of all processes, joined in their order."""
-    if jax.process_count() == 1:
-        return tree
-    from jax.experimental import multihost_utils
-
-    gathered = multihost_utils.process_allgather(tree)
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), gathered)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +249,7 @@ class Mapper:
         batch_size: Examples at a time over the local devices; rounded up to a multiple of them.
         mesh: Mesh over which ``shared`` is split already, where it is too large for one device; every
             batch is then on all of its devices.
+        mapping: As for :class:`Trainer`.
     """
 
     def __init__(
@@ -274,6 +257,7 @@ class Mapper:
         fn: Callable[[PyTree, PyTree], PyTree],
         batch_size: int,
         mesh: jax.sharding.Mesh | None = None,
+        mapping: str = "auto",
     ):
         check_count("batch_size", batch_size)
         self._mesh = mesh
@@ -281,7 +265,7 @@ class Mapper:
         self.per_device = -(-batch_size // devices)
         self.batch_size = self.per_device * devices
         if mesh is None:
-            self._mapped = jax.pmap(fn, axis_name=_AXIS, devices=jax.local_devices())
+            self._mapped = _over_devices(mapping, fn, axis_name=AXIS, devices=jax.local_devices())
         else:
             compiled = jax.jit(fn)
             self._mapped = lambda shared, batch: jax.tree.map(
@@ -348,7 +332,7 @@ class Mapper:
 
     def _finish(self, result, first, num_examples, progress, description):
         rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(result))
-        rows = _gather(rows)
+        rows = gather(rows)
         stop = min(first + self.batch_size * jax.process_count(), num_examples)
         progress(description, stop, num_examples)
         return jax.tree.map(lambda leaf: leaf[: stop - first], rows)

@@ -181,6 +181,7 @@ def of_sweeps():
     for cls, name, values in (
         (training.Limits, "memory_budget", without(None)),
         (training.Limits, "shard", NOTHING),
+        (training.Limits, "mapping", NOTHING),
         (training.Limits, "checkpoint_every", without(0, 1.5, True)),
         (training.Limits, "should_stop", NOTHING),
         (training.Schedule, "epochs", NOTHING),

@@ -26,6 +26,7 @@ class Evaluation:
         lengths: Of all examples, where padding may be left out.
         padded_to: Ascending lengths to which examples are padded then.
         ask: Called after each batch of a backbone that runs anew, to stop a run that is to.
+        mapping: How programs are mapped over devices; see :class:`Mapper`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Evaluation:
         lengths: Lengths | None = None,
         padded_to: Sequence[int] = (),
         ask: Callable[[], None] = lambda: None,
+        mapping: str = "auto",
     ):
         self._ask = ask
         self._lengths, self._padded_to = lengths, padded_to
@@ -44,7 +46,7 @@ class Evaluation:
         self._source, self._targets = source, targets
 
         structures = tuple(group.structure for group in groups)
-        self._mapper = evaluation_program((), structures, task, own)
+        self._mapper = evaluation_program((), structures, task, own, mapping)
 
     def __call__(
         self, params: Sequence[PyTree], examples: Int[np.ndarray, " num"]

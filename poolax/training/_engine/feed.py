@@ -25,6 +25,7 @@ class Protocol:
             training split there, once.
         shared_order: Whether all runs see the same batches, so that states are read once for all.
         shard: ``"batch"`` or ``"heads"``; see :class:`Trainer`.
+        mapping: How programs are mapped over devices; see :class:`Trainer`.
         all_runs: Learning rates and seeds of the whole sweep, by which lengths of texts are planned, so
             that a part of it, trained alone, comes out the same; ``None`` for those of each group.
         keeps_places: Whether padding stays where it is for all heads, since outputs of some of the
@@ -36,6 +37,7 @@ class Protocol:
     chunk_steps: int | None = None
     shared_order: bool = False
     shard: str = "batch"
+    mapping: str = "auto"
     all_runs: tuple[tuple[float, int], ...] | None = None
     keeps_places: bool = False
 

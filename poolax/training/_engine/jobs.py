@@ -124,7 +124,7 @@ class JobMaker:
     def _on_vectors(self, fixed, pending, pooled) -> Iterator[Job]:
         """Structures of fixed poolers; pooled vectors leave memory with the last of them."""
         if pooled is None:
-            pooled = pool(fixed, self.prefixes, self.source)
+            pooled = pool(fixed, self.prefixes, self.source, self.limits.mapping)
         for runs in dict.fromkeys(pending[label] for label in fixed):
             labels = tuple(label for label in fixed if pending[label] == runs)
             vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
@@ -223,6 +223,7 @@ class JobMaker:
             chunk_steps,
             shared_order,
             shard=self.limits.shard_of(len(self.runs)),
+            mapping=self.limits.mapping,
             all_runs=self.runs,
             # Where states are read once for all heads, all are padded alike.
             keeps_places=shared_order and any(map(keeps_places, self.poolers.values())),

@@ -7,6 +7,7 @@ import jax
 
 from poolax._checks import check_choice, check_count, check_instance, check_number
 from poolax._signals import stop_asked
+from poolax.training._devices import MAPPINGS
 from poolax.training._engine.memory import default_budget
 
 
@@ -19,6 +20,8 @@ class Limits:
             half of what is free.
         shard: What is split over devices: ``"batch"``, ``"heads"``, or ``"auto"``, heads where there
             are as many runs as devices.
+        mapping: How programs are mapped over devices: ``"auto"`` by ``pmap``, or by ``shard_map`` where
+            JAX has none; ``"shard_map"``. Results are the same, and a run goes on by either.
         checkpoint_every: Seconds between checkpoints of heads in training.
         should_stop: Asked after every batch of the backbone, and every epoch or chunk of one; by
             default whether a block of :func:`stop_on_sigterm` around has been asked to stop.
@@ -26,12 +29,14 @@ class Limits:
 
     memory_budget: int | None = None
     shard: str = "auto"
+    mapping: str = "auto"
     checkpoint_every: float = 60.0
     should_stop: Callable[[], bool] = stop_asked
 
     def __post_init__(self):
         """Refuse numbers out of range."""
         check_choice("shard", self.shard, ("auto", "batch", "heads"))
+        check_choice("mapping", self.mapping, MAPPINGS)
         check_number("checkpoint_every", self.checkpoint_every, at_least=0.0)
         check_instance("should_stop", self.should_stop, Callable, "a function without arguments")
         if self.memory_budget is not None:

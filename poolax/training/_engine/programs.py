@@ -126,6 +126,7 @@ def head_programs(
     slots: Slots | None,
     own: tuple[str, ...],
     shard: str,
+    mapping: str,
 ) -> HeadPrograms:
     """Programs of heads; called with no arrays first, as :func:`kept_program` asks.
 
@@ -136,6 +137,7 @@ def head_programs(
         slots: Places of the examples of a step; ``None`` where all are padded alike.
         own: As for :class:`Trainer`.
         shard: As for :class:`Trainer`.
+        mapping: As for :class:`Trainer`.
     """
     flat = Flat(structure.shapes(tokens))
     loss_of_tree = structure.loss_fn(task, slots)
@@ -150,18 +152,21 @@ def head_programs(
     return HeadPrograms(
         flat,
         jax.jit(jax.vmap(init), compiler_options=compile_quickly()),
-        Trainer(loss_fn, optimizer, own=own, shard=shard),
+        Trainer(loss_fn, optimizer, own=own, shard=shard, mapping=mapping),
     )
 
 
 @kept_program
-def evaluation_program(structures: tuple[Structure, ...], task: Task, own: bool) -> Mapper:
+def evaluation_program(
+    structures: tuple[Structure, ...], task: Task, own: bool, mapping: str
+) -> Mapper:
     """Losses and scores of all heads of some structures on a batch.
 
     Args:
         structures: The heads.
         task: Loss and score.
         own: Whether each group has states of its own, on the second axis.
+        mapping: As for :class:`Mapper`.
     """
 
     def of_group(structure, params, batch):
@@ -179,4 +184,4 @@ def evaluation_program(structures: tuple[Structure, ...], task: Task, own: bool)
         parts = zip(structures, params, strict=True)
         return tuple(of_group(structure, own_params, batch) for structure, own_params in parts)
 
-    return Mapper(of_all, _EVALUATION_BATCH)
+    return Mapper(of_all, _EVALUATION_BATCH, mapping=mapping)

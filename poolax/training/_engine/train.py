@@ -137,7 +137,9 @@ def train_groups(
         evaluated = np.concatenate([splits["validation"], splits["test"]])
         padded_to = lengths.groups(evaluated, passes=heads * protocol.epochs)
     feed = Feed(source, targets, splits["train"], protocol, lengths)
-    evaluate = Evaluation(source, groups, targets, task, lengths, padded_to, keeper.ask)
+    evaluate = Evaluation(
+        source, groups, targets, task, lengths, padded_to, keeper.ask, protocol.mapping
+    )
 
     def keep():
         return [member.keep() for member in members]
@@ -213,7 +215,7 @@ class Member:
         own = ("states",) if source.has_groups else ()
         self.group, self.slots = group, slots
         programs = head_programs(
-            (), group.structure, Tokens.of(source), task, slots, own, protocol.shard
+            (), group.structure, Tokens.of(source), task, slots, own, protocol.shard, protocol.mapping
         )
         self._flat, self._trainer = programs.flat, programs.trainer
         rates = np.asarray([rate for rate, _ in group.runs], jnp.result_type(float))

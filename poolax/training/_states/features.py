@@ -84,6 +84,7 @@ class FeaturePass:
         indices: As for :func:`extract_states`.
         batch_size: As for :func:`extract_states`.
         should_stop: As for :func:`extract_states`.
+        mapping: How the backbone is mapped over devices; see :class:`Mapper`.
 
     Raises:
         ValueError: if there is no input, or as the backbone's ``prepare`` raises for texts.
@@ -98,20 +99,21 @@ class FeaturePass:
         indices: Int[np.ndarray, " num"] | None = None,
         batch_size: int = 256,
         should_stop: Callable[[], bool] = stop_asked,
+        mapping: str = "auto",
     ):
         check_instance("backbone", backbone, Backbone, "a Backbone")
         check_count("batch_size", batch_size)
         backbone, self._given = prepare(backbone, inputs, mask, indices)
-        self.num_examples = len(self._given.inputs)
+        self.num_examples, self.mapping = len(self._given.inputs), mapping
         self.num_prefix = backbone.num_prefix
         self._params, self._should_stop = backbone.params, should_stop
         mesh = mesh_of(backbone.params)
         self._forward = functools.partial(_forward, dataclasses.replace(backbone, params=None))
-        self._mapper = _forward_program((), *self._forward.args, batch_size, mesh)
+        self._mapper = _forward_program((), *self._forward.args, batch_size, mesh, mapping)
         # Sequences one by one, in batches of whole examples on every device.
         unit = self._given.parts * (jax.local_device_count() if mesh is None else 1)
         whole = max(1, batch_size // unit) * unit
-        self._sequence_mapper = _forward_program((), *self._forward.args, whole, mesh)
+        self._sequence_mapper = _forward_program((), *self._forward.args, whole, mesh, mapping)
 
     @property
     def text_mask(self) -> Bool[np.ndarray, "*batch n"] | None:
@@ -235,6 +237,6 @@ def _forward(backbone, params, batch):
 
 
 @kept_program
-def _forward_program(backbone, batch_size, mesh):
+def _forward_program(backbone, batch_size, mesh, mapping):
     """Token states of batches; of a backbone without its weights, which are given with each call."""
-    return Mapper(functools.partial(_forward, backbone), batch_size, mesh)
+    return Mapper(functools.partial(_forward, backbone), batch_size, mesh, mapping)

@@ -33,7 +33,10 @@ def is_fixed(pooler: nn.Module, shape: tuple[int, ...]) -> bool:
 
 
 def pool(
-    poolers: Mapping[str, nn.Module], prefixes: Mapping[str, int], source: TokenSource
+    poolers: Mapping[str, nn.Module],
+    prefixes: Mapping[str, int],
+    source: TokenSource,
+    mapping: str = "auto",
 ) -> dict[str, np.ndarray]:
     """Vectors of poolers without parameters, of all examples in one pass; shape (N, *parts, d)."""
     if not poolers:
@@ -44,7 +47,7 @@ def pool(
         batch = {"states": tokens.states}
         return batch if tokens.mask is None else {**batch, "mask": tokens.mask}
 
-    mapper = _pooling(poolers, prefixes)
+    mapper = _pooling(poolers, prefixes, mapping)
     pieces = list(mapper.batches((), fetch, source.shape[0]))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
@@ -110,7 +113,7 @@ class PooledPass:
         self._labels = list(poolers)
         self._what = [(repr(pooler), prefixes[label]) for label, pooler in poolers.items()]
         self._dtype = None if dtype is None else jnp.dtype(dtype)
-        self._mapper = _pooling(poolers, prefixes)
+        self._mapper = _pooling(poolers, prefixes, features.mapping)
         self.num_examples, self.layout = features.num_examples, features.layout
 
     @property
@@ -139,12 +142,13 @@ class PooledPass:
             yield positions, HostStates(vectors, None)
 
 
-def _pooling(poolers, prefixes) -> Mapper:
-    return _pooling_program((), tuple((label, poolers[label], prefixes[label]) for label in poolers))
+def _pooling(poolers, prefixes, mapping) -> Mapper:
+    parts = tuple((label, poolers[label], prefixes[label]) for label in poolers)
+    return _pooling_program((), parts, mapping)
 
 
 @kept_program
-def _pooling_program(poolers):
+def _pooling_program(poolers, mapping):
     """Pools token states by each of ``(label, pooler, num_prefix)``."""
 
     def pool_all(_, batch):
@@ -154,4 +158,4 @@ def _pooling_program(poolers):
             pooled[label] = pooler.apply({}, states, mask)
         return pooled
 
-    return Mapper(pool_all, _POOL_BATCH)
+    return Mapper(pool_all, _POOL_BATCH, mapping=mapping)

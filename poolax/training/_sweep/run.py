@@ -175,7 +175,12 @@ def sweep(
     used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
     splits = {name: np.searchsorted(used, part) for name, part in dataset.splits.items()}
     passed = FeaturePass(
-        backbone, dataset.inputs, dataset.mask, indices=used, should_stop=limits.should_stop
+        backbone,
+        dataset.inputs,
+        dataset.mask,
+        indices=used,
+        should_stop=limits.should_stop,
+        mapping=limits.mapping,
     )
     directory = feature_dir or (None if out is None else epath.Path(out) / "features")
     mode = choose_mode(features, passed.shape, budget=limits.budget, directory=directory)
