@@ -114,7 +114,7 @@ def _at_layer(kind, causal, params, x, mask):
     at = measure.layer_at(kind, params, x, mask, causal=causal, key=jax.random.key(0))
     row = {"measured": at.measured, "local": at.local, "converged": at.converged}
     domain = bounds.domain_of(x, mask)
-    known = measure.layer_bounds(kind, params, jnp.sum(mask), domain, causal=causal)
+    known: Any = measure.layer_bounds(kind, params, jnp.sum(mask), domain, causal=causal)
     for method in ("tight", "sharp", "published_without_biases"):
         row[method] = known[method].sequence
     return row
