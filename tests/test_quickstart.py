@@ -57,11 +57,23 @@ def test_studies_train_heads_noise_and_blocks(modality, tmp_path):
     assert not heads.diverged.any()
 
 
+def test_texts_are_cut_where_asked(tmp_path):
+    """Shorter than beginnings and blocks are by default."""
+    settings = dataclasses.replace(SETTINGS, max_tokens=12)
+    study = quickstart.MODALITIES["language"](tmp_path, settings, no_progress)
+    assert study.backbone.preprocess(["word " * 99])[0].shape == (1, 12)
+    assert study.backbone.config.max_tokens == 12
+    assert study.tasks[1][0].inputs.shape[1] == study.tokens.values.shape[1] == 12
+    assert settings.sizes() == SETTINGS.sizes()
+
+
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"modality: expected one of vision, language, series"):
         quickstart.run(tmp_path, modality="audio")
     with pytest.raises(ValueError, match=r"epochs: expected a whole number >= 1, got 0"):
         quickstart.run(tmp_path, dataclasses.replace(SETTINGS, epochs=0))
+    with pytest.raises(ValueError, match=r"max_tokens: expected a whole number >= 4, got 3"):
+        quickstart.run(tmp_path, dataclasses.replace(SETTINGS, max_tokens=3))
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from poolax.quickstart._study import Noisy, Study, Tokens
 from poolax.training import Classification, NextToken, pretrain_next_token
 
 _VOCAB_SIZE = 1000
-_MAX_TOKENS = 48
+# Most tokens of a beginning whose next token is predicted.
+_MOST_CONTEXT = 32
 # Tokens of the texts that blocks are trained on; longer ones are cut, shorter ones left out.
 _BLOCK_TOKENS = 16
 _NUM_PREFIXES = {"train": 4000, "validation": 400, "test": 400}
@@ -31,7 +32,8 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     texts: Any = data.inputs
     topic: Any = data.targets
     unlabelled = _unlabelled(data)
-    preprocess = TextPreprocess(_tokenizer(unlabelled), _MAX_TOKENS)
+    longest = settings.max_tokens
+    preprocess = TextPreprocess(_tokenizer(unlabelled), longest)
     ids, mask = preprocess(unlabelled)
     # Half the passes over twice the texts: such a small corpus is soon learned by heart.
     schedule = pretraining_schedule(
@@ -41,7 +43,7 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
         progress=progress,
     )
     gpt2 = pretrain_next_token(
-        GPT2Config(_VOCAB_SIZE, _MAX_TOKENS, width=64, num_layers=2, num_heads=4, mlp_dim=256),
+        GPT2Config(_VOCAB_SIZE, longest, width=64, num_layers=2, num_heads=4, mlp_dim=256),
         ids,
         schedule,
         mask=mask,
@@ -49,7 +51,10 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     )
     ids, mask = preprocess(texts.tolist())
     classification = Classification(len(data.class_names or ()))
-    prefixes = next_token(data, preprocess, context=32, num_examples=_NUM_PREFIXES, seed=settings.seed)
+    context = min(_MOST_CONTEXT, longest)
+    # Short beginnings are fewer.
+    numbers = {split: min(most, most * context // 20) for split, most in _NUM_PREFIXES.items()}
+    prefixes = next_token(data, preprocess, context=context, num_examples=numbers, seed=settings.seed)
     chosen = data.splits["test"][: settings.num_inputs]
     embeddings, _ = gpt2.embed(gpt2.params, jnp.asarray(ids[chosen]), jnp.asarray(mask[chosen]))
 

@@ -22,6 +22,7 @@ class Settings:
         search_restarts: Restarts of the adversarial search.
         search_steps: Steps of each restart.
         seed: Sets everything random but the seeds of the heads.
+        max_tokens: Tokens that texts are cut to, and the longest that the language model reads.
     """
 
     seeds: int = 5
@@ -34,6 +35,7 @@ class Settings:
     search_restarts: int = 8
     search_steps: int = 50
     seed: int = 0
+    max_tokens: int = 48
 
     def check(self) -> None:
         """Refuse numbers out of range."""
@@ -44,9 +46,13 @@ class Settings:
             check_number("learning_rates", learning_rate, above=0.0)
         check_count("num_inputs", self.num_inputs, at_least=2)
         check_count("seed", self.seed, at_least=0)
+        check_count("max_tokens", self.max_tokens, at_least=4)
 
     def sizes(self) -> dict[str, object]:
-        """All settings but the number of seeds, which changes no single measurement."""
+        """All settings but the number of seeds, which changes no single measurement.
+
+        How many tokens are read, the backbone's fingerprint says.
+        """
         named = dataclasses.asdict(self)
-        del named["seeds"]
+        del named["seeds"], named["max_tokens"]
         return named
