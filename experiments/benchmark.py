@@ -13,6 +13,11 @@ and are run once, with compilation, each side of "sweep" and each case of "scale
 own. Ratios come from one run alone.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("benchmark")
+
 import dataclasses
 import json
 import os

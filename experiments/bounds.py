@@ -10,6 +10,11 @@ Records are added to OUT/bounds.jsonl and the tables are made from records alone
 already is not measured again.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("bounds")
+
 import dataclasses
 import json
 import pathlib

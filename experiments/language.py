@@ -6,6 +6,11 @@ DIR holds banking77/, tweet_emotion/, stsb/ and hellaswag/, see "poolax data lis
 table (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("language")
+
 import dataclasses
 import functools
 import pathlib

@@ -5,6 +5,11 @@ python experiments/summary.py            # write the tables
 python experiments/summary.py --check    # exit code 1 if they are not what the records give
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("summary")
+
 import dataclasses
 import pathlib
 import sys

@@ -7,6 +7,11 @@ fill in hidden patches of the training splits of all data sets together. Records
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("time_series")
+
 import dataclasses
 import functools
 import sys

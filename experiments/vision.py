@@ -6,6 +6,11 @@ DIR holds cifar10/, see "poolax data list"; the digits come with scikit-learn. R
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("vision")
+
 import dataclasses
 import sys
 

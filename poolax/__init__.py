@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from poolax import pooling as pooling
     from poolax import records as records
     from poolax import reporting as reporting
+    from poolax import startup as startup
     from poolax import training as training
 
 __version__ = _version("poolax")
@@ -34,6 +35,7 @@ _PARTS = (
     "pooling",
     "records",
     "reporting",
+    "startup",
     "training",
 )
 

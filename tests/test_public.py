@@ -24,6 +24,7 @@ MODULES = (
     "data",
     "training",
     "records",
+    "startup",
     "reporting",
 )
 

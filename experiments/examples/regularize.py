@@ -13,6 +13,11 @@ the radius within which the bound certifies the class. Lengths are Euclidean, in
 that a pixel has; constants are per unit of the whole range.
 """
 
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("regularize")
+
 import dataclasses
 import json
 import math

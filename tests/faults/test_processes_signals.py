@@ -1,7 +1,9 @@
 """Programs that are told to stop at any moment, and two on one folder."""
 
+import ast
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -192,3 +194,55 @@ def test_the_command_line_ends_from_its_first_import_on(command, num_tries, requ
         ended = process.returncode == 75 and told_all and seconds < 20
         outcomes.append(None if ended else f"{number.name}: {process.returncode}, {told[-300:]}")
     attack(f"SIGTERM or Ctrl-C from the first import of poolax {command} on", outcomes)
+
+
+SCRIPTS = sorted(
+    path
+    for path in (pathlib.Path(__file__).parents[2] / "experiments").rglob("*.py")
+    if "__main__" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_takes_signals_before_it_imports_anything(script):
+    _, block, *_ = ast.parse(script.read_text()).body
+    assert ast.unparse(block).splitlines() == [
+        "if __name__ == '__main__':",
+        "    from poolax.startup import take_signals",
+        f"    take_signals('{script.stem}')",
+    ]
+
+
+@pytest.mark.parametrize(
+    "num_tries", [pytest.param(1, id="few"), pytest.param(30, id="many", marks=MANY)]
+)
+def test_a_script_ends_from_its_first_import_on(num_tries, attack):
+    rng = random.Random(num_tries)
+    outcomes = []
+    for attempt in range(num_tries):
+        script = SCRIPTS[attempt % len(SCRIPTS)]
+        program = (
+            "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "runpy.run_path(sys.argv[1], run_name='__main__')"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-c", program, script, "--unknown"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(script.parent)},
+        )
+        while not process.stderr.readline().endswith(" poolax.startup\n"):
+            assert process.poll() is None
+        # Before its command line is read, which is wrong.
+        time.sleep(0.1 + rng.random() * (attempt > 0))
+        number = rng.choice([signal.SIGTERM, signal.SIGINT])
+        process.send_signal(number)
+        sent = time.monotonic()
+        told = process.communicate(timeout=100)[1]
+        seconds = time.monotonic() - sent
+        told = "".join(line for line in told.splitlines(True) if not line.startswith("import time:"))
+        ended = process.returncode == 75 and told.endswith(f"{script.stem}: interrupted\n")
+        ended = ended and "Traceback" not in told and seconds < 20
+        outcomes.append(None if ended else f"{script.stem}: {process.returncode}, {told[-300:]}")
+    attack("SIGTERM or Ctrl-C from the first import of a script on", outcomes)
