@@ -1,9 +1,9 @@
 """Plain JSON of configurations, and back: one registry for poolers, attention, tasks and all the rest.
 
 Each part of the package registers what is its own where it is defined, under a type (``"pooler"``,
-``"attention"``, ``"rotary"``, ``"backbone"``, ``"preprocess"``, ``"task"``, ``"tbm"``, ``"head"``,
-``"recipe"``) and a name. What is registered becomes ``{"type": ..., "name": ..., "options": {...}}``
-and is read from it.
+``"attention"``, ``"rotary"``, ``"backbone"``, ``"preprocess"``, ``"task"``, ``"solver"``, ``"tbm"``,
+``"head"``, ``"recipe"``) and a name. What is registered becomes ``{"type": ..., "name": ..., "options":
+{...}}`` and is read from it.
 """
 
 import dataclasses

@@ -26,7 +26,7 @@ class HeadRecord(MadeWith):
     higher_is_better: bool
     pooler: str
     resolved: dict[str, Any]
-    learning_rate: float
+    learning_rate: float | None
     seed: int
     validation: float
     test: float
@@ -47,6 +47,17 @@ class HeadRecord(MadeWith):
     steps_to_95_percent: NotRequired[int | None]
     lipschitz: NotRequired[list[float]]
     diverged_step: NotRequired[int | None]
+    solver: NotRequired[dict[str, Any]]
+    strength: NotRequired[float]
+    strengths_tried: NotRequired[list[float]]
+    scores_tried: NotRequired[list[float]]
+    chosen_by: NotRequired[str]
+    at_edge: NotRequired[bool]
+    gradient: NotRequired[float]
+    num_steps: NotRequired[int]
+    converged: NotRequired[bool]
+    epochs_trained: NotRequired[int]
+    best_epoch: NotRequired[int]
 
 
 @record_kind("noise_curve")

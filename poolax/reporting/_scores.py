@@ -17,6 +17,7 @@ _SHARED = {
     "task_options": "task_options",
     "epochs": "epochs",
     "batch_size": "batch_size",
+    "solver": "solver",
 }
 _DIGITS = 8
 _NEEDED = (
@@ -113,6 +114,10 @@ def _variants(examples: Mapping[tuple, Mapping[str, Any]]) -> dict[tuple, str]:
 
 def _words(name: str, values: Sequence[Any]) -> list[str]:
     """Values of a field in words, fingerprints by their first digits where these tell them apart."""
+    if name == "solver":
+        # Of one solver with several options all that it is called by is its options.
+        names = ["adam" if value is None else value["name"] for value in values]
+        values = names if len(set(names)) > 1 else values
     texts = [str(value) for value in values]
     if name.endswith("_fingerprint"):
         short = [text[:_DIGITS] for text in texts]
@@ -171,6 +176,6 @@ def _refuse_others(rows):
         if head in seen:
             raise ValueError(
                 f"records: expected each head once, got {rows[0]['pooler']!r} with learning rate "
-                f"{head[0]:g} and seed {head[1]} twice"
+                f"{head[0]} and seed {head[1]} twice"
             )
         seen.add(head)

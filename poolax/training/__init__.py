@@ -22,6 +22,7 @@ from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series
 from poolax.training.pretraining import pretrain_next_token as pretrain_next_token
+from poolax.training.solver import Converged as Converged
 from poolax.training.tasks import Classification as Classification
 from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation

@@ -9,6 +9,7 @@ import numpy as np
 from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
 from poolax._splits import SPLITS, check_disjoint
 from poolax.training._engine.limits import Limits
+from poolax.training.solver import solver_of
 from poolax.training.tasks import Task
 
 # Seeds and learning rates are traced as int32 and float32.
@@ -59,6 +60,7 @@ def check_run(
     epochs: Any,
     batch_size: Any,
     learning_rates: Any,
+    solver: Any,
     out: Any,
     resume: Any,
     name: Any,
@@ -77,6 +79,7 @@ def check_run(
                 raise ValueError(f"poolers: expected labels that are texts, got {label!r}")
     seeds_of(seeds)
     rates_of(learning_rates)
+    solver_of(solver)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     if out is not None:

@@ -20,6 +20,8 @@ _Key = TypeVar("_Key", bound=Hashable)
 _CURVES = ("train_loss", "gradient_norm", "validation_loss", "validation_score")
 # What else it leaves; tables get along without.
 _TRAINED = ("baseline", "test_metrics", "lipschitz", "test_scores", *_CURVES)
+# What heads leave that were solved.
+_SOLVED = ("baseline", "test_metrics", "test_scores", "strength", "scores_tried", "gradient")
 
 
 def recorded_heads(
@@ -96,15 +98,21 @@ def _problem_of(row, fields):
     name = difference(row, fields)
     if name is not None:
         return f"{name}: expected {one_line(fields[name], longest=80)}, got {_shown(row, name)}"
-    missing = next((name for name in _TRAINED if row.get(name, []) == []), None)
+    is_solved = fields["learning_rate"] is None
+    needed = _SOLVED if is_solved else _TRAINED
+    missing = next((name for name in needed if row.get(name, []) == []), None)
     if missing is not None:
         return f"{missing}: expected what training gives, got {_shown(row, missing)}"
     if row["test"] != row["test_metrics"].get(row["metric"]):
         return f"test: expected the {row['metric']} of test_metrics, got {_shown(row, 'test')}"
-    short = next((name for name in _CURVES if len(row[name]) != row["epochs"]), None)
+    if is_solved:
+        return None
+    num_epochs = row.get("epochs_trained", row["epochs"])
+    short = next((name for name in _CURVES if len(row[name]) != num_epochs), None)
     if short is not None:
         return f"{short}: expected a number for each epoch, got {_shown(row, short)}"
-    last, said = row["validation_score"][-1], row["validation"]
+    of = row.get("best_epoch", num_epochs - 1)
+    last, said = row["validation_score"][of], row["validation"]
     # It is measured again after the last epoch, in batches that may be others.
     if None not in (last, said) and not math.isclose(last, said, rel_tol=1e-3, abs_tol=1e-6):
         return f"validation: expected the last of validation_score, got {_shown(row, 'validation')}"

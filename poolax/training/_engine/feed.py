@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from poolax.training._devices import put
+from poolax.training._engine.best import Until
 from poolax.training._runs import Batches, epoch_batches, stack
 from poolax.training._states.lengths import Lengths
 from poolax.training._states.sources import TokenSource
@@ -30,6 +31,8 @@ class Protocol:
             that a part of it, trained alone, comes out the same; ``None`` for those of each group.
         keeps_places: Whether padding stays where it is for all heads, since outputs of some of the
             sweep's stand for tokens, trained now or not.
+        until: When heads stop before the last epoch, by validation; ``None`` trains all of them to it,
+            at a constant learning rate.
     """
 
     epochs: int
@@ -40,6 +43,7 @@ class Protocol:
     mapping: str = "auto"
     all_runs: tuple[tuple[float, int], ...] | None = None
     keeps_places: bool = False
+    until: Until | None = None
 
     def planned(self, runs: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
         """The runs by which lengths are planned, for a group of these."""

@@ -30,12 +30,15 @@ class HeadModule(nn.Module):
     Attributes:
         pooler: Maps ``(z, mask)`` to ``(*batch, d)``.
         num_outputs: Width of the linear layer.
+        standardized: Whether token states are brought to the units that the head was trained in: less
+            ``mean``, divided by ``deviation``, which stand in the collection ``"scaling"``.
 
     Parameters: ``pooler`` if it has any, and ``output`` with kernel and bias.
     """
 
     pooler: nn.Module
     num_outputs: int
+    standardized: bool = False
 
     @nn.compact
     def __call__(
@@ -44,6 +47,10 @@ class HeadModule(nn.Module):
         """Token states to outputs."""
         check_instance("pooler", self.pooler, nn.Module, "a Linen module")
         check_count("num_outputs", self.num_outputs)
+        if self.standardized:
+            mean = self.variable("scaling", "mean", jnp.zeros, z.shape[-1])
+            deviation = self.variable("scaling", "deviation", jnp.ones, z.shape[-1])
+            z = (z - mean.value) / deviation.value
         return nn.Dense(self.num_outputs, name="output")(self.pooler(z, mask))
 
 
@@ -58,7 +65,8 @@ class Head:
 
     Attributes:
         pooler: Its pooler.
-        variables: ``{"params": ...}`` of :class:`HeadModule`.
+        variables: ``{"params": ...}`` of :class:`HeadModule`, and ``"scaling"`` where it was trained on
+            token states in units of their spread.
         config: What its checkpoint says of it.
     """
 
@@ -85,6 +93,8 @@ class Head:
         if jnp.shape(states)[-1:] != (width,):
             raise ValueError(f"states: expected width {width}, got shape {jnp.shape(states)}")
         module = head_module(self.pooler, self.config["num_outputs"])
+        if isinstance(module, HeadModule) and "scaling" in self.variables:
+            module = module.clone(standardized=True)
         outputs = module.apply(self.variables, states, mask)
         return jnp.asarray(outputs)
 

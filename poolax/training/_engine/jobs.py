@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax.pooling import AveragePool, QueryAttentionPool, parts_of
+from poolax.training._engine.best import Until
 from poolax.training._engine.feed import Protocol, count_orders
 from poolax.training._engine.heads import head_module
 from poolax.training._engine.limits import Limits
@@ -70,6 +71,9 @@ class JobMaker:
         batch_size: Examples a step.
         limits: What may be used.
         runs: Learning rates and seeds of the whole sweep, finished or not.
+        until: When heads stop before the last epoch; ``None`` trains all of them to it.
+        scale: How much the states of the source move, at most, where those that heads are made for move
+            by 1.
     """
 
     task: Task
@@ -81,6 +85,8 @@ class JobMaker:
     batch_size: int
     limits: Limits
     runs: tuple[Run, ...]
+    until: Until | None = None
+    scale: float = 1.0
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
@@ -154,7 +160,7 @@ class JobMaker:
                 return None
             spread = self._largest_norm
         low, high = self.source.token_counts
-        return head_factors(
+        factors = head_factors(
             poolers,
             token_counts=[
                 (max(1, low - self.prefixes[label]), max(1, high - self.prefixes[label]))
@@ -163,6 +169,9 @@ class JobMaker:
             dim=self.source.shape[-1],
             spread=spread,
         )
+        if factors is None or self.scale == 1:
+            return factors
+        return lambda params: self.scale * factors(params)
 
     @functools.cached_property
     def _largest_norm(self) -> float:
@@ -227,6 +236,7 @@ class JobMaker:
             all_runs=self.runs,
             # Where states are read once for all heads, all are padded alike.
             keeps_places=shared_order and any(map(keeps_places, self.poolers.values())),
+            until=self.until,
         )
 
 

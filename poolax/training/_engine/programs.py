@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from poolax._compilation import compile_quickly
 from poolax._programs import kept_program
 from poolax.training._devices import Mapper, Trainer
+from poolax.training._engine.best import Until
 from poolax.training._engine.feed import cut_tokens
 from poolax.training._engine.flat import Flat
 from poolax.training._states.lengths import Slots
@@ -127,6 +128,7 @@ def head_programs(
     own: tuple[str, ...],
     shard: str,
     mapping: str,
+    schedule: tuple[Until, int] | None,
 ) -> HeadPrograms:
     """Programs of heads; called with no arrays first, as :func:`kept_program` asks.
 
@@ -138,6 +140,8 @@ def head_programs(
         own: As for :class:`Trainer`.
         shard: As for :class:`Trainer`.
         mapping: As for :class:`Trainer`.
+        schedule: When heads stop, and the steps until they all have to; ``None`` for a constant
+            learning rate.
     """
     flat = Flat(structure.shapes(tokens))
     loss_of_tree = structure.loss_fn(task, slots)
@@ -148,7 +152,11 @@ def head_programs(
     def loss_fn(params, *batch):
         return loss_of_tree(flat.split_to_learn(params), *batch)
 
-    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+    if schedule is None:
+        optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+    else:
+        until, num_steps = schedule
+        optimizer = until.optimizer(num_steps)
     return HeadPrograms(
         flat,
         jax.jit(jax.vmap(init), compiler_options=compile_quickly()),

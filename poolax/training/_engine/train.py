@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from poolax._memory import give_back_memory
 from poolax._progress import Progress, no_progress
+from poolax.training._engine.best import Best, Until
 from poolax.training._engine.evaluation import Evaluation, metrics_of
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
@@ -70,6 +71,8 @@ class TrainedHeads:
         diverged_step: Step whose loss or gradient was not finite, after which the head stood still; -1
             where there is none.
         num_steps: Steps of an epoch.
+        best: Which epoch each head is of, and after how many it stopped; ``None`` where all are of the
+            last one.
     """
 
     variables: PyTree
@@ -84,6 +87,7 @@ class TrainedHeads:
     diverged: np.ndarray
     diverged_step: np.ndarray
     num_steps: int
+    best: Best | None = None
 
 
 def train_groups(
@@ -127,8 +131,14 @@ def train_groups(
     lengths, padded_to = None, []
     if not (protocol.keeps_places or any(keeps_places(group.module) for group in groups)):
         lengths = Lengths.of(source.mask)
+    schedule = None
+    if protocol.until is not None:
+        num_steps = -(-len(splits["train"]) // protocol.batch_size)
+        schedule = protocol.until, protocol.epochs * num_steps
     members = [
-        Member(group, source, task, protocol, _slots(group, lengths, splits["train"], protocol))
+        Member(
+            group, source, task, protocol, _slots(group, lengths, splits["train"], protocol), schedule
+        )
         for group in groups
     ]
     if lengths is not None:
@@ -151,6 +161,8 @@ def train_groups(
     chunks = feed.num_chunks
     metrics = None
     for epoch in range(step // chunks, protocol.epochs):
+        if all(member.has_stopped for member in members):
+            break
         for chunk in range(step % chunks if epoch == step // chunks else 0, chunks):
             for member, data, batches in feed.chunk(members, epoch, chunk):
                 member.train(data, batches)
@@ -163,8 +175,8 @@ def train_groups(
             member.end_epoch(epoch, own, loss, metric[task.metric])
         progress(description, epoch + 1, protocol.epochs)
         keeper.after((epoch + 1) * chunks, keep)
-    params = [member.params for member in members]
-    if metrics is None:  # resumed after the last epoch
+    params = [member.final_params for member in members]
+    if metrics is None or protocol.until is not None:  # of another epoch, or resumed after the last
         _, scores = evaluate(params, splits["validation"])
         metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
     test_losses, scores = evaluate(params, splits["test"])
@@ -202,6 +214,7 @@ class Member:
         task: Loss and score.
         protocol: How it is trained.
         slots: Places of the examples of a step; ``None`` where all are padded alike.
+        schedule: As for :func:`head_programs`.
     """
 
     def __init__(
@@ -211,11 +224,20 @@ class Member:
         task: Task,
         protocol: Protocol,
         slots: Slots | None = None,
+        schedule: tuple[Until, int] | None = None,
     ):
         own = ("states",) if source.has_groups else ()
         self.group, self.slots = group, slots
         programs = head_programs(
-            (), group.structure, Tokens.of(source), task, slots, own, protocol.shard, protocol.mapping
+            (),
+            group.structure,
+            Tokens.of(source),
+            task,
+            slots,
+            own,
+            protocol.shard,
+            protocol.mapping,
+            schedule,
         )
         self._flat, self._trainer = programs.flat, programs.trainer
         rates = np.asarray([rate for rate, _ in group.runs], jnp.result_type(float))
@@ -227,22 +249,38 @@ class Member:
         self._sums = Sums(zeros, zeros, zeros, zeros)
         names = ("train_loss", "gradient_norm", "validation_loss", "validation_score", "lipschitz")
         self._history = {name: np.full((*shape, protocol.epochs), np.nan) for name in names}
+        self._best = None
+        if schedule is not None:
+            self._best = Best(self.params, schedule[0], higher_is_better=task.higher_is_better)
 
     @property
     def params(self) -> PyTree:
         """Parameters on the host, with leading axes (group, run)."""
         return self._flat.split(self._trainer.take(self._state.params, len(self.group.runs)))
 
+    @property
+    def final_params(self) -> PyTree:
+        """Those of the last epoch, or of each run's best one."""
+        return self.params if self._best is None else self._best.params
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether no run has anything left to gain."""
+        return self._best is not None and bool(self._best.stopped.all())
+
     def keep(self) -> PyTree:
         """All that another member needs to go on, on the host."""
         state = self._trainer.take(self._state, len(self.group.runs))
-        return {"state": state, "sums": self._sums, "history": self._history}
+        kept = {"state": state, "sums": self._sums, "history": self._history}
+        return kept if self._best is None else {**kept, "best": self._best.keep()}
 
     def resume(self, tree: PyTree) -> None:
         """Go on from what another member kept."""
         chex.assert_trees_all_equal_shapes_and_dtypes(tree, self.keep())
         self._state = self._trainer.put(tree["state"])
         self._sums, self._history = tree["sums"], dict(tree["history"])
+        if self._best is not None:
+            self._best.resume(tree["best"])
 
     def train(self, data: Mapping[str, PyTree], batches: Batches) -> None:
         """Steps on these batches."""
@@ -269,6 +307,8 @@ class Member:
             history[..., epoch] = values
             self._history[name] = history
         self._sums = jax.tree.map(np.zeros_like, self._sums)
+        if self._best is not None:
+            self._best.see(epoch, params, validation_score, validation_loss)
 
     def result(
         self, params, validation_metrics, test_metrics, test_scores, test_loss, num_steps
@@ -276,6 +316,8 @@ class Member:
         """What training has given."""
         diverged_step = self._trainer.take(self._state.diverged_step, len(self.group.runs))
         losses = (self._history["train_loss"], self._history["validation_loss"], test_loss[..., None])
+        if self._best is not None:  # what came after the best epoch is not used
+            losses = (test_loss[..., None],)
         is_finite = np.all([np.isfinite(values).all(-1) for values in losses], axis=0)
         return TrainedHeads(
             variables={"params": params},
@@ -283,7 +325,8 @@ class Member:
             validation_metrics=validation_metrics,
             test_metrics=test_metrics,
             test_scores=test_scores,
-            diverged=~is_finite | (diverged_step >= 0),
+            diverged=~is_finite | ((diverged_step >= 0) & (self._best is None)),
             diverged_step=diverged_step,
             num_steps=num_steps,
+            best=self._best,
         )

@@ -41,8 +41,16 @@ class TokenSource(Protocol):
     """
 
     has_groups: ClassVar[bool]
-    is_resident: ClassVar[bool]
-    is_computed: ClassVar[bool]
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all states are in memory."""
+        ...
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether a backbone makes the states whenever they are read."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,8 +98,8 @@ class MemorySource:
     """
 
     has_groups: ClassVar[bool] = False
-    is_resident: ClassVar[bool] = True
-    is_computed: ClassVar[bool] = False
+    is_resident = True
+    is_computed = False
 
     states: Float[np.ndarray, "N *parts n d"]
     mask: Bool[np.ndarray, "N *parts n"] | None = None
@@ -132,8 +140,8 @@ class PooledSource:
     """
 
     has_groups: ClassVar[bool] = True
-    is_resident: ClassVar[bool] = True
-    is_computed: ClassVar[bool] = False
+    is_resident = True
+    is_computed = False
 
     pooled: Float[np.ndarray, "N group *parts d"]
     num_prefix = 0
@@ -174,8 +182,8 @@ class StreamedSource:
     """
 
     has_groups: ClassVar[bool] = False
-    is_resident: ClassVar[bool] = False
-    is_computed: ClassVar[bool] = True
+    is_resident = False
+    is_computed = True
 
     features: FeaturePass
 

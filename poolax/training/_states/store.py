@@ -43,8 +43,8 @@ class FeatureStore:
     """
 
     has_groups: ClassVar[bool] = False
-    is_resident: ClassVar[bool] = False
-    is_computed: ClassVar[bool] = False
+    is_resident = False
+    is_computed = False
 
     shape: tuple[int, ...]
     num_prefix: int

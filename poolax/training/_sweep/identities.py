@@ -9,11 +9,16 @@ import flax.linen as nn
 
 from poolax import codec
 from poolax.records import digest
-from poolax.training._engine.jobs import Run
+from poolax.training._engine.jobs import Run as Training
+from poolax.training._states.pooled import is_fixed
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.former import former_identity
+from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
+
+# Learning rate and seed; a head that is solved has no learning rate.
+Run = tuple[float | None, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +28,24 @@ class Heads:
     Attributes:
         task: What the heads predict.
         poolers: Modules by label.
-        runs: Learning rates and seeds of each pooler.
+        runs: Learning rates and seeds of each pooler whose heads are trained in steps.
         epochs: Passes over the training split.
         batch_size: Examples a step.
         source: What else makes a head another one, plain JSON.
         former: What earlier programs said of parts of the source, of which ids are digests still.
+        solver: How heads are trained to the end; ``None`` for Adam alone.
+        solved: Labels of the poolers whose heads are solved and not trained in steps.
     """
 
     task: Task
     poolers: Mapping[str, nn.Module]
-    runs: tuple[Run, ...]
+    runs: tuple[Training, ...]
     epochs: int
     batch_size: int
     source: Mapping[str, Any]
     former: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    solver: Converged | None = None
+    solved: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -50,15 +59,46 @@ class Heads:
         batch_size: int,
         source: Mapping[str, Any],
         former: Mapping[str, Any] | None = None,
+        shape: tuple[int, ...],
+        solver: Converged | None = None,
     ) -> Self:
         """All learning rates with all seeds.
+
+        Args:
+            task: What the heads predict.
+            poolers: Modules by label.
+            seeds: Number of seeds, or the seeds.
+            learning_rates: Learning rates to try.
+            epochs: Passes over the training split.
+            batch_size: Examples a step.
+            source: What else makes a head another one, plain JSON.
+            former: What earlier programs said of parts of it.
+            shape: Shape of the token states, ``(N, *parts, n, d)``.
+            solver: How heads are trained to the end; ``None`` for Adam alone.
 
         Raises:
             ValueError: for numbers out of range.
         """
         numbers = seeds_of(seeds)
+        if solver is not None:
+            learning_rates, epochs = solver.learning_rates, solver.max_epochs
         runs = tuple((rate, seed) for rate in rates_of(learning_rates) for seed in numbers)
-        return cls(task, poolers, runs, epochs, batch_size, dict(source), dict(former or {}))
+        solved = frozenset()
+        if solver is not None:
+            solved = frozenset(label for label in poolers if is_fixed(poolers[label], shape))
+        return cls(
+            task, poolers, runs, epochs, batch_size, dict(source), dict(former or {}), solver, solved
+        )
+
+    def runs_of(self, label: str) -> tuple[Run, ...]:
+        """Learning rates and seeds of the heads of a pooler.
+
+        Of a convex loss the seed changes nothing, so that there is one head.
+        """
+        if label not in self.solved:
+            return self.runs
+        seeds = [0] if self.task.is_convex else dict.fromkeys(seed for _, seed in self.runs)
+        return tuple((None, seed) for seed in seeds)
 
     @functools.cached_property
     def ids(self) -> dict[tuple[str, Run], str]:
@@ -71,12 +111,17 @@ class Heads:
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "source": {**former_identity(self.source), **self.former},
+            **self._solver(),
         }
         return {
             (label, run): digest({**common, "label": label, "pooler": describe(pooler), "run": run})
             for label, pooler in self.poolers.items()
-            for run in self.runs
+            for run in self.runs_of(label)
         }
+
+    def _solver(self) -> dict[str, Any]:
+        """What is said of a solver; of Adam alone nothing, as before there was another."""
+        return {} if self.solver is None else {"solver": codec.to_plain(self.solver, of="solver")}
 
     def fields(self, label: str, run: Run) -> dict[str, Any]:
         """What a record says of its head, trained or not."""
@@ -94,6 +139,7 @@ class Heads:
             "seed": run[1],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
+            **self._solver(),
             **self.source,
         }
 
@@ -106,6 +152,7 @@ class Heads:
             "learning_rate": run[0],
             "seed": run[1],
             "epochs": self.epochs,
+            **self._solver(),
             **self.source,
         }
 

@@ -10,16 +10,22 @@ import numpy as np
 from jaxtyping import PyTree
 
 from poolax._ending import ending_with
+from poolax._processes import agreed
 from poolax._progress import Progress
+from poolax._signals import PreemptedError
 from poolax.records import Records, environment
+from poolax.training._convex.choose import solve_head
+from poolax.training._engine.best import Until
 from poolax.training._engine.jobs import Job, JobMaker
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.limits import Limits
 from poolax.training._engine.train import STATE_FORMAT, train_groups
-from poolax.training._states.pooled import is_fixed
+from poolax.training._states.pooled import is_fixed, pool
+from poolax.training._states.scaled import scaled
 from poolax.training._states.sources import TokenSource
 from poolax.training._sweep.identities import Heads
-from poolax.training._sweep.rows import row_of
+from poolax.training._sweep.rows import constants_of, row_of, solved_row
+from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
 
 
@@ -40,7 +46,7 @@ class SweepPlan:
     def pending(self) -> dict[str, tuple]:
         """The runs of each pooler that are not finished, of poolers that have any."""
         missing = {
-            label: tuple(run for run in self._heads.runs if (label, run) not in self.finished)
+            label: tuple(run for run in self._heads.runs_of(label) if (label, run) not in self.finished)
             for label in self._heads.poolers
         }
         return {label: runs for label, runs in missing.items() if runs}
@@ -59,10 +65,22 @@ class SweepPlan:
         """Records of all heads, in order."""
         return Records(self.finished[key] for key in self._heads.ids)
 
-    def fixed(self, shape: tuple[int, ...]) -> dict[str, nn.Module] | None:
-        """The poolers of all heads that are not finished, if none of them has anything to learn."""
+    def to_pool(self, shape: tuple[int, ...], *, streams: bool) -> dict[str, nn.Module]:
+        """Poolers whose vectors are all that their heads need, so that no token states are kept.
+
+        Args:
+            shape: Shape of the token states.
+            streams: Whether token states are not kept in any case, and heads share what passes.
+
+        Returns:
+            Those of all heads that are not finished, if none of them has anything to learn; of heads
+            that are solved, and see nothing pass, in any case where nothing is kept.
+        """
         pending = {label: self._heads.poolers[label] for label in self.pending()}
-        return pending if all(is_fixed(pooler, shape) for pooler in pending.values()) else None
+        solved = {label: pooler for label, pooler in pending.items() if label in self._heads.solved}
+        if streams or len(solved) == len(pending):
+            return solved
+        return pending if all(is_fixed(pooler, shape) for pooler in pending.values()) else {}
 
     def run(
         self,
@@ -89,22 +107,62 @@ class SweepPlan:
         Raises:
             PreemptedError: if asked to stop.
         """
-        heads = self._heads
+        heads, until, scale = self._heads, None, 1.0
+        self._solve(source, targets, splits, prefixes, progress, about, pooled)
+        pending = self.pending()
+        read = source
+        if heads.solver is not None and pending:
+            read = scaled(source, splits["train"])
+            scale = float(1 / read.deviation.min())
+            until = Until(heads.solver.patience, heads.solver.warmup)
         maker = JobMaker(
             heads.task,
             heads.poolers,
             prefixes,
-            source,
+            read,
             targets,
             heads.epochs,
             heads.batch_size,
             self._limits,
             heads.runs,
+            until,
+            scale,
         )
-        streams = pooled is None and source.is_computed
-        pending = self.pending()
+        streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
         for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
             self._train(job, targets, splits, progress, about)
+
+    def _solve(
+        self,
+        source: TokenSource,
+        targets: PyTree,
+        splits: Mapping[str, np.ndarray],
+        prefixes: Mapping[str, int],
+        progress: Progress,
+        about: Mapping[str, Any],
+        pooled: Mapping[str, np.ndarray] | None,
+    ) -> None:
+        """Solve the heads that are not trained in steps, and record each as it is found."""
+        heads, solver = self._heads, self._heads.solver
+        pending = {label: runs for label, runs in self.pending().items() if label in heads.solved}
+        if solver is None or not pending:
+            return
+        if pooled is None:
+            pooled = pool({label: heads.poolers[label] for label in pending}, prefixes, source)
+        keys = [(label, run) for label, runs in pending.items() for run in runs]
+        for number, (label, run) in enumerate(keys):
+            started = time.perf_counter()
+            if agreed(self._limits.should_stop())[0]:
+                raise PreemptedError("stopped before the next head; those that are solved are kept")
+            head = solve_head(pooled[label], targets, heads.task, splits, solver, seed=run[1])
+            row = solved_row(heads.fields(label, run), heads.task, head, pooled[label], targets, splits)
+            wall_s = round(time.perf_counter() - started, 3)
+            row |= {"wall_s": wall_s, **about, **environment()}
+            variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
+            self._folder.save(row, variables, heads.config(label, run))
+            self.finished[label, run] = row
+            self._folder.write([row])
+            progress("solved heads", number + 1, len(keys))
 
     def _train(
         self,
@@ -136,10 +194,9 @@ class SweepPlan:
                 description=description,
             )
         wall_s = round(time.perf_counter() - started, 3)
-        train, test = (_rows(targets, splits[name]) for name in ("train", "test"))
+        test = _rows(targets, splits["test"])
         common = {
-            "baseline": task.baseline(train, test),
-            "best_constant": task.baseline(test, test),
+            **constants_of(task, targets, splits),
             "batch_order": "shared by all heads" if job.protocol.shared_order else "of each seed",
             "shard": job.protocol.shard,
             "heads_trained_together": len(keys),
@@ -154,6 +211,7 @@ class SweepPlan:
                     row = row_of(fields, task, heads, place, test) | common
                     rows[label, run] = row | {**about, **environment()}
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
+                    own = for_raw_states(own, self._heads.poolers[label], job.source)
                     self._folder.save(row, own, self._heads.config(label, run))
         self.finished |= rows
         self._folder.write(rows.values())

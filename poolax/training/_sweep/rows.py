@@ -4,9 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, Int, PyTree
 
+from poolax.training._convex.choose import SolvedHead
 from poolax.training._engine.train import TrainedHeads
 from poolax.training.tasks import Task
 
@@ -30,23 +33,108 @@ def row_of(
     diverged_step = int(heads.diverged_step[place])
     scores = task.example_scores(np.asarray(heads.test_scores[place]), test_targets)
     validation = heads.validation_score[place]
+    stopped, num_epochs = {}, validation.size
+    if heads.best is not None:
+        num_epochs = int(heads.best.num_epochs[place])
+        stopped = {
+            "epochs_trained": num_epochs,
+            "best_epoch": int(heads.best.epoch[place]),
+            "converged": bool(heads.best.stopped[place]) or not still_improves(validation),
+        }
+        validation = validation[:num_epochs]
+
+    def curve(values):
+        return values[place][:num_epochs].tolist()
+
     return {
         **fields,
         "validation": float(heads.validation_metrics[task.metric][place]),
         "test": float(heads.test_metrics[task.metric][place]),
         "test_metrics": {name: float(value[place]) for name, value in heads.test_metrics.items()},
         "test_scores": [float(f"{score:.6g}") for score in scores],
-        "train_loss": heads.train_loss[place].tolist(),
-        "gradient_norm": heads.gradient_norm[place].tolist(),
-        "validation_loss": heads.validation_loss[place].tolist(),
+        "train_loss": curve(heads.train_loss),
+        "gradient_norm": curve(heads.gradient_norm),
+        "validation_loss": curve(heads.validation_loss),
         "validation_score": validation.tolist(),
         "steps_to_95_percent": steps_to_share(
             validation, heads.num_steps, higher_is_better=task.higher_is_better
         ),
-        "lipschitz": heads.lipschitz[place].tolist(),
+        "lipschitz": curve(heads.lipschitz),
         "diverged": bool(heads.diverged[place]),
         "diverged_step": diverged_step if diverged_step >= 0 else None,
+        **stopped,
     }
+
+
+def still_improves(scores: np.ndarray) -> bool:
+    """Whether the last tenth of a curve moved on from the tenth before it by more than its noise.
+
+    Noise is the standard deviation within the last tenth.
+
+    Example:
+        >>> still_improves(np.linspace(0, 1, 40)), still_improves(np.tile([0.5, 0.6], 20))
+        (True, False)
+    """
+    tenth = max(2, len(scores) // 10)
+    before, last = scores[-2 * tenth : -tenth], scores[-tenth:]
+    return before.size > 0 and bool(abs(last.mean() - before.mean()) > last.std())
+
+
+def solved_row(
+    fields: Mapping[str, Any],
+    task: Task,
+    head: SolvedHead,
+    vectors: Float[np.ndarray, "N *parts d"],
+    targets: PyTree,
+    splits: Mapping[str, Int[np.ndarray, "_"]],
+) -> dict[str, Any]:
+    """The record of one head that was solved.
+
+    Args:
+        fields: What it says of its head, solved or not.
+        task: Loss and score.
+        head: The head.
+        vectors: Pooled vectors of all examples.
+        targets: Their targets.
+        splits: Their splits.
+    """
+    metrics, scores = {}, np.zeros(0)
+    for name in ("train", "validation", "test"):
+        own = jax.tree.map(lambda array, part=splits[name]: np.asarray(array)[part], targets)
+        outputs = jnp.asarray(vectors[splits[name]], jnp.float32) @ head.kernel + head.bias
+        scores = np.asarray(task.score(outputs, own))
+        metrics[name] = task.metrics(scores, own)
+        if name == "test":
+            scores = task.example_scores(scores, own)
+    return {
+        **fields,
+        "train": metrics["train"][task.metric],
+        "validation": metrics["validation"][task.metric],
+        "test": metrics["test"][task.metric],
+        "test_metrics": metrics["test"],
+        "test_scores": [float(f"{score:.6g}") for score in scores],
+        "strength": head.strength,
+        "strengths_tried": list(head.tried),
+        "scores_tried": list(head.tried_scores),
+        "chosen_by": head.chosen_by,
+        "at_edge": head.at_edge,
+        "gradient": head.gradient,
+        "num_steps": head.num_steps,
+        "converged": head.converged,
+        "diverged": not all(np.isfinite(value) for value in metrics["test"].values()),
+        **constants_of(task, targets, splits),
+    }
+
+
+def constants_of(
+    task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
+) -> dict[str, float]:
+    """Test scores of the best constant prediction of the training split, and of the test split."""
+    train, test = (
+        jax.tree.map(lambda array, part=splits[name]: array[part], targets)
+        for name in ("train", "test")
+    )
+    return {"baseline": task.baseline(train, test), "best_constant": task.baseline(test, test)}
 
 
 def steps_to_share(

@@ -43,6 +43,7 @@ from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
 from poolax.training.former import describe_config, former_preprocess
 from poolax.training.holding import holds_out
+from poolax.training.solver import Converged, solver_of
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -81,6 +82,7 @@ def sweep(
     epochs: int = 10,
     batch_size: int = 32,
     learning_rates: Sequence[float] = (1e-3,),
+    solver: str | Converged = "adam",
     features: str = "auto",
     feature_dir: epath.PathLike | None = None,
     feature_dtype: str = "float32",
@@ -106,6 +108,8 @@ def sweep(
         epochs: Passes over the training split.
         batch_size: Examples a step.
         learning_rates: Learning rates to try; choose by ``validation``.
+        solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
+            until nothing is to be gained, with the options of a :class:`Converged`.
         features: Where token states are: in ``"memory"``, on ``"disk"``, or nowhere: ``"stream"`` runs
             the backbone in every epoch, once for all heads, which then share one order of batches.
             ``"auto"`` takes the first for which there is room. Fixed poolers need no token states:
@@ -197,6 +201,8 @@ def sweep(
         batch_size=batch_size,
         source=identity,
         former=former_preprocess(backbone.preprocess, preprocess),
+        shape=passed.shape,
+        solver=solver_of(solver),
     )
     plan = SweepPlan(heads, Folder(out), limits, resume=resume)
     if name is not None:
@@ -212,9 +218,9 @@ def sweep(
     }
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
-    fixed = plan.fixed(passed.shape)
+    fixed = plan.to_pool(passed.shape, streams=mode == "stream")
     key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
-    if mode != "stream" and fixed is not None:
+    if fixed:
         if mode == "disk":
             pooled = pool_features(
                 fixed, prefixes, passed, progress, directory, key, dtype=feature_dtype
@@ -253,6 +259,7 @@ def sweep_states(
     epochs: int = 10,
     batch_size: int = 32,
     learning_rates: Sequence[float] = (1e-3,),
+    solver: str | Converged = "adam",
     out: epath.PathLike | None = None,
     resume: bool = True,
     name: str | None = None,
@@ -273,6 +280,8 @@ def sweep_states(
         epochs: Passes over the training split.
         batch_size: Examples a step.
         learning_rates: Learning rates to try; choose by ``validation``.
+        solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
+            until nothing is to be gained, with the options of a :class:`Converged`.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
         name: What records and tables call the model that the states are of.
@@ -332,6 +341,8 @@ def sweep_states(
         epochs=epochs,
         batch_size=batch_size,
         source=identity,
+        shape=states.shape,
+        solver=solver_of(solver),
     )
     plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume)
     if name is not None:

@@ -10,8 +10,7 @@ from poolax._checkpoint import replace_checkpoint
 from poolax._paths import absolute_path, path_component
 from poolax._processes import once
 from poolax.records import Records, digest
-from poolax.training._engine.jobs import Run
-from poolax.training._sweep.identities import Heads
+from poolax.training._sweep.identities import Heads, Run
 from poolax.training.finished import recorded_heads
 
 _RECORDS = "records.jsonl"
@@ -61,7 +60,7 @@ class Folder:
             variables,
             metadata=dict(config),
             is_own=lambda saved: "num_outputs" in saved,
-            step=row["epochs"],
+            step=row["epochs"] if row["learning_rate"] is not None else 0,
         )
 
 
@@ -87,7 +86,9 @@ def head_directory(out: epath.PathLike, record: Mapping[str, Any]) -> epath.Path
     if not isinstance(record, Mapping) or any(part not in record for part in parts):
         raise ValueError(f"record: expected that of a head, with {', '.join(parts)}, got {record!r}")
     # The record's id keeps heads of other configurations apart.
-    name = f"lr-{record['learning_rate']:g}-seed-{record['seed']}-{record['id'][:8]}"
+    rate = record["learning_rate"]
+    how = "solved" if rate is None else f"lr-{rate:g}"
+    name = f"{how}-seed-{record['seed']}-{record['id'][:8]}"
     task, label = str(record["task"]), str(record["pooler"])
     heads = epath.Path(out) / "heads"
     directory = heads / path_component(task) / path_component(label) / name

@@ -1,10 +1,22 @@
 """What every task is."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+
+class LeastSquares(NamedTuple):
+    """A loss that is a squared error: ``weight * mean((outputs - values)^2)`` of each example.
+
+    Attributes:
+        values: What the outputs should be, shape ``(N, k)``.
+        weights: How much each example counts, shape ``(N,)``; ``None`` for 1.
+    """
+
+    values: Float[np.ndarray, "N k"]
+    weights: Float[np.ndarray, " N"] | None = None
 
 
 class Task(abc.ABC):
@@ -19,12 +31,15 @@ class Task(abc.ABC):
         higher_is_better: Whether a larger value of it is better.
         num_parts: Sequences of an example. With one, outputs have shape ``(*batch, k)``, otherwise
             ``(*batch, parts, k)``: every part is pooled and projected alike.
+        is_convex: Whether the loss is a convex function of the outputs, so that a linear head has one
+            least loss, whatever it starts from.
     """
 
     name: str
     metric: str
     higher_is_better: bool
     num_parts: int = 1
+    is_convex: bool = False
 
     @property
     @abc.abstractmethod
@@ -34,6 +49,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(self, outputs: Float[Array, "*batch k"], targets: PyTree) -> Float[Array, "*batch"]:
         """Loss of each example."""
+
+    def least_squares(self, targets: PyTree) -> LeastSquares | None:
+        """The loss on these targets as a squared error, if it is one; here ``None``."""
+        del targets
+        return None
 
     @abc.abstractmethod
     def score(self, outputs: Float[Array, "*batch k"], targets: PyTree) -> Float[Array, "..."]:

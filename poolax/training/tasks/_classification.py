@@ -30,6 +30,7 @@ class Classification(Task):
     name = "classification"
     metric = "accuracy"
     higher_is_better = True
+    is_convex = True
 
     def __post_init__(self):
         """Refuse a number of classes below two."""
@@ -84,6 +85,7 @@ class NextToken(Task):
 
     name = "next_token"
     higher_is_better = True
+    is_convex = True
 
     def __post_init__(self):
         """Refuse numbers that do not fit."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task, check_some
+from poolax.training.tasks._base import LeastSquares, Task, check_some
 
 
 class _Regression(Task):
@@ -19,6 +19,7 @@ class _Regression(Task):
 
     metric = "mse"
     higher_is_better = False
+    is_convex = True
 
     def _errors(self, outputs, targets):
         """Differences, 0 where not scored, and what is scored."""
@@ -29,6 +30,10 @@ class _Regression(Task):
         """Mean squared error of an example's scored values; 0 where there are none."""
         errors, scored = self._errors(outputs, targets)
         return jnp.sum(jnp.square(errors), axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
+
+    def least_squares(self, targets):
+        """The values themselves, where all are scored."""
+        return None if np.isnan(targets).any() else LeastSquares(targets)
 
     def score(self, outputs, targets):
         """Sums of squared and absolute errors, and the number of scored values."""
@@ -120,21 +125,29 @@ class _Series(_Regression):
     Shift and scale come from what a head may see, so that it need not find the level of a window.
     """
 
+    _NAMES = ("values", "shift", "scale")
+
     def _errors(self, outputs, targets):
         shift, scale = (targets[name][..., None] for name in ("shift", "scale"))
         return super()._errors(outputs * scale + shift, targets["values"])
+
+    def least_squares(self, targets):
+        """In units of the outputs, each example weighted by its scale, where all values are scored."""
+        values, shift, scale = (np.asarray(targets[name], np.float64) for name in self._NAMES)
+        if np.isnan(values).any():
+            return None
+        return LeastSquares((values - shift[:, None]) / scale[:, None], np.square(scale))
 
     def _values(self, targets):
         return targets["values"]
 
     def check_targets(self, targets):
         """Refuse anything but ``values``, NaN where not scored, ``shift`` and ``scale``."""
-        names = ("values", "shift", "scale")
-        if not isinstance(targets, Mapping) or set(targets) != set(names):
+        if not isinstance(targets, Mapping) or set(targets) != set(self._NAMES):
             got = ", ".join(targets) if isinstance(targets, Mapping) else type(targets).__name__
             raise ValueError(f"targets: expected a mapping with values, shift and scale, got {got}")
         self._check_values(targets["values"], "targets['values']")
-        for name in names[1:]:
+        for name in self._NAMES[1:]:
             if targets[name].ndim != 1 or not np.isfinite(targets[name]).all():
                 raise ValueError(f"targets[{name!r}]: expected one finite number an example")
         if not (targets["scale"] > 0).all():

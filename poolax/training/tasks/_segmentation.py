@@ -37,6 +37,7 @@ class Segmentation(Task):
     name = "segmentation"
     metric = "pixel_accuracy"
     higher_is_better = True
+    is_convex = True
 
     def __post_init__(self):
         """Refuse numbers that do not fit."""

@@ -1,0 +1,174 @@
+"""Heads of least loss by L-BFGS, from the strongest penalty to the weakest."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.linalg
+from jaxtyping import Array, Float, Int, PyTree
+
+from poolax._programs import kept_program
+from poolax.training._convex.path import Path
+
+_EXACT = jax.lax.Precision.HIGHEST
+_PROBES = 4
+
+
+def descend_path(
+    inputs: Float[np.ndarray, "N *parts d"],
+    targets: PyTree,
+    loss: Callable[[Array, PyTree], Array],
+    num_outputs: int,
+    strengths: Float[np.ndarray, " strengths"],
+    *,
+    start: Float[np.ndarray, "d k"] | None = None,
+    tolerance: float = 1e-5,
+    max_steps: int = 1000,
+) -> Path:
+    """Linear heads of least mean loss, for all strengths of the penalty.
+
+    L-BFGS in coordinates in which the loss is about equally curved in all directions: those of the
+    eigenvectors of the inputs' covariance, in units of ``(curvature * eigenvalue + strength)^(-1/2)``.
+    Each strength starts from the head of the stronger one before it; one compiled program serves all of
+    them, and all poolers. Under ``vmap`` every line search would compute both of its branches, at
+    several times the cost.
+
+    Args:
+        inputs: Standardised vectors, of one part an example or several.
+        targets: As ``loss`` takes them, one row an example.
+        loss: From outputs ``(N, *parts, k)`` and targets to the loss of each example.
+        num_outputs: Width ``k`` of the head.
+        strengths: Of the penalty, above 0.
+        start: Kernel from which the first one starts and whose distance is penalised instead of that
+            from 0, for losses that know no scale of the outputs; ``None`` for 0.
+        tolerance: Largest entry of the gradient, in units of the mean norm of the loss's derivative by
+            the outputs, where these are those of the start.
+        max_steps: Most steps for a strength.
+
+    Returns:
+        The heads, strongest penalty first.
+    """
+    strengths = np.sort(np.asarray(strengths, np.float64))[::-1]
+    rows = np.asarray(inputs, np.float64).reshape(-1, np.shape(inputs)[-1])
+    # Double precision on the host: what is left of small eigenvalues in float32 is noise.
+    eigenvalues, axes = scipy.linalg.eigh(rows.T @ rows / len(rows), check_finite=False)
+    rotated = (np.asarray(inputs, np.float64) @ axes).astype(np.float32)
+    origin = np.zeros((rows.shape[1], num_outputs)) if start is None else axes.T @ start
+    shared = jax.tree.map(
+        jnp.asarray,
+        (
+            rotated,
+            targets,
+            np.maximum(eigenvalues, 0.0).astype(np.float32),
+            origin.astype(np.float32),
+            np.float32(tolerance),
+        ),
+    )
+    solve = _program(shared, loss, max_steps)
+    head = _Head(shared[3], jnp.zeros(num_outputs, jnp.float32))
+    found = []
+    for strength in strengths.astype(np.float32):
+        head, gradient, num_steps = solve(head, strength, *shared)
+        found.append(jax.device_get((head.kernel, head.bias, gradient, num_steps)))
+    kernel, bias, gradient, num_steps = (np.stack(parts) for parts in zip(*found, strict=True))
+    kernel = np.einsum("de,sek->sdk", axes, kernel.astype(np.float64))
+    return Path(strengths, kernel, bias, gradient, num_steps, gradient <= tolerance)
+
+
+class _Head(NamedTuple):
+    """A head in preconditioned coordinates, or a gradient by it."""
+
+    kernel: Float[Array, "d k"]
+    bias: Float[Array, " k"]
+
+
+class _Descent(NamedTuple):
+    """Where a descent is."""
+
+    head: _Head
+    state: Any
+    gradient: Float[Array, ""]
+    step: Int[Array, ""]
+
+
+@kept_program
+def _program(loss, max_steps):
+    return jax.jit(functools.partial(_solve, loss, max_steps))
+
+
+def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin, tolerance):
+    """The head of one strength from that of another, the size of its gradient, and steps taken."""
+
+    def outputs_of(kernel, bias):
+        return jnp.einsum("...d,dk->...k", inputs, kernel, precision=_EXACT) + bias
+
+    at_start = outputs_of(origin, jnp.zeros_like(head.bias))
+    unit, curvature = _scales(loss, at_start, targets)
+    # Rows of the kernel in units in which the loss is curved by about 1.
+    unit_of_row = jax.lax.rsqrt(curvature * eigenvalues + strength)[:, None]
+
+    def objective(head):
+        moved = unit_of_row * head.kernel
+        losses = loss(outputs_of(origin + moved, head.bias), targets)
+        return jnp.mean(losses) + strength / 2 * jnp.sum(jnp.square(moved))
+
+    def size(gradient):
+        largest = jnp.max(jnp.abs(gradient.kernel / unit_of_row))
+        return jnp.maximum(largest, jnp.max(jnp.abs(gradient.bias))) / unit
+
+    head = _Head((head.kernel - origin) / unit_of_row, head.bias)
+    head, gradient, step = _minimize(objective, head, size, tolerance, max_steps)
+    return _Head(origin + unit_of_row * head.kernel, head.bias), gradient, step
+
+
+def _minimize(objective, head, size, tolerance, max_steps):
+    """L-BFGS until the gradient is small; the head, the size of its gradient, steps taken."""
+    solver = optax.lbfgs(
+        linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
+    )
+    value_and_gradient = optax.value_and_grad_from_state(objective)
+
+    def goes_on(descent):
+        return (descent.step < max_steps) & (descent.gradient > tolerance)
+
+    def step(descent):
+        value, gradient = value_and_gradient(descent.head, state=descent.state)
+        updates, state = solver.update(
+            gradient,
+            descent.state,
+            descent.head,
+            value=value,
+            grad=gradient,
+            value_fn=objective,
+        )
+        head: Any = optax.apply_updates(descent.head, updates)
+        return _Descent(head, state, size(optax.tree.get(state, "grad")), descent.step + 1)
+
+    first = _Descent(head, solver.init(head), size(jax.grad(objective)(head)), jnp.zeros((), jnp.int32))
+    last = jax.lax.while_loop(goes_on, step, first)
+    return last.head, last.gradient, last.step
+
+
+def _scales(loss, outputs, targets):
+    """Mean norm of the loss's derivative by the outputs, and its mean curvature there."""
+
+    def total(outputs):
+        return jnp.sum(loss(outputs, targets))
+
+    gradient = jax.grad(total)
+    num = outputs.shape[0]
+    unit = jnp.mean(jnp.linalg.norm(gradient(outputs).reshape(num, -1), axis=1))
+
+    def probe(key):
+        # v^T H v of random signs v has the trace of H as its mean.
+        signs = jax.random.rademacher(key, outputs.shape, outputs.dtype)
+        return jnp.vdot(signs, jax.jvp(gradient, (outputs,), (signs,))[1])
+
+    keys = jax.random.split(jax.random.key(0), _PROBES)
+    curvature = jnp.mean(jax.lax.map(probe, keys)) / outputs.size
+    tiny = jnp.finfo(outputs.dtype).tiny
+    return jnp.where(unit > 0, unit, 1), jnp.maximum(curvature, tiny)

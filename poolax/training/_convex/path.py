@@ -1,0 +1,29 @@
+"""What every solver gives: a head for each strength of the penalty."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+class Path(NamedTuple):
+    """Heads for several strengths of the penalty, strongest first.
+
+    A head is the least of ``mean loss + strength / 2 |kernel|^2``; the bias bears no penalty.
+
+    Attributes:
+        strengths: Descending, shape ``(strengths,)``.
+        kernel: Shape ``(strengths, d, k)``.
+        bias: Shape ``(strengths, k)``.
+        gradient: Largest entry of the gradient there, in units of that at outputs of zero, shape
+            ``(strengths,)``.
+        num_steps: Steps taken; 0 for a closed form.
+        converged: Whether the gradient is within the tolerance.
+    """
+
+    strengths: Float[np.ndarray, " strengths"]
+    kernel: Float[np.ndarray, "strengths d k"]
+    bias: Float[np.ndarray, "strengths k"]
+    gradient: Float[np.ndarray, " strengths"]
+    num_steps: Int[np.ndarray, " strengths"]
+    converged: Bool[np.ndarray, " strengths"]

@@ -1,0 +1,101 @@
+"""Token states in units of their own spread, for heads that are trained to the end."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from poolax.training._states.features import HostStates
+from poolax.training._states.sources import TokenSource
+
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledSource:
+    """Another source's states less a mean, divided by a deviation, for each entry of the width.
+
+    Attributes:
+        source: The other source.
+        mean: Shape ``(d,)``.
+        deviation: Shape ``(d,)``.
+    """
+
+    has_groups: ClassVar[bool] = False
+
+    source: TokenSource
+    mean: Float[np.ndarray, " d"]
+    deviation: Float[np.ndarray, " d"]
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all states are in memory."""
+        return self.source.is_resident
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether a backbone makes the states whenever they are read."""
+        return self.source.is_computed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all states."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the states."""
+        return np.dtype(np.float32)
+
+    @property
+    def token_counts(self) -> tuple[int, int]:
+        """Fewest and most real tokens of a sequence."""
+        return self.source.token_counts
+
+    @property
+    def num_prefix(self) -> int:
+        """Number of prefix tokens."""
+        return self.source.num_prefix
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
+        """True at real tokens of all examples."""
+        return self.source.mask
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether states are fetched with a mask."""
+        return self.source.has_masks
+
+    def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
+        """States of some examples, in this order; zeros where tokens are not real."""
+        tokens = self.source.fetch(positions)
+        states = (np.asarray(tokens.states, np.float32) - self.mean) / self.deviation
+        if tokens.mask is not None:
+            states = np.where(tokens.mask[..., None], states, np.float32(0))
+        return HostStates(states, tokens.mask)
+
+
+def scaled(source: TokenSource, examples: Int[np.ndarray, " num"]) -> ScaledSource:
+    """A source's states in units of the mean and deviation over all real tokens of some examples."""
+    count, total, squares = 0, 0.0, 0.0
+    shift = None
+    for start in range(0, len(examples), _BATCH):
+        tokens = source.fetch(np.sort(examples[start : start + _BATCH]))
+        rows = np.asarray(tokens.states, np.float64)
+        rows = rows.reshape(-1, rows.shape[-1]) if tokens.mask is None else rows[tokens.mask]
+        if shift is None:
+            # Squares of differences from about the mean lose no digits.
+            shift = rows.mean(axis=0)
+        count += len(rows)
+        total = total + (rows - shift).sum(axis=0)
+        squares = squares + np.square(rows - shift).sum(axis=0)
+    if shift is None:
+        raise ValueError("examples: expected at least one, got none")
+    offset = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(offset), 0.0))
+    mean = shift + offset
+    noise = np.finfo(np.float32).eps * np.abs(mean)
+    deviation = np.where(deviation > noise, deviation, 1.0)
+    return ScaledSource(source, mean.astype(np.float32), deviation.astype(np.float32))

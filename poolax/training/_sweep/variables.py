@@ -1,0 +1,32 @@
+"""Variables of heads as they are saved: for token states as a backbone gives them."""
+
+import flax.linen as nn
+from jaxtyping import PyTree
+
+from poolax.training._convex.scaling import Scaling
+from poolax.training._states.scaled import ScaledSource
+from poolax.training._states.sources import TokenSource
+from poolax.training.token_head import TokenHead
+
+
+def for_raw_states(variables: PyTree, pooler: nn.Module, source: TokenSource) -> PyTree:
+    """Variables of a head that takes raw token states, of one that was trained on those of a source.
+
+    Args:
+        variables: Of the head as it was trained.
+        pooler: Its pooler.
+        source: What it was trained on.
+
+    Returns:
+        The same variables where these are raw states. Otherwise those of a head that brings them to
+        units of their spread itself; a :class:`TokenHead`, which is linear, has them in its weights.
+    """
+    if not isinstance(source, ScaledSource):
+        return variables
+    if not isinstance(pooler, TokenHead):
+        scaling = {"mean": source.mean, "deviation": source.deviation}
+        return {**variables, "scaling": scaling}
+    output = variables["params"]["output"]
+    scaling = Scaling(source.mean, source.deviation)
+    kernel, bias = scaling.fold(output["kernel"], output["bias"])
+    return {"params": {"output": {"kernel": kernel, "bias": bias}}}

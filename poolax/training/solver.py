@@ -1,0 +1,71 @@
+"""How heads are trained: by the paper's protocol, or to the end."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from poolax import codec
+from poolax._checks import check_choice, check_count, check_flag, check_number
+
+SOLVERS = ("adam", "converged")
+
+
+@codec.register("solver", "converged")
+@dataclasses.dataclass(frozen=True)
+class Converged:
+    """Heads that are trained until nothing is to be gained: poolings are compared, not optimisers.
+
+    Inputs of a linear head are standardised by the training split. Poolers without parameters get the
+    head of least ``mean loss + strength / 2 |kernel|^2``: in closed form for squared errors, by L-BFGS
+    otherwise; the strength is chosen by validation.
+
+    Other poolers see token states whose entries are standardised over all real tokens of the training
+    split. Adam's learning rate rises and then decays along a cosine; the state of the best validation
+    score is kept, and a head stops where nothing has become better for a while.
+
+    Attributes:
+        strengths: Of the penalty. Where the best is the first or the last of them, weaker or stronger
+            ones are tried as well, from 1e-9 to 1e4.
+        tolerance: What the largest entry of the gradient may be at the end, in units of the mean norm
+            of the loss's derivative by outputs of zero.
+        max_steps: Most steps of L-BFGS for a strength.
+        refit: Whether the head of the chosen strength is trained on training and validation split.
+        learning_rates: Of poolers with parameters, largest ones of their schedule; choose by
+            ``validation``.
+        max_epochs: Most passes over the training split of these, along which the schedule runs.
+        patience: Epochs after which one of these stops if neither validation score nor loss became
+            better.
+        warmup: Share of the steps of ``max_epochs`` over which the learning rate rises.
+    """
+
+    strengths: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    tolerance: float = 1e-5
+    max_steps: int = 1000
+    refit: bool = False
+    learning_rates: Sequence[float] = (1e-3, 1e-2)
+    max_epochs: int = 100
+    patience: int = 10
+    warmup: float = 0.02
+
+    def __post_init__(self):
+        """Refuse numbers out of range."""
+        for name in ("strengths", "learning_rates"):
+            values = tuple(getattr(self, name))
+            if not values:
+                raise ValueError(f"{name}: expected at least one, got none")
+            for value in values:
+                check_number(name, value, above=0.0)
+            object.__setattr__(self, name, values)
+        check_count("max_epochs", self.max_epochs)
+        check_count("patience", self.patience)
+        check_number("warmup", self.warmup, at_least=0.0, below=1.0)
+        check_number("tolerance", self.tolerance, above=0.0)
+        check_count("max_steps", self.max_steps)
+        check_flag("refit", self.refit)
+
+
+def solver_of(solver: str | Converged) -> Converged | None:
+    """The options of a solver by name; ``None`` for Adam, which has none."""
+    if isinstance(solver, Converged):
+        return solver
+    check_choice("solver", solver, SOLVERS)
+    return Converged() if solver == "converged" else None
