@@ -1,9 +1,10 @@
 """Families of language models against their reference implementations: hidden states of all layers."""
 
+import chex
 import jax
 import numpy as np
 import pytest
-from parity import assert_layers, reference, run, save
+from parity import assert_layers, build, reference, run, save, transformers
 
 from poolax import backbones, bounds
 
@@ -193,3 +194,56 @@ def test_texts(name, fields, tmp_path):
         return
     table = bounds.ledger(backbone.layer_specs(backbone.params), num_tokens=NUM_TOKENS, radius=5.0)
     assert np.isfinite(table.log_lipschitz)
+
+
+ROBERTA = ENCODER | {"pad_token_id": PAD_ID}
+VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION |= {"image_size": 4, "patch_size": 2, "head_dim": 4}
+HEADS = {
+    "RobertaForMaskedLM": ROBERTA,
+    "XLMRobertaForSequenceClassification": ROBERTA,
+    "CamembertForTokenClassification": ROBERTA,
+    "ElectraForPreTraining": ENCODER | {"embedding_size": 8},
+    "ElectraForMaskedLM": ENCODER | {"embedding_size": 8},
+    "DistilBertForMaskedLM": DISTILBERT,
+    "DistilBertForSequenceClassification": DISTILBERT,
+    "MPNetForMaskedLM": ENCODER,
+    "NomicBertForMaskedLM": ENCODER,
+    "Qwen3ForCausalLM": DECODER | {"head_dim": 6, "tie_word_embeddings": True},
+    "Phi3ForCausalLM": DECODER,
+    "Gemma2ForCausalLM": GEMMA,
+    "Gemma3ForCausalLM": GEMMA,
+    "ModernBertForMaskedLM": MODERN,
+    "ModernBertForSequenceClassification": MODERN,
+    "EuroBertForMaskedLM": DECODER | {"mask_token_id": 3},
+    "T5ForConditionalGeneration": T5,
+    "UMT5ForSequenceClassification": T5 | {"num_decoder_layers": 1},
+    "Mistral3ForConditionalGeneration": {
+        "text_config": DECODER | {"model_type": "ministral3", "head_dim": 6, "rope_parameters": YARN},
+        "vision_config": VISION | {"model_type": "pixtral"},
+    },
+    "Gemma3ForConditionalGeneration": {
+        "text_config": GEMMA | {"model_type": "gemma3_text"},
+        "vision_config": VISION | {"model_type": "siglip_vision_model"},
+        "mm_tokens_per_image": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_and_towers_of_others_are_left_aside(head, tmp_path):
+    cls = getattr(transformers, head)
+    model = build(cls, cls.config_class(**HEADS[head]))
+    whole = backbones.load(save(model, tmp_path / "whole"))
+    if head.startswith(("T5", "UMT5")):
+        name = head.split("For")[0]
+        inner = reference(name, HEADS[head], part="EncoderModel")
+        states = {k: v for k, v in model.state_dict().items() if not k.startswith("decoder")}
+        states = {k.removeprefix("transformer."): v for k, v in states.items()}
+        inner.load_state_dict({k: states[k] for k in inner.state_dict()})
+    else:
+        inner = model.base_model
+        inner = getattr(inner, "language_model", inner)
+    alone = backbones.load(save(inner, tmp_path / "alone"))
+    assert whole.config == alone.config
+    chex.assert_trees_all_equal(whole.params, alone.params)
