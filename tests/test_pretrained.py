@@ -7,6 +7,7 @@ import sys
 import chex
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from families import ALL_FAMILIES, FAMILIES, KEY, STACKABLE, scrambled
@@ -349,6 +350,78 @@ def test_half_a_file(tmp_path):
     path.write_bytes(b"\x80\x04not a tensor")
     with pytest.raises(ValueError, match=r"expected a whole safetensors file"):
         backbones.load(tmp_path / "a")
+
+
+def test_bytes_behind_the_last_tensor(tmp_path):
+    path = write(tmp_path / "a") / "model.safetensors"
+    with path.open("ab") as file:
+        file.write(bytes(8))
+    with pytest.raises(DamagedFileError, match=r"model.safetensors: expected a whole safetensors file"):
+        backbones.load(tmp_path / "a")
+
+
+def test_half_of_the_shards(tmp_path):
+    write(tmp_path / "a", shards=4)
+    for number in (1, 3):
+        (tmp_path / "a" / f"model-{number:05d}-of-00004.safetensors").unlink()
+    message = r"expected the 4 files .* got no model-00001-of-00004.safetensors, model-00003-of-00004"
+    with pytest.raises(DamagedFileError, match=message):
+        backbones.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 8}, r"to be one of 32, got 8"),
+        (
+            {"model_type": "roberta", "pad_token_id": -1},
+            r"pad_token_id to be a whole number >= 0, got -1",
+        ),
+        ({"model_type": "nomic_bert", "prenorm": True}, r"prenorm to be one of False, got True"),
+        (
+            {"model_type": "gemma2", "use_bidirectional_attention": True},
+            r"bidirectional_attention .*True",
+        ),
+        ({"model_type": "t5", "d_model": 16, "feed_forward_proj": "gated-mish"}, r"got 'mish'"),
+        (
+            {"model_type": "mistral3", "text_config": {**CONFIG, "model_type": "qwen2"}},
+            r"model_type to be one of 'mistral', 'ministral3', .*'qwen2'",
+        ),
+        ({"model_type": "mistral3"}, r"expected a field 'text_config'"),
+        ({"model_type": "deberta"}, r"got 'deberta'; did you mean 'bert'\?"),
+        ({"model_type": "qwen4"}, r"got 'qwen4'; did you mean 'qwen3'\?"),
+    ],
+)
+def test_configurations_of_other_kinds_are_named(config, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        backbones.load(write(tmp_path / "a", None, CONFIG | config))
+
+
+def test_files_of_fused_projections_have_as_many_rows_as_the_configuration_says(tmp_path):
+    config = CONFIG | {"model_type": "phi3", "num_hidden_layers": 1}
+    tensors = {name: tensor for name, tensor in llama_tensors(layers=1).items() if "_proj" not in name}
+    layer = "model.layers.0"
+    for name, shape in {"self_attn.qkv_proj": (33, 16), "self_attn.o_proj": (16, 16)}.items():
+        tensors[f"{layer}.{name}.weight"] = np.zeros(shape, np.float32)
+    for name, shape in {"gate_up_proj": (49, 16), "down_proj": (16, 24)}.items():
+        tensors[f"{layer}.mlp.{name}.weight"] = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match=r"5: .*qkv_proj.weight \(33, 16\) .*gate_up_proj.weight"):
+        backbones.load(write(tmp_path / "a", tensors, config))
+
+
+def test_scales_stored_less_one_are_rounded_once(tmp_path):
+    # In bfloat16 1 + 0.0037 would be 1 or 1.0078.
+    fields = {"model_type": "gemma2", "num_hidden_layers": 1, "head_dim": 4}
+    fields["sliding_window"] = 4
+    tensors = llama_tensors(ml_dtypes.bfloat16, layers=1)
+    for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+        tensors[f"model.layers.0.{name}.weight"] = np.full(16, 0.0037, ml_dtypes.bfloat16)
+    write(tmp_path / "a", tensors, CONFIG | fields)
+    scale = backbones.load(tmp_path / "a", dtype=jnp.float32).params["encoder"]["block_0"]["norm2"]
+    expected = np.float32(1) + np.float32(ml_dtypes.bfloat16(0.0037))
+    np.testing.assert_array_equal(scale["scale"], np.full(16, expected))
+    half = backbones.load(tmp_path / "a").params["encoder"]["block_0"]["norm2"]["scale"]
+    assert half.dtype == jnp.bfloat16
 
 
 def test_missing_files(tmp_path):

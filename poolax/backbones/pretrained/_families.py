@@ -25,9 +25,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *(T5_CHECKPOINT, MOMENT),
 )
 
-# Kinds of models have short names, of which the nearest may share little more than its ending.
-_NEAREST = 0.5
-
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -72,5 +69,5 @@ def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int,
         if name in architecture.names or (name is None and architecture.recognizes(config, shapes)):
             return architecture
     valid = [name for architecture in ARCHITECTURES for name in architecture.names]
-    hint = did_you_mean(name, valid, cutoff=_NEAREST)
+    hint = did_you_mean(name, valid)
     raise ValueError(f"config: expected model_type to be one of {', '.join(valid)}, got {name!r}{hint}")
