@@ -142,7 +142,9 @@ class Decoder(BlockBackbone):
     @classmethod
     def init_embeddings(cls, config, key):
         """See :meth:`BlockBackbone.init_embeddings`."""
-        found = {"token": 0.02 * jax.random.normal(key, (config.vocab_size, config.width))}
+        found: dict[str, Any] = {
+            "token": 0.02 * jax.random.normal(key, (config.vocab_size, config.width))
+        }
         if config.use_embedding_norm:
             norm = _norm(config).init(key, jnp.zeros((1, config.width)))
             found["norm"] = norm["params"]
@@ -174,7 +176,9 @@ class Decoder(BlockBackbone):
             parent=None,
         )
         # Each a module of its own: one module in two places would be one set of parameters.
-        out_norms = {name: _norm(config) for name in ("out_norm1", "out_norm2") if config.use_out_norms}
+        out_norms: Any = {}
+        if config.use_out_norms:
+            out_norms = {name: _norm(config) for name in ("out_norm1", "out_norm2")}
         first = None if config.use_embedding_norm and index == 0 else _norm(config)
         return PreLNBlock(attention, ffn, first, _norm(config), **out_norms)
 
