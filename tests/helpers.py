@@ -25,6 +25,7 @@ FURTHER_POOLERS = {
     "position": pooling.PositionPool(start=2),
     "skip": pooling.SkipPool(pooling.WeightedAveragePool(max_tokens=12), 2),
     "projected": pooling.ProjectedPool(pooling.MaxPool(), 4, "tanh"),
+    "map-full": pooling.QueryAttentionPool(num_heads=2, full=True, mlp_dim=5, norm_eps=1e-2),
     "concat": pooling.ConcatPool((pooling.AveragePool(), pooling.QueryAttentionPool())),
 }
 PUBLISHED = ("first", "last", "avg", "sum", "max")

@@ -20,7 +20,7 @@ def build(cls, config, seed=0):
     model = cls(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 or name.endswith("bias"):
+            if parameter.ndim <= 1 or name.endswith("bias"):
                 parameter.add_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)

@@ -9,7 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from poolax._checks import check_finite, is_concrete
+from poolax._activations import activation_from_name
+from poolax._checks import check_all_finite, check_finite, is_concrete
 from poolax._numerics import safe_norm
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._ffn import two_layer_lipschitz
@@ -74,10 +75,34 @@ def query_rule(pooler, variables, *, num_tokens, dim, spread, method):
             "spread: expected half of the largest distance between pooled tokens for "
             "QueryAttentionPool, got None"
         )
-    params = parameters_of(pooler, variables)
+    params, tight = parameters_of(pooler, variables), method == "tight"
+    if pooler.full:
+        head = params["head"]
+        check_all_finite("head", head)
+        slope = activation_lipschitz(activation_from_name(pooler.activation))
+        sizes = {"eps": pooler.norm_eps, "slope": slope, "tight": tight}
+        return _query_head(head, num_tokens, spread, **sizes)
     for name in ("query", "key", "value"):
         check_finite(name, params[name])
-    return _query_slices(params, num_tokens, spread, tight=method == "tight")
+    return _query_slices(params, num_tokens, spread, tight=tight)
+
+
+@functools.partial(jax.jit, static_argnames=("eps", "slope", "tight"))
+def _query_head(head, num_tokens, spread, *, eps, slope, tight):
+    """The heads side by side as slices of one query, then what follows them by its own constant."""
+    query = jnp.einsum("d,dhk->hk", head["probe"], head["query"]["kernel"]) + head["query"]["bias"]
+    slices = {
+        "query": query[None],
+        "key": head["key"]["kernel"],
+        "value": head["value"]["kernel"][:, None],
+    }
+    heads = _query_slices(slices, num_tokens, spread, tight=tight)
+    out = head["out"]["kernel"]
+    layers = [head[name]["kernel"] for name in ("mlp_in", "mlp_out")]
+    mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=tight)
+    behind = 1 + mlp * norm_lipschitz("layer", head["norm"]["scale"], eps)
+    factor = spectral_norm(out.reshape(-1, out.shape[-1])) * behind
+    return PoolerBound(l2=factor * heads.l2, l1=factor * heads.l1, linf=None)
 
 
 @functools.partial(jax.jit, static_argnames="tight")

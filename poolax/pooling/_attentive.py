@@ -10,9 +10,11 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from poolax._checks import check_count, check_divides, check_learned_width
+from poolax import codec
+from poolax._checks import check_count, check_divides, check_flag, check_learned_width
 from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
 from poolax.pooling._base import Pooler, check_input, check_pooled
+from poolax.pooling._query_head import QueryHead
 from poolax.pooling._reduce import average_pool, zero_empty
 
 # Kernels (d, H, d_h) and (m, H, d_h) are products with the first axis alone.
@@ -170,11 +172,21 @@ class QueryAttentionPool(Pooler):
     and the slice ``sum_k p_k z_k W_V^{q,h}`` of the output; the slices, ``d / (Q H)`` wide each,
     stand side by side, so that more queries cost no width.
 
-    Attributes:
-        num_queries: Number of learned queries ``Q``.
-        num_heads: Number of heads ``H`` of each query; ``Q H`` divides ``d``.
+    The full form is the head of the reference, with which SigLIP is trained: one query with biases and
+    an output projection, and behind them ``u + MLP(LayerNorm(u))``.
 
-    Parameters: ``query (Q, H, d_h)``, ``key (d, H, d_h)``, ``value (d, Q, H, d / (Q H))``.
+    Attributes:
+        num_queries: Number of learned queries ``Q``; 1 in the full form.
+        num_heads: Number of heads ``H`` of each query; ``Q H`` divides ``d``.
+        full: Whether it is the full form.
+        mlp_dim: Width of its MLP; ``None`` takes ``4 d``.
+        activation: Name of the MLP's activation.
+        norm_eps: What its LayerNorm adds to the variance.
+
+    Parameters: ``query (Q, H, d_h)``, ``key (d, H, d_h)``, ``value (d, Q, H, d / (Q H))``; in the full
+    form ``head`` with ``probe (d,)``, ``query``, ``key``, ``value`` and ``out`` as
+    :class:`poolax.attention.MultiHeadAttention` has them, without a bias of the keys, which would
+    change nothing, ``norm``, ``mlp_in`` and ``mlp_out``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -193,6 +205,10 @@ class QueryAttentionPool(Pooler):
 
     num_queries: int = 1
     num_heads: int = 1
+    full: bool = codec.added(False)
+    mlp_dim: int | None = codec.added(None)
+    activation: str = codec.added("gelu")
+    norm_eps: float = codec.added(1e-6)
 
     @nn.compact
     def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
@@ -207,12 +223,22 @@ class QueryAttentionPool(Pooler):
             Pooled vectors, shape ``(*batch, d)``, and the attention if asked for.
 
         Raises:
-            ValueError: if ``num_queries * num_heads`` does not divide ``d``, if one is below one,
-                or for a wrong shape, dtype or mask, or non-finite real tokens.
+            ValueError: if ``num_queries * num_heads`` does not divide ``d``, if one is below one, for
+                several queries in the full form, or for a wrong shape, dtype or mask, or non-finite
+                real tokens.
         """
         check_count("num_queries", self.num_queries)
         check_count("num_heads", self.num_heads)
+        check_flag("full", self.full)
         z, mask = check_input(z, mask)
+        if self.full:
+            if self.num_queries != 1:
+                raise ValueError(f"num_queries: expected 1 in the full form, got {self.num_queries}")
+            head = QueryHead(self.num_heads, self.mlp_dim, self.activation, self.norm_eps, name="head")
+            pooled, weights = head(z, mask)
+            pooled = pooled.astype(z.dtype)
+            pooled = check_pooled(pooled if mask is None else zero_empty(pooled, mask))
+            return (pooled, weights) if return_weights else pooled
         width = z.shape[-1]
         check_learned_width(self, "key", 0, width)
         num_slices = self.num_queries * self.num_heads

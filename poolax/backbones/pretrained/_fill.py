@@ -17,6 +17,7 @@ from poolax._files import damaged
 from poolax.backbones import _layers
 from poolax.backbones.pretrained._sources import FETCH_OR_CHOOSE, Architecture, Sources
 from poolax.backbones.pretrained._tensors import TensorFiles
+from poolax.pooling import Pooler
 
 Sharding = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
@@ -51,19 +52,25 @@ class Plan:
         config: Our configuration.
         sources: Where each parameter comes from.
         expected: Shape of each parameter.
+        pooler: The pooler that the checkpoint holds, or ``None``.
     """
 
     architecture: Architecture
     config: Any
     sources: Sources
     expected: dict[str, tuple[int, ...]]
+    pooler: Pooler | None = None
 
 
-def plan_params(architecture: Architecture, config: Any) -> Plan:
-    """The plan for a configuration."""
-    return Plan(
-        architecture, config, architecture.sources(config), _expected_shapes(architecture, config)
-    )
+def plan_params(architecture: Architecture, raw: Mapping[str, Any], config: Any) -> Plan:
+    """The plan for a configuration, as read from JSON and as ours."""
+    sources, expected = architecture.sources(config), _expected_shapes(architecture, config)
+    pooler, own = architecture.read_pooler(raw, config) or (None, {})
+    if pooler is not None:
+        tokens = jax.ShapeDtypeStruct((1, config.width), np.float32)
+        shapes = _layers.leaf_shapes(jax.eval_shape(pooler.init, jax.random.key(0), tokens)["params"])
+        expected |= {f"pooler/{path}": shape for path, shape in shapes.items()}
+    return Plan(architecture, config, sources | own, expected, pooler)
 
 
 def fill_params(

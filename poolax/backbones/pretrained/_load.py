@@ -79,7 +79,7 @@ def load(
 
     Returns:
         The backbone, with the preprocessing that the files describe, and the pooler of a sentence
-        encoder.
+        encoder or of SigLIP.
 
     Raises:
         ValueError: if there is no such directory or hub id, for an unknown architecture, a
@@ -134,6 +134,7 @@ def load(
         config=plan.config,
         preprocess=preprocess,
         name=_name_of(path_or_hub_id),
+        pooler=plan.pooler,
         origin=read_origin(path, resolve_names(plan, tensors), tensors.shapes, dtype),
     )
     if pooling is None or pooling.pooler is None:
@@ -179,12 +180,12 @@ def from_state_dict(
         shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
     plan = _plan(config, shapes)
     params = fill_params(plan, tensors, dtype=dtype, sharding=sharding, stacked=stacked)
-    return plan.architecture.backbone(params=params, config=plan.config)
+    return plan.architecture.backbone(params=params, config=plan.config, pooler=plan.pooler)
 
 
 def _plan(raw, shapes):
     architecture = find_architecture(raw, shapes)
-    return plan_params(architecture, architecture.read_config(raw, shapes))
+    return plan_params(architecture, raw, architecture.read_config(raw, shapes))
 
 
 def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, pathlib.Path | None]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from poolax._files import json_object
 from poolax.backbones._base import Backbone
+from poolax.pooling import Pooler
 
 FETCH_AGAIN = "fetch the files of the model again"
 """What to do where a file of a model is damaged."""
@@ -127,16 +128,23 @@ def heads_out(path: str, *names: str, num_heads: int, bias: bool = True) -> Sour
 
 
 def joint_heads(
-    path: str, *names: str, num_heads: int, bias: bool = True, inputs_first: bool = False
+    path: str,
+    *names: str,
+    num_heads: int,
+    bias: bool = True,
+    inputs_first: bool = False,
+    joined_by: str = ".",
 ) -> Sources:
     """Query, key and value projections from one (3 H d_h, d) tensor, or (d, 3 H d_h)."""
     found = {}
     for index, part in enumerate(("query", "key", "value")):
         kernel = _third_kernel(index, num_heads, inputs_first)
-        found[f"{path}/{part}/kernel"] = Source(tuple(f"{name}.weight" for name in names), kernel)
+        weights, biases = (
+            tuple(f"{name}{joined_by}{leaf}" for name in names) for leaf in ("weight", "bias")
+        )
+        found[f"{path}/{part}/kernel"] = Source(weights, kernel)
         if bias:
-            third = _third_bias(index, num_heads)
-            found[f"{path}/{part}/bias"] = Source(tuple(f"{name}.bias" for name in names), third)
+            found[f"{path}/{part}/bias"] = Source(biases, _third_bias(index, num_heads))
     return found
 
 
@@ -218,6 +226,8 @@ class Architecture:
         read_preprocess: From the directory and the configuration to what prepares raw inputs.
         prefixes: What model classes with a head put in front of all names of the backbone.
         ignored: Regular expressions of names that belong to no parameter of the backbone.
+        read_pooler: From the configuration, as read from JSON, and ours to the pooler that checkpoints
+            hold and where its parameters come from, below ``pooler/``; ``None`` where there is none.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
         tested: What hidden states are compared with in the tests.
@@ -230,6 +240,9 @@ class Architecture:
     read_preprocess: Callable[[pathlib.Path, Mapping[str, Any], Any], Any]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    read_pooler: Callable[[Mapping[str, Any], Any], tuple[Pooler, Sources] | None] = (
+        lambda raw, config: None
+    )
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )

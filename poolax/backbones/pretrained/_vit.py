@@ -1,6 +1,7 @@
 """Vision Transformers in Hugging Face layout: names by family, and readers of their configurations."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,11 +17,13 @@ from poolax.backbones.pretrained._sources import (
     heads_in,
     heads_out,
     joint_dense,
+    joint_heads,
     norm,
     read_count,
     read_field,
     read_json_object,
 )
+from poolax.pooling import QueryAttentionPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +299,47 @@ def _tower(raw, defaults):
     return {**defaults, **(given if whole else raw)}
 
 
+_SIGLIP_DEFAULTS = {
+    **_TOWER_DEFAULTS,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+    "num_patches": 256,
+}
+
+
+def _read_siglip(raw, **switches):
+    return _read_vit(_tower(raw, _SIGLIP_DEFAULTS), use_cls_token=False, **switches)
+
+
+def _read_siglip2(raw):
+    tower = _tower(raw, _SIGLIP_DEFAULTS)
+    side = math.isqrt(read_count(tower, "num_patches")) * square_side(tower, "patch_size")
+    return _read_siglip({**tower, "image_size": side}, interpolation="bilinear-antialias")
+
+
+def _read_siglip_head(raw, config):
+    if not _tower(raw, _SIGLIP_DEFAULTS)["vision_use_head"]:
+        return None
+    pooler = QueryAttentionPool(
+        num_heads=config.num_heads,
+        full=True,
+        mlp_dim=config.mlp_dim,
+        activation=config.activation,
+        norm_eps=config.norm_eps,
+    )
+    ours, theirs = "pooler/head", "head.attention"
+    found = {f"{ours}/probe": Source(("head.probe",), lambda x: x.reshape(-1))}
+    found |= joint_heads(f"{ours}", f"{theirs}.in_proj", num_heads=config.num_heads, joined_by="_")
+    # A bias of the keys adds the same to all logits.
+    del found[f"{ours}/key/bias"]
+    found |= heads_out(f"{ours}/out", f"{theirs}.out_proj", num_heads=config.num_heads)
+    found |= norm(f"{ours}/norm", "head.layernorm")
+    found |= dense(f"{ours}/mlp_in", "head.mlp.fc1")
+    return pooler, found | dense(f"{ours}/mlp_out", "head.mlp.fc2")
+
+
 def _read_clip(raw):
     return _read_vit(
         _tower(raw, _CLIP_DEFAULTS),
@@ -325,12 +369,8 @@ _HEADS = (
     r"decoder\..*",
     r"(\w+\.)?embeddings\.(mask_token|position_ids)",
 )
-_CLIP_HEADS = (
-    r"(vision_model\.)?post_layernorm\..*",
-    r"(visual|text)_projection\..*",
-    r"text_model\..*",
-    r"logit_(scale|bias)",
-)
+# Whole models hold a text tower as well.
+_TEXT_TOWER = (r"(visual|text)_projection\..*", r"text_model\..*", r"logit_(scale|bias)")
 
 
 def _family(name, names, read_config, *, prefix=None, more=(), ignored=()) -> Architecture:
@@ -360,6 +400,20 @@ VIT_FAMILIES = (
         _read_clip,
         more=("clip",),
         prefix="vision_model.",
-        ignored=_CLIP_HEADS,
+        ignored=(r"(vision_model\.)?post_layernorm\..*", *_TEXT_TOWER),
+    ),
+    *(
+        dataclasses.replace(
+            _family(
+                f"{name}_vision_model",
+                _TOWER,
+                read_config,
+                more=(name,),
+                prefix="vision_model.",
+                ignored=(r"head\..*", *_TEXT_TOWER),
+            ),
+            read_pooler=_read_siglip_head,
+        )
+        for name, read_config in (("siglip", _read_siglip), ("siglip2", _read_siglip2))
     ),
 )

@@ -34,7 +34,9 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     known = origin.fields["tensors"]
     shapes = {name: tuple(shape) for name, shape in known.values()}
     raw = json.loads(origin.fields["config"])
-    sources = find_architecture(raw, shapes).sources(backbone.config)
+    architecture = find_architecture(raw, shapes)
+    _, pooler_sources = architecture.read_pooler(raw, backbone.config) or (None, {})
+    sources = architecture.sources(backbone.config) | pooler_sources
     values = _Parameters(backbone.params)
     tensors, covered = {}, {}
     for path, source in sources.items():
