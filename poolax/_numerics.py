@@ -36,7 +36,7 @@ def with_leading_axes(x: Shaped[ArrayLike, "..."], ndim: int) -> Shaped[Array, "
 
     What NumPy does unasked, and ``jax_numpy_rank_promotion="raise"`` refuses to do.
     """
-    return jnp.reshape(x, (1,) * (ndim - jnp.ndim(x)) + jnp.shape(x))
+    return jnp.reshape(jnp.asarray(x), (1,) * (ndim - jnp.ndim(x)) + jnp.shape(x))
 
 
 def zero_masked(x: Float[Array, "*batch n d"], mask: Bool[Array, "*batch n"] | None):

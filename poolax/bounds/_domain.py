@@ -16,12 +16,13 @@ from poolax._checks import (
     is_concrete,
 )
 from poolax._numerics import accumulation_dtype, safe_norm, zero_masked
+from poolax._typing import AnyArray, Real
 from poolax.bounds._linalg import round_up
 from poolax.bounds._overflow import check_held
 from poolax.records import Domain, TokenRange
 
 
-def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
+def cube(high: Real, dim: int) -> Domain:
     """The domain of tokens in the cube ``[0, high]^dim``.
 
     Radius ``high sqrt(dim)`` and spread ``high sqrt(dim) / 2``. "Pool Me Wisely" states its theorem
@@ -48,8 +49,9 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
     """
     check_number("high", high, at_least=0.0)
     check_count("dim", dim)
-    radius = high * math.sqrt(dim)
-    if hasattr(high, "dtype") and not isinstance(high, float):
+    if isinstance(high, (int, float)):
+        radius = float(high) * math.sqrt(dim)
+    else:
         # In at least single precision and upwards: rounded down it would not hold the corners.
         radius = round_up(jnp.asarray(high, accumulation_dtype(high)) * math.sqrt(dim))
     check_held("high", radius, "the radius")
@@ -57,7 +59,7 @@ def cube(high: Float[Array, ""] | float, dim: int) -> Domain:
 
 
 def domain_of(
-    tokens: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    tokens: Float[AnyArray, "*batch n d"], mask: Bool[AnyArray, "*#batch n"] | None = None
 ) -> Domain:
     """The smallest domain that holds the given tokens.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from poolax._checks import broadcast_mask, check_finite, check_number, check_rank, check_tokens
 from poolax._intervals import clopper_pearson
 from poolax._numerics import at_highest_precision
+from poolax._typing import AnyArray
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linalg import round_up
 from poolax.records import Domain, ExpressivityBoundEstimate
@@ -19,8 +20,8 @@ from poolax.records import Domain, ExpressivityBoundEstimate
 
 def expressivity(
     lipschitz: Callable[[Domain, Int[Array, ""]], Float[Array, ""]],
-    inputs: Float[Array, "N n d"],
-    masks: Bool[Array, "N n"] | None = None,
+    inputs: Float[AnyArray, "N n d"],
+    masks: Bool[AnyArray, "N n"] | None = None,
     *,
     epsilon: float,
     sigma: float,

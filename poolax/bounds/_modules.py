@@ -45,6 +45,7 @@ def read_layer(
     if not isinstance(kind, MultiHeadAttention):
         kind = from_name(kind) if isinstance(kind, str) else kind
         check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine, or a MultiHeadAttention")
+        check_instance("rotary", rotary, bool | Rotary | PatchRotary | None, "a Rotary, True or False")
         return Layer(kind, kernels, num_tokens, rotary, "any" if pattern is None else pattern)
     module = kind
     if rotary is not None:
@@ -87,5 +88,4 @@ def _seen(module, tokens):
 
 def feature_scale(rotary: bool | Rotary | PatchRotary | None) -> float:
     """What turned queries and keys are multiplied with; 1 where nothing is known but that they turn."""
-    check_instance("rotary", rotary, bool | Rotary | PatchRotary | None, "a Rotary, True or False")
     return rotary.feature_scale if isinstance(rotary, Rotary | PatchRotary) else 1.0

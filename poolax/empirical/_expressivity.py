@@ -12,14 +12,15 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._checks import check_number, check_values
 from poolax._intervals import chernoff_interval, clopper_pearson
+from poolax._typing import AnyArray
 from poolax.empirical._neighbourhood import output_distances
 from poolax.records import ExpressivityEstimate, NoiseCurve
 
 
 def expressivity(
     fn: Callable[..., Float[Array, "..."]],
-    inputs: Float[Array, "N ..."],
-    masks: Bool[Array, "N ..."] | None = None,
+    inputs: Float[AnyArray, "N ..."],
+    masks: Bool[AnyArray, "N ..."] | None = None,
     *,
     epsilon: float,
     sigma: float,
@@ -123,9 +124,9 @@ def expressivity(
 
 def noise_curve(
     fn: Callable[..., PyTree[Float[Array, "..."]]],
-    inputs: Float[Array, "N ..."],
-    epsilons: Float[Array, " k"],
-    masks: Bool[Array, "N ..."] | None = None,
+    inputs: Float[AnyArray, "N ..."],
+    epsilons: Float[AnyArray, " k"],
+    masks: Bool[AnyArray, "N ..."] | None = None,
     *,
     key: jax.Array,
     num_perturbations: int = 8,

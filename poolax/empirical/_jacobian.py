@@ -12,13 +12,14 @@ from poolax._decompositions import spectral_norm
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
 from poolax._threads import on_one_thread
+from poolax._typing import AnyArray
 
 
 @on_one_thread
 @at_highest_precision
 def jacobian_norm(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
-    x: Float[Array, "..."],
+    x: Float[AnyArray, "..."],
     *,
     mode: str = "auto",
     batch_size: int = 64,

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from poolax._decompositions import eigenvectors
 from poolax._numerics import at_highest_precision, safe_norm
+from poolax._typing import Real
 from poolax.records import NormEstimate
 
 # Vectors that Lanczos keeps before it restarts, and of these the Ritz vectors that it restarts from.
@@ -23,7 +24,7 @@ def unit(v: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @at_highest_precision
-def lanczos(first, second, start: Float[Array, "..."], max_steps: int, rtol: float) -> NormEstimate:
+def lanczos(first, second, start: Float[Array, "..."], max_steps: int, rtol: Real) -> NormEstimate:
     """Norm of ``C``'s root: Rayleigh-Ritz for ``C`` on a space that grows by ``C v`` each step.
 
     Args:

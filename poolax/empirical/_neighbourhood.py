@@ -18,6 +18,7 @@ from poolax._checks import (
 )
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._programs import kept_program
+from poolax._typing import AnyArray
 
 NEIGHBOURHOODS = ("ball", "gaussian", "adversarial")
 
@@ -27,9 +28,9 @@ _DEFAULT_BATCH_SIZE = 256
 
 def output_distances(
     fn: Callable[..., PyTree],
-    inputs: Float[Array, "N ..."],
-    masks: Bool[Array, "N ..."] | None,
-    epsilons: Float[Array, " k"],
+    inputs: Float[AnyArray, "N ..."],
+    masks: Bool[AnyArray, "N ..."] | None,
+    epsilons: Float[AnyArray, " k"],
     *,
     key: jax.Array,
     num_perturbations: int,

@@ -11,6 +11,7 @@ from poolax._checks import check_choice, check_count, check_number
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._programs import kept_program
 from poolax._threads import on_one_thread
+from poolax._typing import AnyArray, Real
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
 from poolax.records import NormEstimate
@@ -20,11 +21,11 @@ from poolax.records import NormEstimate
 @at_highest_precision
 def power_iteration(
     fn: Callable[[Float[Array, "..."]], Float[Array, "..."]],
-    x: Float[Array, "..."],
+    x: Float[AnyArray, "..."],
     *,
     key: jax.Array,
     max_steps: int = 200,
-    rtol: float = 1e-4,
+    rtol: Real = 1e-4,
     method: str = "power",
 ) -> NormEstimate:
     r"""Spectral norm of the Jacobian of ``fn`` at ``x``, without forming it.

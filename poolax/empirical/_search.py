@@ -11,6 +11,7 @@ from poolax._checks import check_count, check_finite, check_floating, check_resu
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
 from poolax._threads import on_one_thread
+from poolax._typing import AnyArray
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
 from poolax.empirical._lanczos import lanczos, unit
@@ -29,13 +30,13 @@ _REFINING_STEPS, _REFINING_RTOL = 40, 1e-5
 @at_highest_precision
 def maximize_jacobian_norm(
     fn: Callable[..., Float[Array, "..."]],
-    x0: Float[Array, "..."],
+    x0: Float[AnyArray, "..."],
     *,
     project: Projection,
     key: jax.Array,
     num_restarts: int = 16,
     num_steps: int = 50,
-    starts: Float[Array, "k ..."] | None = None,
+    starts: Float[AnyArray, "k ..."] | None = None,
     variables: Any = None,
     bound: Callable[[Any], Float[Array, ""]] | None = None,
 ) -> SearchResult:
