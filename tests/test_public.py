@@ -113,7 +113,7 @@ def test_the_snippets_of_the_readme_run(pytestconfig, tmp_path):
     )
     needs_more = ("# reload", "# requires a network")
     program = "\n".join(block for block in blocks if not block.startswith(needs_more))
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     path = os.pathsep.join([str(pytestconfig.rootpath), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=tmp_path,

@@ -1,9 +1,12 @@
 """Folders of sentence-transformers: what they say is part of the model."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
+from helpers import random_variables
 from parity import real_weights
 from sentence_encoders import (
     TEXTS,
@@ -103,7 +106,8 @@ def test_minilm_reads_what_it_was_trained_on():
     np.testing.assert_allclose(cosines, 1, atol=1e-6)
 
 
-def test_records_name_the_pooler(folder):
+def test_a_sweep_from_a_folder_to_a_folder(folder, tmp_path):
+    """Records name the pooler that the checkpoint was trained with; a head is exported as it was."""
     from poolax._dataset import Dataset
 
     backbone = backbones.load(folder)
@@ -114,10 +118,102 @@ def test_records_name_the_pooler(folder):
     splits = {name: np.array([k, k + 3]) for k, name in enumerate(("train", "validation", "test"))}
     texts = np.array([f"{word} {other}" for word in "abc" for other in "bd"])
     dataset = Dataset("words", texts, np.array([0, 1] * 3), splits, "made here", "none")
-    [row] = training.sweep(
-        backbone, dataset, training.Classification(2), poolers=["avg"], seeds=1, epochs=1, batch_size=2
-    )
+    options = {"seeds": 1, "epochs": 1, "batch_size": 2, "out": tmp_path / "out", "max_tokens": 4}
+    task, poolers = training.Classification(2), ["wavg"]
+    [row] = training.sweep(backbone, dataset, task, poolers=poolers, include_prefix=False, **options)
     assert row["backbone_pooler"] == pooling.to_config(backbone.pooler)
+    head = training.load_head(training.head_directory(tmp_path / "out", row))
+    with pytest.raises(ValueError, match=r"expected the one that the head was trained on.*cut_to"):
+        training.export_sentence_transformers(head, backbone, tmp_path / "export")
+    backbone = backbone.replace(preprocess=backbone.preprocess.cut_to(4))
+    training.export_sentence_transformers(head, backbone, tmp_path / "export", with_output=True)
+
+    tokens = backbone(*backbone.preprocess(TEXTS))
+    logits = head.predict(tokens.states, tokens.mask & (np.arange(4) > 0))
+    reference = reload(tmp_path / "export", trust_remote_code=True)
+    assert_same(reference.encode(list(TEXTS)), logits)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        reload(tmp_path / "export")
+
+
+def every_pooler():
+    """All that there is PyTorch code for, in one mixture of width ``WIDTH``."""
+    half = pooling.ConcatPool((pooling.MaxPool(), pooling.SqrtPool()))
+    return pooling.HybridPool(
+        (
+            pooling.FirstPool(),
+            pooling.LastPool(),
+            pooling.AveragePool(),
+            pooling.SumPool(),
+            pooling.WeightedAveragePool(max_tokens=7),
+            pooling.WeightedAveragePool(max_tokens=7, normalize="none"),
+            pooling.LatentAttentionPool(num_latents=3, num_heads=2, mlp_dim=5),
+            pooling.LatentAttentionPool(num_latents=3, num_heads=2, use_norm=True),
+            pooling.QueryAttentionPool(num_queries=2, num_heads=2),
+            pooling.PositionPool(start=3),
+            pooling.SkipPool(pooling.QueryAttentionPool(), 1),
+            pooling.UnitPool(pooling.ProjectedPool(half, WIDTH, "gelu", use_bias=False)),
+        )
+    )
+
+
+def test_poolers_are_exported_as_pytorch(folder, tmp_path):
+    pooler, backbone = every_pooler(), backbones.load(folder)
+    tokens = np.zeros((1, 7, WIDTH), np.float32)
+    variables = random_variables(pooler, jax.random.key(5), tokens)
+    output = {"kernel": np.zeros((WIDTH, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    params = {"pooler": variables["params"], "output": output}
+    head = training.Head(pooler, {"params": params}, {"num_outputs": 2})
+    training.export_sentence_transformers(head, backbone, tmp_path / "export")
+
+    ids, mask = backbone.preprocess(TEXTS, max_tokens=7)
+    states = backbone(ids, mask)
+    ours = pooler.apply(variables, states.states, states.mask)
+    reference = reload(tmp_path / "export", trust_remote_code=True)
+    assert_same(reference.encode(list(TEXTS)), ours)
+    again = backbones.load(tmp_path / "export")
+    assert (again.pooler, again.preprocess.max_tokens) == (pooler, 7)
+    assert_same(again.pool(again.params, states), ours)
+
+    reference.save(str(tmp_path / "saved"))
+    saved = reload(tmp_path / "saved", trust_remote_code=True)
+    np.testing.assert_array_equal(saved.encode(list(TEXTS)), reference.encode(list(TEXTS)))
+
+
+def test_fixed_poolers_are_exported_natively_with_prompts(folder, tmp_path):
+    backbone = backbones.load(folder)
+    prompts = {"prompts": (("query", "query :"),), "include_prompt": False}
+    prepare = dataclasses.replace(backbone.preprocess, **prompts)
+    backbone = backbone.replace(preprocess=prepare)
+    native = pooling.UnitPool(pooling.ConcatPool((pooling.PositionPool(), pooling.MaxPool())))
+    own = pooling.ConcatPool((pooling.SumPool(), pooling.PositionPool(), pooling.LastPool()))
+    for name, pooler, files in (("native", native, False), ("own", own, True)):
+        training.export_sentence_transformers(pooler, backbone, tmp_path / name)
+        assert (tmp_path / name / "poolax_pooling.py").exists() == files
+        reference = reload(tmp_path / name, **({"trust_remote_code": True} if files else {}))
+        again = backbones.load(tmp_path / name)
+        assert again.pooler == pooler
+        for options in ({}, {"prompt_name": "query"}):
+            expected = reference.encode(list(TEXTS), **options)
+            assert_same(training.embed(again, TEXTS, **options), expected)
+
+
+def test_what_cannot_be_exported_is_refused_by_name(folder, tmp_path):
+    class OwnPool(pooling.Pooler):
+        def __call__(self, z, mask=None):
+            return z[..., 0, :]
+
+    backbone = backbones.load(folder)
+    for arguments, message in (
+        ((OwnPool(), backbone), "pooler: expected one that there is PyTorch code for"),
+        (("avg", backbone), "head: expected a Head or a Pooler"),
+        ((pooling.QueryAttentionPool(), backbone), "head: expected a Head for QueryAttentionPool"),
+        ((pooling.SumPool(), backbone.replace(preprocess=None)), "that tokenises texts, got Bert"),
+        ((pooling.SumPool(), backbone.replace(origin=None)), "loaded from a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.export_sentence_transformers(*arguments, tmp_path / "export")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from poolax.training._sweep.run import sweep as sweep
 from poolax.training._sweep.run import sweep_states as sweep_states
 from poolax.training._sweep.write import head_directory as head_directory
 from poolax.training.embeddings import embed as embed
+from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series

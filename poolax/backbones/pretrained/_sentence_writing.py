@@ -67,7 +67,7 @@ def write_modules(folder: epath.Path, backbone: Backbone) -> None:
             content = safetensors.numpy.save(dict(module.tensors), {"format": "pt"})
             (folder / path / "model.safetensors").write_bytes(content)
         if module.type == OWN_MODULE:
-            code = importlib.resources.files(__package__) / f"{_TORCH_FILE}.txt"
+            code = importlib.resources.files("poolax.backbones.pretrained") / f"{_TORCH_FILE}.txt"
             (folder / _TORCH_FILE).write_text(code.read_text(encoding="utf-8"))
     _write_json(folder / MODULES_FILE, entries)
     _write_json(
@@ -170,7 +170,7 @@ def _own(pooler, flat, width, include_prompt) -> _Module:
     _check_in_torch(pooler)
     variables = {"params": traverse_util.unflatten_dict(dict(flat), sep="/")}
     tokens = jax.ShapeDtypeStruct((1, width), np.float32)
-    features = jax.eval_shape(lambda z: pooler.apply(variables, z), tokens).shape[-1]
+    features = jax.eval_shape(pooler.apply, variables, tokens).shape[-1]
     fields = {
         "pooler": codec.to_plain(pooler, of="pooler", name="pooler"),
         "width": width,

@@ -15,6 +15,7 @@ from poolax import codec
 from poolax._checkpoint import open_checkpoint
 from poolax._checks import check_count, check_instance
 from poolax._progress import Progress, no_progress
+from poolax.pooling import parts_of
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
@@ -89,8 +90,13 @@ class Head:
         Raises:
             ValueError: for states of another width, or as the pooler raises.
         """
-        width = self.variables["params"]["output"]["kernel"].shape[0]
-        if jnp.shape(states)[-1:] != (width,):
+        width, given = self.variables["params"]["output"]["kernel"].shape[0], jnp.shape(states)[-1:]
+        if parts_of(self.pooler) and given:
+            # Vectors may be wider than tokens where poolers stand side by side or behind a layer.
+            pooler: Any = self.pooler
+            inner = {"params": self.variables["params"].get("pooler", {})}
+            given = jax.eval_shape(pooler.apply, inner, states, mask).shape[-1:]
+        if given != (width,):
             raise ValueError(f"states: expected width {width}, got shape {jnp.shape(states)}")
         module = head_module(self.pooler, self.config["num_outputs"])
         if isinstance(module, HeadModule) and "scaling" in self.variables:

@@ -8,7 +8,8 @@ from typing import Any, Self
 import flax.linen as nn
 
 from poolax import codec
-from poolax.records import digest
+from poolax.backbones import Backbone
+from poolax.records import digest, fingerprint
 from poolax.training._engine.jobs import Run as Training
 from poolax.training._states.pooled import is_fixed
 from poolax.training.arguments import rates_of, seeds_of
@@ -164,6 +165,13 @@ def _config_or_none(pooler):
         return codec.to_plain(pooler, of="head" if isinstance(pooler, TokenHead) else "pooler")
     except ValueError:
         return None
+
+
+def fingerprint_of(backbone: Backbone) -> str:
+    """What a backbone is known by in records and heads: weights, configuration, what it reads."""
+    return fingerprint(
+        backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
+    )
 
 
 def describe(pooler: nn.Module) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from poolax.training._states.sources import (
     memory_source,
 )
 from poolax.training._states.store import open_store
-from poolax.training._sweep.identities import Heads, describe
+from poolax.training._sweep.identities import Heads, describe, fingerprint_of
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
@@ -157,9 +157,7 @@ def sweep(
     limits = limits or Limits()
     if max_tokens is not None:
         backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
-    backbone_fingerprint = fingerprint(
-        backbone.params, backbone.config, backbone.preprocess, str(backbone.compute_dtype)
-    )
+    backbone_fingerprint = fingerprint_of(backbone)
     preprocess = backbone.preprocessing.describe_for(dataset.inputs.shape)
     identity = {
         "dataset": dataset.name,
