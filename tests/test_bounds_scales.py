@@ -10,11 +10,11 @@ from helpers import KINDS, POOLERS, random_variables
 
 from poolax import blocks, bounds
 from poolax.attention import L2, DotProduct
+from poolax.bounds import METHODS
 from poolax.bounds._combine import combination
 from poolax.bounds._kernels import Kernels
 
 SCALES = (1e-15, 1e-7, 1.0, 1e7, 1e15)
-METHODS = ("published", "sharp", "tight")
 TINY = float(np.finfo(np.float32).tiny)
 
 

@@ -63,7 +63,7 @@ def run(*, num_layers: int = CONFIG.num_layers, num_tokens: int = 512) -> list[d
     parameters = sum(leaf.size for leaf in jax.tree.leaves(encoder.data))
     decoder = backbones.Decoder(params=None, config=config, preprocess=None)
     records = []
-    for method in ("sharp", "tight"):
+    for method in bounds.PROVED:
         start = time.perf_counter()
         table = bounds.ledger(
             decoder.iter_layer_specs({"encoder": encoder}),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poolax.bounds import Ledger
+from poolax.bounds import PROVED, Ledger
 from poolax.cli._console import number
 from poolax.cli._rows import constant_text, tokens_text
 from poolax.measure import Constant, constant_fields
@@ -55,7 +55,7 @@ def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
 def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str) -> Table:
     """Bounds of the whole backbone by pooler."""
     first = records[0]
-    names = ["sharp", "tight"]
+    names = list(PROVED)
     with_gamma = "gamma" in first
     rows = []
     for row in records:

@@ -12,6 +12,7 @@ import tyro
 
 from poolax._checks import check_count
 from poolax.backbones import Backbone
+from poolax.bounds import METHODS
 from poolax.cli._console import COMPLETE, number, progress_bars, show, stderr
 from poolax.cli._inputs import Inputs, read_array, read_inputs
 from poolax.cli._models import Blocks, inputs_beside, load_model
@@ -136,7 +137,7 @@ class Lipschitz:
 def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Table:
     first = records[0]
     of_blocks = "attention" in first
-    bounds_ = ["local", "tight", "sharp", "published"]
+    bounds_ = ["local", *reversed(METHODS)]
     rows = []
     for row in records:
         measured = row["measured"]
