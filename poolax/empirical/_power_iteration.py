@@ -13,7 +13,7 @@ from poolax._programs import kept_program
 from poolax._threads import on_one_thread
 from poolax._typing import AnyArray, Real
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
-from poolax.empirical._lanczos import lanczos, unit
+from poolax._lanczos import lanczos, unit
 from poolax.records import NormEstimate
 
 
