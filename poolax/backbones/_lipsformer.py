@@ -284,7 +284,11 @@ def _draw_spectral(params: PyTree, key: Array) -> PyTree:
 
 
 def _spectral_norm(matrix):
-    """Largest singular value, from the smaller Gram matrix, which takes a fraction of an SVD's time."""
+    """Largest singular value, from the smaller Gram matrix, which takes a fraction of an SVD's time.
+
+    The norm that all else uses squares large Gram matrices and differs in the last bits: with it the
+    parameters of a seed would not be what they were.
+    """
     matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     gram = jnp.matmul(matrix, matrix.T, precision="highest")
     return jnp.sqrt(jnp.linalg.eigvalsh(gram)[-1])

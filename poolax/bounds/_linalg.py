@@ -13,13 +13,15 @@ from poolax._decompositions import (
     scaled_gram,
 )
 from poolax._decompositions import spectral_norm as exact_norm
+from poolax._lanczos import lanczos, unit
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._squaring import largest_eigenvalue
 from poolax._threads import on_one_thread
 
 # Above this size a certificate of the largest eigenvalue is cheaper than squaring.
 _MOST_FOR_EIGENVALUES = 1024
-_LANCZOS_STEPS = 60
+# Steps and tolerance of the estimate, which the certificate raises by several times as much.
+_LANCZOS_STEPS, _LANCZOS_RTOL = 100, 1e-5
 
 
 def round_up(bound: Float[Array, "..."], depth: int = 1) -> Float[Array, "..."]:
@@ -97,37 +99,14 @@ def top_eigenpair(gram: Float[Array, "k k"]):
 def _largest_eigenvalue(gram):
     """Largest eigenvalue of a large positive matrix, certified from above, and about its vector.
 
-    Lanczos' method, with full re-orthogonalisation, estimates it from below; the estimate is raised
-    until ``value I - gram`` has a Cholesky factor, which only a value above all eigenvalues gives.
-    That costs a fraction of an eigendecomposition.
+    Lanczos' iteration estimates it from below; the estimate is raised until ``value I - gram`` has a
+    Cholesky factor, which only a value above all eigenvalues gives. That costs a fraction of an
+    eigendecomposition.
     """
     size, dtype = gram.shape[0], gram.dtype
-
-    def step(index, carry):
-        basis, tridiagonal, v = carry
-        basis = basis.at[index].set(v)
-        w = gram @ v
-        tridiagonal = tridiagonal.at[index, index].set(v @ w)
-        for _ in range(2):
-            w = w - (basis @ w) @ basis
-        length = jnp.linalg.norm(w)
-        # What is left of an exhausted space is rounding, which would come in again as a direction.
-        rounding = 1000 * jnp.finfo(dtype).eps * tridiagonal[0, 0]
-        length = jnp.where(length > rounding, length, 0)
-        above = jnp.where(index + 1 < _LANCZOS_STEPS, length, 0)
-        after = jnp.minimum(index + 1, _LANCZOS_STEPS - 1)
-        tridiagonal = tridiagonal.at[index, after].add(above).at[after, index].add(above)
-        return basis, tridiagonal, jnp.where(length > 0, w / jnp.where(length > 0, length, 1), 0)
-
-    start = jax.random.normal(jax.random.key(0), (size,), dtype)
-    carry = (
-        jnp.zeros((_LANCZOS_STEPS, size), dtype),
-        jnp.zeros((_LANCZOS_STEPS, _LANCZOS_STEPS), dtype),
-        start / jnp.linalg.norm(start),
-    )
-    basis, tridiagonal, _ = jax.lax.fori_loop(0, _LANCZOS_STEPS, step, carry)
-    values, vectors = jnp.linalg.eigh(tridiagonal)
-    estimate = jnp.maximum(values[-1], jnp.finfo(dtype).tiny)
+    start = unit(jax.random.normal(jax.random.key(0), (size,), dtype))
+    found = lanczos(lambda v: v, lambda v: gram @ v, start, _LANCZOS_STEPS, _LANCZOS_RTOL)
+    estimate = jnp.maximum(jnp.square(found.value), jnp.finfo(dtype).tiny)
 
     def is_below(margin):
         factor = jnp.linalg.cholesky(estimate * (1 + margin) * jnp.eye(size, dtype=dtype) - gram)
@@ -136,7 +115,7 @@ def _largest_eigenvalue(gram):
 
     first = jnp.asarray(4e-5, dtype)
     margin = jax.lax.while_loop(is_below, lambda margin: 2 * margin, first)
-    return estimate * (1 + margin), vectors[:, -1] @ basis
+    return estimate * (1 + margin), found.vector
 
 
 @jax.custom_jvp

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from poolax._numerics import safe_norm
 from poolax._lanczos import unit
+from poolax._numerics import safe_norm
 from poolax.empirical._starts import root_mean_square
 
 # Lengths of the steps that are tried, in lengths of the last that led upwards.

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_choice, check_count, check_number
+from poolax._lanczos import lanczos, unit
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._programs import kept_program
 from poolax._threads import on_one_thread
 from poolax._typing import AnyArray, Real
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
-from poolax._lanczos import lanczos, unit
 from poolax.records import NormEstimate
 
 
@@ -87,7 +87,7 @@ def power_iteration(
 
 @kept_program
 def _program(fn, method, max_steps):
-    solve = _power if method == "power" else lanczos
+    solve = _power if method == "power" else _lanczos
 
     @jax.jit
     def estimate(x, key, rtol):
@@ -121,6 +121,11 @@ def jacobian_products(fn, x):
         return out.astype(dtype)
 
     return product, transposed
+
+
+def _lanczos(first, second, start, max_steps, rtol):
+    found = lanczos(first, second, start, max_steps, rtol)
+    return NormEstimate(found.value, found.steps, found.converged, found.residual)
 
 
 def _power(first, second, start, max_steps, rtol):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._checks import check_count, check_finite, check_floating, check_result
+from poolax._lanczos import lanczos, unit
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
 from poolax._threads import on_one_thread
 from poolax._typing import AnyArray
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
-from poolax._lanczos import lanczos, unit
 from poolax.empirical._power_iteration import from_smaller_side, jacobian_products
 from poolax.empirical._projections import Projection
 from poolax.empirical._starts import draw_starts, root_mean_square
