@@ -33,6 +33,20 @@ CASES = {
     "deit": ("DeiT", VIT | SWITCHES, [(16, 16), (9, 21)]),
     "mae": ("ViTMAE", VIT | SWITCHES | {"mask_ratio": 0.0}, [(8, 20)]),
     "msn": ("ViTMSN", VIT | SWITCHES, [(20, 8)]),
+    "beit": ("Beit", VIT | {"use_relative_position_bias": True}, [(16, 16), (12, 22)]),
+    "beit-shared": (
+        "Beit",
+        VIT | GREY | {"use_shared_relative_position_bias": True, "layer_scale_init_value": 0.0},
+        [(8, 20)],
+    ),
+    "beit-all": (
+        "Beit",
+        VIT
+        | {"use_relative_position_bias": True, "use_shared_relative_position_bias": True}
+        | {"use_absolute_position_embeddings": True, "use_mask_token": True}
+        | {"use_mean_pooling": False},
+        [(12, 8)],
+    ),
     "dinov2": ("Dinov2", DINOV2, [(16, 16), (12, 20), (9, 5)]),
     "dinov2-gate": ("Dinov2", DINOV2 | {"use_swiglu_ffn": True, "mlp_ratio": 3}, [(16, 16)]),
     "dinov2-switches": ("Dinov2", DINOV2 | SWITCHES | {"use_mask_token": False}, [(28, 4)]),

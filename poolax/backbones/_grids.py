@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from poolax._checks import check_choice, check_finite, check_floating
 from poolax._numerics import accumulation_dtype
@@ -107,6 +107,54 @@ def resize_table(
     grid = table.reshape(*old, table.shape[-1]).astype(dtype)
     resized = jnp.einsum("ai,bj,ijd->abd", rows, columns, grid, precision="highest")
     return resized.reshape(-1, table.shape[-1]).astype(table.dtype)
+
+
+def patch_offsets(grid: tuple[int, int]) -> Int[np.ndarray, "n n"]:
+    """Row of a table of offsets for each query (row) and key (column), of CLS and a grid of patches.
+
+    The table has a row for each offset from key to query between patches, rows then columns of the
+    grid, and three more: for CLS that sees a patch, a patch that sees CLS, and CLS that sees itself.
+
+    Args:
+        grid: Rows and columns of patches.
+
+    Returns:
+        Rows of the table, shape ``(n, n)`` with ``n = 1 + rows * columns``.
+
+    Example:
+        >>> patch_offsets((1, 2))
+        array([[5, 3, 3],
+               [4, 1, 0],
+               [4, 2, 1]])
+    """
+    rows, columns = grid
+    place = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2)
+    offset = place[:, None] - place[None, :] + np.array([rows - 1, columns - 1])
+    span = 2 * columns - 1
+    count = (2 * rows - 1) * span
+    index = np.full((len(place) + 1,) * 2, count + 2)
+    index[1:, 1:] = offset[..., 0] * span + offset[..., 1]
+    index[0, 1:], index[1:, 0] = count, count + 1
+    return index
+
+
+def offset_bias(
+    table: Float[Array, "offsets H"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "H n n"]:
+    """Bias of the logits by head, query and key, from a table of offsets of another grid.
+
+    Args:
+        table: The table, shape ``((2 rows - 1) (2 columns - 1) + 3, H)``; see :func:`patch_offsets`.
+        old: Rows and columns of its grid.
+        new: Rows and columns wanted; offsets between patches are interpolated linearly.
+
+    Returns:
+        The bias, shape ``(H, n, n)``.
+    """
+    spans = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
+    between = resize_table(table[:-3], *spans, "bilinear")
+    rows = jnp.concatenate([between, table[-3:]])
+    return jnp.moveaxis(rows[patch_offsets(new)], -1, 0)
 
 
 def _cubic(x, slope):

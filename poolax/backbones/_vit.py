@@ -1,12 +1,14 @@
 """Vision Transformers: patches, tokens in front of them, and Pre-LN blocks."""
 
 import dataclasses
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._activations import activation_from_name
 from poolax._checks import broadcast_mask
@@ -15,7 +17,7 @@ from poolax._patches import patchify
 from poolax.attention import MultiHeadAttention, PatchRotary
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
-from poolax.backbones._grids import patch_grid, resize_table
+from poolax.backbones._grids import offset_bias, patch_grid, resize_table
 from poolax.backbones._vit_config import ViTConfig
 from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
 
@@ -61,12 +63,22 @@ def _embeddings(config):
     return _Embeddings(config, norm, parent=None)
 
 
+_SHARED = "shared"
+
+
+def _tables_of_offsets(config):
+    """Names of the tables in the order of the blocks, then of the one that all have in common."""
+    own = range(config.num_layers) if config.use_relative_bias else ()
+    shared = [_SHARED] if config.use_shared_relative_bias else []
+    return [*map(_layers.block_name, own), *shared]
+
+
 @struct.dataclass
 class ViT(BlockBackbone):
     """Vision Transformer: Pre-LN blocks on patches, with learned or rotary positions.
 
-    One class for the families that differ by switches: ViT, DeiT, MAE, MSN, DINOv2 and DINOv3, the
-    vision towers of CLIP and SigLIP.
+    One class for the families that differ by switches: ViT, DeiT, MAE, MSN, BEiT, DINOv2 and DINOv3,
+    the vision towers of CLIP and SigLIP.
 
     Inputs are preprocessed images, ``(*batch, height, width, num_channels)``, of any size from one
     patch on; what is left over at right and bottom is not seen. Tokens in front are CLS, if there is
@@ -74,7 +86,11 @@ class ViT(BlockBackbone):
 
     Attributes:
         grid: Rows and columns of patches of the embeddings that :meth:`encode` takes, which rotary
-            positions count; ``None`` for a square. :meth:`apply` knows them from the images.
+            positions and relative biases count; ``None`` for a square. :meth:`apply` knows them from
+            the images.
+
+    Parameters besides those of :class:`BlockBackbone`: with relative biases ``encoder/relative_bias``,
+    tables ``((2 rows - 1) (2 columns - 1) + 3, H)`` by the name of a block, or ``shared``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -134,6 +150,40 @@ class ViT(BlockBackbone):
     def final_norm(self) -> nn.Module | None:
         """See :class:`BlockBackbone`."""
         return _layers.layer_norm(self.config.norm_eps) if self.config.use_final_norm else None
+
+    @classmethod
+    def init(cls, config: Any, key: Array, preprocess: Any = None) -> Self:
+        """See :meth:`BlockBackbone.init`."""
+        model = super().init(config, key, preprocess)
+        names = _tables_of_offsets(config)
+        if not names:
+            return model
+        shape = (math.prod(2 * side - 1 for side in config.grid) + 3, config.num_heads)
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(names))
+        tables = {
+            name: 0.02 * jax.random.normal(own, shape) for name, own in zip(names, keys, strict=True)
+        }
+        encoder = {**model.params["encoder"], "relative_bias": tables}
+        return dataclasses.replace(model, params={**model.params, "encoder": encoder})
+
+    def logit_bias(self, params: PyTree, num_tokens: int) -> Float[Array, "*layers H n n"] | None:
+        """See :meth:`BlockBackbone.logit_bias`; by the offsets between patches."""
+        config = self.config
+        names = _tables_of_offsets(config)
+        if not names:
+            return None
+        grid = self.grid or (math.isqrt(num_tokens - 1),) * 2
+        if grid[0] * grid[1] != num_tokens - 1:
+            raise ValueError(
+                f"embeddings: expected CLS and {grid[0]} x {grid[1]} patches, got n = {num_tokens}"
+            )
+        tables = params["encoder"]["relative_bias"]
+        found = {name: offset_bias(tables[name], config.grid, grid) for name in names}
+        shared = found.pop(_SHARED, None)
+        if not found:
+            return shared
+        own = jnp.stack(list(found.values()))
+        return own if shared is None else own + shared[None]
 
     def embed(
         self,

@@ -48,6 +48,9 @@ class ViTConfig:
         use_out_bias: Bias on the output projection of the attention.
         use_mlp_bias: Biases on the feed-forward layers.
         rotary_theta: Base of rotary positions of the patches; ``None`` for none.
+        use_relative_bias: In each block a bias of the logits by the offset between patches; needs a CLS
+            token and no registers.
+        use_shared_relative_bias: One that all blocks have in common, the same way.
     """
 
     image_size: int
@@ -74,6 +77,8 @@ class ViTConfig:
     use_out_bias: bool = codec.added(True)
     use_mlp_bias: bool = codec.added(True)
     rotary_theta: float | None = codec.added(None)
+    use_relative_bias: bool = codec.added(False)
+    use_shared_relative_bias: bool = codec.added(False)
 
     __repr__ = codec.brief  # type: ignore[assignment]
 
@@ -97,6 +102,11 @@ class ViTConfig:
             if field.name.startswith("use_") and field.name != "use_qkv_bias":
                 check_flag(field.name, getattr(self, field.name))
         check_flag_or_names("use_qkv_bias", self.use_qkv_bias, ("query", "key", "value"))
+        if (self.use_relative_bias or self.use_shared_relative_bias) and self.num_prefix != 1:
+            raise ValueError(
+                f"use_relative_bias: expected False without CLS alone in front, got {self.num_prefix} "
+                "tokens there"
+            )
         if self.num_positioned > self.num_prefix:
             raise ValueError(
                 f"num_prefix_positions: expected at most the {self.num_prefix} tokens in front, got "

@@ -79,6 +79,14 @@ _VIT = ViTNames(
     ffn_out=(f"{_BLOCK}.output.dense", f"{_MEMORY}.mlp.fc2"),
 )
 _DEIT = dataclasses.replace(_VIT, registers="embeddings.distillation_token")
+_BEIT = dataclasses.replace(
+    _VIT,
+    scales=(
+        (f"{_BLOCK}.lambda_1", f"{_MEMORY}.lambda_1"),
+        (f"{_BLOCK}.lambda_2", f"{_MEMORY}.lambda_2"),
+    ),
+)
+_OFFSETS = "relative_position_bias.relative_position_bias_table"
 _DINOV2 = ViTNames(
     query=(f"{_BLOCK}.attention.attention.query", f"{_BLOCK}.attention.q_proj"),
     out=(f"{_BLOCK}.attention.output.dense", f"{_BLOCK}.attention.o_proj"),
@@ -232,6 +240,33 @@ def _read_vit(raw, **switches):
 
 def _read_deit(raw):
     return _read_vit(raw, num_registers=1, num_prefix_positions=2)
+
+
+def _read_beit(raw):
+    layer_scale = raw.get("layer_scale_init_value", 0.1)
+    return _read_vit(
+        raw,
+        use_qkv_bias=("query", "value"),
+        use_positions=raw.get("use_absolute_position_embeddings", False),
+        use_relative_bias=raw.get("use_relative_position_bias", False),
+        use_shared_relative_bias=raw.get("use_shared_relative_position_bias", False),
+        layer_scale=layer_scale if layer_scale > 0 else None,
+        # Means over patches are normalised instead, by the head.
+        use_final_norm=not raw.get("use_mean_pooling", True),
+    )
+
+
+def _beit_sources(config):
+    found = sources_by(_BEIT)(config)
+    tables = {}
+    if config.use_relative_bias:
+        for index in range(config.num_layers):
+            disk = f"{_BLOCK.format(index)}.attention.attention.{_OFFSETS}"
+            tables[f"block_{index}"] = (disk, f"{_MEMORY.format(index)}.{_OFFSETS}")
+    if config.use_shared_relative_bias:
+        memory = "shared_position_bias.relative_position_bias_table"
+        tables["shared"] = (f"encoder.{_OFFSETS}", memory)
+    return found | {f"encoder/relative_bias/{name}": Source(names) for name, names in tables.items()}
 
 
 def _read_dinov2(raw):
@@ -390,6 +425,18 @@ VIT_FAMILIES = (
     _family("deit", _DEIT, _read_deit),
     _family("vit_mae", _VIT, _read_vit, prefix="vit."),
     _family("vit_msn", _VIT, _read_vit, prefix="vit."),
+    dataclasses.replace(
+        _family(
+            "beit",
+            _BEIT,
+            _read_beit,
+            ignored=(
+                r".*relative_position_index",
+                r"(layernorm|lm_head|decode_head|auxiliary_head|fpn\d)\..*",
+            ),
+        ),
+        sources=_beit_sources,
+    ),
     _family("dinov2", _DINOV2, _read_dinov2),
     _family("dinov2_with_registers", _DINOV2, _read_dinov2_with_registers),
     # Without registers there is a table of none.
