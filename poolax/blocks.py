@@ -23,6 +23,8 @@ from poolax._typing import AnyArray
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
 from poolax.pooling import Pooler
 
+__all__ = ("TBM", "CenterNorm", "FeedForward", "GatedFeedForward", "PostLNBlock", "PreLNBlock")
+
 
 class CenterNorm(nn.Module):
     r"""Centre each token: ``scale * d / (d - 1) * (x - mean(x)) + bias``.

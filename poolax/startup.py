@@ -5,6 +5,8 @@ import contextlib
 
 from poolax import _signals
 
+__all__ = ("take_signals",)
+
 
 def take_signals(name: str) -> None:
     """Let SIGTERM and Ctrl-C end a script with one line, from its first import to its end.
