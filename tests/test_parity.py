@@ -17,7 +17,6 @@ from parity import (
     torch,
     transformers,
 )
-from safetensors.numpy import save_file
 
 from poolax import backbones
 
@@ -205,63 +204,6 @@ def test_older_fields_of_rotary_positions(tmp_path):
     old = backbones.load(tmp_path)
     assert old.config == new.config
     assert old.config.rotary.theta == 500.0
-
-
-def timm_names(backbone):
-    """A ViT's parameters in timm's names and layouts."""
-    flat = {}
-    p = jax.tree.map(np.asarray, backbone.params)
-    config, e = backbone.config, p["embeddings"]
-    side, channels = config.patch_size, config.num_channels
-    kernel = e["patch"]["kernel"].reshape(side, side, channels, config.width)
-    flat["patch_embed.proj.weight"] = kernel.transpose(3, 2, 0, 1)
-    flat["patch_embed.proj.bias"] = e["patch"]["bias"]
-    flat["cls_token"], flat["pos_embed"] = e["cls_token"][None], e["position"][None]
-    for index in range(config.num_layers):
-        block, name = p["encoder"][f"block_{index}"], f"blocks.{index}"
-        parts = [block["attention"][part] for part in ("query", "key", "value")]
-        rows = [part["kernel"].reshape(config.width, -1).T for part in parts]
-        flat[f"{name}.attn.qkv.weight"] = np.concatenate(rows)
-        flat[f"{name}.attn.qkv.bias"] = np.concatenate([part["bias"].ravel() for part in parts])
-        out = block["attention"]["out"]
-        flat[f"{name}.attn.proj.weight"] = out["kernel"].reshape(-1, config.width).T
-        flat[f"{name}.attn.proj.bias"] = out["bias"]
-        for ours, theirs in (("hidden", "fc1"), ("out", "fc2")):
-            flat[f"{name}.mlp.{theirs}.weight"] = block["ffn"][ours]["kernel"].T
-            flat[f"{name}.mlp.{theirs}.bias"] = block["ffn"][ours]["bias"]
-        for norm in ("norm1", "norm2"):
-            flat[f"{name}.{norm}.weight"] = block[norm]["scale"]
-            flat[f"{name}.{norm}.bias"] = block[norm]["bias"]
-    flat["norm.weight"], flat["norm.bias"] = p["encoder"]["norm"]["scale"], p["encoder"]["norm"]["bias"]
-    flat["head.weight"] = np.zeros((5, config.width), np.float32)
-    # safetensors writes memory as it lies.
-    return {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
-
-
-def test_timm_state_dicts_against_the_same_model_in_hugging_face_layout(tmp_path):
-    fields = VIT | {"hidden_size": 192, "num_attention_heads": 3, "layer_norm_eps": 1e-6}
-    model = reference("ViT", fields)
-    backbone = backbones.load(save(model, tmp_path / "hub"))
-    (tmp_path / "timm").mkdir()
-    save_file(timm_names(backbone), tmp_path / "timm" / "vit_tiny.safetensors")
-    image = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)
-    from_names = backbones.load(tmp_path / "timm" / "vit_tiny.safetensors")
-    assert from_names.config == backbone.config
-    np.testing.assert_array_equal(from_names(image).states, backbone(image).states)
-    config = {
-        "architecture": "vit_tiny_patch4_16",
-        "pretrained_cfg": {"mean": [0.1] * 3, "std": [2.0] * 3},
-    }
-    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
-    config["model_args"] = {"num_heads": 3, "act_layer": "quick_gelu"}
-    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"model_args of .*num_heads, patch_size alone, got act_layer"):
-        backbones.load(tmp_path / "timm")
-    config["model_args"] = {"num_heads": 3}
-    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
-    from_config = backbones.load(tmp_path / "timm")
-    assert from_config.preprocess.mean == (0.1, 0.1, 0.1)
-    np.testing.assert_array_equal(from_config(image).states, backbone(image).states)
 
 
 def test_half_precision_files_and_targets(tmp_path):

@@ -174,6 +174,26 @@ def _rows_of_heads(rows, total, num_heads):
     return kernel, vector
 
 
+def paired_heads(paths: tuple[str, str], name: str, *, num_heads: int) -> Sources:
+    """Two projections to as many heads from one (2 H d_h, d) tensor, one below the other."""
+    found = {}
+    for index, path in enumerate(paths):
+        kernel, vector = _half_of_heads(index, num_heads)
+        found[f"{path}/kernel"] = Source((f"{name}.weight",), kernel)
+        found[f"{path}/bias"] = Source((f"{name}.bias",), vector)
+    return found
+
+
+def _half_of_heads(index, num_heads):
+    def kernel(x):
+        return np.split(x, 2)[index].T.reshape(x.shape[1], num_heads, -1)
+
+    def vector(x):
+        return np.split(x, 2)[index].reshape(num_heads, -1)
+
+    return kernel, vector
+
+
 def fused_dense(paths: tuple[str, ...], name: str, *, width: int, bias: bool = True) -> Sources:
     """Linear layers of one width from one tensor, one below the other."""
     found = {}

@@ -1,5 +1,6 @@
 """timm's state dicts of Vision Transformers."""
 
+import math
 import re
 
 from poolax.backbones._images import ImagePreprocess
@@ -10,11 +11,15 @@ from poolax.backbones.pretrained._sources import (
     Source,
     dense,
     first,
+    fused_dense,
+    heads_in,
     heads_out,
     joint_heads,
     norm,
+    paired_heads,
 )
 from poolax.backbones.pretrained._vit import patch_kernel
+from poolax.pooling import QueryAttentionPool
 
 # What a name's model may be told otherwise, and shapes of tensors or heads show.
 _TIMM_ARGUMENTS = {
@@ -22,7 +27,16 @@ _TIMM_ARGUMENTS = {
 }
 
 # Published sizes of timm's models by width; their state dicts do not say how many heads there are.
-_TIMM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+_TIMM_HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16}
+_TIMM_HEADS |= {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
+_GATED_HEADS = {1536: 24}
+
+# What names say of activations; all others are exact GELU.
+_ACTIVATIONS = {
+    r".*_quickgelu_.*": "quick_gelu",
+    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_.*": "gelu_pytorch_tanh",
+    r"vit_large_patch16_siglip_(gap_)?512": "gelu_pytorch_tanh",
+}
 
 
 def read_timm_config(raw, shapes):
@@ -34,14 +48,10 @@ def read_timm_config(raw, shapes):
             raise ValueError(f"tensors: expected all of a timm ViT, got no {prefix + name}")
         return shapes[prefix + name]
 
+    def has(name):
+        return prefix + name in shapes
+
     width, channels, patch_size, _ = shape("patch_embed.proj.weight")
-    num_patches = shape("pos_embed")[-2] - 1
-    side = round(num_patches**0.5)
-    if side**2 != num_patches or prefix + "cls_token" not in shapes:
-        raise ValueError(
-            "tensors: expected a timm ViT with a CLS token and positions of a square of patches, got "
-            f"pos_embed {shape('pos_embed')}"
-        )
     blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
     overrides = raw.get("model_args") or {}
     unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
@@ -50,11 +60,19 @@ def read_timm_config(raw, shapes):
             f"config: expected model_args of {', '.join(sorted(_TIMM_ARGUMENTS))} alone, got "
             f"{', '.join(unknown)}"
         )
-    num_heads = overrides.get("num_heads", raw.get("num_heads", _TIMM_HEADS.get(width)))
+    num_registers = shape("reg_token")[1] if has("reg_token") else int(has("dist_token"))
+    num_prefix = has("cls_token") + num_registers
+    side, num_positioned = _grid_of_positions(raw, shape("pos_embed"), num_prefix, patch_size)
+    mlp_dim = shape("blocks.0.mlp.fc2.weight")[1]
+    # Gate and first layer stand side by side.
+    use_gate = shape("blocks.0.mlp.fc1.weight")[0] == 2 * mlp_dim
+    usual = _GATED_HEADS if use_gate and width in _GATED_HEADS else _TIMM_HEADS
+    num_heads = overrides.get("num_heads", raw.get("num_heads", usual.get(width)))
     if num_heads is None:
         raise ValueError(
             f"config: expected num_heads, which is not known for a timm ViT of width {width}, got none"
         )
+    has_norm_in_front = has("norm_pre.weight")
     return ViTConfig(
         image_size=side * patch_size,
         patch_size=patch_size,
@@ -62,10 +80,47 @@ def read_timm_config(raw, shapes):
         width=width,
         num_layers=len(blocks),
         num_heads=num_heads,
-        mlp_dim=shape("blocks.0.mlp.fc1.weight")[0],
-        norm_eps=1e-6,
-        use_qkv_bias=prefix + "blocks.0.attn.qkv.bias" in shapes,
+        mlp_dim=mlp_dim,
+        norm_eps=1e-5 if has_norm_in_front else 1e-6,
+        use_qkv_bias=has("blocks.0.attn.qkv.bias"),
+        activation="silu" if use_gate else _activation(raw),
+        interpolation="bicubic-antialias",
+        layer_scale=1e-5 if has("blocks.0.ls1.gamma") else None,
+        use_gate=use_gate,
+        use_cls_token=has("cls_token"),
+        num_registers=num_registers,
+        num_prefix_positions=None if num_positioned == has("cls_token") else num_positioned,
+        use_patch_bias=has("patch_embed.proj.bias"),
+        use_embedding_norm=has_norm_in_front,
+        # Otherwise means over patches are normalised, by fc_norm.
+        use_final_norm=has("norm.weight"),
     )
+
+
+def _activation(raw):
+    name = str(raw.get("architecture", ""))
+    found = (act for pattern, act in _ACTIVATIONS.items() if re.fullmatch(pattern, name))
+    return next(found, "gelu")
+
+
+def _grid_of_positions(raw, shape, num_prefix, patch_size):
+    """Side of the square of patches that have positions, and how many tokens in front have one."""
+    rows = shape[-2]
+    sides = {
+        count: math.isqrt(rows - count)
+        for count in (num_prefix, 0)
+        if rows > count and math.isqrt(rows - count) ** 2 == rows - count
+    }
+    if len(sides) > 1:
+        size = (raw.get("pretrained_cfg") or {}).get("input_size") or (0, 0, 0)
+        sides = {count: side for count, side in sides.items() if side == size[-1] // patch_size}
+    if len(sides) != 1:
+        raise ValueError(
+            "tensors: expected a timm ViT with positions of a square of patches, those in front with "
+            f"{num_prefix} or none, got pos_embed {shape}"
+        )
+    ((count, side),) = sides.items()
+    return side, count
 
 
 def _timm_prefix(shapes):
@@ -74,12 +129,15 @@ def _timm_prefix(shapes):
 
 def timm_sources(config):
     """Every parameter's tensor."""
-    found = {
-        "embeddings/patch/kernel": Source(("patch_embed.proj.weight",), patch_kernel),
-        "embeddings/patch/bias": Source(("patch_embed.proj.bias",)),
-        "embeddings/cls_token": Source(("cls_token",), first),
-        "embeddings/position": Source(("pos_embed",), first),
-    }
+    found = dense("embeddings/patch", "patch_embed.proj", bias=config.use_patch_bias)
+    found["embeddings/patch/kernel"] = Source(("patch_embed.proj.weight",), patch_kernel)
+    found["embeddings/position"] = Source(("pos_embed",), first)
+    if config.use_cls_token:
+        found["embeddings/cls_token"] = Source(("cls_token",), first)
+    if config.num_registers:
+        found["embeddings/registers"] = Source(("reg_token", "dist_token"), first)
+    if config.use_embedding_norm:
+        found |= norm("embeddings/norm", "norm_pre")
     for index in range(config.num_layers):
         ours, theirs = f"encoder/block_{index}", f"blocks.{index}"
         heads = {"num_heads": config.num_heads}
@@ -87,10 +145,39 @@ def timm_sources(config):
             f"{ours}/attention", f"{theirs}.attn.qkv", bias=config.use_qkv_bias, **heads
         )
         found |= heads_out(f"{ours}/attention/out", f"{theirs}.attn.proj", **heads)
-        found |= dense(f"{ours}/ffn/hidden", f"{theirs}.mlp.fc1")
+        if config.use_gate:
+            paths = (f"{ours}/ffn/gate", f"{ours}/ffn/hidden")
+            found |= fused_dense(paths, f"{theirs}.mlp.fc1", width=config.mlp_dim)
+        else:
+            found |= dense(f"{ours}/ffn/hidden", f"{theirs}.mlp.fc1")
         found |= dense(f"{ours}/ffn/out", f"{theirs}.mlp.fc2")
-        found |= norm(f"{ours}/norm1", f"{theirs}.norm1") | norm(f"{ours}/norm2", f"{theirs}.norm2")
-    return found | norm("encoder/norm", "norm")
+        for number in (1, 2):
+            found |= norm(f"{ours}/norm{number}", f"{theirs}.norm{number}")
+            if config.layer_scale is not None:
+                found[f"{ours}/scale{number}"] = Source((f"{theirs}.ls{number}.gamma",))
+    return found | (norm("encoder/norm", "norm") if config.use_final_norm else {})
+
+
+def read_timm_pooler(raw, config):
+    """The head that pools by attention, where the configuration says that there is one."""
+    if raw.get("global_pool") != "map":
+        return None
+    pooler = QueryAttentionPool(
+        num_heads=config.num_heads,
+        full=True,
+        mlp_dim=config.mlp_dim,
+        activation=config.activation,
+        norm_eps=config.norm_eps,
+    )
+    ours, heads = "pooler/head", {"num_heads": config.num_heads}
+    found = {f"{ours}/probe": Source(("attn_pool.latent",), lambda x: x.reshape(-1))}
+    found |= heads_in(f"{ours}/query", "attn_pool.q", **heads)
+    found |= paired_heads((f"{ours}/key", f"{ours}/value"), "attn_pool.kv", **heads)
+    # A bias of the keys adds the same to all logits.
+    del found[f"{ours}/key/bias"]
+    found |= heads_out(f"{ours}/out", "attn_pool.proj", **heads)
+    found |= norm(f"{ours}/norm", "attn_pool.norm") | dense(f"{ours}/mlp_in", "attn_pool.mlp.fc1")
+    return pooler, found | dense(f"{ours}/mlp_out", "attn_pool.mlp.fc2")
 
 
 def read_timm_preprocess(directory, raw, config):
@@ -105,7 +192,7 @@ def _is_timm_vit(raw, shapes):
     named = str(raw.get("architecture", "")).startswith("vit_")
     return named or (
         any(name.endswith("blocks.0.attn.qkv.weight") for name in shapes)
-        and any(name.removeprefix("model.") == "cls_token" for name in shapes)
+        and any(name.removeprefix("model.") == "pos_embed" for name in shapes)
     )
 
 
@@ -115,8 +202,9 @@ TIMM_VIT = Architecture(
     read_config=read_timm_config,
     sources=timm_sources,
     prefixes=("model.",),
-    ignored=(r"head\..*", r"fc_norm\..*", r"pre_logits\..*"),
+    ignored=(r"head(_dist)?\..*", r"fc_norm\..*", r"pre_logits\..*", r"attn_pool\..*"),
     read_preprocess=read_timm_preprocess,
+    read_pooler=read_timm_pooler,
     recognizes=_is_timm_vit,
     tested="its Hugging Face form",
 )
