@@ -18,6 +18,9 @@ from poolax._checks import (
     check_result,
     check_tokens,
 )
+from poolax._norms import LayerNorm as LayerNorm
+from poolax._norms import RMSNorm as RMSNorm
+from poolax._norms import centred
 from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
 from poolax._typing import AnyArray
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
@@ -59,9 +62,8 @@ class CenterNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
         dtype = jnp.result_type(x, scale)
         x = x.astype(accumulation_dtype(x, scale))
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
         scale, bias = (with_leading_axes(vector, x.ndim) for vector in (scale, bias))
-        out = (scale * (width / (width - 1)) * centred + bias).astype(dtype)
+        out = (scale * (width / (width - 1)) * centred(jnp.asarray(x)) + bias).astype(dtype)
         check_result("x", out, "centred token")
         return out
 
@@ -231,7 +233,7 @@ class PreLNBlock(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> block = PreLNBlock(
-        ...     MultiHeadAttention(2), FeedForward(16), nn.LayerNorm(), nn.LayerNorm()
+        ...     MultiHeadAttention(2), FeedForward(16), LayerNorm(), LayerNorm()
         ... )
         >>> x = jnp.ones((3, 5, 4))
         >>> block.apply(block.init(jax.random.key(0), x), x).shape

@@ -21,6 +21,7 @@ from poolax._checks import (
     check_result,
     check_tokens,
 )
+from poolax._norms import RMSNorm
 from poolax._numerics import (
     accumulation_dtype,
     softmax_numerator,
@@ -282,7 +283,7 @@ class MultiHeadAttention(nn.Module):
         return query, key, value
 
     def _head_norm(self, name, rows):
-        norm = nn.RMSNorm(
+        norm = RMSNorm(
             self.query_key_eps or 0.0, dtype=rows.dtype, param_dtype=self.param_dtype, name=name
         )
         return norm(rows)

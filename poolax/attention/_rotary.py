@@ -262,8 +262,9 @@ class Rotary:
     num_turned: int | None = None
 
     def __post_init__(self):
-        """Refuse a base that is not positive, and an odd number of features."""
-        check_number("theta", self.theta, above=0.0)
+        """Refuse a base out of range, for YaRN that of equal turns, and an odd number of features."""
+        # YaRN tells frequencies apart by their turns.
+        check_number("theta", self.theta, above=float(isinstance(self.scaling, YarnScaling)))
         if self.num_turned is not None:
             check_count("num_turned", self.num_turned, at_least=2)
             check_divides("2", 2, "num_turned", self.num_turned)

@@ -19,6 +19,7 @@ from poolax._checks import (
     check_instance,
     check_number,
 )
+from poolax._norms import RMSNorm
 from poolax.attention import DotProduct, MultiHeadAttention, Rotary
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
@@ -244,4 +245,4 @@ class RotaryEncoder(Decoder):
 def _norm(config):
     if config.norm == "layer":
         return _layers.layer_norm(config.norm_eps, use_bias=config.use_norm_bias)
-    return nn.RMSNorm(epsilon=config.norm_eps, parent=None)
+    return RMSNorm(epsilon=config.norm_eps, parent=None)

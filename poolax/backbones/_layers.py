@@ -11,13 +11,14 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
+from poolax._norms import LayerNorm
 
 STACKED = "blocks"
 
 
-def layer_norm(eps: float, *, use_bias: bool = True) -> nn.LayerNorm:
+def layer_norm(eps: float, *, use_bias: bool = True) -> LayerNorm:
     """A layer norm whose variance loses no digits to a large mean, as pretrained models need it."""
-    return nn.LayerNorm(epsilon=eps, use_bias=use_bias, use_fast_variance=False, parent=None)
+    return LayerNorm(epsilon=eps, use_bias=use_bias, use_fast_variance=False, parent=None)
 
 
 def block_name(index: int) -> str:

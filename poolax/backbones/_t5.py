@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from poolax import codec
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_number
+from poolax._norms import RMSNorm
 from poolax.attention import DotProduct, MultiHeadAttention
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
@@ -20,9 +21,9 @@ from poolax.backbones._text import check_ids, take_rows
 from poolax.blocks import FeedForward, GatedFeedForward, PreLNBlock
 
 
-def t5_norm(config: Any) -> nn.RMSNorm:
+def t5_norm(config: Any) -> RMSNorm:
     """A norm of T5's blocks."""
-    return nn.RMSNorm(epsilon=config.norm_eps, parent=None)
+    return RMSNorm(epsilon=config.norm_eps, parent=None)
 
 
 def t5_block(config: Any) -> PreLNBlock:

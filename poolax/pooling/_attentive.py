@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from poolax import codec
 from poolax._checks import check_count, check_divides, check_flag, check_learned_width
+from poolax._norms import LayerNorm
 from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._query_head import QueryHead
@@ -112,13 +113,13 @@ class LatentAttentionPool(Pooler):
 
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
-        inner = nn.LayerNorm(self.epsilon, name="norm1")(tokens) if self.use_norm else tokens
+        inner = LayerNorm(self.epsilon, name="norm1")(tokens) if self.use_norm else tokens
         fold = _is_folding_cheaper(math.prod(z.shape[:-1]), width, self.num_heads, self.num_latents)
         kernels = (query_kernel, key_kernel, value_kernel, out_kernel)
         weights, read = _attend_to_latents(inner, latents, kernels, fold=fold)
         tokens = tokens + read
 
-        inner = nn.LayerNorm(self.epsilon, name="norm2")(tokens) if self.use_norm else tokens
+        inner = LayerNorm(self.epsilon, name="norm2")(tokens) if self.use_norm else tokens
         hidden = nn.Dense(width if self.mlp_dim is None else self.mlp_dim, name="mlp_in")(inner)
         hidden = average_pool(self.activation(hidden), mask)
         # W_2 is linear: it maps the mean over tokens instead of every token.
