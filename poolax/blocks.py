@@ -18,15 +18,22 @@ from poolax._checks import (
     check_result,
     check_tokens,
 )
-from poolax._norms import LayerNorm as LayerNorm
-from poolax._norms import RMSNorm as RMSNorm
-from poolax._norms import centred
+from poolax._norms import LayerNorm, RMSNorm, centred
 from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
 from poolax._typing import AnyArray
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
 from poolax.pooling import Pooler
 
-__all__ = ("TBM", "CenterNorm", "FeedForward", "GatedFeedForward", "PostLNBlock", "PreLNBlock")
+__all__ = (
+    "TBM",
+    "CenterNorm",
+    "FeedForward",
+    "GatedFeedForward",
+    "LayerNorm",
+    "PostLNBlock",
+    "PreLNBlock",
+    "RMSNorm",
+)
 
 
 class CenterNorm(nn.Module):

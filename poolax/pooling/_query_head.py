@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_number
+from poolax._norms import LayerNorm
 from poolax._numerics import accumulation_dtype, masked_softmax, with_leading_axes, zero_masked
 
 
@@ -58,7 +59,7 @@ class QueryHead(nn.Module):
         read = read + with_leading_axes(value[1].astype(dtype), read.ndim)
         pooled = jnp.einsum("...hk,hke->...e", read, out.astype(dtype))
         pooled = pooled + with_leading_axes(out_bias.astype(dtype), pooled.ndim)
-        inner = nn.LayerNorm(self.norm_eps, use_fast_variance=False, name="norm")(pooled)
+        inner = LayerNorm(self.norm_eps, use_fast_variance=False, name="norm")(pooled)
         hidden = activation_from_name(self.activation)(nn.Dense(mlp_dim, name="mlp_in")(inner))
         pooled = pooled + nn.Dense(width, name="mlp_out")(hidden)
         return pooled, weights[..., None, :, :]
