@@ -188,10 +188,6 @@ def test_texts(name, fields, tmp_path):
     forward = jax.jit(lambda params, ids, mask: backbone.apply(params, ids, mask).states)
     lowered = jax.export.export(forward, platforms=["tpu", "cuda"])(backbone.params, ids, mask)
     assert lowered.platforms == ("tpu", "cuda")
-    if name in ("Qwen3", "Gemma3Text") or fields.get("attn_logit_softcapping"):
-        with pytest.raises(bounds.NoBoundError, match=r"query_key_eps: .*of norms|soft_cap: .*capped"):
-            bounds.ledger(backbone.layer_specs(backbone.params), num_tokens=NUM_TOKENS, radius=5.0)
-        return
     table = bounds.ledger(backbone.layer_specs(backbone.params), num_tokens=NUM_TOKENS, radius=5.0)
     assert np.isfinite(table.log_lipschitz)
 

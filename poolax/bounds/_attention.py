@@ -10,7 +10,7 @@ from poolax._numerics import at_highest_precision
 from poolax._threads import on_one_thread
 from poolax.attention import L2, Cosine, DotProduct, Kind, MultiHeadAttention, PatchRotary, Rotary
 from poolax.bounds._attention_kernels import attention_of_kernels
-from poolax.bounds._kernels import read_kernels
+from poolax.bounds._kernels import read_normalised_kernels
 from poolax.bounds._methods import METHODS
 from poolax.bounds._modules import Layer, feature_scale, read_layer
 from poolax.bounds._no_bound import NoBoundError
@@ -366,7 +366,9 @@ def attention(
 def _attention(layer: Layer, radius, spread, method):
     check_choice("method", method, METHODS)
     scale = feature_scale(layer.rotary)
-    kernels = read_kernels(layer.kernels, has_key=not isinstance(layer.kind, L2))
+    kernels = read_normalised_kernels(
+        layer.kernels, has_key=not isinstance(layer.kind, L2), eps=layer.query_key_eps
+    )
     bound = attention_of_kernels(
         layer.kind,
         kernels if scale == 1.0 else kernels.scaled_logits(scale),
@@ -376,6 +378,7 @@ def _attention(layer: Layer, radius, spread, method):
         method,
         layer.pattern,
         rotary=layer.rotary not in (None, False),
+        capped=layer.capped,
     )
     return or_infinite(bound)
 

@@ -39,9 +39,13 @@ def attention_of_kernels(
     pattern: str,
     *,
     rotary: bool,
+    capped: bool = False,
     combine: Combination | None = None,
 ) -> AttentionBound:
-    """As :func:`poolax.bounds.attention`, from checked kernels, and their combination if known."""
+    """As :func:`poolax.bounds.attention`, from checked kernels, and their combination if known.
+
+    ``rotary`` and ``capped`` say whether queries and keys turn, and whether logits are capped.
+    """
     check_choice("pattern", pattern, PATTERNS)
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
     check_domain(radius, spread, needed=is_plain)
@@ -60,34 +64,40 @@ def attention_of_kernels(
     if radius is not None:
         spread = radius if spread is None else jnp.minimum(radius, spread)
     if method == "published":
-        _check_published(kind, kernels, rotary)
+        _check_published(kind, kernels, rotary, capped)
+    by_norms = rotary or capped or kernels.head_norms is not None
     setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
-    if isinstance(kind, Cosine):
-        return _of_units(kind, kernels, setting, method, rotary=rotary, combine=combine)
+    if isinstance(kind, Cosine) or kernels.head_norms is not None:
+        # What is added to a norm's square has no other units.
+        return _of_units(kind, kernels, setting, method, by_norms=by_norms, combine=combine)
     units = units_of(kernels, kind, values=combine is None)
     own = dataclasses.replace(setting, radius=units.length(radius), spread=units.length(spread))
-    bound = _of_units(kind, units.kernels(kernels), own, method, rotary=rotary, combine=combine)
+    bound = _of_units(kind, units.kernels(kernels), own, method, by_norms=by_norms, combine=combine)
     attends = most > 1 if spread is None else (most > 1) & (spread > 0)
     return units.restored(bound, kernels, attends)
 
 
-def _of_units(kind, kernels, setting, method, *, rotary, combine):
+def _of_units(kind, kernels, setting, method, *, by_norms, combine):
     if method == "published":
         return _published(kind, kernels, setting.most, setting.radius)
     compute: Any = {DotProduct: dot_product_heads, L2: l2_heads, Cosine: cosine_heads}[type(kind)]
-    compute = rotary_heads if rotary else compute
+    compute = rotary_heads if by_norms else compute
     heads = compute(kernels, kind, setting)
     if combine is None:
         combine = combination(kernels, kind, tight=setting.tight)
     return assemble(heads, combine, setting)
 
 
-def _check_published(kind, kernels, rotary):
+def _check_published(kind, kernels, rotary, capped):
     what = None
     if kernels.has_bias:
         what = "attention with biases"
     elif rotary:
         what = "rotary positions"
+    elif capped:
+        what = "capped logits"
+    elif kernels.head_norms is not None:
+        what = "norms of queries and keys"
     elif not isinstance(kind, DotProduct) and kind.plain_values:
         what = "plain values"
     if what is not None:

@@ -232,7 +232,10 @@ def dot_product_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> H
 
 
 def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
-    """Heads of dot-product attention whose queries and keys turn, which keeps their norms."""
+    """Heads of dot-product attention of whose queries and keys norms are known, whatever turns them.
+
+    Queries and keys may be normalised, and logits capped: a cap makes every logit's slope smaller.
+    """
     scale = kind.logit_scale(kernels.query.shape[-1])
     query_norm, key_norm = spectral_norm(kernels.query), spectral_norm(kernels.key_or_query)
 
@@ -243,10 +246,16 @@ def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
     # The product of both kernels turns with the positions: only norms of the factors stay.
     longest_query = query_norm * setting.radius + query_shift
     longest_key = key_norm * setting.radius + key_shift
+    query_slope, key_slope = query_norm, key_norm
+    norms = kernels.head_norms
+    if norms is not None:
+        query_slope, key_slope = norms.query_slope * query_norm, norms.key_slope * key_norm
+        longest_query = jnp.minimum(norms.query_reach, norms.query_slope * longest_query)
+        longest_key = jnp.minimum(norms.key_reach, norms.key_slope * longest_key)
     spread = jnp.where(setting.most > 1, setting.spread, 0)
-    rate = scale * key_norm * spread
+    rate = scale * key_slope * spread
     mixing = 1 + rate * longest_query
-    own = scale * longest_key * query_norm * spread
+    own = scale * longest_key * query_slope * spread
     share, column_sum = _shares(setting, 2 * scale * longest_query * longest_key)
     queries = Reading(kernels.query, None, 1.0, query_norm)
     return _heads(
@@ -256,7 +265,8 @@ def rotary_heads(kernels: Kernels, kind: DotProduct, setting: Setting) -> Heads:
         share=share,
         column_sum=column_sum,
         reading=queries,
-        slope=Slope(queries, rate, query_shift, hypot=False),
+        # A normalised query does not grow with the token.
+        slope=None if norms is not None else Slope(queries, rate, query_shift, hypot=False),
     )
 
 

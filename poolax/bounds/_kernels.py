@@ -1,9 +1,11 @@
 """Checked attention kernels in the layout that the bounds use."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -19,12 +21,43 @@ from poolax._checks import (
 )
 from poolax._numerics import accumulation_dtype
 
+_NORMS = ("query_norm", "key_norm")
+
+
+@struct.dataclass
+class HeadNorms:
+    """RMSNorms of queries and keys between their kernels and the logits.
+
+    Attributes:
+        query_slope: Lipschitz constant of the queries' norm.
+        key_slope: That of the keys'.
+        query_reach: Largest norm of a normalised query.
+        key_reach: That of a normalised key.
+    """
+
+    query_slope: Float[Array, ""]
+    key_slope: Float[Array, ""]
+    query_reach: Float[Array, ""]
+    key_reach: Float[Array, ""]
+
+    @classmethod
+    def of(cls, query_scale: Float[Array, " d_h"], key_scale: Float[Array, " d_h"], eps: float):
+        """From learned scales and what is added to the mean square."""
+        largest = [jnp.max(jnp.abs(scale)) for scale in (query_scale, key_scale)]
+        root = math.sqrt(query_scale.shape[-1])
+        return cls(*(size / math.sqrt(eps) for size in largest), *(size * root for size in largest))
+
+    def times(self, scale: float) -> "HeadNorms":
+        """The same with normalised queries and keys multiplied by ``scale``."""
+        return jax.tree.map(lambda size: scale * size, self)
+
 
 @struct.dataclass
 class Kernels:
     """Checked kernels with heads in front, keys and values repeated for the heads that share.
 
     ``has_bias`` is false where all biases are known to be zero, as those of a fresh module are.
+    ``head_norms`` are ``None`` where queries and keys are not normalised.
     """
 
     query: Float[Array, "H d d_h"]
@@ -34,6 +67,7 @@ class Kernels:
     query_bias: Float[Array, "H d_h"] | None
     key_bias: Float[Array, "H d_h"] | None
     has_bias: bool = struct.field(pytree_node=False)
+    head_norms: HeadNorms | None = None
 
     @property
     def key_or_query(self) -> Float[Array, "H d d_h"]:
@@ -48,7 +82,9 @@ class Kernels:
         return jnp.repeat(bias, self.out.shape[0] // bias.shape[0], axis=0)
 
     def scaled_logits(self, scale: float) -> "Kernels":
-        """The same with queries and keys multiplied by ``scale``."""
+        """The same with queries and keys, as they enter the logits, multiplied by ``scale``."""
+        if self.head_norms is not None:
+            return dataclasses.replace(self, head_norms=self.head_norms.times(scale))
         names = ("query", "key", "query_bias", "key_bias")
         arrays = {name: getattr(self, name) for name in names}
         return dataclasses.replace(
@@ -73,6 +109,18 @@ class Kernels:
             query_bias=shifted(self.query, self.query_bias),
             key_bias=None if self.key is None else shifted(self.key, self.key_bias),
         )
+
+
+def read_normalised_kernels(kernels: Mapping[str, Any], *, has_key: bool, eps: float | None) -> Kernels:
+    """As :func:`read_kernels`; ``eps`` is that of the norms of queries and keys, if there are any."""
+    if eps is None:
+        return read_kernels(kernels, has_key=has_key)
+    rest = {name: part for name, part in kernels.items() if name not in _NORMS}
+    read = read_kernels(rest, has_key=has_key)
+    scales = [jnp.asarray(kernels[name]["scale"], read.query.dtype) for name in _NORMS]
+    for name, scale in zip(_NORMS, scales, strict=True):
+        check_finite(name, scale)
+    return dataclasses.replace(read, head_norms=HeadNorms.of(*scales, eps))
 
 
 def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:

@@ -26,10 +26,10 @@ from poolax.bounds._attention_kernels import attention_of_kernels
 from poolax.bounds._combine import combination
 from poolax.bounds._domain import check_domain, token_range
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
-from poolax.bounds._kernels import read_kernels
+from poolax.bounds._kernels import read_normalised_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._methods import PROVED
-from poolax.bounds._no_bound import NoBoundError, check_plain_logits
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
@@ -246,11 +246,12 @@ def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
 
 
 def _attention(branch: AttentionSpec, state: _State, tight: bool):
-    check_plain_logits(branch.query_key_eps, branch.soft_cap)
     kind, params = branch.kind, branch.params
     metric_values = isinstance(kind, L2) and not kind.plain_values
     outer = jnp.ones(())
-    kernels = read_kernels(params, has_key=not isinstance(kind, L2))
+    kernels = read_normalised_kernels(
+        params, has_key=not isinstance(kind, L2), eps=branch.query_key_eps
+    )
     kernels = kernels.scaled_logits(branch.rotary_scale)
     domain, value_bias = state.domain, None
     if state.scale is not None:
@@ -282,6 +283,7 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
         "tight" if tight else "sharp",
         pattern,
         rotary=branch.rotary,
+        capped=branch.soft_cap is not None,
         combine=combine,
     )
     reach = attention_domain(

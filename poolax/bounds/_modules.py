@@ -11,7 +11,6 @@ from jaxtyping import Array
 from poolax._checks import check_instance, is_concrete
 from poolax.attention import Kind, MultiHeadAttention, PatchRotary, Rotary, from_name
 from poolax.bounds._domain import token_range
-from poolax.bounds._no_bound import check_plain_logits
 from poolax.records import TokenRange
 
 
@@ -25,6 +24,8 @@ class Layer:
         num_tokens: How many tokens see one, and are seen by one, at most.
         rotary: Its rotary positions, whether there are any if nothing else is known, or ``None``.
         pattern: Which tokens see each other; see :func:`poolax.bounds.attention`.
+        query_key_eps: Of the norms of queries and keys; ``None`` without.
+        capped: Whether logits are capped.
     """
 
     kind: Kind
@@ -32,6 +33,8 @@ class Layer:
     num_tokens: float | Array | TokenRange
     rotary: bool | Rotary | PatchRotary | None
     pattern: str
+    query_key_eps: float | None = None
+    capped: bool = False
 
 
 def read_layer(
@@ -55,7 +58,6 @@ def read_layer(
     params = kernels.get("params") if isinstance(kernels, Mapping) else None
     if not isinstance(params, Mapping) or "query" not in params:
         raise ValueError("variables: expected what MultiHeadAttention.init returned")
-    check_plain_logits(module.query_key_eps, module.soft_cap)
     _check_heads(module, params)
     tokens, windowed = _seen(module, token_range(num_tokens))
     if pattern is None:
@@ -64,7 +66,15 @@ def read_layer(
         raise ValueError(f"pattern: expected 'any' for a sliding window, got {pattern!r}")
     if module.causal and pattern == "full":
         raise ValueError("pattern: expected 'any' or 'sequence' for causal attention, got 'full'")
-    return Layer(module.kind, params, tokens, module.rotary, pattern)
+    return Layer(
+        module.kind,
+        params,
+        tokens,
+        module.rotary,
+        pattern,
+        query_key_eps=module.query_key_eps,
+        capped=module.soft_cap is not None,
+    )
 
 
 def _check_heads(module, params):
