@@ -8,7 +8,7 @@ import pytest
 from families import scrambled
 from helpers import assert_close
 
-from poolax import backbones, bounds
+from poolax import backbones, bounds, data, training
 from poolax.attention import PatchRotary
 from poolax.backbones._grids import patch_offsets, resize_matrix, resize_table
 
@@ -102,6 +102,25 @@ def test_patches_turn_by_their_place_and_keep_their_length():
     # Patches of a row differ in the quarters that turn with the column.
     same = np.isclose(turned[1], turned[2], atol=1e-6).all(axis=0)
     assert same.tolist() == [True, True, False, False] * 2
+
+
+def test_records_say_how_positions_were_interpolated():
+    images = np.random.default_rng(0).integers(0, 256, (12, 12, 8, 3), dtype=np.uint8)
+    vit = backbones.ViT.init(
+        backbones.ViTConfig(**SIZES), jax.random.key(0), backbones.ImagePreprocess()
+    )
+    splits = {"train": np.arange(8), "validation": np.arange(8, 10), "test": np.arange(10, 12)}
+    targets = np.arange(12) % 2
+
+    def row_of(images):
+        dataset = data.Dataset("images", images, targets, splits, "drawn here", "none")
+        task = training.Classification(2)
+        return training.sweep(vit, dataset, task, poolers=("avg",), seeds=1, epochs=1)[0]
+
+    assert row_of(images)["positions"] == "bicubic from 2 x 2 to 3 x 2 patches"
+    assert "positions" not in row_of(images[:, :8])
+    tower = vit.replace(config=backbones.ViTConfig(**SIZES, use_positions=False))
+    assert tower.describe_positions((5, 16, 16, 3)) is None
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,11 @@ class Backbone(abc.ABC):
         states, weights = self.run(params, x, mask, layer, return_weights)
         return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
 
+    def describe_positions(self, shape: tuple[int, ...]) -> str | None:
+        """What is done to positions for raw inputs of a shape, as records say it, or ``None``."""
+        del shape
+        return None
+
     @property
     def preprocessing(self) -> Preprocess:
         """What ``preprocess`` is, a plain function or ``None`` as well, saying what it takes."""

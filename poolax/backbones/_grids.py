@@ -151,8 +151,8 @@ def offset_bias(
     Returns:
         The bias, shape ``(H, n, n)``.
     """
-    spans = [(2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new)]
-    between = resize_table(table[:-3], *spans, "bilinear")
+    stored, wanted = ((2 * grid[0] - 1, 2 * grid[1] - 1) for grid in (old, new))
+    between = resize_table(table[:-3], stored, wanted, "bilinear")
     rows = jnp.concatenate([between, table[-3:]])
     return jnp.moveaxis(rows[patch_offsets(new)], -1, 0)
 

@@ -172,7 +172,8 @@ class ViT(BlockBackbone):
         names = _tables_of_offsets(config)
         if not names:
             return None
-        grid = self.grid or (math.isqrt(num_tokens - 1),) * 2
+        side = math.isqrt(num_tokens - 1)
+        grid = self.grid or (side, side)
         if grid[0] * grid[1] != num_tokens - 1:
             raise ValueError(
                 f"embeddings: expected CLS and {grid[0]} x {grid[1]} patches, got n = {num_tokens}"
@@ -217,6 +218,17 @@ class ViT(BlockBackbone):
         variables = {"params": params["embeddings"]}
         embeddings: Any = _embeddings(config).apply(variables, inputs, grid, hidden)
         return embeddings, mask
+
+    def describe_positions(self, shape: tuple[int, ...]) -> str | None:
+        """See :meth:`Backbone.describe_positions`; they are interpolated for images of another size."""
+        config = self.config
+        new = tuple(side // config.patch_size for side in shape[-3:-1])
+        has_offsets = config.use_relative_bias or config.use_shared_relative_bias
+        if len(new) < 2 or new == config.grid or not (config.use_positions or has_offsets):
+            return None
+        (rows, columns), (stored, _) = new, config.grid
+        how = config.interpolation if config.use_positions else "bilinear"
+        return f"{how} from {stored} x {stored} to {rows} x {columns} patches"
 
     def apply(self, params, inputs, mask=None, *, layer=-1, return_weights=False):
         """See :meth:`Backbone.apply`."""

@@ -170,6 +170,9 @@ def sweep(
     }
     if backbone.pooler is not None:
         identity["backbone_pooler"] = describe(backbone.pooler)
+    positions = backbone.describe_positions(dataset.inputs.shape)
+    if positions is not None:
+        identity["positions"] = positions
     task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
     check_splits(dataset.splits, len(dataset.inputs))
