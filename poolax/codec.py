@@ -136,7 +136,7 @@ def register(
         raise ValueError(f"upgrade: expected a function for version {version} of {name!r}, got None")
 
     def add(cls: _Class) -> _Class:
-        fields: Any = cls
+        fields = cls
         if not dataclasses.is_dataclass(fields):
             raise ValueError(f"cls: expected a dataclass or Linen module, got {cls!r}")
         known = lookup(of)

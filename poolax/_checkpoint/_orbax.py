@@ -82,7 +82,7 @@ def save_items(
 def read_structure(manager: ocp.CheckpointManager, step: int) -> PyTree:
     """What has the shapes and dtypes of the arrays of a checkpoint."""
     with _late_results():
-        saved: Any = manager.item_metadata(step)[STATE]
+        saved = manager.item_metadata(step)[STATE]
     return saved.tree
 
 

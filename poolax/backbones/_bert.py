@@ -195,7 +195,7 @@ class Bert(BlockBackbone):
         Raises:
             ValueError: for a wrong shape or dtype, too many tokens, or an id or type out of range.
         """
-        tables: Any = params["embeddings"]
+        tables = params["embeddings"]
         config = self.config
         ids, mask = check_ids(inputs, mask, config.vocab_size, config.max_tokens)
         x = take_rows(tables["token"], ids)
@@ -209,7 +209,7 @@ class Bert(BlockBackbone):
         if config.num_token_types:
             types = jnp.zeros((), int) if types is None else types
             x = x + take_rows(tables["token_type"], types, x.ndim)
-        x: Any = self._norm().apply({"params": tables["norm"]}, x)
+        x = self._norm().apply({"params": tables["norm"]}, x)
         if config.embedding_dim is not None:
             x = nn.Dense(config.width, parent=None).apply({"params": tables["project"]}, x)
         return x, mask

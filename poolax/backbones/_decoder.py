@@ -211,7 +211,7 @@ class Decoder(BlockBackbone):
             # Rounded as the embeddings are: models in half precision were trained with that.
             x = x * jnp.asarray(math.sqrt(config.width), x.dtype)
         if config.use_embedding_norm:
-            norm: Any = _norm(config)
+            norm = _norm(config)
             x = norm.apply({"params": tables["norm"]}, x)
         return x, mask
 

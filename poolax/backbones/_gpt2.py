@@ -1,7 +1,7 @@
 """GPT-2: learned positions, Pre-LN blocks, no token sees the future; dot-product or L2 attention."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -125,7 +125,7 @@ class GPT2(BlockBackbone):
         Raises:
             ValueError: for a wrong shape or dtype, too many tokens, or an id outside the vocabulary.
         """
-        tables: Any = params["embeddings"]
+        tables = params["embeddings"]
         ids, mask = check_ids(inputs, mask, self.config.vocab_size, self.config.max_tokens)
         x = take_rows(tables["token"], ids)
         return x + take_rows(tables["position"], positions(ids.shape[-1], mask), x.ndim), mask

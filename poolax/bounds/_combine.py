@@ -4,7 +4,6 @@ Theory, section 4.2; tight 8.7.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +90,7 @@ class Balanced:
 def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
     """The combination of the heads of a layer."""
     through_metric = isinstance(kind, L2) and not kind.plain_values
-    values: Any = None
+    values = None
     if isinstance(kind, DotProduct) or kind.plain_values:
         values = kernels.value
     elif through_metric and tight:

@@ -168,7 +168,7 @@ def local_attention(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
     """The smallest form at each of several inputs."""
-    size: Any = 1
+    size = 1
     if isinstance(kind, DotProduct) or kind.plain_values:
         # The output is linear in the values, squares of which may leave the range.
         size = divisor(jax.lax.stop_gradient(jnp.max(jnp.abs(kernels.value))))
@@ -289,7 +289,7 @@ def _local_tbm(model, params, x, mask):
     x = zero_masked(x, mask).astype(accumulation_dtype(x, kernel))
     real = jnp.ones(x.shape[0], bool) if mask is None else mask
     # The block itself says what stands between its parts.
-    applied: Any = PostLNBlock.of_tbm(model).apply(
+    applied = PostLNBlock.of_tbm(model).apply(
         {"params": params},
         x,
         mask,

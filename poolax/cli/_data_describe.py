@@ -44,7 +44,7 @@ def target_text(dataset: Dataset, index: int) -> str:
 def describe_dataset(entry: Entry, dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
     """What ``poolax data show`` knows, as plain JSON."""
     targets = named_targets(dataset)
-    inputs: Any = dataset.inputs
+    inputs = dataset.inputs
     arrays = {"inputs": inputs, **targets}
     if dataset.mask is not None:
         arrays["mask"] = dataset.mask

@@ -170,7 +170,7 @@ def _default_images(backbone, num_inputs):
         raise ValueError(f"inputs: expected a file of images with {channels} channels, got none")
     from sklearn.datasets import load_sample_images
 
-    photos: Any = load_sample_images().images
+    photos = load_sample_images().images
     rng = np.random.default_rng(0)
     crops = []
     for index in range(num_inputs):

@@ -140,7 +140,7 @@ class _Column:
 
 def _columns(dataset: Dataset) -> dict[str, _Column]:
     """The arrays of a data set by name, those of a mapping of targets as ``"targets/NAME"``."""
-    first: Any = dataset.inputs[:1]
+    first = dataset.inputs[:1]
     columns = {"inputs": _Column(np.asarray(first).dtype, tuple(dataset.inputs.shape[1:]))}
     named: dict[str, Any] = {"targets": dataset.targets}
     if isinstance(dataset.targets, Mapping):

@@ -31,7 +31,7 @@ def read_prepared(directory: epath.PathLike) -> tuple[Dataset, Mapping[str, Any]
 
 
 def _read(builder: Any) -> tuple[Dataset, Mapping[str, Any]]:
-    metadata: Any = builder.info.metadata
+    metadata = builder.info.metadata
     parts = [name for name in (*metadata["splits"], REST) if name in builder.info.splits]
     columns, record_of = _read_columns(builder, parts, metadata)
     splits = {}

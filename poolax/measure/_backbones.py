@@ -124,7 +124,7 @@ def _local(backbone, poolers):
     encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
 
     def local(params, x, mask):
-        weights: Any = encode(params, x, mask).weights
+        weights = encode(params, x, mask).weights
         specs = backbone.layer_specs(params)
 
         # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.

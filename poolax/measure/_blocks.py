@@ -44,7 +44,7 @@ def block_bounds(
         >>> found["tight"].number <= found["sharp"].number <= found["published"].number
         True
     """
-    pooler: Any = model.pooler
+    pooler = model.pooler
     with_variables = (pooler, {"params": variables["params"].get("pooler", {})})
     return next(pooler_bounds(model, variables, [with_variables], num_tokens, domain))
 
@@ -81,7 +81,7 @@ def pooler_bounds(
     blocks = by_method(block)
 
     def pooled(method, pooler, parameters):
-        block: Any = blocks[method]
+        block = blocks[method]
         if block is None:
             return None
         if method == "published":

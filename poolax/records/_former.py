@@ -37,7 +37,7 @@ def with_attention_names(row: dict[str, Any]) -> dict[str, Any]:
 def _config_of(text):
     """Name and options in the text of a kind of attention, ``Class(option=value, ...)``."""
     try:
-        call: Any = ast.parse(text, mode="eval").body
+        call = ast.parse(text, mode="eval").body
         name = _CLASSES[call.func.id]
         options = {part.arg: ast.literal_eval(part.value) for part in call.keywords}
     except (SyntaxError, ValueError, AttributeError, KeyError):

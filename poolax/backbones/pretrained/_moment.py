@@ -1,7 +1,5 @@
 """MOMENT checkpoints as the authors' code writes them."""
 
-from typing import Any
-
 from poolax.backbones._moment import Moment, MomentConfig
 from poolax.backbones._series import SeriesPreprocess
 from poolax.backbones.pretrained._sources import (
@@ -32,7 +30,7 @@ def read_config(raw, shapes):
         "add_positional_embedding": (True,),
     }
     check_fields(raw, implemented)
-    t5: Any = raw.get("t5_config") or _flan_t5(raw)
+    t5 = raw.get("t5_config") or _flan_t5(raw)
     width = read_field(t5, "d_model")
     check_fields(raw, {"d_model": (None, width)})
     _, max_patches, _ = shapes.get(_POSITION, (1, MomentConfig.max_patches, width))

@@ -53,7 +53,7 @@ def write_modules(folder: epath.Path, backbone: Backbone) -> None:
     if not isinstance(prepare, TextPreprocess):
         kind = type(backbone).__name__
         raise ValueError(f"backbone: expected one that tokenises texts, got {kind} without a tokenizer")
-    pooler: Any = backbone.pooler
+    pooler = backbone.pooler
     flat = _on_host(backbone.params.get("pooler", {}))
     modules = _modules(pooler, flat, backbone.config.width, prepare.include_prompt)
     entries = [{"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}Transformer"}]

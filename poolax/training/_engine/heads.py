@@ -93,7 +93,7 @@ class Head:
         width, given = self.variables["params"]["output"]["kernel"].shape[0], jnp.shape(states)[-1:]
         if parts_of(self.pooler) and given:
             # Vectors may be wider than tokens where poolers stand side by side or behind a layer.
-            pooler: Any = self.pooler
+            pooler = self.pooler
             inner = {"params": self.variables["params"].get("pooler", {})}
             given = jax.eval_shape(pooler.apply, inner, states, mask).shape[-1:]
         if given != (width,):

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +84,7 @@ def split_runs(runs: tuple, cost: HeadCost, groups: int, budget: int) -> list[tu
 
 def default_budget() -> int:
     """Half of what is free: of the first device's memory, or of the host's where that is not known."""
-    statistics: Any = jax.local_devices()[0].memory_stats()
+    statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return (statistics["bytes_limit"] - statistics["bytes_in_use"]) // 2
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

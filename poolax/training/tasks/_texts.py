@@ -160,7 +160,7 @@ class SentenceCompletion(Task):
 
         labels = np.arange(self.num_endings)
         chosen = scores.astype(np.int64)
-        options: Any = {"average": "macro", "zero_division": 0}
+        options = {"average": "macro", "zero_division": 0}
         f1 = f1_score(targets, chosen, labels=labels, **options)
         return {self.metric: float(f1), "accuracy": float(np.mean(chosen == targets))}
 
