@@ -4,6 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from parity import assert_layers, build, reference, run, save, transformers
 
 from poolax import backbones, bounds
@@ -243,3 +244,18 @@ def test_heads_and_towers_of_others_are_left_aside(head, tmp_path):
     alone = backbones.load(save(inner, tmp_path / "alone"))
     assert whole.config == alone.config
     chex.assert_trees_all_equal(whole.params, alone.params)
+
+
+def test_texts_leave_room_for_rows_that_are_no_positions(tmp_path):
+    save(reference("Roberta", ROBERTA), tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 1, "a": 4}, unk_token="<pad>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    roberta = backbones.load(tmp_path)
+    ids, mask = roberta.preprocess(["a " * 30])
+    assert ids.shape == (1, ENCODER["max_position_embeddings"] - PAD_ID - 1)
+    assert np.all(np.isfinite(roberta(ids, mask).states))
+    with pytest.raises(
+        ValueError, match=r"inputs: expected at most max_tokens = 18 tokens, got n = 19"
+    ):
+        roberta(np.full((1, 19), 4))
