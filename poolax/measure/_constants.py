@@ -44,8 +44,8 @@ def constant_fields(constants: Mapping[str, Constant | None]) -> dict[str, float
         beyond the range of numbers, and for the logarithm of zero.
 
     Example:
-        >>> constant_fields({"sharp": Constant(800.0), "published": None})["log10_sharp"]
-        347.4355855226014
+        >>> constant_fields({"local": Constant(0.0), "published": None})
+        {'local': 1.0, 'log10_local': 0.0, 'published': None, 'log10_published': None}
     """
     fields: dict[str, float | None] = {}
     for name, constant in constants.items():

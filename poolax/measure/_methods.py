@@ -36,6 +36,7 @@ def by_method(bound: Callable[[str], _Bound]) -> dict[str, _Bound | None]:
         NoBoundError: where this library proves nothing either.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from poolax import attention, bounds
         >>> x = jnp.ones((4, 2, 2))
         >>> kernels = {"query": x, "key": x, "value": x, "out": jnp.ones((2, 2, 4))}

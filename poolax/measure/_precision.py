@@ -20,7 +20,7 @@ def without_overflow(evaluate: Callable[..., Any], *arrays: Any) -> Any:
         What ``evaluate`` gave; from double precision as NumPy arrays.
 
     Example:
-        >>> float(without_overflow(jnp.square, jnp.float32(1e30)))
+        >>> print(f"{without_overflow(jnp.square, jnp.float32(1e30)):.0e}")
         1e+60
     """
     if not any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(arrays)):
