@@ -1,6 +1,7 @@
 """timm's state dicts against the same models in Hugging Face layout, which the reference computes."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -18,7 +19,9 @@ def timm_names(backbone):
     config, e = backbone.config, p["embeddings"]
     side, channels = config.patch_size, config.num_channels
     kernel = e["patch"]["kernel"].reshape(side, side, channels, config.width)
-    flat = {"patch_embed.proj.weight": kernel.transpose(3, 2, 0, 1), "pos_embed": e["position"][None]}
+    flat = {"patch_embed.proj.weight": kernel.transpose(3, 2, 0, 1)}
+    if "position" in e:
+        flat["pos_embed"] = e["position"][None]
     if "bias" in e["patch"]:
         flat["patch_embed.proj.bias"] = e["patch"]["bias"]
     for ours, theirs in (("cls_token", "cls_token"), ("registers", "reg_token")):
@@ -87,6 +90,20 @@ CASES = {
         "token",
     ),
     "clip-fc-norm": ("CLIPVision", VIT, "vit_base_patch4_clip_quickgelu_16", "avg"),
+    "beit": (
+        "Beit",
+        VIT | {"use_relative_position_bias": True, "layer_norm_eps": 1e-6},
+        "beit_base_patch4_16",
+        "avg",
+    ),
+    "beit-shared": (
+        "Beit",
+        VIT
+        | {"use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True}
+        | {"use_mean_pooling": False, "layer_norm_eps": 1e-6},
+        "beitv2_base_patch4_16",
+        "token",
+    ),
     "no-class-token": (
         "SiglipVision",
         VIT | {"hidden_act": "gelu"},
@@ -108,6 +125,15 @@ def test_state_dicts(name, fields, architecture, pool, tmp_path):
         # Positions of the patches alone: that of CLS is in the token already.
         tensors["cls_token"] = tensors["cls_token"] + tensors["pos_embed"][:, :1]
         tensors["pos_embed"] = tensors["pos_embed"][:, 1:].copy()
+    if name == "Beit":
+        for key in [key for key in tensors if key.endswith("attn.qkv.bias")]:
+            stem = key.removesuffix("qkv.bias")
+            tensors[f"{stem}q_bias"], _, tensors[f"{stem}v_bias"] = np.split(tensors.pop(key), 3)
+        renamed = {key: re.sub(r"ls(\d)\.gamma", r"gamma_\1", key) for key in tensors}
+        tensors = {renamed[key]: tensor for key, tensor in tensors.items()}
+        for key, table in backbone.params["encoder"]["relative_bias"].items():
+            place = "rel_pos_bias" if key == "shared" else f"blocks.{key[-1]}.attn"
+            tensors[f"{place}.relative_position_bias_table"] = np.asarray(table)
     config = {
         "architecture": architecture,
         "global_pool": pool,

@@ -1,5 +1,6 @@
 """timm's state dicts of Vision Transformers."""
 
+import dataclasses
 import math
 import re
 
@@ -53,13 +54,7 @@ def read_timm_config(raw, shapes):
 
     width, channels, patch_size, _ = shape("patch_embed.proj.weight")
     blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
-    overrides = raw.get("model_args") or {}
-    unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
-    if unknown:
-        raise ValueError(
-            f"config: expected model_args of {', '.join(sorted(_TIMM_ARGUMENTS))} alone, got "
-            f"{', '.join(unknown)}"
-        )
+    overrides = _overrides(raw)
     num_registers = shape("reg_token")[1] if has("reg_token") else int(has("dist_token"))
     num_prefix = has("cls_token") + num_registers
     side, num_positioned = _grid_of_positions(raw, shape("pos_embed"), num_prefix, patch_size)
@@ -67,11 +62,7 @@ def read_timm_config(raw, shapes):
     # Gate and first layer stand side by side.
     use_gate = shape("blocks.0.mlp.fc1.weight")[0] == 2 * mlp_dim
     usual = _GATED_HEADS if use_gate and width in _GATED_HEADS else _TIMM_HEADS
-    num_heads = overrides.get("num_heads", raw.get("num_heads", usual.get(width)))
-    if num_heads is None:
-        raise ValueError(
-            f"config: expected num_heads, which is not known for a timm ViT of width {width}, got none"
-        )
+    num_heads = _num_heads(raw, overrides, usual, width)
     has_norm_in_front = has("norm_pre.weight")
     return ViTConfig(
         image_size=side * patch_size,
@@ -95,6 +86,26 @@ def read_timm_config(raw, shapes):
         # Otherwise means over patches are normalised, by fc_norm.
         use_final_norm=has("norm.weight"),
     )
+
+
+def _overrides(raw):
+    overrides = raw.get("model_args") or {}
+    unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
+    if unknown:
+        raise ValueError(
+            f"config: expected model_args of {', '.join(sorted(_TIMM_ARGUMENTS))} alone, got "
+            f"{', '.join(unknown)}"
+        )
+    return overrides
+
+
+def _num_heads(raw, overrides, usual, width):
+    num_heads = overrides.get("num_heads", raw.get("num_heads", usual.get(width)))
+    if num_heads is None:
+        raise ValueError(
+            f"config: expected num_heads, which is not known for a timm ViT of width {width}, got none"
+        )
+    return num_heads
 
 
 def _activation(raw):
@@ -131,7 +142,8 @@ def timm_sources(config):
     """Every parameter's tensor."""
     found = dense("embeddings/patch", "patch_embed.proj", bias=config.use_patch_bias)
     found["embeddings/patch/kernel"] = Source(("patch_embed.proj.weight",), patch_kernel)
-    found["embeddings/position"] = Source(("pos_embed",), first)
+    if config.use_positions:
+        found["embeddings/position"] = Source(("pos_embed",), first)
     if config.use_cls_token:
         found["embeddings/cls_token"] = Source(("cls_token",), first)
     if config.num_registers:
@@ -142,7 +154,7 @@ def timm_sources(config):
         ours, theirs = f"encoder/block_{index}", f"blocks.{index}"
         heads = {"num_heads": config.num_heads}
         found |= joint_heads(
-            f"{ours}/attention", f"{theirs}.attn.qkv", bias=config.use_qkv_bias, **heads
+            f"{ours}/attention", f"{theirs}.attn.qkv", bias=config.use_qkv_bias is True, **heads
         )
         found |= heads_out(f"{ours}/attention/out", f"{theirs}.attn.proj", **heads)
         if config.use_gate:
@@ -154,7 +166,8 @@ def timm_sources(config):
         for number in (1, 2):
             found |= norm(f"{ours}/norm{number}", f"{theirs}.norm{number}")
             if config.layer_scale is not None:
-                found[f"{ours}/scale{number}"] = Source((f"{theirs}.ls{number}.gamma",))
+                scales = (f"{theirs}.ls{number}.gamma", f"{theirs}.gamma_{number}")
+                found[f"{ours}/scale{number}"] = Source(scales)
     return found | (norm("encoder/norm", "norm") if config.use_final_norm else {})
 
 
@@ -207,4 +220,67 @@ TIMM_VIT = Architecture(
     read_pooler=read_timm_pooler,
     recognizes=_is_timm_vit,
     tested="its Hugging Face form",
+)
+
+
+def read_timm_beit_config(raw, shapes):
+    """From the shapes of tensors of a timm BEiT, whose table of offsets says how large its grid is."""
+    prefix = _timm_prefix(shapes)
+    width, channels, patch_size, _ = shapes[prefix + "patch_embed.proj.weight"]
+    tables = [name for name in shapes if name.endswith("relative_position_bias_table")]
+    if not tables:
+        raise ValueError("tensors: expected a timm BEiT with a table of offsets, got none")
+    num_offsets, num_heads = shapes[tables[0]]
+    side = (math.isqrt(num_offsets - 3) + 1) // 2
+    blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
+    _overrides(raw)
+    return ViTConfig(
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        num_channels=channels,
+        width=width,
+        num_layers=len(blocks),
+        num_heads=num_heads,
+        mlp_dim=shapes[prefix + "blocks.0.mlp.fc1.weight"][0],
+        norm_eps=1e-6,
+        use_qkv_bias=("query", "value"),
+        interpolation="bicubic-antialias",
+        layer_scale=1e-5 if prefix + "blocks.0.gamma_1" in shapes else None,
+        use_positions=prefix + "pos_embed" in shapes,
+        use_final_norm=prefix + "norm.weight" in shapes,
+        use_relative_bias=any(".attn." in name for name in tables),
+        use_shared_relative_bias=any("rel_pos_bias." in name for name in tables),
+    )
+
+
+def timm_beit_sources(config):
+    """Every parameter's tensor."""
+    found = timm_sources(config)
+    table, heads = "relative_position_bias_table", config.num_heads
+    for index in range(config.num_layers):
+        ours, theirs = f"encoder/block_{index}", f"blocks.{index}"
+        for part in ("query", "value"):
+            found[f"{ours}/attention/{part}/bias"] = Source(
+                (f"{theirs}.attn.{part[0]}_bias",), lambda x: x.reshape(heads, -1)
+            )
+        if config.use_relative_bias:
+            found[f"encoder/relative_bias/block_{index}"] = Source((f"{theirs}.attn.{table}",))
+    if config.use_shared_relative_bias:
+        found["encoder/relative_bias/shared"] = Source((f"rel_pos_bias.{table}",))
+    return found
+
+
+def _is_timm_beit(raw, shapes):
+    return str(raw.get("architecture", "")).startswith("beit") or any(
+        name.endswith("blocks.0.attn.relative_position_bias_table") for name in shapes
+    )
+
+
+TIMM_BEIT = dataclasses.replace(
+    TIMM_VIT,
+    names=("timm_beit",),
+    read_config=read_timm_beit_config,
+    sources=timm_beit_sources,
+    ignored=(*TIMM_VIT.ignored, r".*relative_position_index", r".*\.k_bias"),
+    recognizes=_is_timm_beit,
 )
