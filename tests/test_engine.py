@@ -34,6 +34,7 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
+from poolax.training._engine import feed
 from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.memory import HeadCost, split_runs
@@ -415,6 +416,25 @@ def test_resumed_is_uninterrupted_bit_for_bit(stream, vit, tmp_path):
                 [one.train_loss, one.validation_score, one.gradient_norm, one.test_scores],
                 [other.train_loss, other.validation_score, other.gradient_norm, other.test_scores],
             )
+
+
+def test_a_run_in_memory_stops_within_an_epoch(tmp_path, monkeypatch):
+    states, mask, targets, splits = toy()
+    source, protocol = MemorySource(states, mask), Protocol(2, 4)
+    [at_once] = trained(source, targets, splits, protocol)
+    monkeypatch.setattr(feed, "_MOST_STEPS", 3)
+    steps = protocol.steps_at_once(len(splits["train"]))
+    parts = -(-at_once.num_steps // steps)
+    assert parts > 1
+    [whole] = trained(source, targets, splits, protocol)
+    same(whole.variables, at_once.variables)
+    for at in (1, parts + 1):  # within the first epoch, and within the second one
+        keeper = Keeper(tmp_path / str(at), should_stop=Stopper(at))
+        with pytest.raises(PreemptedError, match=f"stopped after step {at}, saved in"):
+            trained(source, targets, splits, protocol, keeper)
+        [resumed] = trained(source, targets, splits, protocol, Keeper(tmp_path / str(at)))
+        same(resumed.variables, whole.variables)
+        same([resumed.train_loss, resumed.test_scores], [whole.train_loss, whole.test_scores])
 
 
 @pytest.mark.parametrize(

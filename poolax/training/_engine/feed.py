@@ -14,6 +14,9 @@ from poolax.training._runs import Batches, epoch_batches, stack
 from poolax.training._states.lengths import Lengths
 from poolax.training._states.sources import TokenSource
 
+# Steps after which a run is asked whether it is to stop: seconds of all heads of learned poolers.
+_MOST_STEPS = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -49,6 +52,17 @@ class Protocol:
         """The runs by which lengths are planned, for a group of these."""
         return runs if self.all_runs is None else self.all_runs
 
+    def steps_at_once(self, num_train: int) -> int | None:
+        """Steps between two questions whether to stop; ``None`` for those of a whole epoch.
+
+        Where states are on the devices, parts of an epoch are about equal: the last one is filled up by
+        steps that do nothing.
+        """
+        num_steps = -(-num_train // self.batch_size)
+        if self.chunk_steps is not None or num_steps <= _MOST_STEPS:
+            return self.chunk_steps
+        return -(-num_steps // -(-num_steps // _MOST_STEPS))
+
 
 def count_orders(runs: Sequence[tuple[float, int]], *, shared: bool) -> int:
     """Number of orders in which runs see the examples: batches that a step reads."""
@@ -77,7 +91,7 @@ class Feed:
         self._lengths = lengths
         self._source, self._targets, self._train, self._protocol = source, targets, train, protocol
         self.num_steps = -(-len(train) // protocol.batch_size)
-        self._steps = protocol.chunk_steps or self.num_steps
+        self._steps = protocol.steps_at_once(len(train)) or self.num_steps
         self.num_chunks = -(-self.num_steps // self._steps)
         self._whole = None
         self._epoch, self._orders = -1, {}

@@ -23,8 +23,9 @@ class Limits:
         mapping: How programs are mapped over devices: ``"auto"`` by ``pmap``, or by ``shard_map`` where
             JAX has none; ``"shard_map"``. Results are the same, and a run goes on by either.
         checkpoint_every: Seconds between checkpoints of heads in training.
-        should_stop: Asked after every batch of the backbone, and every epoch or chunk of one; by
-            default whether a block of :func:`stop_on_sigterm` around has been asked to stop.
+        should_stop: Asked after every batch of the backbone, and every epoch or part of one, of at
+            most 128 steps where states are in memory; by default whether a block of
+            :func:`stop_on_sigterm` around has been asked to stop.
     """
 
     memory_budget: int | None = None

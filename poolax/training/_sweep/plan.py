@@ -177,8 +177,9 @@ class SweepPlan:
         keys = job.keys()
         description = ", ".join(label for labels in job.labels for label in labels)
         # What is kept counts chunks, of which there are as many as the source makes.
+        at_once = job.protocol.steps_at_once(len(splits["train"]))
         ids = [self._heads.ids[key] for key in keys]
-        directory = self._folder.unfinished([*ids, job.protocol.chunk_steps, STATE_FORMAT])
+        directory = self._folder.unfinished([*ids, at_once, STATE_FORMAT])
         keeper = Keeper(directory, every=limits.checkpoint_every, should_stop=limits.should_stop)
         # Whatever ends it, what is on its way to disk gets there.
         with ending_with(keeper.close):
