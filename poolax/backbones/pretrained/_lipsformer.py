@@ -16,7 +16,7 @@ from poolax.backbones.pretrained._sources import (
     read_field,
     transposed,
 )
-from poolax.backbones.pretrained._vit import patch_kernel
+from poolax.backbones.pretrained._vit_names import patch_kernel
 
 _PREFIXES = ("module.", "model.")
 

@@ -15,7 +15,8 @@ from poolax.backbones.pretrained._sources import (
     read_field,
     transposed,
 )
-from poolax.backbones.pretrained._vit import patch_kernel, read_preprocess, square_side
+from poolax.backbones.pretrained._vit import read_preprocess, square_side
+from poolax.backbones.pretrained._vit_names import patch_kernel
 
 
 def read_config(raw, shapes):

@@ -19,7 +19,7 @@ from poolax.backbones.pretrained._sources import (
     norm,
     paired_heads,
 )
-from poolax.backbones.pretrained._vit import patch_kernel
+from poolax.backbones.pretrained._vit_names import patch_kernel
 from poolax.pooling import QueryAttentionPool
 
 # What a name's model may be told otherwise, and shapes of tensors or heads show.

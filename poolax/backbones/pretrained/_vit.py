@@ -1,8 +1,8 @@
-"""Vision Transformers in Hugging Face layout: names by family, and readers of their configurations."""
+"""Vision Transformers in Hugging Face layout: readers of their configurations, and the families."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from poolax.backbones._images import ImagePreprocess
@@ -11,200 +11,27 @@ from poolax.backbones._vit_config import ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
-    Sources,
     check_fields,
     dense,
-    heads_in,
     heads_out,
-    joint_dense,
     joint_heads,
     norm,
     read_count,
     read_field,
     read_json_object,
 )
+from poolax.backbones.pretrained._vit_names import (
+    BEIT,
+    BLOCK,
+    DEIT,
+    DINOV2,
+    DINOV3,
+    MEMORY,
+    TOWER,
+    VIT,
+    sources_by,
+)
 from poolax.pooling import QueryAttentionPool
-
-
-@dataclasses.dataclass(frozen=True)
-class ViTNames:
-    """What a family calls its tensors, ``{}`` for the number of a block.
-
-    Names on disk come first, then those that the library has in memory, where they differ.
-
-    Attributes:
-        query: Projection to queries; ``key`` and ``value`` have the word in its place.
-        out: Output projection of the attention.
-        norms: The two norms of a block.
-        hidden: First feed-forward layer.
-        ffn_out: Second one.
-        patch: Projection of patches.
-        cls_token: CLS token.
-        registers: Further tokens in front.
-        position: Table of positions.
-        embedding_norm: Norm in front of the blocks.
-        norm: Norm behind the blocks.
-        gates: Gate and first layer of a gated feed-forward layer.
-        joint_gates: Both side by side.
-        gated_out: Second layer of a gated one.
-        scales: The two layer scales of a block.
-    """
-
-    query: tuple[str, ...]
-    out: tuple[str, ...]
-    norms: tuple[tuple[str, ...], tuple[str, ...]]
-    hidden: tuple[str, ...]
-    ffn_out: tuple[str, ...]
-    patch: tuple[str, ...] = ("embeddings.patch_embeddings.projection",)
-    cls_token: str = "embeddings.cls_token"
-    registers: str = "embeddings.register_tokens"
-    position: str = "embeddings.position_embeddings"
-    embedding_norm: str = ""
-    norm: str = "layernorm"
-    gates: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    joint_gates: str = ""
-    gated_out: tuple[str, ...] = ()
-    scales: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-
-
-_BLOCK, _MEMORY = "encoder.layer.{}", "layers.{}"
-_VIT = ViTNames(
-    query=(f"{_BLOCK}.attention.attention.query", f"{_MEMORY}.attention.q_proj"),
-    out=(f"{_BLOCK}.attention.output.dense", f"{_MEMORY}.attention.o_proj"),
-    norms=(
-        (f"{_BLOCK}.layernorm_before", f"{_MEMORY}.layernorm_before"),
-        (f"{_BLOCK}.layernorm_after", f"{_MEMORY}.layernorm_after"),
-    ),
-    hidden=(f"{_BLOCK}.intermediate.dense", f"{_MEMORY}.mlp.fc1"),
-    ffn_out=(f"{_BLOCK}.output.dense", f"{_MEMORY}.mlp.fc2"),
-)
-_DEIT = dataclasses.replace(_VIT, registers="embeddings.distillation_token")
-_BEIT = dataclasses.replace(
-    _VIT,
-    scales=(
-        (f"{_BLOCK}.lambda_1", f"{_MEMORY}.lambda_1"),
-        (f"{_BLOCK}.lambda_2", f"{_MEMORY}.lambda_2"),
-    ),
-)
-_OFFSETS = "relative_position_bias.relative_position_bias_table"
-_DINOV2 = ViTNames(
-    query=(f"{_BLOCK}.attention.attention.query", f"{_BLOCK}.attention.q_proj"),
-    out=(f"{_BLOCK}.attention.output.dense", f"{_BLOCK}.attention.o_proj"),
-    norms=((f"{_BLOCK}.norm1",), (f"{_BLOCK}.norm2",)),
-    hidden=(f"{_BLOCK}.mlp.fc1",),
-    ffn_out=(f"{_BLOCK}.mlp.fc2",),
-    gates=((f"{_BLOCK}.mlp.gate_proj",), (f"{_BLOCK}.mlp.up_proj",)),
-    joint_gates=f"{_BLOCK}.mlp.weights_in",
-    gated_out=(f"{_BLOCK}.mlp.weights_out", f"{_BLOCK}.mlp.down_proj"),
-    scales=((f"{_BLOCK}.layer_scale1.lambda1",), (f"{_BLOCK}.layer_scale2.lambda1",)),
-)
-_DINOV3_BLOCKS = ("layer.{}", "model.layer.{}")
-_DINOV3 = ViTNames(
-    patch=("embeddings.patch_embeddings",),
-    query=tuple(f"{block}.attention.q_proj" for block in _DINOV3_BLOCKS),
-    out=tuple(f"{block}.attention.o_proj" for block in _DINOV3_BLOCKS),
-    norms=(
-        tuple(f"{block}.norm1" for block in _DINOV3_BLOCKS),
-        tuple(f"{block}.norm2" for block in _DINOV3_BLOCKS),
-    ),
-    hidden=tuple(f"{block}.mlp.up_proj" for block in _DINOV3_BLOCKS),
-    ffn_out=tuple(f"{block}.mlp.down_proj" for block in _DINOV3_BLOCKS),
-    gates=(
-        tuple(f"{block}.mlp.gate_proj" for block in _DINOV3_BLOCKS),
-        tuple(f"{block}.mlp.up_proj" for block in _DINOV3_BLOCKS),
-    ),
-    gated_out=tuple(f"{block}.mlp.down_proj" for block in _DINOV3_BLOCKS),
-    scales=(
-        tuple(f"{block}.layer_scale1.lambda1" for block in _DINOV3_BLOCKS),
-        tuple(f"{block}.layer_scale2.lambda1" for block in _DINOV3_BLOCKS),
-    ),
-    norm="norm",
-)
-_TOWER_BLOCK = "encoder.layers.{}"
-_TOWER = ViTNames(
-    patch=("embeddings.patch_embedding",),
-    cls_token="embeddings.class_embedding",
-    position="embeddings.position_embedding.weight",
-    query=(f"{_TOWER_BLOCK}.self_attn.q_proj",),
-    out=(f"{_TOWER_BLOCK}.self_attn.out_proj",),
-    norms=((f"{_TOWER_BLOCK}.layer_norm1",), (f"{_TOWER_BLOCK}.layer_norm2",)),
-    hidden=(f"{_TOWER_BLOCK}.mlp.fc1",),
-    ffn_out=(f"{_TOWER_BLOCK}.mlp.fc2",),
-    embedding_norm="pre_layrnorm",
-    norm="post_layernorm",
-)
-
-
-def sources_by(names: ViTNames) -> Callable[[ViTConfig], Sources]:
-    """Every parameter's tensor, for a configuration of a family with these names."""
-
-    def sources(config):
-        found = dense("embeddings/patch", *names.patch, bias=config.use_patch_bias)
-        found["embeddings/patch/kernel"] = Source(
-            tuple(f"{name}.weight" for name in names.patch), patch_kernel
-        )
-        if config.use_cls_token:
-            found["embeddings/cls_token"] = Source((names.cls_token,), table_rows)
-        if config.num_registers:
-            found["embeddings/registers"] = Source((names.registers,), table_rows)
-        if config.use_positions:
-            found["embeddings/position"] = Source((names.position,), table_rows)
-        if config.use_embedding_norm:
-            found |= norm("embeddings/norm", names.embedding_norm)
-        for index in range(config.num_layers):
-            found |= _block_sources(config, names, index)
-        return found | (norm("encoder/norm", names.norm) if config.use_final_norm else {})
-
-    return sources
-
-
-def _block_sources(config, names, index):
-    def called(templates):
-        return [template.format(index) for template in templates]
-
-    ours, heads = f"encoder/block_{index}", {"num_heads": config.num_heads}
-    found, biased = {}, config.use_qkv_bias
-    for part in ("query", "key", "value"):
-        theirs = [_in_place_of_query(name, part) for name in called(names.query)]
-        bias = biased if isinstance(biased, bool) else part in biased
-        found |= heads_in(f"{ours}/attention/{part}", *theirs, bias=bias, **heads)
-    out = called(names.out)
-    found |= heads_out(f"{ours}/attention/out", *out, bias=config.use_out_bias, **heads)
-    if config.use_gate and names.joint_gates:
-        for number, part in enumerate(("gate", "hidden")):
-            found |= joint_dense(
-                f"{ours}/ffn/{part}",
-                *called(names.gates[number]),
-                joint=names.joint_gates.format(index),
-                index=number,
-                width=config.mlp_dim,
-            )
-        layers = {"out": names.gated_out}
-    elif config.use_gate:
-        layers = {"gate": names.gates[0], "hidden": names.gates[1], "out": names.gated_out}
-    else:
-        layers = {"hidden": names.hidden, "out": names.ffn_out}
-    for part, templates in layers.items():
-        found |= dense(f"{ours}/ffn/{part}", *called(templates), bias=config.use_mlp_bias)
-    for number in (1, 2):
-        found |= norm(f"{ours}/norm{number}", *called(names.norms[number - 1]))
-        if config.layer_scale is not None:
-            found[f"{ours}/scale{number}"] = Source(tuple(called(names.scales[number - 1])))
-    return found
-
-
-def _in_place_of_query(name, part):
-    return name.replace("q_proj", f"{part[0]}_proj").replace("query", part)
-
-
-def patch_kernel(x):
-    """From a convolution's (d, channels, row, column), or (d, row column channels), to (…, d)."""
-    return x.T if x.ndim == 2 else x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-
-def table_rows(x):
-    """From (d,), (n, d) or (1, n, d) to (n, d)."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def square_side(raw, field):
@@ -256,13 +83,16 @@ def _read_beit(raw):
     )
 
 
+_OFFSETS = "relative_position_bias.relative_position_bias_table"
+
+
 def _beit_sources(config):
-    found = sources_by(_BEIT)(config)
+    found = sources_by(BEIT)(config)
     tables = {}
     if config.use_relative_bias:
         for index in range(config.num_layers):
-            disk = f"{_BLOCK.format(index)}.attention.attention.{_OFFSETS}"
-            tables[f"block_{index}"] = (disk, f"{_MEMORY.format(index)}.{_OFFSETS}")
+            disk = f"{BLOCK.format(index)}.attention.attention.{_OFFSETS}"
+            tables[f"block_{index}"] = (disk, f"{MEMORY.format(index)}.{_OFFSETS}")
     if config.use_shared_relative_bias:
         memory = "shared_position_bias.relative_position_bias_table"
         tables["shared"] = (f"encoder.{_OFFSETS}", memory)
@@ -421,14 +251,14 @@ def _family(name, names, read_config, *, prefix=None, more=(), ignored=()) -> Ar
 
 
 VIT_FAMILIES = (
-    _family("vit", _VIT, _read_vit),
-    _family("deit", _DEIT, _read_deit),
-    _family("vit_mae", _VIT, _read_vit, prefix="vit."),
-    _family("vit_msn", _VIT, _read_vit, prefix="vit."),
+    _family("vit", VIT, _read_vit),
+    _family("deit", DEIT, _read_deit),
+    _family("vit_mae", VIT, _read_vit, prefix="vit."),
+    _family("vit_msn", VIT, _read_vit, prefix="vit."),
     dataclasses.replace(
         _family(
             "beit",
-            _BEIT,
+            BEIT,
             _read_beit,
             ignored=(
                 r".*relative_position_index",
@@ -437,13 +267,13 @@ VIT_FAMILIES = (
         ),
         sources=_beit_sources,
     ),
-    _family("dinov2", _DINOV2, _read_dinov2),
-    _family("dinov2_with_registers", _DINOV2, _read_dinov2_with_registers),
+    _family("dinov2", DINOV2, _read_dinov2),
+    _family("dinov2_with_registers", DINOV2, _read_dinov2_with_registers),
     # Without registers there is a table of none.
-    _family("dinov3_vit", _DINOV3, _read_dinov3, ignored=(r"embeddings\.register_tokens",)),
+    _family("dinov3_vit", DINOV3, _read_dinov3, ignored=(r"embeddings\.register_tokens",)),
     _family(
         "clip_vision_model",
-        _TOWER,
+        TOWER,
         _read_clip,
         more=("clip",),
         prefix="vision_model.",
@@ -453,7 +283,7 @@ VIT_FAMILIES = (
         dataclasses.replace(
             _family(
                 f"{name}_vision_model",
-                _TOWER,
+                TOWER,
                 read_config,
                 more=(name,),
                 prefix="vision_model.",
