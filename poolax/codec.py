@@ -16,7 +16,14 @@ import numpy as np
 from poolax._checks import check_choice, check_count, check_instance
 
 __all__ = (
-    *("added", "brief", "from_plain", "lookup", "name_of", "option_names", "register", "to_plain"),
+    "added",
+    "brief",
+    "from_plain",
+    "lookup",
+    "name_of",
+    "option_names",
+    "register",
+    "to_plain",
 )
 
 Upgrade = Callable[[int, dict[str, Any]], Mapping[str, Any]]

@@ -22,6 +22,11 @@ os.environ.setdefault(
 import hypothesis
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+if os.environ.get("POOLAX_CHECK_SHAPES"):
+    # Before anything of poolax is imported, and in every worker.
+    install_import_hook("poolax", "shapes.checked")
 
 from poolax._memory import give_back_memory
 
