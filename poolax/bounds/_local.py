@@ -26,7 +26,6 @@ from poolax.attention import (
     L2,
     DotProduct,
     Kind,
-    MultiHeadAttention,
     PatchRotary,
     Rotary,
     from_name,
@@ -39,6 +38,7 @@ from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
+from poolax.bounds._rebuilt import attention_layer, with_biases
 from poolax.records import Bound
 
 
@@ -143,7 +143,12 @@ def local_attention(
     dtype = accumulation_dtype(x, kernels.query)
     x = zero_masked(x, mask).astype(dtype)
     applied: Any = layer.apply(
-        {"params": _with_biases(params)}, x, mask, bias=bias, return_weights=True, segments=segments
+        {"params": with_biases(params, bare=("out",))},
+        x,
+        mask,
+        bias=bias,
+        return_weights=True,
+        segments=segments,
     )
     weights = applied[1]
     # Frequencies of rotary positions may depend on the number of real tokens.
@@ -190,34 +195,6 @@ def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
     return size * jax.lax.map(at, (x, weights, lengths))
 
 
-def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
-    """The layer that has these parameters."""
-    query, value = params["query"]["kernel"], params["value"]["kernel"]
-    return MultiHeadAttention(
-        num_heads=jnp.shape(query)[1],
-        kind=kind,
-        num_kv_heads=jnp.shape(value)[1],
-        head_dim=jnp.shape(query)[2],
-        use_bias=True,
-        use_out_bias=False,
-        parent=None,
-        **options,
-    )
-
-
-def _with_biases(params):
-    """Parameters with zeros for the biases that are missing."""
-
-    def filled(name, part):
-        kernel = jnp.asarray(part["kernel"])
-        bias = part.get("bias")
-        zeros = jnp.zeros(kernel.shape[1:], kernel.dtype)
-        return {"kernel": kernel} | ({} if name == "out" else {"bias": zeros if bias is None else bias})
-
-    return {name: filled(name, part) for name, part in params.items()}
-
-
-@on_one_thread
 @at_highest_precision
 def local_tbm(
     model: TBM,

@@ -31,6 +31,7 @@ from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._no_bound import NoBoundError, check_plain_logits
 from poolax.bounds._overflow import check_held, or_infinite
+from poolax.bounds._rebuilt import feed_forward_layer, with_biases
 from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
 
@@ -308,26 +309,27 @@ def _tokens_at(branch, x):
         raise NoBoundError(
             f"layers: expected attention or feed-forward layers, got {type(branch).__name__}"
         )
-    params = branch.params
-
-    def dense(name, rows):
-        bias = params[name].get("bias")
-        rows = rows @ params[name]["kernel"]
-        return rows if bias is None else rows + bias[None]
-
-    hidden = dense("hidden", x)
-    first = "gate" if "gate" in params else "hidden"
-    pre = dense(first, x)
-    active, slopes = jax.jvp(branch.activation, (pre,), (jnp.ones_like(pre),))
-    if first == "hidden":
-        return dense(
-            "out", active
-        ), lambda index: (params["hidden"]["kernel"] * slopes[index][None]) @ params["out"]["kernel"]
+    kernels = {name: jnp.asarray(part["kernel"]) for name, part in branch.params.items()}
+    layer = feed_forward_layer(branch.activation, kernels)
+    applied: Any = layer.apply(
+        {"params": with_biases(branch.params)},
+        x,
+        capture_intermediates=lambda part, _: part.name in ("gate", "hidden"),
+        mutable="intermediates",
+    )
+    out, between = applied
+    middle = {name: calls["__call__"][0] for name, calls in between["intermediates"].items()}  # (n, m)
+    pre = middle["gate" if "gate" in middle else "hidden"]
+    active, slopes = jax.jvp(branch.activation, (pre,), (jnp.ones_like(pre),))  # (n, m) each
 
     def jacobian(index):
-        # The product rule for act(x W_g) * (x W_h), hidden units as columns: (d, m).
-        through_gate = params["gate"]["kernel"] * (slopes * hidden)[index][None]
-        through_hidden = params["hidden"]["kernel"] * active[index][None]
-        return (through_gate + through_hidden) @ params["out"]["kernel"]
+        # W_1 diag(act') W_2, hidden units as columns: (d, m) by (m, d).
+        return (kernels["hidden"] * slopes[index][None]) @ kernels["out"]
 
-    return dense("out", active * hidden), jacobian
+    def gated_jacobian(index):
+        # The product rule for act(x W_g) * (x W_h).
+        through_gate = kernels["gate"] * (slopes * middle["hidden"])[index][None]
+        through_hidden = kernels["hidden"] * active[index][None]
+        return (through_gate + through_hidden) @ kernels["out"]
+
+    return out, gated_jacobian if "gate" in middle else jacobian
