@@ -283,3 +283,18 @@ def test_l2_attention_does_not_see_a_common_shift():
 def test_kinds_are_static():
     assert hash(DotProduct()) == hash(DotProduct())
     assert len({L2(), L2(True), Cosine(), Cosine(tau=2.0), DotProduct()}) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_mixed_by_attention_that_is_given(kind, x64):
+    groups = 2 if kind == "l2" else 1
+    layer = MultiHeadAttention(2, KINDS[kind], num_kv_heads=groups, use_bias=True)
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    variables = random_variables(layer, jax.random.key(1), x)
+    out, weights = layer.apply(variables, x, return_weights=True)
+    np.testing.assert_allclose(layer.apply(variables, x, weights=weights), out, atol=1e-12)
+    first = jnp.zeros((5, 5)).at[:, 0].set(1)
+    found = layer.apply(variables, x, weights=first)
+    np.testing.assert_allclose(found, found[:, :1] + jnp.zeros_like(x), atol=1e-12)
+    with pytest.raises(ValueError, match="weights: expected a shape that broadcasts to"):
+        layer.apply(variables, x, weights=weights[:2])

@@ -145,6 +145,7 @@ class MultiHeadAttention(nn.Module):
         bias: Float[AnyArray, "*#batch H n n"] | None = None,
         return_weights: bool = False,
         segments: Int[AnyArray, "*#batch n"] | None = None,
+        weights: Float[AnyArray, "*#batch H n n"] | None = None,
     ) -> Any:
         """Attend.
 
@@ -156,6 +157,8 @@ class MultiHeadAttention(nn.Module):
             return_weights: Also return the attention, shape ``(*batch, H, n, n)``.
             segments: Tokens see only tokens with the same number, broadcastable to ``(*batch, n)``;
                 ``None`` if all are one segment.
+            weights: Attention to mix the values by instead of its own, such as that of a pass before,
+                broadcastable to ``(*batch, H, n, n)``; ``None`` for its own.
 
         Returns:
             Shape ``(*batch, n, d)``, and the attention if asked for.
@@ -198,17 +201,10 @@ class MultiHeadAttention(nn.Module):
         # query heads that share a key and value head together: (*batch, H_kv, G, n, d_h).
         query, key, value = (jnp.moveaxis(rows, -2, -3) for rows in (query, key, value))
         query = query.reshape(*query.shape[:-3], num_kv_heads, group, num_tokens, head_dim)
-        logits = _logits(self.kind, query, key)
-        if self.soft_cap is not None:
-            logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
-        if bias is not None:
-            logits = self._add_bias(logits, bias)
-        seen = attention_mask(
-            num_tokens, mask, causal=self.causal, window=self.window, segments=segments
-        )
-        numerator, total = softmax_numerator(
-            logits, None if seen is None else seen[..., None, None, :, :]
-        )
+        if weights is None:
+            numerator, total = self._attention(query, key, mask, bias, segments)
+        else:
+            numerator, total = self._by_head("weights", weights, query), jnp.ones((), dtype)
         # Divided after the sum over keys: n by d_h divisions instead of n by n.
         heads = jnp.einsum(
             "...kgij,...kjd->...kgid",
@@ -225,8 +221,20 @@ class MultiHeadAttention(nn.Module):
         check_result("x", out, "attention")
         if not return_weights:
             return out
-        weights = numerator / total
-        return out, weights.reshape(*weights.shape[:-4], self.num_heads, num_tokens, num_tokens)
+        shares = numerator / total
+        return out, shares.reshape(*shares.shape[:-4], self.num_heads, num_tokens, num_tokens)
+
+    def _attention(self, query, key, mask, bias, segments):
+        """The softmax over keys: what is divided, (*batch, H_kv, G, n, n), and by what."""
+        logits = _logits(self.kind, query, key)
+        if self.soft_cap is not None:
+            logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
+        if bias is not None:
+            logits = logits + self._by_head("bias", bias, query)
+        seen = attention_mask(
+            query.shape[-2], mask, causal=self.causal, window=self.window, segments=segments
+        )
+        return softmax_numerator(logits, None if seen is None else seen[..., None, None, :, :])
 
     def _check_configuration(self, width: int) -> tuple[int, int]:
         check_kind(self.kind)
@@ -297,15 +305,16 @@ class MultiHeadAttention(nn.Module):
         value = jnp.einsum("...nd,dhk,hke->...nhe", x, query_kernel, metric)
         return value if value_bias is None else value + with_leading_axes(value_bias, value.ndim)
 
-    def _add_bias(self, logits, bias):
-        check_floating("bias", bias)
-        *batch, _, _, num_tokens, _ = logits.shape
+    def _by_head(self, name, given, query):
+        """Something for each head, query and key: (*#batch, H, n, n) to (*batch, H_kv, G, n, n)."""
+        check_floating(name, given)
+        *batch, _, _, num_tokens, _ = query.shape
         shape = (*batch, self.num_heads, num_tokens, num_tokens)
         try:
-            bias = jnp.broadcast_to(bias, shape)
+            whole = jnp.broadcast_to(given, shape)
         except ValueError:
             raise ValueError(
-                f"bias: expected a shape that broadcasts to {shape}, got {jnp.shape(bias)}"
+                f"{name}: expected a shape that broadcasts to {shape}, got {jnp.shape(given)}"
             ) from None
-        check_finite("bias", bias)
-        return logits + bias.reshape(logits.shape)
+        check_finite(name, whole)
+        return whole.reshape(*query.shape[:-1], num_tokens)

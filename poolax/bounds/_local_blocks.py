@@ -94,20 +94,6 @@ def attention_blocks(
     return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
 
 
-def attention_values(
-    kind: Kind,
-    kernels: Kernels,
-    x: Float[Array, "n d"],
-    value_bias: Float[Array, "H d_v"] | None = None,
-) -> Float[Array, "n H d_v"]:
-    """What the heads average, biases included."""
-    normalised = isinstance(kind, Cosine) and not kind.plain_values
-    value = _parts(kind, kernels, x, value_bias, lambda rows: rows).value
-    if value_bias is None or normalised:
-        return value
-    return value + (kind.nu if isinstance(kind, Cosine) else 1.0) * value_bias[None]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Parts:
     value: Float[Array, "n H d_v"]

@@ -26,12 +26,12 @@ from poolax.attention import L2
 from poolax.bounds._domain import domain_of
 from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import spectral_norm
-from poolax.bounds._local_blocks import attention_blocks, attention_values
+from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._no_bound import NoBoundError, check_plain_logits
 from poolax.bounds._overflow import check_held, or_infinite
-from poolax.bounds._rebuilt import feed_forward_layer, with_biases
+from poolax.bounds._rebuilt import attention_layer, feed_forward_layer, with_biases
 from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
 
@@ -257,11 +257,11 @@ def _attention_at(spec, x, inner, attention, real, scale):
     kind, params = branch.kind, branch.params
     kernels = read_kernels(params, has_key=not isinstance(kind, L2))
     value_bias = kernels.by_head(params["value"].get("bias"))
-    values = attention_values(kind, kernels, inner, value_bias)
-    heads = jnp.einsum("hik,khv->ihv", attention, values)  # (n, H, d_v)
-    out = jnp.einsum("ihv,hvd->id", heads, kernels.out)  # (n, d)
-    if params["out"].get("bias") is not None:
-        out = out + params["out"]["bias"][None]
+    # The layer itself, but with the maps of the backbone, whose logits may have had more added to them.
+    use_out_bias = params["out"].get("bias") is not None
+    layer = attention_layer(kind, params, use_out_bias=use_out_bias)
+    filled = with_biases(params, bare=() if use_out_bias else ("out",))
+    out: Any = layer.apply({"params": filled}, inner, weights=attention)  # (n, d)
     scaled = kernels.out * scale
     if spec.norm_after is not None and spec.norm_after.kind != "rms":
         # The norm behind sees nothing of the mean of what comes out.

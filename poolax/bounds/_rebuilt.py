@@ -10,8 +10,10 @@ from poolax.attention import Kind, MultiHeadAttention
 from poolax.blocks import FeedForward, GatedFeedForward
 
 
-def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> MultiHeadAttention:
-    """The attention layer that has these parameters, with biases but for that of what comes out."""
+def attention_layer(
+    kind: Kind, params: Mapping[str, Any], *, use_out_bias: bool = False, **options: Any
+) -> MultiHeadAttention:
+    """The attention layer that has these parameters, and biases but perhaps on its output."""
     query, value = params["query"]["kernel"], params["value"]["kernel"]
     return MultiHeadAttention(
         num_heads=jnp.shape(query)[1],
@@ -19,7 +21,7 @@ def attention_layer(kind: Kind, params: Mapping[str, Any], **options: Any) -> Mu
         num_kv_heads=jnp.shape(value)[1],
         head_dim=jnp.shape(query)[2],
         use_bias=True,
-        use_out_bias=False,
+        use_out_bias=use_out_bias,
         parent=None,
         **options,
     )
