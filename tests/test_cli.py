@@ -131,15 +131,20 @@ def last_line(done):
     return done.stderr.splitlines(keepends=True)[-1]
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+BOUNDS = ["bounds", "--dim", "4", "--num-heads", "2", "--num-tokens", "2", "--poolers", "sum", "--json"]
+COMMANDS = [["--version"], ["--help"], ["data", "list"], ["data", "list", "--json"], BOUNDS]
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "unbuffered"),
     [
-        ["--version"],
-        ["--help"],
-        ["data", "list"],
-        ["data", "list", "--json"],
-        ["bounds", "--dim", "4", "--num-heads", "2", "--num-tokens", "2", "--poolers", "sum", "--json"],
+        *((arguments, "") for arguments in COMMANDS),
+        (["data", "list"], "1"),
+        *(
+            pytest.param(arguments, "1", marks=pytest.mark.slow)
+            for arguments in COMMANDS
+            if arguments != ["data", "list"]
+        ),
     ],
 )
 def test_nobody_reads_on(arguments, unbuffered):
