@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from poolax._checks import check_instance
+from poolax._checks import check_count, check_instance
 from poolax._dataset import Inputs
 from poolax._inputs import are_integers
 from poolax._programs import kept_program
@@ -77,6 +77,9 @@ def embed(
         inputs, mask = prepare(inputs, prompt=prompt, prompt_name=prompt_name)  # type: ignore[arg-type]
     elif prompt is not None or prompt_name is not None:
         raise ValueError("prompt: expected None where no texts are tokenised here, got one")
+    check_count("batch_size", batch_size)
+    # Few inputs are not padded to a whole batch; powers of two keep programs few.
+    batch_size = min(batch_size, 2 ** (max(len(inputs), 1) - 1).bit_length())
     passed = FeaturePass(backbone, inputs, mask, batch_size=batch_size, should_stop=should_stop)
     pool = _pool_program((), dataclasses.replace(backbone, params=None), skipped)
     params = {"pooler": backbone.params.get("pooler", {})}
