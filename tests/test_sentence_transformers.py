@@ -20,7 +20,7 @@ from sentence_encoders import (
     torch,
 )
 
-from poolax import backbones, pooling, training
+from poolax import backbones, cli, pooling, training
 
 FLAGS = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens",
          "lasttoken")  # fmt: skip
@@ -92,6 +92,34 @@ def test_folders_of_the_reference_and_round_trip(folder, tmp_path):
     again = backbones.load(tmp_path / "ours")
     assert (again.pooler, again.preprocess) == (backbone.pooler, backbone.preprocess)
     assert_same(training.embed(again, TEXTS, prompt_name="passage"), expected)
+
+
+def test_a_hub_id_and_the_command_line(folder, tmp_path, monkeypatch, capsys):
+    """Folders of the modules are fetched too; the command prints what the reference gives."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    reference = encoder(folder, Pooling(WIDTH, "max"), random_dense(WIDTH, 3, torch.nn.Identity()))
+    reference.save(str(tmp_path / "small"))
+    expected, asked = reference.encode(["a b", "c"]), []
+
+    def fetch(hub_id, *, revision, allow_patterns, ignore_patterns=None):
+        asked.append(allow_patterns)
+        return str(tmp_path / hub_id)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    backbone = backbones.load("small")
+    inside = ["1_Pooling/*.json", "1_Pooling/*.safetensors", "2_Dense/*.json", "2_Dense/*.safetensors"]
+    assert asked == [["*.json"], inside, ["model.safetensors"]]
+    assert backbone.pooler == pooling.ProjectedPool(pooling.MaxPool(), 3)
+
+    out = tmp_path / "embeddings.npy"
+    arguments = ["embed", str(tmp_path / "small"), "--text", "a b", "c", "--out", str(out), "--json"]
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert_same([json.loads(line)["embedding"] for line in lines], expected)
+    assert_same(np.load(out), expected)
+    assert cli.main(["embed", str(folder), "--text", "a"]) == 2
+    assert "expected one with a pooler" in capsys.readouterr().err
 
 
 def test_minilm_reads_what_it_was_trained_on():

@@ -32,14 +32,16 @@ class Inputs:
     source: str
 
 
-def read_inputs(backbone: Backbone, texts: Sequence[str], path: str | None, num_inputs: int) -> Inputs:
+def read_inputs(
+    backbone: Backbone, texts: Sequence[str], path: str | None, num_inputs: int | None
+) -> Inputs:
     """The first inputs that were given, or else ones that need no file.
 
     Args:
         backbone: Says whether texts, series or images are wanted.
         texts: Texts of the command line.
         path: File or folder; ``None`` if there is none.
-        num_inputs: Most inputs to take.
+        num_inputs: Most inputs to take of those given, or how many; ``None`` for all that were given.
 
     Returns:
         The inputs.

@@ -10,6 +10,7 @@ from poolax._text import one_line
 from poolax.cli._bounds import Bounds
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
+from poolax.cli._embed import Embed
 from poolax.cli._families import Models
 from poolax.cli._lipschitz import Lipschitz
 from poolax.cli._program import run_program
@@ -19,6 +20,7 @@ _COMMANDS = {
     "quickstart": Quickstart,
     "bounds": Bounds,
     "lipschitz": Lipschitz,
+    "embed": Embed,
     "models": Models,
     "data": Data,
 }

@@ -142,6 +142,16 @@ class LayerRecord(TypedDict):
     spread_out: float
 
 
+@record_kind("embedding")
+class EmbeddingRecord(TypedDict):
+    """What ``poolax embed`` prints of an input."""
+
+    backbone: str
+    inputs: str
+    index: int
+    embedding: list[float]
+
+
 @record_kind("family")
 class FamilyRecord(TypedDict):
     """What ``poolax models`` prints."""

@@ -14,7 +14,7 @@ from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones.pretrained._origin import Origin
 from poolax.backbones.pretrained._sentence_writing import write_modules
 from poolax.backbones.pretrained._tensors import SINGLE_FILE
-from poolax.backbones.pretrained._writing import check_has_origin, named_tensors
+from poolax.backbones.pretrained._writing import check_has_origin, named_tensors, sources_of_pooler
 
 
 def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
@@ -34,7 +34,7 @@ def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
         with new_folder(directory) as folder:
             _write_texts(folder, backbone, origin)
             _write_tensors(folder / SINGLE_FILE, tensors)
-            if backbone.pooler is not None:
+            if backbone.pooler is not None and not sources_of_pooler(backbone, origin):
                 write_modules(folder, backbone)
 
     once(write, f"{os.fspath(directory)}: the folder")

@@ -12,7 +12,7 @@ from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._families import find_architecture
 from poolax.backbones.pretrained._fill import stacked_place
 from poolax.backbones.pretrained._origin import Origin
-from poolax.backbones.pretrained._sources import Convert
+from poolax.backbones.pretrained._sources import Architecture, Convert, Sources
 
 
 def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
@@ -33,10 +33,8 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     """
     known = origin.fields["tensors"]
     shapes = {name: tuple(shape) for name, shape in known.values()}
-    raw = json.loads(origin.fields["config"])
-    architecture = find_architecture(raw, shapes)
-    _, pooler_sources = architecture.read_pooler(raw, backbone.config) or (None, {})
-    sources = architecture.sources(backbone.config) | pooler_sources
+    architecture, _ = _family_of(origin)
+    sources = architecture.sources(backbone.config) | sources_of_pooler(backbone, origin)
     values = _Parameters(backbone.params)
     tensors, covered = {}, {}
     for path, source in sources.items():
@@ -53,6 +51,19 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     if partly is not None:
         raise _refusal(backbone, partly, "is read in part")
     return tensors
+
+
+def sources_of_pooler(backbone: Backbone, origin: Origin) -> Sources:
+    """Where the backbone's pooler comes from; nothing unless its family keeps it with the backbone."""
+    architecture, raw = _family_of(origin)
+    pooler, sources = architecture.read_pooler(raw, backbone.config) or (None, {})
+    return sources if pooler == backbone.pooler else {}
+
+
+def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any]]:
+    raw = json.loads(origin.fields["config"])
+    shapes = {name: tuple(shape) for name, shape in origin.fields["tensors"].values()}
+    return find_architecture(raw, shapes), raw
 
 
 class _Parameters:
