@@ -178,9 +178,10 @@ def every_pooler():
             pooling.LatentAttentionPool(num_latents=3, num_heads=2, mlp_dim=5),
             pooling.LatentAttentionPool(num_latents=3, num_heads=2, use_norm=True),
             pooling.QueryAttentionPool(num_queries=2, num_heads=2),
+            pooling.QueryAttentionPool(num_heads=2, full=True, mlp_dim=5, activation="quick_gelu"),
             pooling.PositionPool(start=3),
             pooling.SkipPool(pooling.QueryAttentionPool(), 1),
-            pooling.UnitPool(pooling.ProjectedPool(half, WIDTH, "gelu", use_bias=False)),
+            pooling.UnitPool(pooling.ProjectedPool(half, WIDTH, "gelu_new", use_bias=False)),
         )
     )
 

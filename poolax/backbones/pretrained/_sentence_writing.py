@@ -13,7 +13,6 @@ from etils import epath
 from flax import traverse_util
 
 from poolax import codec
-from poolax._checks import check_choice
 from poolax.backbones._base import Backbone
 from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones.pretrained._sentence import (
@@ -144,7 +143,7 @@ _IN_TORCH: dict[str, set[str]] = {
     "position": {"start"},
     "wavg": {"max_tokens", "normalize"},
     "attn": {"num_latents", "num_heads", "mlp_dim", "use_norm"},
-    "map": {"num_queries", "num_heads"},
+    "map": {"num_queries", "num_heads", "full", "mlp_dim", "activation", "norm_eps"},
     "hybrid": {"poolers"},
     "concat": {"poolers"},
     "projected": {"pooler", "features", "activation", "use_bias"},
@@ -160,8 +159,6 @@ def _check_in_torch(pooler):
         raise ValueError(
             f"pooler: expected one that there is PyTorch code for ({known}), got {pooler!r}"
         )
-    if isinstance(pooler, ProjectedPool):
-        check_choice("activation", pooler.activation, ACTIVATIONS.values())
     for part in parts_of(pooler):
         _check_in_torch(part)
 
