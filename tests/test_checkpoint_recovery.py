@@ -94,7 +94,7 @@ for left in range(16):
 def test_a_process_with_few_files_left_to_open_changes_nothing(run):
     before = contents(run)
     done = subprocess.run(
-        [sys.executable, "-c", FEW_FILES, str(run)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", FEW_FILES, str(run)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     outcomes = done.stdout.splitlines()
@@ -127,7 +127,7 @@ for save in (lambda: training.save_checkpoint(sys.argv[1], 3, tree), in_backgrou
 def test_a_disk_without_room_is_told_in_one_line_and_costs_nothing(run):
     before = contents(run)
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(run)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", FULL_DISK, str(run)], capture_output=True, text=True, timeout=300
     )
     told = f"[Errno {errno.EFBIG}] File too large; free some and run the same again: '{run}'"
     assert done.stdout.splitlines() == [told] * 2, done.stderr

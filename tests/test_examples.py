@@ -55,7 +55,7 @@ def test_regularize(regularize, tmp_path, capsys, monkeypatch):
 def test_a_wrong_option_is_one_line(pytestconfig):
     script = pytestconfig.rootpath / "experiments" / "examples" / "regularize.py"
     done = subprocess.run(
-        [sys.executable, script, "--width", "19"], capture_output=True, text=True, timeout=120
+        [sys.executable, script, "--width", "19"], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: width: expected a whole number >= 20, got 19\n"

@@ -241,12 +241,18 @@ for number in range(10_000):
 )
 def test_a_writer_that_is_killed_leaves_a_file_that_can_be_read(tmp_path, seconds):
     path = tmp_path / "a.jsonl"
+    path.touch()
     for name in ("one", "other"):
         command = [sys.executable, "-c", WRITER, str(path), name]
+        # Two records and more, were the last of another writer cut.
+        enough = path.stat().st_size + 5_000_000
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "starts\n"
-            time.sleep(0.5 + seconds)
+            while path.stat().st_size < enough:
+                assert writer.poll() is None
+                time.sleep(0.01)
+            time.sleep(seconds)
             writer.kill()
     ids = [row["id"] for row in Records.read(path)]
     counts = {name: sum(key.startswith(name) for key in ids) for name in ("one", "other")}
