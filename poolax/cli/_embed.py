@@ -26,6 +26,8 @@ _LONGEST = 40
 class Embed:
     """Embeddings of texts and other inputs, pooled as the model's checkpoint was trained.
 
+    The cosines of two texts, and a file of embeddings, one for each line of another:
+
         poolax embed sentence-transformers/all-MiniLM-L6-v2 --text "My card is broken." "A rainy day."
         poolax embed sentence-transformers/all-MiniLM-L6-v2 --inputs texts.txt --out embeddings.npy
 
