@@ -12,7 +12,7 @@ import pytest
 
 from poolax import attention, backbones, blocks, codec, data, pooling, training
 from poolax.training._sweep.identities import Heads
-from poolax.training.former import former_preprocess, renewed
+from poolax.training.former import former_config, former_preprocess, renewed
 
 BEFORE = json.loads((pathlib.Path(__file__).parent / "golden" / "codec" / "before.json").read_text())
 WORDS = '{"version":"1.0","model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1},"unk_token":"[UNK]"}}'
@@ -289,7 +289,7 @@ def test_heads_of_preprocessed_inputs_keep_their_ids(preprocess):
     def heads(said, former):
         return Heads.of(
             training.Classification(2), {"avg": pooling.AveragePool()}, seeds=1, learning_rates=[0.1],
-            epochs=1, batch_size=8, source={"preprocess": said}, former=former,
+            epochs=1, batch_size=8, source={"preprocess": said}, former=former, shape=(24, 4, 8),
         )  # fmt: skip
 
     before = heads(repr(preprocess), {})
@@ -347,9 +347,12 @@ def test_fields_that_came_later_change_nothing_where_they_are_not_used():
         "activation": "gelu",
     }  # fmt: skip
     assert codec.to_plain(vit, of="backbone") == {"name": "vit", "options": options}
+    # Ids of heads are digests of this.
+    assert former_config(vit) == options
     text = ", ".join(f"{name}={value!r}" for name, value in options.items())
     assert repr(vit) == f"ViTConfig({text})"
     scaled = dataclasses.replace(vit, layer_scale=0.5)
     assert codec.to_plain(scaled, of="backbone")["options"] == {**options, "layer_scale": 0.5}
+    assert former_config(scaled) == {**options, "layer_scale": 0.5}
     assert repr(scaled) == f"ViTConfig({text}, layer_scale=0.5)"
     assert codec.from_plain(codec.to_plain(scaled)) == scaled

@@ -21,7 +21,11 @@ def former_config(config: Any) -> Any:
     """The fields of a configuration; configurations among them as text, which cannot be read back."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return repr(config)
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    names = [field.name for field in dataclasses.fields(config)]
+    if codec.name_of(type(config)) is not None:
+        # Fields that came later are left out while nothing is made of them.
+        names = list(codec.to_plain(config, name="config")["options"])
+    fields = {name: getattr(config, name) for name in names}
     nested = {name for name, value in fields.items() if dataclasses.is_dataclass(value)}
     return {name: repr(value) if name in nested else value for name, value in fields.items()}
 
