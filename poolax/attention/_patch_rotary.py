@@ -29,9 +29,9 @@ class PatchRotary:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> PatchRotary(num_prefix=1)(jnp.ones((5, 1, 4)))[:2, 0]  # CLS, then the first patch
-        Array([[ 1.       ,  1.       ,  1.       ,  1.       ],
-               [-1.0000001, -1.0000001, -0.9999999, -0.9999999]], dtype=float32)
+        >>> turned = PatchRotary(grid=(1, 2))(jnp.ones((3, 1, 4)))
+        >>> turned[:, 0].round(3).tolist()  # CLS, then two patches side by side
+        [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0]]
 
     Reference:
         Siméoni et al., "DINOv3" (2025); Heo et al., "Rotary Position Embedding for Vision
