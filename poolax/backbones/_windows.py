@@ -92,6 +92,7 @@ def partition(x: Float[Array, "*batch h w d"], window: int) -> Float[Array, "*ba
     """Cut a grid into windows, row by row, each a sequence of ``n = window**2`` tokens."""
     *batch, height, width, dim = x.shape
     rows, columns = height // window, width // window
+    # (h, w) to (rows, window, columns, window), and the two axes of windows in front.
     x = jnp.swapaxes(x.reshape(*batch, rows, window, columns, window, dim), -4, -3)
     return x.reshape(*batch, rows * columns, window**2, dim)
 
@@ -100,6 +101,7 @@ def unpartition(windows: Float[Array, "*batch windows n d"]) -> Float[Array, "*b
     """Put the windows of a square grid back in their places; undoes :func:`partition`."""
     *batch, count, num_tokens, dim = windows.shape
     per_row, window = math.isqrt(count), math.isqrt(num_tokens)
+    # (windows, n) to (rows, columns, window, window), and each axis of windows to its side.
     x = windows.reshape(*batch, per_row, per_row, window, window, dim)
     return jnp.swapaxes(x, -4, -3).reshape(*batch, per_row * window, per_row * window, dim)
 
@@ -108,6 +110,7 @@ def window_segments(side: int, window: int, shift: int) -> Int[Array, "windows n
     """Segment of each token after a cyclic shift: windows at the edge hold what never was adjacent."""
     positions = np.arange(side)
     region = (positions >= side - window).astype(int) + (positions >= side - shift)
+    # Three regions a side, and each pair of them a number of its own: (side, side).
     segments = jnp.asarray(3 * region[:, None] + region)
     return partition(segments[..., None], window)[..., 0]
 
@@ -117,6 +120,7 @@ def relative_bias(table: Float[Array, "offsets H"], window: int) -> Float[Array,
     row, column = (
         place[:, None] - place + window - 1 for place in np.divmod(np.arange(window**2), window)
     )
+    # Rows of the table by offset: (n, n, H) to (H, n, n).
     return jnp.moveaxis(table[row * (2 * window - 1) + column], -1, 0)
 
 
@@ -156,7 +160,7 @@ class PatchMerging(nn.Module):
         x = to_grid(x)
         *batch, side, _, width = x.shape
         x = _pad_grid(x, 2)
-        # The row runs faster than the column.
+        # The row runs faster than the column: four of (*batch, side / 2, side / 2, d).
         parts = [x[..., row::2, column::2, :] for column in (0, 1) for row in (0, 1)]
         x = jnp.concatenate(parts, axis=-1).reshape(*batch, ((side + 1) // 2) ** 2, 4 * width)
         init = nn.initializers.lecun_normal()

@@ -1,4 +1,7 @@
-"""Lipschitz constants of feed-forward layers."""
+"""Lipschitz constants of feed-forward layers.
+
+Theory, sections 7.3 and 7.4.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -25,6 +28,7 @@ def two_layer_lipschitz(
     ratio = safe_norm(second, axis=1) / jnp.maximum(
         safe_norm(first, axis=0), jnp.finfo(first.dtype).tiny
     )
+    # Any s proves a bound; far from one it would cost more digits than it gains. (m,)
     balance = jnp.sqrt(jnp.clip(ratio, 1e-3, 1e3))
     balanced = spectral_norm(first * balance[None]) * spectral_norm(second / balance[:, None])
     return 0.5 * spectral_norm(first @ second) + (slope - 0.5) * jnp.minimum(apart, balanced)
@@ -44,6 +48,7 @@ def gated_lipschitz(
     ``|W_d| (slope |W_g diag(R |u_j| + |b_uj|)| + |W_u diag(R |g_j| + |b_gj|)|)`` with columns
     ``g_j`` and ``u_j``, for activations with ``|act(t)| <= |t|``: the product rule, entry by entry.
     """
+    # The most that each hidden unit can be on the ball, (m,).
     longest_hidden = radius * safe_norm(hidden, axis=0) + jnp.abs(hidden_bias)
     longest_gate = radius * safe_norm(gate, axis=0) + jnp.abs(gate_bias)
     through_gate = slope * spectral_norm(gate * longest_hidden[None])

@@ -1,4 +1,7 @@
-"""Lipschitz bounds of whole backbones, layer by layer."""
+"""Lipschitz bounds of whole backbones, layer by layer.
+
+Theory, sections 7.1, 7.6 and 7.7.
+"""
 
 import dataclasses
 import functools
@@ -302,7 +305,7 @@ def _feed_forward(branch: FeedForwardSpec, state: _State, tight: bool):
         origin = state.bias
     entering = ["hidden", "gate"] if "gate" in params else ["hidden"]
     for name in entering:
-        biases[name] = biases[name] + origin @ layers[name]
+        biases[name] = biases[name] + origin @ layers[name]  # (m,)
         if state.scale is not None:
             layers[name] = state.scale[:, None] * layers[name]
     if "gate" in params:
@@ -319,6 +322,7 @@ def _feed_forward(branch: FeedForwardSpec, state: _State, tight: bool):
     else:
         factor = two_layer_lipschitz(layers["hidden"], layers["out"], slope, tight=tight)
         middle = branch.activation(biases["hidden"])
+    # What comes out for y = 0, from which the rest is as far as the constant allows: (m,) to (d,).
     shift = safe_norm(middle @ layers["out"] + biases["out"])
     domain = state.domain
     return factor, Domain(factor * domain.radius + shift, factor * domain.spread)

@@ -109,16 +109,17 @@ def local_ledger(
     blocks, log_scale, rows = jnp.eye(num_tokens, dtype=x.dtype), jnp.zeros((), x.dtype), []
     for spec in layers:
         check_instance("layers", spec, LayerSpec, "LayerSpec records")
-        is_attention = isinstance(spec.branch, AttentionSpec)
-        if is_attention:
-            check_plain_logits(spec.branch.query_key_eps, spec.branch.soft_cap)
+        branch = spec.branch
+        if isinstance(branch, AttentionSpec):
+            check_plain_logits(branch.query_key_eps, branch.soft_cap)
         if spec.norm_branch is not None:
             raise NoBoundError(
                 f"layers: expected layers that add what their branch gives, got {spec.name!r}, which "
                 "normalises it first"
             )
-        attention = _next_map(maps, spec, num_tokens) if is_attention else None
-        if attention is not None:
+        attention = None
+        if isinstance(branch, AttentionSpec):
+            attention = _next_map(maps, spec, num_tokens)  # (H, n, n)
             check_finite("weights", attention)
         check_all_finite(spec.name, spec)
         # Without its name, so that layers of one shape share one program.

@@ -1,4 +1,7 @@
-"""Lipschitz constants of norms, and the domains that they map to."""
+"""Lipschitz constants of norms, and the domains that they map to.
+
+Theory, section 7.5.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""How far tokens reach behind attention and feed-forward layers: domains of what comes out."""
+"""How far tokens reach behind attention and feed-forward layers: domains of what comes out.
+
+Theory, section 7.2.
+"""
 
 import math
 from collections.abc import Mapping
@@ -45,10 +48,12 @@ def attention_domain(
         if tight:
             constant = spectral_norm(kernels.query) / root
         else:
-            inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)
+            # A_h W_V^h = W_Q^h (W_Q^hT W_V^h), never formed: its factors, (H, d, d_h) each.
+            inner = jnp.einsum("hdk,hde->hek", kernels.query, kernels.value)  # (H, d_v, d_h)
             constant = product_norm(kernels.query, inner) / root
     if combine is None:
         combine = combination(kernels, kind, tight=tight)
+    # Heads by their constants (H,) to one number, by the matrices behind them.
     factor = combine(constant)
     shift = _shift(params, kernels, kind, normalised, token_bias)
     if normalised:
@@ -68,12 +73,13 @@ def _shift(params, kernels: Kernels, kind: Kind, normalised: bool, token_bias) -
     shift = jnp.zeros(kernels.out.shape[-1], kernels.out.dtype)
     value_bias, out_bias = bias("value"), bias("out")
     if token_bias is not None:
-        carried = jnp.einsum("d,dhk->hk", token_bias, params["value"]["kernel"])
+        carried = jnp.einsum("d,dhk->hk", token_bias, params["value"]["kernel"])  # (H_kv, d_v)
         value_bias = carried if value_bias is None else value_bias + carried
     if value_bias is not None and not normalised:
-        by_head = kernels.by_head(value_bias)
+        # Attention sums to one, so that a bias of the values comes out as it is.
+        by_head = kernels.by_head(value_bias)  # (H, d_v)
         scale = 1.0 if isinstance(kind, DotProduct | L2) else kind.nu
-        shift = shift + scale * jnp.einsum("hk,hke->e", by_head, kernels.out)
+        shift = shift + scale * jnp.einsum("hk,hke->e", by_head, kernels.out)  # (e,)
     if out_bias is not None:
         shift = shift + jnp.asarray(out_bias, shift.dtype)
     return safe_norm(shift)

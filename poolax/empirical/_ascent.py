@@ -1,10 +1,15 @@
-"""Projected ascent of a Jacobian's norm from one start."""
+"""Projected ascent of a Jacobian's norm from one start.
+
+Theory, section 10.3.
+"""
 
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from poolax._lanczos import unit
 from poolax._numerics import safe_norm
@@ -19,6 +24,54 @@ _DECAY = 0.9
 _FIRST_WANDER, _LAST_WANDER = 0.2, 0.01
 # Learning rate of the variables, in sizes of each leaf, at the start and at the end.
 _FIRST_RATE, _LAST_RATE = 0.15, 0.001
+
+
+class _Place(NamedTuple):
+    """Where an ascent stands.
+
+    Attributes:
+        variables: Variables of the function.
+        x: The point.
+        v: Unit direction, about the singular vector there.
+        u: ``J(x) v``, whose length is the norm that is climbed.
+    """
+
+    variables: Any
+    x: Float[Array, "..."]
+    v: Float[Array, "..."]
+    u: Float[Array, "..."]
+
+
+class _Seen(NamedTuple):
+    """The best that an ascent has passed.
+
+    Attributes:
+        ratio: Norm by bound, which is compared.
+        norm: The norm.
+        place: Where.
+    """
+
+    ratio: Float[Array, ""]
+    norm: Float[Array, ""]
+    place: _Place
+
+
+class _Ascent(NamedTuple):
+    """What an ascent carries from step to step.
+
+    Attributes:
+        place: Where it stands.
+        lengths: Of the next steps along the even gradient and along Adam's direction.
+        of_variables: Adam's state of the variables.
+        of_input: Adam's state of the point.
+        best: The best that it has passed.
+    """
+
+    place: _Place
+    lengths: Float[Array, "2"]
+    of_variables: Any
+    of_input: Any
+    best: _Seen
 
 
 def make_ascent(fn, log_bound, project, extent, num_steps):
@@ -53,7 +106,7 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
             out = push(variables, moved, v)
             return moved, out, safe_norm(out)
 
-        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)[None]
+        tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)[None]  # (directions, factors)
         which = jnp.repeat(jnp.arange(len(directions)), len(_FACTORS))
         points, outs, norms = jax.lax.map(attempt, (which, tried.reshape(-1)))
         # Rounding must not lead along flat directions.
@@ -64,17 +117,16 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
         lengths = jnp.where(chosen > 0, chosen, lengths / 8)
         return points[top], outs[top], jnp.clip(lengths, _SHORTEST_STEP, _LONGEST_STEP)
 
-    def see(carry):
-        variables, x, v, u, *_, best = carry
-        norm = safe_norm(u)
-        return _larger((norm / jnp.exp(log_bound(variables)), norm, (variables, x, v, u)), best)
+    def see(now: _Ascent) -> _Seen:
+        norm = safe_norm(now.place.u)
+        ratio = norm / jnp.exp(log_bound(now.place.variables))
+        return _larger(_Seen(ratio, norm, now.place), now.best)
 
-    def step(carry, index):
-        best = see(carry)
-        variables, x, v, u, lengths, states, _ = carry
+    def step(now: _Ascent, index):
+        best = see(now)
         # Climb from the best point that the wandering has passed.
         variables, x, v, u = jax.tree.map(
-            lambda a, b: jnp.where(index == num_wandering, a, b), best[2], (variables, x, v, u)
+            lambda a, b: jnp.where(index == num_wandering, a, b), best.place, now.place
         )
         norm, u = safe_norm(u), unit(u)
         # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
@@ -82,39 +134,43 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
         scaled, gradient, turned = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1), gradients)
         v = jnp.where(jnp.any(turned != 0), unit(turned), v)
         ascent = jax.tree.map(jnp.subtract, scaled, jax.grad(log_bound)(variables))
-        update, variables_state = of_variables.update(ascent, states[0], variables)
+        update, variables_state = of_variables.update(ascent, now.of_variables, variables)
         variables = optax.apply_updates(variables, update)
-        direction, input_state = of_input.update(gradient, states[1])
+        direction, input_state = of_input.update(gradient, now.of_input)
         direction = jnp.asarray(direction)
 
         def wander():
             moved = project(x + extent * wander_rate(index) * direction)
-            return moved, push(variables, moved, v), lengths
+            return moved, push(variables, moved, v), now.lengths
 
         def climb():
             rows = safe_norm(gradient, axis=-1)[..., None]
             even = gradient * (math.sqrt(x.shape[-1]) / jnp.where(rows > 0, rows, 1))
-            return move(variables, x, v, jnp.stack([even, direction]), lengths)
+            return move(variables, x, v, jnp.stack([even, direction]), now.lengths)
 
-        moved = jax.lax.cond(index < num_wandering, wander, climb)
-        x, u, lengths = moved
-        return (variables, x, v, u, lengths, (variables_state, input_state), best), None
+        x, u, lengths = jax.lax.cond(index < num_wandering, wander, climb)
+        place = _Place(variables, x, v, u)
+        return _Ascent(place, lengths, variables_state, input_state, best), None
 
     def ascend(x, v, variables):
         v = unit(v)
-        u = push(variables, x, v)
-        states = of_variables.init(variables), of_input.init(x)
+        place = _Place(variables, x, v, push(variables, x, v))
         nothing = jnp.zeros((), x.dtype)
-        lengths = jnp.full((2,), _FIRST_STEP, x.dtype)
-        carry = (variables, x, v, u, lengths, states, (nothing, nothing, (variables, x, v, u)))
-        carry, _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
-        _, norm, (variables, x, v, _) = see(carry)
-        return norm, variables, x, v
+        begun = _Ascent(
+            place=place,
+            lengths=jnp.full((2,), _FIRST_STEP, x.dtype),
+            of_variables=of_variables.init(variables),
+            of_input=of_input.init(x),
+            best=_Seen(nothing, nothing, place),
+        )
+        done, _ = jax.lax.scan(step, begun, jnp.arange(num_steps))
+        best = see(done)
+        return best.norm, best.place.variables, best.place.x, best.place.v
 
     return ascend
 
 
-def _larger(first, second):
-    """Of two tuples, the one whose first number is larger; NaN counts as larger and stays."""
-    stays = (second[0] >= first[0]) | jnp.isnan(second[0])
+def _larger(first: _Seen, second: _Seen) -> _Seen:
+    """The one with the larger ratio; NaN counts as larger and stays."""
+    stays = (second.ratio >= first.ratio) | jnp.isnan(second.ratio)
     return jax.tree.map(lambda a, b: jnp.where(stays, b, a), first, second)

@@ -214,6 +214,7 @@ def _draw_variables(variables, key, num_restarts):
         # A leaf of zeros, as biases start, has no size of its own.
         noise = noise * jnp.where(size > 0, size, common).astype(leaf.dtype)
         smaller = 10 ** (-_DECADES * jax.random.uniform(size_key, (num_restarts,), leaf.dtype))
+        # (num_restarts,) to (num_restarts, 1, ..., 1)
         factor = jnp.where(shrinks, smaller, 1).reshape(-1, *(1 for _ in leaf.shape))
         return factor * (leaf + noise.at[0].set(0))
 

@@ -342,6 +342,7 @@ class Mapper:
         if missing:
             # Repeating a real example keeps padding free of values that no example has.
             piece = np.pad(piece, [(0, missing)] + [(0, 0)] * (piece.ndim - 1), mode="edge")
+        # (batch, ...) to (device, batch / device, ...)
         return piece.reshape(-1, self.per_device, *piece.shape[1:])
 
 
