@@ -43,9 +43,14 @@ class HeadNorms:
     @classmethod
     def of(cls, query_scale: Float[Array, " d_h"], key_scale: Float[Array, " d_h"], eps: float):
         """From learned scales and what is added to the mean square."""
-        largest = [jnp.max(jnp.abs(scale)) for scale in (query_scale, key_scale)]
-        root = math.sqrt(query_scale.shape[-1])
-        return cls(*(size / math.sqrt(eps) for size in largest), *(size * root for size in largest))
+        query, key = (jnp.max(jnp.abs(scale)) for scale in (query_scale, key_scale))
+        slope, reach = 1 / math.sqrt(eps), math.sqrt(query_scale.shape[-1])
+        return cls(
+            query_slope=slope * query,
+            key_slope=slope * key,
+            query_reach=reach * query,
+            key_reach=reach * key,
+        )
 
     def times(self, scale: float) -> "HeadNorms":
         """The same with normalised queries and keys multiplied by ``scale``."""
@@ -120,7 +125,7 @@ def read_normalised_kernels(kernels: Mapping[str, Any], *, has_key: bool, eps: f
     scales = [jnp.asarray(kernels[name]["scale"], read.query.dtype) for name in _NORMS]
     for name, scale in zip(_NORMS, scales, strict=True):
         check_finite(name, scale)
-    return dataclasses.replace(read, head_norms=HeadNorms.of(*scales, eps))
+    return dataclasses.replace(read, head_norms=HeadNorms.of(scales[0], scales[1], eps))
 
 
 def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:
