@@ -293,7 +293,7 @@ def test_values_are_mixed_by_attention_that_is_given(kind, x64):
     variables = random_variables(layer, jax.random.key(1), x)
     out, weights = layer.apply(variables, x, return_weights=True)
     np.testing.assert_allclose(layer.apply(variables, x, weights=weights), out, atol=1e-12)
-    first = jnp.zeros((5, 5)).at[:, 0].set(1)
+    first = jnp.zeros((1, 5, 5)).at[..., 0].set(1)
     found = layer.apply(variables, x, weights=first)
     np.testing.assert_allclose(found, found[:, :1] + jnp.zeros_like(x), atol=1e-12)
     with pytest.raises(ValueError, match="weights: expected a shape that broadcasts to"):
