@@ -106,6 +106,21 @@ def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datas
     assert "reported is its test score" in text
 
 
+@pytest.mark.slow
+def test_both_solvers_stand_side_by_side(run, test_data, tmp_path, capsys):
+    arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, "--datasets", "digits"]
+    assert run("vision", *arguments, "--solvers", "adam", "converged") == 0
+    records = Records.read(tmp_path / "vision.jsonl")
+    converged = [row for row in records if "solver" in row]
+    assert {row["pooler"] for row in converged} == {row["pooler"] for row in records}
+    [solved] = [row for row in converged if row["learning_rate"] is None]
+    assert solved["pooler"] == "last"
+    text = (tmp_path / "vision.md").read_text()
+    assert "solver adam" in text
+    assert "solver converged" in text
+    assert "solved to the least loss" in text
+
+
 def test_output_grid(experiments, test_data, tmp_path):
     context = experiments("comparison._study").Context
     study = experiments("vision").STUDY

@@ -24,6 +24,8 @@ class Options:
         seeds: Heads of each pooler.
         epochs: Passes over the training split; by default those of the protocol.
         learning_rates: Tried for each pooler and chosen by validation.
+        solvers: "adam" is the paper's protocol, "converged" trains heads until nothing is to be gained;
+            of both, each has rows of its own.
         num_examples: Most examples of each split; by default those that the table's notes tell.
         features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
         memory_budget: MiB for token states, and for the heads that are trained at once; by default half
@@ -41,6 +43,7 @@ class Options:
     seeds: int = 5
     epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
+    solvers: tuple[Literal["adam", "converged"], ...] = ("adam",)
     num_examples: OptionalCount = None
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None
@@ -53,8 +56,9 @@ class Options:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
         for name in self.datasets:
             check_choice("datasets", name, datasets)
-        if not self.poolers:
-            raise ValueError("poolers: expected at least one, got none")
+        for field in ("poolers", "solvers"):
+            if not getattr(self, field):
+                raise ValueError(f"{field}: expected at least one, got none")
         for name in self.poolers:
             from_name(name)
         for field in ("seeds", "epochs", "num_examples", "memory_budget", "devices"):

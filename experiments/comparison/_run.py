@@ -84,21 +84,24 @@ def _sweep(study: Study, context: Context) -> Records:
     rows = []
     for name, case in chosen.items():
         backbone, model = case.backbone(context)
-        with stop_on_sigterm() as should_stop:
-            found = sweep(
-                backbone,
-                datasets[name],
-                case.task(datasets[name]),
-                poolers=options.poolers,
-                seeds=options.seeds,
-                epochs=options.epochs or case.epochs,
-                batch_size=case.batch_size,
-                learning_rates=options.learning_rates,
-                features=options.features,
-                out=context.out,
-                limits=_limits(options, should_stop),
-                progress=_within(name, context.progress),
-            )
+        found = []
+        for solver in dict.fromkeys(options.solvers):
+            with stop_on_sigterm() as should_stop:
+                found += sweep(
+                    backbone,
+                    datasets[name],
+                    case.task(datasets[name]),
+                    poolers=options.poolers,
+                    seeds=options.seeds,
+                    epochs=options.epochs or case.epochs,
+                    batch_size=case.batch_size,
+                    learning_rates=options.learning_rates,
+                    solver=solver,
+                    features=options.features,
+                    out=context.out,
+                    limits=_limits(options, should_stop),
+                    progress=_within(name, context.progress),
+                )
         notes = list(datasets[name].notes)
         rows += [published(row, study=study, model=model, notes=notes) for row in found]
     return Records(rows)

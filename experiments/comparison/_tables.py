@@ -13,6 +13,13 @@ _FIELDS = (
     *("id", "dataset", "task", "task_options", "metric", "higher_is_better", "pooler", "resolved"),
     *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
     *(
+        "solver",
+        "strength",
+        "chosen_by",
+        "at_edge",
+        "converged",
+        "epochs_trained",
+        "best_epoch",
         "baseline",
         "best_constant",
         "duplicates",
@@ -98,9 +105,26 @@ def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _protocol(rows):
     first = rows[0]
-    rates = " or ".join(f"{rate:g}" for rate in dict.fromkeys(row["learning_rate"] for row in rows))
-    epochs = f"{first['epochs']} epoch" + "s" * (first["epochs"] > 1)
-    training = f"Adam at {rates}, batches of {first['batch_size']}, {epochs}"
+    by_solver = {}
+    for row in rows:
+        by_solver.setdefault(repr(row.get("solver")), []).append(row)
+    training = "; ".join(map(_training, by_solver.values()))
     orders = dict.fromkeys(row.get("batch_order", "of each seed") for row in rows)
     shared = [f"order of batches {order}" for order in orders if order != "of each seed"]
     return "; ".join([training, *shared, *first["data_notes"]])
+
+
+def _training(rows):
+    """How the heads of one solver were trained."""
+    first = rows[0]
+    found = dict.fromkeys(row["learning_rate"] for row in rows)
+    rates = " or ".join(f"{rate:g}" for rate in found if rate is not None)
+    epochs = f"{first['epochs']} epoch" + "s" * (first["epochs"] > 1)
+    steps = f"Adam at {rates}, batches of {first['batch_size']}"
+    if first.get("solver") is None:
+        return f"{steps}, {epochs}"
+    solved = "solved to the least loss" if None in found else ""
+    trained = f"{steps}, until validation no longer improves, at most {epochs}" if rates else ""
+    left = sum(not row["converged"] for row in rows)
+    told = f"{left} of {len(rows)} heads still improved" if left else ""
+    return "converged: " + ", ".join(part for part in (solved, trained, told) if part)

@@ -107,6 +107,8 @@ def _variants(examples: Mapping[tuple, Mapping[str, Any]]) -> dict[tuple, str]:
     for places in alike.values():
         rows = [examples[place] for place in places]
         differing = [name for name in _SHARED if len({repr(row.get(name)) for row in rows}) > 1]
+        if "solver" in differing:  # of which the number of epochs follows
+            differing = [name for name in differing if name != "epochs"]
         words = [_words(name, [row.get(name) for row in rows]) for name in differing]
         found |= {place: ", ".join(parts) for place, *parts in zip(places, *words, strict=True)}
     return found

@@ -105,6 +105,8 @@ def _score_notes(summary, *, has_best):
         for pooler, resolved in renamed.items()
         if pooler == "last" and resolved == "first"
     ]
+    if any(entry["learning_rate"] is None for entry in summary):
+        notes.append("A head of one seed that was solved is the same for every seed.")
     diverged = sum(entry["num_diverged"] for entry in summary)
     if diverged:
         notes.append(f"{diverged} diverged heads are left out.")
