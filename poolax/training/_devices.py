@@ -72,6 +72,7 @@ class Trainer:
         return jax.vmap(runs, in_axes=(0, of_group, None))(state, data, batches)
 
     def _one_run(self, state, data, batches):
+        # One run on one device: batch.indices and batch.weights have shape (batch / devices,).
         def step(state, batch):
             def total_loss(params):
                 # A key for each example, so that the number of devices changes nothing.
@@ -81,6 +82,7 @@ class Trainer:
                 return jnp.sum(losses * batch.weights)
 
             loss, gradient = jax.value_and_grad(total_loss)(state.params)
+            # Sums over devices are divided once, so that padding on one of them weighs nothing.
             loss, gradient, count = self._sum((loss, gradient, jnp.sum(batch.weights)))
             is_real = count > 0  # a step without examples fills up a stretch of steps
             gradient = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradient)
@@ -91,6 +93,7 @@ class Trainer:
             with jax.named_scope("optimizer"):
                 updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
                 moved = (optax.apply_updates(state.params, updates), opt_state)
+                # A run that has diverged stands still beside others that go on.
                 kept = jax.tree.map(
                     functools.partial(jnp.where, goes_on), moved, (state.params, state.opt_state)
                 )

@@ -90,6 +90,7 @@ class JobMaker:
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
+        # Poolers with the same runs left share a pass; after an interruption these may differ.
         for runs in dict.fromkeys(pending.values()):
             labels = [label for label in pending if pending[label] == runs]
             groups = [self._group(label, runs) for label in labels]
@@ -133,6 +134,7 @@ class JobMaker:
             pooled = pool(fixed, self.prefixes, self.source, self.limits.mapping)
         for runs in dict.fromkeys(pending[label] for label in fixed):
             labels = tuple(label for label in fixed if pending[label] == runs)
+            # (N, group, *parts, d): an average over one token is the vector itself.
             vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
             group = HeadGroup(
                 head_module(AveragePool(), self.task.num_outputs),
@@ -162,6 +164,7 @@ class JobMaker:
         low, high = self.source.token_counts
         factors = head_factors(
             poolers,
+            # Tokens that a pooler sees, without those in front of it.
             token_counts=[
                 (max(1, low - self.prefixes[label]), max(1, high - self.prefixes[label]))
                 for label in labels

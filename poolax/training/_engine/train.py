@@ -158,17 +158,20 @@ def train_groups(
     if kept is not None:
         for member, tree in zip(members, kept, strict=True):
             member.resume(tree)
+    # Steps that are kept are chunks: whole epochs, and chunks of the one that was interrupted.
     chunks = feed.num_chunks
     metrics = None
     for epoch in range(step // chunks, protocol.epochs):
         if all(member.has_stopped for member in members):
             break
         for chunk in range(step % chunks if epoch == step // chunks else 0, chunks):
+            # States of several structures are read once, while each takes its turn on them.
             for member, data, batches in feed.chunk(members, epoch, chunk):
                 member.train(data, batches)
             if chunk + 1 < chunks:
                 keeper.after(epoch * chunks + chunk + 1, keep)
         params = [member.params for member in members]
+        # Of each structure losses (group, run) and scores (group, run, N, ...).
         losses, scores = evaluate(params, splits["validation"])
         metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
         for member, own, loss, metric in zip(members, params, losses, metrics, strict=True):

@@ -148,7 +148,8 @@ class SweepPlan:
         if solver is None or not pending:
             return
         if pooled is None:
-            pooled = pool({label: heads.poolers[label] for label in pending}, prefixes, source)
+            fixed = {label: heads.poolers[label] for label in pending}
+            pooled = pool(fixed, prefixes, source, self._limits.mapping)
         keys = [(label, run) for label, runs in pending.items() for run in runs]
         for number, (label, run) in enumerate(keys):
             started = time.perf_counter()
