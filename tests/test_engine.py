@@ -295,7 +295,7 @@ def test_a_half_written_store_is_not_used(bert, tmp_path, monkeypatch):
 def test_states_on_disk_are_finite(bert, tmp_path):
     ids, mask = texts(10)
     broken = jax.tree.map(lambda leaf: leaf, bert.params)
-    broken["embeddings"]["token"] = broken["embeddings"]["token"].at[:].set(1e38)
+    broken["embeddings"]["token"] = broken["embeddings"]["token"].at[:].set(jnp.inf)
     with pytest.raises(ValueError, match="finite"):
         open_store(tmp_path, FeaturePass(dataclasses.replace(bert, params=broken), ids, mask), {})
     assert not [path for path in stores(tmp_path) if not path.name.startswith("incomplete")]
