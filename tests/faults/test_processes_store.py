@@ -7,7 +7,7 @@ import pytest
 from poolax.backbones import Bert, BertConfig, ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
 from poolax.training import PreemptedError
-from poolax.training._states import features, shards
+from poolax.training._states import padding, shards
 from poolax.training._states.features import FeaturePass
 from poolax.training._states.store import open_store
 
@@ -46,8 +46,8 @@ PASSES = {"images": images, "texts": texts}
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(shards, "_SHARD_BYTES", 3_000)
-    monkeypatch.setattr(features, "_LEAST_SAVING", 1)
-    monkeypatch.setattr(features, "_MOST_LENGTHS", 2)
+    monkeypatch.setattr(padding, "_LEAST_SAVING", 1)
+    monkeypatch.setattr(padding, "_MOST_LENGTHS", 2)
 
 
 def whole_and_tries(make, folder):
