@@ -255,9 +255,9 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
         (
             None,
             {"model_type": "lama2"},
-            r"config: expected model_type to be one of vit, .*got 'lama2'; did you mean 'llama'\?",
+            r"config: expected a model_type that .* lists, got 'lama2'; did you mean 'llama'\?",
         ),
-        (None, {"model_type": None}, r"config: expected model_type to be one of .*got None"),
+        (None, {"model_type": None}, r"config: expected a model_type that .* lists, got None"),
         (None, {"hidden_act": "mish"}, r"activation: expected one of 'gelu', .*got 'mish'"),
         (
             None,

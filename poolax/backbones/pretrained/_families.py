@@ -70,4 +70,5 @@ def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int,
             return architecture
     valid = [name for architecture in ARCHITECTURES for name in architecture.names]
     hint = did_you_mean(name, valid)
-    raise ValueError(f"config: expected model_type to be one of {', '.join(valid)}, got {name!r}{hint}")
+    # All of them would push what came, and the hint, out of a line.
+    raise ValueError(f"config: expected a model_type that 'poolax models' lists, got {name!r}{hint}")
