@@ -60,15 +60,15 @@ def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
     if folder.exists():
         raise ValueError(f"directory: expected a new one, got {path}, where there is something")
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        with writing_to(folder.parent):
-            temporary.mkdir(parents=True)
+    with writing_to(folder.parent):
+        # What is there already by this name is of somebody else, and stays.
+        temporary.mkdir(parents=True)
+        try:
             yield temporary
             temporary.rename(folder)
-    except BaseException:
-        if temporary.exists():
+        except BaseException:
             temporary.rmtree()
-        raise
+            raise
 
 
 def set_aside(path: epath.PathLike, ending: str) -> epath.Path:

@@ -19,7 +19,7 @@ from poolax.training import (
 from poolax.training._convex.choose import solve_head
 from poolax.training._convex.descent import descend_path
 from poolax.training._convex.ridge import ridge_path
-from poolax.training._convex.scaling import Scaling
+from poolax.training._scaling import Scaling
 
 NUM, TOKENS, WIDTH, CLASSES = 240, 4, 6, 3
 SPLITS = dict(zip(("train", "validation", "test"), np.split(np.arange(NUM), [120, 180]), strict=True))
@@ -143,7 +143,9 @@ def test_strengths_go_on_beyond_an_edge(states):
     head = solve_head(vectors, labels, task, SPLITS, Converged(strengths=[1e-9]))
     assert head.tried[0] == 1e-9
     assert len(head.tried) > 1
-    assert head.at_edge == (head.strength in (head.tried[0], head.tried[-1]))
+    # It goes on until a stronger penalty is no better.
+    assert head.tried[0] < head.strength < head.tried[-1]
+    assert not head.at_edge
     sign = 1 if task.higher_is_better else -1
     assert (
         sign * max(sign * score for score in head.tried_scores)

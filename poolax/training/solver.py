@@ -35,6 +35,10 @@ class Converged:
         patience: Epochs after which one of these stops if neither validation score nor loss became
             better.
         warmup: Share of the steps of ``max_epochs`` over which the learning rate rises.
+
+    Example:
+        >>> Converged(strengths=[1e-2, 1e-1], patience=5).strengths
+        (0.01, 0.1)
     """
 
     strengths: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

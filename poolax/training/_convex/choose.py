@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, PyTree
 from poolax.training._convex.descent import descend_path
 from poolax.training._convex.path import Path
 from poolax.training._convex.ridge import ridge_path
-from poolax.training._convex.scaling import Scaling
+from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 
@@ -148,13 +148,13 @@ def _fit(vectors, targets, task, solver, seed, examples, strengths) -> tuple[Sca
 def _scores(fitted, held_out, vectors, targets, task: Task) -> dict[float, float]:
     """The metric of each strength, over the held-out examples of all folds."""
     chosen = np.concatenate(held_out)
+    inputs = [scaling.apply(vectors[part]) for (scaling, _), part in zip(fitted, held_out, strict=True)]
     own = jax.tree.map(lambda array: np.asarray(array)[chosen], targets)
     found = {}
     for place, strength in enumerate(fitted[0][1].strengths):
         outputs = [
-            np.einsum("...d,dk->...k", scaling.apply(vectors[part]), path.kernel[place])
-            + path.bias[place]
-            for (scaling, path), part in zip(fitted, held_out, strict=True)
+            np.einsum("...d,dk->...k", rows, path.kernel[place]) + path.bias[place]
+            for (_, path), rows in zip(fitted, inputs, strict=True)
         ]
         scores = task.score(jnp.asarray(np.concatenate(outputs), jnp.float32), own)
         found[float(strength)] = task.metrics(np.asarray(scores), own)[task.metric]

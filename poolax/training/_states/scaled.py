@@ -4,8 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
+from poolax.training._scaling import Scaling
 from poolax.training._states.features import HostStates
 from poolax.training._states.sources import TokenSource
 
@@ -18,15 +19,13 @@ class ScaledSource:
 
     Attributes:
         source: The other source.
-        mean: Shape ``(d,)``.
-        deviation: Shape ``(d,)``.
+        scaling: The mean and the deviation.
     """
 
     has_groups: ClassVar[bool] = False
 
     source: TokenSource
-    mean: Float[np.ndarray, " d"]
-    deviation: Float[np.ndarray, " d"]
+    scaling: Scaling
 
     @property
     def is_resident(self) -> bool:
@@ -71,7 +70,8 @@ class ScaledSource:
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, in this order; zeros where tokens are not real."""
         tokens = self.source.fetch(positions)
-        states = (np.asarray(tokens.states, np.float32) - self.mean) / self.deviation
+        mean, deviation = (part.astype(np.float32) for part in self.scaling)
+        states = (np.asarray(tokens.states, np.float32) - mean) / deviation
         if tokens.mask is not None:
             states = np.where(tokens.mask[..., None], states, np.float32(0))
         return HostStates(states, tokens.mask)
@@ -94,8 +94,5 @@ def scaled(source: TokenSource, examples: Int[np.ndarray, " num"]) -> ScaledSour
     if shift is None:
         raise ValueError("examples: expected at least one, got none")
     offset = total / count
-    deviation = np.sqrt(np.maximum(squares / count - np.square(offset), 0.0))
-    mean = shift + offset
-    noise = np.finfo(np.float32).eps * np.abs(mean)
-    deviation = np.where(deviation > noise, deviation, 1.0)
-    return ScaledSource(source, mean.astype(np.float32), deviation.astype(np.float32))
+    variance = squares / count - np.square(offset)
+    return ScaledSource(source, Scaling.of_moments(shift + offset, variance))

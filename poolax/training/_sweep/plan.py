@@ -108,12 +108,17 @@ class SweepPlan:
             PreemptedError: if asked to stop.
         """
         heads, until, scale = self._heads, None, 1.0
-        self._solve(source, targets, splits, prefixes, progress, about, pooled)
+        solving = [label for label in self.pending() if label in heads.solved]
+        if solving:
+            fixed = {label: heads.poolers[label] for label in solving}
+            vectors = pooled or pool(fixed, prefixes, source, self._limits.mapping)
+            vectors = {label: vectors[label] for label in solving}
+            self._solve(vectors, targets, splits, progress, about)
         pending = self.pending()
         read = source
         if heads.solver is not None and pending:
             read = scaled(source, splits["train"])
-            scale = float(1 / read.deviation.min())
+            scale = float(1 / read.scaling.deviation.min())
             until = Until(heads.solver.patience, heads.solver.warmup)
         maker = JobMaker(
             heads.task,
@@ -134,29 +139,26 @@ class SweepPlan:
 
     def _solve(
         self,
-        source: TokenSource,
+        vectors: Mapping[str, np.ndarray],
         targets: PyTree,
         splits: Mapping[str, np.ndarray],
-        prefixes: Mapping[str, int],
         progress: Progress,
         about: Mapping[str, Any],
-        pooled: Mapping[str, np.ndarray] | None,
     ) -> None:
-        """Solve the heads that are not trained in steps, and record each as it is found."""
+        """Solve the heads of these poolers on their vectors, and record each as it is found."""
         heads, solver = self._heads, self._heads.solver
-        pending = {label: runs for label, runs in self.pending().items() if label in heads.solved}
-        if solver is None or not pending:
-            return
-        if pooled is None:
-            fixed = {label: heads.poolers[label] for label in pending}
-            pooled = pool(fixed, prefixes, source, self._limits.mapping)
-        keys = [(label, run) for label, runs in pending.items() for run in runs]
+        if solver is None:
+            raise ValueError("solver: expected one that solves heads, got None")
+        pending = self.pending()
+        keys = [(label, run) for label in vectors for run in pending[label]]
         for number, (label, run) in enumerate(keys):
             started = time.perf_counter()
             if agreed(self._limits.should_stop())[0]:
                 raise PreemptedError("stopped before the next head; those that are solved are kept")
-            head = solve_head(pooled[label], targets, heads.task, splits, solver, seed=run[1])
-            row = solved_row(heads.fields(label, run), heads.task, head, pooled[label], targets, splits)
+            head = solve_head(vectors[label], targets, heads.task, splits, solver, seed=run[1])
+            row = solved_row(
+                heads.fields(label, run), heads.task, head, vectors[label], targets, splits
+            )
             wall_s = round(time.perf_counter() - started, 3)
             row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}

@@ -1,9 +1,9 @@
 """Variables of heads as they are saved: for token states as a backbone gives them."""
 
 import flax.linen as nn
+import numpy as np
 from jaxtyping import PyTree
 
-from poolax.training._convex.scaling import Scaling
 from poolax.training._states.scaled import ScaledSource
 from poolax.training._states.sources import TokenSource
 from poolax.training.token_head import TokenHead
@@ -24,9 +24,8 @@ def for_raw_states(variables: PyTree, pooler: nn.Module, source: TokenSource) ->
     if not isinstance(source, ScaledSource):
         return variables
     if not isinstance(pooler, TokenHead):
-        scaling = {"mean": source.mean, "deviation": source.deviation}
-        return {**variables, "scaling": scaling}
+        mean, deviation = (part.astype(np.float32) for part in source.scaling)
+        return {**variables, "scaling": {"mean": mean, "deviation": deviation}}
     output = variables["params"]["output"]
-    scaling = Scaling(source.mean, source.deviation)
-    kernel, bias = scaling.fold(output["kernel"], output["bias"])
+    kernel, bias = source.scaling.fold(output["kernel"], output["bias"])
     return {"params": {"output": {"kernel": kernel, "bias": bias}}}

@@ -22,13 +22,15 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, vectors: Float[np.ndarray, "*batch d"]) -> Self:
-        """Over all rows, in double precision.
-
-        An entry counts as constant if it varies by less than its rounding errors.
-        """
+        """Over all rows, in double precision."""
         rows = np.asarray(vectors, np.float64).reshape(-1, np.shape(vectors)[-1])
-        mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-        noise = np.finfo(np.float32).eps * np.abs(rows).max(axis=0, initial=0.0)
+        return cls.of_moments(rows.mean(axis=0), rows.var(axis=0))
+
+    @classmethod
+    def of_moments(cls, mean: Float[np.ndarray, " d"], variance: Float[np.ndarray, " d"]) -> Self:
+        """From mean and variance; an entry that varies by less than its rounding errors is constant."""
+        deviation = np.sqrt(np.maximum(variance, 0.0))
+        noise = np.finfo(np.float32).eps * np.abs(mean)
         return cls(mean, np.where(deviation > noise, deviation, 1.0))
 
     def apply(self, vectors: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
