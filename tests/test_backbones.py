@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import FAMILIES
 from helpers import assert_close
 
 from poolax._patches import patchify
@@ -74,6 +75,23 @@ def test_layers_weights_and_batches(vit):
     assert_close(vit.encode(vit.params, embeddings, mask).states, out.states)
     with pytest.raises(ValueError, match=r"layer: expected -1 to 2, got 3"):
         vit.apply(vit.params, x, layer=3)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_several_layers_of_one_pass_are_those_one_by_one(stacked):
+    model = FAMILIES["decoder"]()
+    model = model.stack_layers() if stacked else model
+    ids = np.arange(7)[None]
+    layers = (-1, 0, 2, 1)
+    several = model.apply(model.params, ids, layer=layers, return_weights=True)
+    width = model.config.width
+    for place, layer in enumerate(layers):
+        alone = model.apply(model.params, ids, layer=layer).states
+        assert_close(several.states[..., place * width : (place + 1) * width], alone)
+    assert len(several.weights) == 2
+    for odd in ((), (1, 1), (1, 3), ("1",), True):
+        with pytest.raises(ValueError, match="layer: expected"):
+            model.apply(model.params, ids, layer=odd)
 
 
 def test_masked_tokens_are_not_seen(vit):

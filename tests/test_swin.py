@@ -98,6 +98,8 @@ def test_layers_weights_and_batches(family):
         assert_close(weights.sum(-1), np.ones(weights.shape[:-1]))
     assert np.all(np.asarray(out.weights[0]) > 0)
     assert np.any(np.asarray(out.weights[1]) == 0)  # shifted windows hold several segments
+    with pytest.raises(ValueError, match=r"layer: expected one of .*, whose layers differ in tokens"):
+        family.apply(family.params, x, layer=(1, 2))
     single = family.apply(family.params, x[1, 2], return_weights=True)
     assert_close(single.states, out.states[1, 2])
     encoded = family.encode(family.params, embeddings[1, 2], layer=2)

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
@@ -80,6 +80,23 @@ class Backbone(abc.ABC):
     ) -> tuple[Array, tuple[Array, ...] | None]:
         """The pass through the layers, of checked embeddings: tokens, and attention or ``None``."""
 
+    def run_several(
+        self,
+        params: PyTree,
+        embeddings: Float[Array, "*batch n d"],
+        mask: Bool[Array, "*batch n"] | None,
+        layers: tuple[int, ...],
+        return_weights: bool,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """The same for several layers, whose tokens stand side by side, ``(*batch, n, layers d)``.
+
+        Raises:
+            ValueError: for a backbone whose layers have other tokens each.
+        """
+        del params, embeddings, mask, return_weights
+        kind = type(self).__name__
+        raise ValueError(f"layer: expected one of {kind}, whose layers differ in tokens, got {layers}")
+
     @abc.abstractmethod
     def layer_specs(self, params: PyTree) -> list[LayerSpec]:
         """Describe the layers for the bounds, in the order in which they act.
@@ -108,7 +125,7 @@ class Backbone(abc.ABC):
         embeddings: Float[Array, "*batch n d"],
         mask: Bool[Array, "*batch n"] | None = None,
         *,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         return_weights: bool = False,
     ) -> TokenStates:
         """Embeddings to token states; noise, attacks and Jacobians act on the embeddings.
@@ -126,8 +143,7 @@ class Backbone(abc.ABC):
         Raises:
             ValueError: for a wrong shape or layer, or values that are not finite.
         """
-        if type(layer) is not int or not -1 <= layer <= self.num_layers:
-            raise ValueError(f"layer: expected -1 to {self.num_layers}, got {layer!r}")
+        self.check_layer(layer)
         check_tokens("embeddings", embeddings)
         mask = broadcast_mask(mask, embeddings.shape[:-1])
         check_finite("embeddings", embeddings, mask)
@@ -136,8 +152,26 @@ class Backbone(abc.ABC):
         # Half-precision weights compute in half precision, though images and series are float32.
         if self.compute_dtype is not None or dtype.itemsize < 4:
             x = x.astype(dtype)
-        states, weights = self.run(params, x, mask, layer, return_weights)
+        if isinstance(layer, int):
+            states, weights = self.run(params, x, mask, layer, return_weights)
+        else:
+            states, weights = self.run_several(params, x, mask, tuple(layer), return_weights)
         return TokenStates(states=states, mask=mask, num_prefix=self.num_prefix, weights=weights)
+
+    def check_layer(self, layer: int | Sequence[int]) -> None:
+        """Refuse anything but a layer, or several, each once.
+
+        Args:
+            layer: As for :meth:`apply`.
+
+        Raises:
+            ValueError: for a number outside, one that stands there twice, or none.
+        """
+        for number in [layer] if isinstance(layer, int) or not isinstance(layer, Sequence) else layer:
+            if type(number) is not int or not -1 <= number <= self.num_layers:
+                raise ValueError(f"layer: expected -1 to {self.num_layers}, got {number!r}")
+        if isinstance(layer, Sequence) and (not layer or len(set(layer)) != len(layer)):
+            raise ValueError(f"layer: expected several, each once, got {tuple(layer)}")
 
     def describe_positions(self, shape: tuple[int, ...]) -> str | None:
         """What is done to positions for raw inputs of a shape, as records say it, or ``None``."""
@@ -172,7 +206,7 @@ class Backbone(abc.ABC):
         inputs: Array,
         mask: Bool[Array, "*batch n"] | None = None,
         *,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         return_weights: bool = False,
     ) -> TokenStates:
         """Map preprocessed inputs to token states; a pure function of ``params``.
@@ -182,7 +216,8 @@ class Backbone(abc.ABC):
             inputs: Preprocessed inputs.
             mask: True at real tokens; ``None`` if all are real.
             layer: ``-1`` for the model's output after its final norm; ``0`` for the embeddings,
-                ``k`` for what comes out of block ``k``.
+                ``k`` for what comes out of block ``k``. Several of them, in one pass, for states side
+                by side in their order: ``(*batch, n, layers d)``.
             return_weights: Also return the attention of every layer.
 
         Returns:
@@ -190,6 +225,15 @@ class Backbone(abc.ABC):
 
         Raises:
             ValueError: for a wrong shape or layer, or values that are not finite.
+
+        Example:
+            >>> import jax
+            >>> from poolax.backbones import ViT, ViTConfig
+            >>> config = ViTConfig(4, 2, 1, width=8, num_layers=2, num_heads=2, mlp_dim=8)
+            >>> vit, image = ViT.init(config, jax.random.key(0)), jnp.ones((1, 4, 4, 1))
+            >>> both = vit.apply(vit.params, image, layer=(1, -1)).states
+            >>> both.shape, bool((both[..., 8:] == vit(image).states).all())
+            ((1, 5, 16), True)
         """
         embeddings, mask = self.embed(params, inputs, mask)
         return self.encode(params, embeddings, mask, layer=layer, return_weights=return_weights)
@@ -336,23 +380,34 @@ class BlockBackbone(Backbone):
 
     def run(self, params, embeddings, mask, layer, return_weights):
         """See :meth:`Backbone.run`."""
-        num_blocks = self.num_layers if layer == -1 else layer
+        return self.run_several(params, embeddings, mask, (layer,), return_weights)
+
+    def run_several(self, params, embeddings, mask, layers, return_weights):
+        """See :meth:`Backbone.run_several`."""
         bias = self.logit_bias(params, embeddings.shape[-2])
-        x, weights = _layers.run_blocks(
-            [self.block(index) for index in range(num_blocks)],
-            params["encoder"],
-            embeddings,
-            mask,
-            bias,
-            return_weights=return_weights,
-            remat=self.remat,
-            compute_dtype=self.compute_dtype,
-        )
-        if layer == -1 and self.final_norm is not None:
+        ends = {layer: self.num_layers if layer == -1 else layer for layer in layers}
+        x, weights, first, found = embeddings, (), 0, {}
+        for end in sorted(set(ends.values())):
+            x, attended = _layers.run_blocks(
+                [self.block(index) for index in range(first, end)],
+                params["encoder"],
+                x,
+                mask,
+                bias,
+                first=first,
+                return_weights=return_weights,
+                remat=self.remat,
+                compute_dtype=self.compute_dtype,
+            )
+            weights, first = (*weights, *(attended or ())), end
+            found |= {layer: x for layer in layers if ends[layer] == end}
+        if -1 in found and self.final_norm is not None:
             norm = _layers.cast_floating(params["encoder"]["norm"], self.compute_dtype)
             final_norm: Any = self.final_norm
-            x = final_norm.apply({"params": norm}, x)
-        return x, weights
+            found[-1] = final_norm.apply({"params": norm}, found[-1])
+        states = [found[layer] for layer in layers]
+        together = states[0] if len(states) == 1 else jnp.concatenate(states, axis=-1)
+        return together, weights if return_weights else None
 
     def layer_specs(self, params) -> list[LayerSpec]:
         """See :meth:`Backbone.layer_specs`."""

@@ -109,6 +109,7 @@ def run_blocks(
     mask: Bool[Array, "*batch n"] | None,
     bias: Float[Array, "*layers H n n"] | None = None,
     *,
+    first: int = 0,
     return_weights: bool = False,
     remat: bool = False,
     compute_dtype: Dtype | None = None,
@@ -116,12 +117,13 @@ def run_blocks(
     """Pass tokens through blocks; stacked parameters are scanned.
 
     Args:
-        blocks: The blocks to run, the first ones of the model; equal ones if parameters are stacked.
+        blocks: The blocks to run, which follow each other; equal ones if parameters are stacked.
         params: Parameters of the blocks, by name or stacked.
         x: Tokens.
         mask: True at real tokens, or ``None``.
         bias: Added to the logits, shape ``(H, n, n)``, or ``(layers, H, n, n)`` with one for each
-            block; ``None`` for none.
+            block of the model; ``None`` for none.
+        first: Number of the first of the blocks.
         return_weights: Also return the attention of each block.
         remat: Compute the blocks again in a backward pass instead of keeping what they compute.
         compute_dtype: What parameters are cast to, a block at a time; ``None`` for their own.
@@ -130,6 +132,7 @@ def run_blocks(
         Tokens, and the attention of each block or ``None``.
     """
     own, shared = (bias, None) if bias is not None and bias.ndim == 4 else (None, bias)
+    stop = first + len(blocks)
 
     def run(block, params, x, own) -> tuple[Array, Any]:
         params = cast_floating(params, compute_dtype)
@@ -145,11 +148,11 @@ def run_blocks(
 
         # Inside a scan nothing is merged with the forward pass, which is what prevent_cse is against.
         step = jax.checkpoint(step, prevent_cse=False) if remat else step
-        stacked = jax.tree.map(lambda leaf: leaf[: len(blocks)], (params[STACKED], own))
+        stacked = jax.tree.map(lambda leaf: leaf[first:stop], (params[STACKED], own))
         x, weights = jax.lax.scan(step, x, stacked)
         return x, tuple(weights) if return_weights else None
     weights = []
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(blocks, first):
         call = functools.partial(run, block)
         call = jax.checkpoint(call) if remat else call
         x, attended = call(params[block_name(index)], x, None if own is None else own[index])
