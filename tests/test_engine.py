@@ -435,6 +435,7 @@ def test_a_run_in_memory_stops_within_an_epoch(tmp_path, monkeypatch):
         [resumed] = trained(source, targets, splits, protocol, Keeper(tmp_path / str(at)))
         same(resumed.variables, whole.variables)
         same([resumed.train_loss, resumed.test_scores], [whole.train_loss, whole.test_scores])
+        same(resumed.answers, whole.answers)
 
 
 @pytest.mark.parametrize(

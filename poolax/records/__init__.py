@@ -24,6 +24,9 @@ from poolax.records._plain import difference as difference
 from poolax.records._plain import digest as digest
 from poolax.records._plain import fingerprint as fingerprint
 from poolax.records._plain import python_numbers as python_numbers
+from poolax.records._predictions import Predictions as Predictions
+from poolax.records._predictions import packed as packed
+from poolax.records._predictions import unpacked as unpacked
 from poolax.records._rows import Records as Records
 from poolax.records._schemas import check_record as check_record
 from poolax.records._schemas import record_kind as record_kind

@@ -40,6 +40,7 @@ class HeadRecord(MadeWith):
     best_constant: NotRequired[float]
     test_metrics: NotRequired[dict[str, float]]
     test_scores: NotRequired[list[float]]
+    predictions: NotRequired[dict[str, Any]]
     train_loss: NotRequired[list[float]]
     gradient_norm: NotRequired[list[float]]
     validation_loss: NotRequired[list[float]]

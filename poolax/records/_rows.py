@@ -8,6 +8,7 @@ from etils import epath
 from poolax._paths import absolute_path
 from poolax._processes import is_writer
 from poolax.records._lines import append_lines, read_lines, replace_lines
+from poolax.records._predictions import Predictions, predictions_of
 
 
 class Records(Sequence):
@@ -43,6 +44,39 @@ class Records(Sequence):
         return Records(
             row for row in self if all(row.get(name) == value for name, value in fields.items())
         )
+
+    def predictions(self, split: str = "test") -> list[Predictions]:
+        """What each head predicts of each example of a split: target, prediction, score.
+
+        Scores of examples are kept of every head. Of classifications, of pairs of sentences and of
+        single numbers targets and predictions stand beside them. What has many numbers an example, such
+        as segmentations, series and pixels, is kept by its scores alone; probabilities are as long as
+        all of them are at most 16,384 numbers, and of at most 256 classes.
+
+        Args:
+            split: ``"test"`` or ``"validation"``.
+
+        Returns:
+            One :class:`Predictions` for each record, in order.
+
+        Raises:
+            ValueError: for a record that holds none, as those of earlier versions.
+
+        Example:
+            >>> import numpy as np
+            >>> from poolax.records import packed
+            >>> kept = {"test": packed({"target": np.array([2, 0])})}
+            >>> row = {"kind": "head", "id": "1a", "pooler": "avg", "seed": 0, "metric": "accuracy",
+            ...        "higher_is_better": True, "test": 0.5, "test_scores": [1.0, 0.0]}
+            >>> Records([row | {"predictions": kept}]).predictions()[0].target
+            array([2, 0])
+            >>> Records([row]).predictions()
+            Traceback (most recent call last):
+            ...
+            ValueError: records: expected the predictions of head 1a, got none: the version that wrote \
+the record did not keep them; the same sweep in a new folder does
+        """
+        return [predictions_of(row, split) for row in self]
 
     @classmethod
     def read(cls, path: epath.PathLike) -> "Records":

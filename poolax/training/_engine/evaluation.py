@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,20 @@ from poolax.training._engine.programs import evaluation_program
 from poolax.training._states.lengths import Lengths
 from poolax.training._states.sources import TokenSource
 from poolax.training.tasks import Task
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation gives of each group.
+
+    Attributes:
+        losses: Mean losses (group, run).
+        scores: Scores (group, run, N, ...).
+        answers: What is kept of each example beside, likewise; empty where it is not asked for.
+    """
+
+    losses: list[np.ndarray]
+    scores: list[np.ndarray]
+    answers: list[dict[str, np.ndarray]]
 
 
 class Evaluation:
@@ -49,9 +63,13 @@ class Evaluation:
         self._mapper = evaluation_program((), structures, task, own, mapping)
 
     def __call__(
-        self, params: Sequence[PyTree], examples: Int[np.ndarray, " num"]
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Loss and scores for each group, from parameters with leading axes (group, run)."""
+        self,
+        params: Sequence[PyTree],
+        examples: Int[np.ndarray, " num"],
+        *,
+        with_answers: bool = False,
+    ) -> Evaluated:
+        """Loss, scores and answers for each group, from parameters with leading axes (group, run)."""
         placed = self._mapper.place(tuple(params))
         pieces, order, num_left = [], [], len(examples)
         for rows, length in self._by_length(examples):
@@ -61,18 +79,22 @@ class Evaluation:
                 return batch if length is None else cut_tokens(batch, length)
 
             for piece in self._mapper.batches(placed, fetch, len(rows)):
-                pieces.append(piece)
+                # After all epochs but the last nobody asks for answers.
+                pieces.append(piece if with_answers else [part[:2] for part in piece])
                 num_left -= len(piece[0][0])
                 if num_left and self._source.is_computed:  # of others it is soon done
                     self._ask()
             order.append(rows)
         back = np.argsort(np.concatenate(order))
-        losses, scores = [], []
+        found = Evaluated([], [], [])
         for group in range(len(params)):
-            loss, score = (np.concatenate([p[group][i] for p in pieces])[back] for i in (0, 1))
-            losses.append(loss.mean(axis=0))
-            scores.append(np.moveaxis(score, 0, 2))
-        return losses, scores
+            parts = [piece[group] for piece in pieces]
+            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *parts)
+            found.losses.append(joined[0].mean(axis=0))
+            found.scores.append(np.moveaxis(joined[1], 0, 2))
+            if with_answers:
+                found.answers.append(jax.tree.map(lambda leaf: np.moveaxis(leaf, 0, 2), joined[2]))
+        return found
 
     def _by_length(self, examples):
         """Rows of examples that are padded alike, and to which length; ``None`` for all of them."""

@@ -168,7 +168,7 @@ def head_programs(
 def evaluation_program(
     structures: tuple[Structure, ...], task: Task, own: bool, mapping: str
 ) -> Mapper:
-    """Losses and scores of all heads of some structures on a batch.
+    """Losses, scores and answers of all heads of some structures on a batch.
 
     Args:
         structures: The heads.
@@ -179,8 +179,9 @@ def evaluation_program(
 
     def of_group(structure, params, batch):
         def of_head(params, batch):
-            outputs = structure.apply(params, batch)
-            return task.loss(outputs, batch["targets"]), task.score(outputs, batch["targets"])
+            outputs, targets = structure.apply(params, batch), batch["targets"]
+            score = task.score(outputs, targets)
+            return task.loss(outputs, targets), score, dict(task.answer(outputs, targets))
 
         axes = {name: 1 if own and name == "states" else None for name in batch}
         of_runs = jax.vmap(of_head, in_axes=(0, None))

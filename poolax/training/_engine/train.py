@@ -67,6 +67,9 @@ class TrainedHeads:
         validation_metrics: Each metric after the last epoch, shape (group, run).
         test_metrics: Each metric after the last epoch, shape (group, run).
         test_scores: Score of each test example, shape (group, run, N, ...).
+        validation_scores: Likewise of each validation example.
+        answers: What :meth:`Task.answer` gives of each example of ``"validation"`` and ``"test"``, by
+            name, each of shape (group, run, N, ...).
         diverged: Whether a loss was not finite, shape (group, run).
         diverged_step: Step whose loss or gradient was not finite, after which the head stood still; -1
             where there is none.
@@ -84,6 +87,8 @@ class TrainedHeads:
     validation_metrics: Mapping[str, np.ndarray]
     test_metrics: Mapping[str, np.ndarray]
     test_scores: np.ndarray
+    validation_scores: np.ndarray
+    answers: Mapping[str, Mapping[str, np.ndarray]]
     diverged: np.ndarray
     diverged_step: np.ndarray
     num_steps: int
@@ -160,7 +165,7 @@ def train_groups(
             member.resume(tree)
     # Steps that are kept are chunks: whole epochs, and chunks of the one that was interrupted.
     chunks = feed.num_chunks
-    metrics = None
+    validation = None
     for epoch in range(step // chunks, protocol.epochs):
         if all(member.has_stopped for member in members):
             break
@@ -171,23 +176,25 @@ def train_groups(
             if chunk + 1 < chunks:
                 keeper.after(epoch * chunks + chunk + 1, keep)
         params = [member.params for member in members]
-        # Of each structure losses (group, run) and scores (group, run, N, ...).
-        losses, scores = evaluate(params, splits["validation"])
-        metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
-        for member, own, loss, metric in zip(members, params, losses, metrics, strict=True):
-            member.end_epoch(epoch, own, loss, metric[task.metric])
+        ends = epoch + 1 == protocol.epochs and protocol.until is None
+        validation = evaluate(params, splits["validation"], with_answers=ends)
+        parts = zip(members, params, validation.losses, validation.scores, strict=True)
+        for member, own, loss, scores in parts:
+            metrics = metrics_of(task, scores, targets, splits["validation"])
+            member.end_epoch(epoch, own, loss, metrics[task.metric])
         progress(description, epoch + 1, protocol.epochs)
         keeper.after((epoch + 1) * chunks, keep)
     params = [member.final_params for member in members]
-    if metrics is None or protocol.until is not None:  # of another epoch, or resumed after the last
-        _, scores = evaluate(params, splits["validation"])
-        metrics = [metrics_of(task, score, targets, splits["validation"]) for score in scores]
-    test_losses, scores = evaluate(params, splits["test"])
+    if validation is None or protocol.until is not None:  # resumed after the last, or of another epoch
+        validation = evaluate(params, splits["validation"], with_answers=True)
+    evaluated = {"validation": validation, "test": evaluate(params, splits["test"], with_answers=True)}
     found = []
-    parts = zip(members, params, metrics, test_losses, scores, strict=True)
-    for member, own, metric, loss, score in parts:
-        test_metrics = metrics_of(task, score, targets, splits["test"])
-        found.append(member.result(own, metric, test_metrics, score, loss, feed.num_steps))
+    for place, (member, own) in enumerate(zip(members, params, strict=True)):
+        scores = {name: part.scores[place] for name, part in evaluated.items()}
+        answers = {name: part.answers[place] for name, part in evaluated.items()}
+        metrics = {name: metrics_of(task, scores[name], targets, splits[name]) for name in scores}
+        loss = evaluated["test"].losses[place]
+        found.append(member.result(own, metrics, scores, answers, loss, feed.num_steps))
     keeper.close()
     return found
 
@@ -313,9 +320,7 @@ class Member:
         if self._best is not None:
             self._best.see(epoch, params, validation_score, validation_loss)
 
-    def result(
-        self, params, validation_metrics, test_metrics, test_scores, test_loss, num_steps
-    ) -> TrainedHeads:
+    def result(self, params, metrics, scores, answers, test_loss, num_steps) -> TrainedHeads:
         """What training has given."""
         diverged_step = self._trainer.take(self._state.diverged_step, len(self.group.runs))
         losses = (self._history["train_loss"], self._history["validation_loss"], test_loss[..., None])
@@ -325,9 +330,11 @@ class Member:
         return TrainedHeads(
             variables={"params": params},
             **self._history,
-            validation_metrics=validation_metrics,
-            test_metrics=test_metrics,
-            test_scores=test_scores,
+            validation_metrics=metrics["validation"],
+            test_metrics=metrics["test"],
+            test_scores=scores["test"],
+            validation_scores=scores["validation"],
+            answers=answers,
             diverged=~is_finite | ((diverged_step >= 0) & (self._best is None)),
             diverged_step=diverged_step,
             num_steps=num_steps,

@@ -198,7 +198,6 @@ class SweepPlan:
                 description=description,
             )
         wall_s = round(time.perf_counter() - started, 3)
-        test = _rows(targets, splits["test"])
         common = {
             **constants_of(task, targets, splits),
             "batch_order": "shared by all heads" if job.protocol.shared_order else "of each seed",
@@ -212,7 +211,7 @@ class SweepPlan:
                 for number, run in enumerate(group.runs):
                     place = (index, number)
                     fields = self._heads.fields(label, run)
-                    row = row_of(fields, task, heads, place, test) | common
+                    row = row_of(fields, task, heads, place, targets, splits) | common
                     rows[label, run] = row | {**about, **environment()}
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
                     own = for_raw_states(own, self._heads.poolers[label], job.source)
@@ -220,7 +219,3 @@ class SweepPlan:
         self.finished |= rows
         self._folder.write(rows.values())
         keeper.discard()
-
-
-def _rows(targets, indices):
-    return jax.tree.map(lambda array: array[indices], targets)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from poolax.records import packed
 from poolax.training._convex.choose import SolvedHead
 from poolax.training._engine.train import TrainedHeads
 from poolax.training.tasks import Task
@@ -19,7 +20,8 @@ def row_of(
     task: Task,
     heads: TrainedHeads,
     place: tuple[int, int],
-    test_targets: PyTree,
+    targets: PyTree,
+    splits: Mapping[str, Int[np.ndarray, "_"]],
 ) -> dict[str, Any]:
     """The record of one head.
 
@@ -28,10 +30,19 @@ def row_of(
         task: Loss and score.
         heads: All heads of one structure after training.
         place: Group and run of the head.
-        test_targets: Targets of the test split.
+        targets: Targets of all examples.
+        splits: Their splits.
     """
     diverged_step = int(heads.diverged_step[place])
-    scores = task.example_scores(np.asarray(heads.test_scores[place]), test_targets)
+    kept = {
+        name: kept_of(
+            task,
+            scores[place],
+            {part: array[place] for part, array in heads.answers[name].items()},
+            rows_of(targets, splits[name]),
+        )
+        for name, scores in (("validation", heads.validation_scores), ("test", heads.test_scores))
+    }
     validation = heads.validation_score[place]
     stopped, num_epochs = {}, validation.size
     if heads.best is not None:
@@ -51,7 +62,7 @@ def row_of(
         "validation": float(heads.validation_metrics[task.metric][place]),
         "test": float(heads.test_metrics[task.metric][place]),
         "test_metrics": {name: float(value[place]) for name, value in heads.test_metrics.items()},
-        "test_scores": [float(f"{score:.6g}") for score in scores],
+        **_written(kept),
         "train_loss": curve(heads.train_loss),
         "gradient_norm": curve(heads.gradient_norm),
         "validation_loss": curve(heads.validation_loss),
@@ -98,21 +109,21 @@ def solved_row(
         targets: Their targets.
         splits: Their splits.
     """
-    metrics, scores = {}, np.zeros(0)
+    metrics, kept = {}, {}
     for name in ("train", "validation", "test"):
-        own = jax.tree.map(lambda array, part=splits[name]: np.asarray(array)[part], targets)
+        own = rows_of(targets, splits[name])
         outputs = jnp.asarray(vectors[splits[name]], jnp.float32) @ head.kernel + head.bias
         scores = np.asarray(task.score(outputs, own))
         metrics[name] = task.metrics(scores, own)
-        if name == "test":
-            scores = task.example_scores(scores, own)
+        if name != "train":
+            kept[name] = kept_of(task, scores, task.answer(outputs, own), own)
     return {
         **fields,
         "train": metrics["train"][task.metric],
         "validation": metrics["validation"][task.metric],
         "test": metrics["test"][task.metric],
         "test_metrics": metrics["test"],
-        "test_scores": [float(f"{score:.6g}") for score in scores],
+        **_written(kept),
         "strength": head.strength,
         "strengths_tried": list(head.tried),
         "scores_tried": list(head.tried_scores),
@@ -126,14 +137,44 @@ def solved_row(
     }
 
 
+def rows_of(targets: PyTree, examples: Int[np.ndarray, " N"]) -> PyTree:
+    """Targets of some examples, on the host."""
+    return jax.tree.map(lambda array: np.asarray(array)[examples], targets)
+
+
+def kept_of(
+    task: Task, scores: np.ndarray, answers: Mapping[str, Any], targets: PyTree
+) -> dict[str, np.ndarray]:
+    """What is kept of each example of a split: see :class:`poolax.records.Predictions`.
+
+    Args:
+        task: Loss and score.
+        scores: What metrics are made of.
+        answers: What :meth:`Task.answer` gives.
+        targets: Targets of these examples.
+    """
+    kept = {name: np.asarray(array) for name, array in answers.items()}
+    single = task.single_targets(targets)
+    if single is not None:
+        kept["target"] = np.asarray(single)
+    return {"score": np.asarray(task.example_scores(np.asarray(scores), targets)), **kept}
+
+
+def _written(kept: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """What records say of single examples."""
+    # Scores of test examples are numbers that people read.
+    test = {name: array for name, array in kept["test"].items() if name != "score"}
+    return {
+        "test_scores": [float(f"{score:.6g}") for score in kept["test"]["score"]],
+        "predictions": {"validation": packed(kept["validation"]), "test": packed(test)},
+    }
+
+
 def constants_of(
     task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
 ) -> dict[str, float]:
     """Test scores of the best constant prediction of the training split, and of the test split."""
-    train, test = (
-        jax.tree.map(lambda array, part=splits[name]: array[part], targets)
-        for name in ("train", "test")
-    )
+    train, test = (rows_of(targets, splits[name]) for name in ("train", "test"))
     return {"baseline": task.baseline(train, test), "best_constant": task.baseline(test, test)}
 
 

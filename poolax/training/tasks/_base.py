@@ -1,10 +1,16 @@
 """What every task is."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+# Probabilities of more classes are made for no example.
+_MOST_CLASSES = 256
 
 
 class LeastSquares(NamedTuple):
@@ -91,6 +97,32 @@ class Task(abc.ABC):
         del targets
         return scores
 
+    def answer(
+        self, outputs: Float[Array, "*batch k"], targets: PyTree
+    ) -> Mapping[str, Float[Array, "..."]]:
+        """What records keep of each example beside its score; here nothing.
+
+        Args:
+            outputs: Outputs of a head.
+            targets: Targets of the examples.
+
+        Returns:
+            Arrays of shape ``(*batch, ...)`` by the names that :class:`poolax.records.Predictions` has.
+        """
+        del outputs, targets
+        return {}
+
+    def single_targets(self, targets: PyTree) -> np.ndarray | None:
+        """One target for each example, which records keep; here those that are one number an example.
+
+        Args:
+            targets: Targets of all examples.
+
+        Returns:
+            The targets, shape ``(N,)``, or ``None``.
+        """
+        return targets if isinstance(targets, np.ndarray) and targets.ndim == 1 else None
+
     @abc.abstractmethod
     def baseline(self, train_targets: PyTree, test_targets: PyTree) -> float:
         """:attr:`metric` on test targets of the constant prediction that fits training targets best.
@@ -129,3 +161,18 @@ def check_labels(targets: Any, num_classes: int) -> None:
             f"targets: expected labels from 0 to {num_classes - 1}, got {targets.min()} to "
             f"{targets.max()}"
         )
+
+
+def choice(logits: Float[Array, "*batch k"]) -> dict[str, Array]:
+    """What is kept of a choice among classes: the class, how sure it is, logarithms of probabilities.
+
+    In half precision: logarithms keep the order of probabilities near 0 and near 1.
+    """
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    found = {
+        "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        "confidence": jnp.exp(jnp.max(log_probability, axis=-1)).astype(jnp.float16),
+    }
+    if logits.shape[-1] <= _MOST_CLASSES:
+        found["log_probability"] = log_probability.astype(jnp.float16)
+    return found

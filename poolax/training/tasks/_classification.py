@@ -8,7 +8,7 @@ import optax
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task, check_labels, check_some
+from poolax.training.tasks._base import Task, check_labels, check_some, choice
 
 
 @codec.register("task", "classification")
@@ -48,6 +48,11 @@ class Classification(Task):
     def score(self, outputs, targets):
         """1 where the largest output is the target, else 0."""
         return (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
+
+    def answer(self, outputs, targets):
+        """The class of the largest output, and probabilities of classes."""
+        del targets
+        return choice(outputs)
 
     def baseline(self, train_targets, test_targets):
         """Accuracy of predicting the most frequent class of the training split."""
@@ -112,6 +117,11 @@ class NextToken(Task):
         # Outputs that are not numbers are not below that of the target either.
         rank = jnp.sum(~(outputs < of_target), axis=-1, keepdims=True)
         return (rank <= jnp.array([self.top_k, 1])).astype(outputs.dtype)
+
+    def answer(self, outputs, targets):
+        """The token of the largest output."""
+        del targets
+        return {"prediction": jnp.argmax(outputs, axis=-1).astype(jnp.int32)}
 
     def example_scores(self, scores, targets):
         """Whether the target is among the ``top_k`` largest outputs."""

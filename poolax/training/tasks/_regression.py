@@ -41,6 +41,20 @@ class _Regression(Task):
         sums = (jnp.square(errors).sum(-1), jnp.abs(errors).sum(-1), scored.sum(-1))
         return jnp.stack([total.astype(errors.dtype) for total in sums], axis=-1)
 
+    def answer(self, outputs, targets):
+        """Mean absolute error and number of scored values; the value too where there is but one."""
+        errors, scored = self._errors(outputs, targets)
+        count = jnp.sum(scored, axis=-1)
+        error = jnp.sum(jnp.abs(errors), axis=-1) / jnp.maximum(count, 1)
+        found = {"num_scored": count, "absolute_error": jnp.where(count > 0, error, jnp.nan)}
+        if self.num_outputs == 1:
+            found["prediction"] = jnp.where(scored, errors + self._values(targets), jnp.nan)[..., 0]
+        return found
+
+    def single_targets(self, targets):
+        """The values, where an example has one."""
+        return self._values(targets)[:, 0] if self.num_outputs == 1 else None
+
     def example_scores(self, scores, targets):
         """Mean squared error of each example; NaN where nothing is scored."""
         del targets

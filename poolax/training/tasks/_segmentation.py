@@ -70,6 +70,11 @@ class Segmentation(Task):
         chosen = jnp.argmax(self._logits(outputs), axis=-1)[..., None] == classes
         return jnp.einsum("...ijt,...ijc->...tc", truth, chosen.astype(outputs.dtype))
 
+    def answer(self, outputs, targets):
+        """The number of cells that are scored."""
+        del outputs
+        return {"num_scored": jnp.sum(targets != VOID, axis=(-2, -1))}
+
     def example_scores(self, scores, targets):
         """Pixel accuracy of each example; NaN where all cells are void."""
         del targets

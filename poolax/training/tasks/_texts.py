@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from poolax import codec
 from poolax._checks import check_count, check_number
 from poolax._numerics import exponent_of, safe_norm, times_power
-from poolax.training.tasks._base import Task, check_labels, check_some
+from poolax.training.tasks._base import Task, check_labels, check_some, choice
 
 
 def cosine(left: Float[Array, "*batch k"], right: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
@@ -67,6 +67,10 @@ class SentenceSimilarity(Task):
         """Cosine of the projections."""
         del targets
         return cosine(outputs[..., 0, :], outputs[..., 1, :])
+
+    def answer(self, outputs, targets):
+        """The cosine, which is the score as well."""
+        return {"prediction": self.score(outputs, targets)}
 
     def metrics(self, scores, targets):
         """Spearman's rank correlation, 0 where one side is constant, and squared error."""
@@ -149,6 +153,11 @@ class SentenceCompletion(Task):
         """Number of the chosen ending."""
         del targets
         return jnp.argmax(self._logits(outputs), axis=-1).astype(outputs.dtype)
+
+    def answer(self, outputs, targets):
+        """The chosen ending, and probabilities of the endings."""
+        del targets
+        return choice(self._logits(outputs))
 
     def example_scores(self, scores, targets):
         """1 where the right ending is chosen, else 0."""
