@@ -25,6 +25,7 @@ FURTHER_POOLERS = {
     "position": pooling.PositionPool(start=2),
     "skip": pooling.SkipPool(pooling.WeightedAveragePool(max_tokens=12), 2),
     "projected": pooling.ProjectedPool(pooling.MaxPool(), 4, "tanh"),
+    "norm": pooling.NormPool(pooling.SkipPool(pooling.AveragePool(), 1), eps=1e-2),
     "map-full": pooling.QueryAttentionPool(num_heads=2, full=True, mlp_dim=5, norm_eps=1e-2),
     "concat": pooling.ConcatPool((pooling.AveragePool(), pooling.QueryAttentionPool())),
 }

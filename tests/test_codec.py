@@ -47,6 +47,7 @@ OPTIONS = {
     ("preprocess", "text"): {"tokenizer_json": WORDS, "max_tokens": 4, "prefix": ("a",)},
     ("pooler", "hybrid"): {"poolers": (pooling.HybridPool(), pooling.QueryAttentionPool(2))},
     ("pooler", "projected"): {"pooler": pooling.MaxPool(), "features": 2, "activation": "tanh"},
+    ("pooler", "norm"): {"pooler": pooling.MaxPool(), "eps": 1e-3},
     ("pooler", "unit"): {"pooler": pooling.SumPool()},
     ("pooler", "skip"): {"pooler": pooling.AveragePool(), "num_tokens": 1},
     ("recipe", "masked_patches"): {"config": attention.L2(), "hidden_fraction": 0.5},

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from parity import save
+from parity import save, torch
 from safetensors.numpy import save_file
 from test_parity_vision import DINOV2, VIT, images, reference
 
@@ -63,8 +63,8 @@ def timm_names(backbone):
     if config.use_final_norm:
         put_norm("norm", p["encoder"]["norm"])
     else:
-        put_norm("fc_norm", {"scale": np.ones(config.width), "bias": np.ones(config.width)})
-    if "pooler" in p:
+        put_norm("fc_norm", p["pooler"]["norm"])
+    if "head" in p.get("pooler", {}):
         head = p["pooler"]["head"]
         flat["attn_pool.latent"] = head["probe"][None, None]
         put_heads("attn_pool.q", head["query"])
@@ -76,6 +76,12 @@ def timm_names(backbone):
     flat["head.weight"] = np.zeros((5, config.width), np.float32)
     # safetensors writes memory as it lies.
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in flat.items()}
+
+
+def normed(x, tensors, eps):
+    """What timm's ``fc_norm`` makes of pooled vectors, before the classes."""
+    weight, bias = (torch.tensor(tensors[f"fc_norm.{part}"]) for part in ("weight", "bias"))
+    return torch.nn.functional.layer_norm(torch.tensor(x), x.shape[-1:], weight, bias, eps).numpy()
 
 
 CASES = {
@@ -148,10 +154,17 @@ def test_state_dicts(name, fields, architecture, pool, tmp_path):
     assert loaded.preprocess.mean == (0.1, 0.1, 0.1)
     x = images(fields, (16, 16), count=1)
     np.testing.assert_allclose(loaded(x).states, backbone(x).states, atol=1e-5)
-    assert loaded.pooler == backbone.pooler
-    if loaded.pooler is not None:
-        pooled = backbone.pool(backbone.params, backbone(x))
-        np.testing.assert_allclose(loaded.pool(loaded.params, loaded(x)), pooled, atol=1e-5)
+    states = np.asarray(backbone(x).states)
+    expected = {
+        "token": lambda: states[:, 0],
+        "map": lambda: backbone.pool(backbone.params, backbone(x)),
+    }
+    expected["avg"] = lambda: normed(states[:, 1:].mean(1), tensors, backbone.config.norm_eps)
+    if name == "DeiT":
+        assert loaded.pooler is None
+    else:
+        pooled = loaded.pool(loaded.params, loaded(x))
+        np.testing.assert_allclose(pooled, expected[pool](), atol=1e-5)
     # Of another size: as the reference has it that interpolates with antialiasing.
     wide = images(fields, (12, 20), count=1)
     antialiased = backbone.replace(

@@ -181,6 +181,7 @@ def every_pooler():
             pooling.QueryAttentionPool(num_heads=2, full=True, mlp_dim=5, activation="quick_gelu"),
             pooling.PositionPool(start=3),
             pooling.SkipPool(pooling.QueryAttentionPool(), 1),
+            pooling.NormPool(pooling.SkipPool(pooling.AveragePool(), 1), eps=1e-3),
             pooling.UnitPool(pooling.ProjectedPool(half, WIDTH, "gelu_new", use_bias=False)),
         )
     )

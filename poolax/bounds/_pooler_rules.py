@@ -19,6 +19,7 @@ from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attentive_rules import fewest_of, latent_rule, parameters_of, query_rule
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._no_bound import NoBoundError
+from poolax.bounds._norms import norm_lipschitz
 from poolax.pooling import (
     AveragePool,
     ConcatPool,
@@ -27,6 +28,7 @@ from poolax.pooling import (
     LastPool,
     LatentAttentionPool,
     MaxPool,
+    NormPool,
     Pooler,
     PositionPool,
     ProjectedPool,
@@ -218,6 +220,15 @@ def _projected(pooler, variables, *, method, **sizes):
     return PoolerBound(l2=factor * bound.l2, l1=factor * bound.l1)
 
 
+def _normed(pooler, variables, *, method, **sizes):
+    parameters = parameters_of(pooler, variables)
+    scale = parameters["norm"]["scale"]
+    check_finite("scale", scale)
+    factor = norm_lipschitz("layer", scale, pooler.eps)
+    bound = _bound_within(pooler, parameters, method, **sizes)
+    return PoolerBound(l2=factor * bound.l2, l1=factor * bound.l1)
+
+
 def _unit(pooler, variables, *, method, **sizes):
     raise NoBoundError(
         "pooler: expected one with a Lipschitz constant, got UnitPool, whose vectors turn arbitrarily "
@@ -270,6 +281,7 @@ for _cls, _rule in {
     HybridPool: _hybrid,
     ConcatPool: _concat,
     ProjectedPool: _projected,
+    NormPool: _normed,
     UnitPool: _unit,
     SkipPool: _skip,
     LatentAttentionPool: latent_rule,

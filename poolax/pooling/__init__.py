@@ -4,6 +4,7 @@ from poolax.pooling._attentive import LatentAttentionPool as LatentAttentionPool
 from poolax.pooling._attentive import QueryAttentionPool as QueryAttentionPool
 from poolax.pooling._base import Pooler as Pooler
 from poolax.pooling._composed import ConcatPool as ConcatPool
+from poolax.pooling._composed import NormPool as NormPool
 from poolax.pooling._composed import ProjectedPool as ProjectedPool
 from poolax.pooling._composed import SkipPool as SkipPool
 from poolax.pooling._composed import UnitPool as UnitPool

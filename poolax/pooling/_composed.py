@@ -1,4 +1,4 @@
-"""Poolers around poolers: side by side, behind a linear layer, of unit length, without a start."""
+"""Poolers around poolers: side by side, behind a layer or a norm, of unit length, without a start."""
 
 import dataclasses
 from typing import Any, final
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax._activations import activation_from_name
-from poolax._checks import check_count, check_flag, check_instance
+from poolax._checks import check_count, check_flag, check_instance, check_number
+from poolax._norms import LayerNorm
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
@@ -26,7 +27,7 @@ def parts_of(pooler: nn.Module) -> tuple[Pooler, ...]:
     """
     if isinstance(pooler, (HybridPool, ConcatPool)):
         return pooler.poolers
-    if isinstance(pooler, (ProjectedPool, UnitPool, SkipPool)):
+    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool, SkipPool)):
         return (pooler.pooler,)
     return ()
 
@@ -57,7 +58,7 @@ def _counting_from(pooler, num_tokens):
     if isinstance(pooler, (HybridPool, ConcatPool)):
         parts = tuple(_counting_from(part, num_tokens) for part in pooler.poolers)
         return dataclasses.replace(pooler, poolers=parts)
-    if isinstance(pooler, (ProjectedPool, UnitPool)):
+    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool)):
         return dataclasses.replace(pooler, pooler=_counting_from(pooler.pooler, num_tokens))
     return pooler
 
@@ -151,6 +152,53 @@ class ProjectedPool(Pooler):
         if self.activation is not None:
             projected = activation_from_name(self.activation)(projected)
         return check_pooled(projected.astype(pooled.dtype))
+
+
+@final
+class NormPool(Pooler):
+    """A LayerNorm behind a pooler, as Vision Transformers have it that were trained with a mean.
+
+    Attributes:
+        pooler: What pools the tokens.
+        eps: What is added to the variance.
+
+    Parameters: ``norm`` with scale and bias; those of the pooler under ``pooler``. The variance is
+    within a vector: near one whose entries are equal it is as steep as ``max|scale| / sqrt(eps)``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> pooler, z = NormPool(AveragePool()), jnp.array([[1.0, 4.0], [3.0, 4.0]])
+        >>> print(pooler.apply(pooler.init(jax.random.key(0), z), z).round(4))
+        [-1.  1.]
+    """
+
+    pooler: Pooler
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, z, mask=None) -> Any:
+        """Pool ``z``.
+
+        Args:
+            z: Tokens, shape ``(*batch, n, d)``.
+            mask: True at real tokens, broadcastable to ``(*batch, n)``; ``None`` if all are real.
+
+        Returns:
+            Vectors, shape ``(*batch, d)``; of a sequence without real tokens what zeros give, the bias.
+
+        Raises:
+            ValueError: unless ``eps`` is positive, or as the pooler raises.
+        """
+        check_instance("pooler", self.pooler, Pooler, "a Pooler")
+        check_number("eps", self.eps, above=0.0)
+        pooled = self.pooler(z, mask)
+        norm = LayerNorm(
+            epsilon=self.eps,
+            use_fast_variance=False,
+            dtype=accumulation_dtype(pooled),
+            name="norm",
+        )
+        return check_pooled(norm(pooled).astype(pooled.dtype))
 
 
 @final

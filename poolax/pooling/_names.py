@@ -7,7 +7,14 @@ from poolax import codec
 from poolax._checks import check_instance, did_you_mean
 from poolax.pooling._attentive import LatentAttentionPool, QueryAttentionPool
 from poolax.pooling._base import Pooler
-from poolax.pooling._composed import ConcatPool, ProjectedPool, SkipPool, UnitPool, parts_of
+from poolax.pooling._composed import (
+    ConcatPool,
+    NormPool,
+    ProjectedPool,
+    SkipPool,
+    UnitPool,
+    parts_of,
+)
 from poolax.pooling._counted import PositionPool, SqrtPool
 from poolax.pooling._hybrid import HybridPool
 from poolax.pooling._reduce import AveragePool, FirstPool, LastPool, MaxPool, SumPool
@@ -30,6 +37,7 @@ for _name, _cls in {
     "position": PositionPool,
     "concat": ConcatPool,
     "projected": ProjectedPool,
+    "norm": NormPool,
     "unit": UnitPool,
     "skip": SkipPool,
 }.items():
@@ -42,7 +50,7 @@ def from_name(name: str | Pooler, **options) -> Pooler:
     Args:
         name: ``"cls"`` or ``"first"``, ``"last"``, ``"avg"``, ``"sum"``, ``"max"``, ``"wavg"``,
             ``"attn"``, ``"map"``, ``"hybrid"``, ``"sqrt"``, ``"position"`` or ``"concat"``; around
-            another pooler, which is an option, ``"projected"``, ``"unit"`` or ``"skip"``. A
+            another pooler, which is an option, ``"projected"``, ``"norm"``, ``"unit"`` or ``"skip"``. A
             :class:`Pooler` passes through.
         **options: Attributes of the pooler, such as ``num_latents=32`` for ``"attn"``.
 

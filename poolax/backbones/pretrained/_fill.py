@@ -62,14 +62,18 @@ class Plan:
     pooler: Pooler | None = None
 
 
-def plan_params(architecture: Architecture, raw: Mapping[str, Any], config: Any) -> Plan:
-    """The plan for a configuration, as read from JSON and as ours."""
+def plan_params(
+    architecture: Architecture, raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Plan:
+    """The plan for a configuration, as read from JSON, and shapes of the tensors by name."""
+    config = architecture.read_config(raw, shapes)
     sources, expected = architecture.sources(config), _expected_shapes(architecture, config)
-    pooler, own = architecture.read_pooler(raw, config) or (None, {})
+    pooler, own = architecture.read_pooler(raw, config, shapes) or (None, {})
     if pooler is not None:
         tokens = jax.ShapeDtypeStruct((1, config.width), np.float32)
-        shapes = _layers.leaf_shapes(jax.eval_shape(pooler.init, jax.random.key(0), tokens)["params"])
-        expected |= {f"pooler/{path}": shape for path, shape in shapes.items()}
+        variables = jax.eval_shape(pooler.init, jax.random.key(0), tokens)
+        of_pooler = _layers.leaf_shapes(variables.get("params", {}))
+        expected |= {f"pooler/{path}": shape for path, shape in of_pooler.items()}
     return Plan(architecture, config, sources | own, expected, pooler)
 
 

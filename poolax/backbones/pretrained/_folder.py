@@ -34,7 +34,7 @@ def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
         with new_folder(directory) as folder:
             _write_texts(folder, backbone, origin)
             _write_tensors(folder / SINGLE_FILE, tensors)
-            if backbone.pooler is not None and not sources_of_pooler(backbone, origin):
+            if backbone.pooler is not None and sources_of_pooler(backbone, origin) is None:
                 write_modules(folder, backbone)
 
     once(write, f"{os.fspath(directory)}: the folder")

@@ -78,8 +78,9 @@ def load(
         revision: Branch, tag or commit on the hub; ``None`` for its default.
 
     Returns:
-        The backbone, with the preprocessing that the files describe, and the pooler of a sentence
-        encoder or of SigLIP.
+        The backbone, with the preprocessing that the files describe, and the pooler that they hold: of
+        a sentence encoder, SigLIP's head, CLIP's norm behind the CLS token, the normalised mean of BEiT
+        and of timm's ``fc_norm``, or the pooling that a timm configuration names.
 
     Raises:
         ValueError: if there is no such directory or hub id, for an unknown architecture, a
@@ -184,8 +185,7 @@ def from_state_dict(
 
 
 def _plan(raw, shapes):
-    architecture = find_architecture(raw, shapes)
-    return plan_params(architecture, raw, architecture.read_config(raw, shapes))
+    return plan_params(find_architecture(raw, shapes), raw, shapes)
 
 
 def _find(path_or_hub_id, revision) -> tuple[pathlib.Path, pathlib.Path | None]:

@@ -147,6 +147,7 @@ _IN_TORCH: dict[str, set[str]] = {
     "hybrid": {"poolers"},
     "concat": {"poolers"},
     "projected": {"pooler", "features", "activation", "use_bias"},
+    "norm": {"pooler", "eps"},
     "unit": {"pooler"},
     "skip": {"pooler", "num_tokens"},
 }

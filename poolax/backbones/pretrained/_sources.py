@@ -246,8 +246,9 @@ class Architecture:
         read_preprocess: From the directory and the configuration to what prepares raw inputs.
         prefixes: What model classes with a head put in front of all names of the backbone.
         ignored: Regular expressions of names that belong to no parameter of the backbone.
-        read_pooler: From the configuration, as read from JSON, and ours to the pooler that checkpoints
-            hold and where its parameters come from, below ``pooler/``; ``None`` where there is none.
+        read_pooler: From the configuration, as read from JSON, ours, and shapes of the tensors by name
+            to the pooler that checkpoints hold and where its parameters come from, below ``pooler/``;
+            ``None`` where there is none.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
         tested: What hidden states are compared with in the tests.
@@ -260,13 +261,33 @@ class Architecture:
     read_preprocess: Callable[[pathlib.Path, Mapping[str, Any], Any], Any]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    read_pooler: Callable[[Mapping[str, Any], Any], tuple[Pooler, Sources] | None] = (
-        lambda raw, config: None
-    )
+    read_pooler: Callable[
+        [Mapping[str, Any], Any, Mapping[str, tuple[int, ...]]], tuple[Pooler, Sources] | None
+    ] = lambda raw, config, shapes: None
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )
     tested: str = "transformers"
+
+
+def has_tensor(shapes: Mapping[str, Any], name: str, prefixes: tuple[str, ...] = ()) -> bool:
+    """Whether there is a tensor of a name, alone or behind one of the prefixes.
+
+    Example:
+        >>> has_tensor({"model.norm.weight": (8,)}, "norm.weight", ("model.",))
+        True
+    """
+    return any(prefix + name in shapes for prefix in ("", *prefixes))
+
+
+def within(sources: Sources) -> Sources:
+    """The sources of a pooler that stands in another one, which is ``pooler/`` of its parameters.
+
+    Example:
+        >>> list(within({"pooler/norm/scale": Source(("weight",))}))
+        ['pooler/pooler/norm/scale']
+    """
+    return {f"pooler/{path}": source for path, source in sources.items()}
 
 
 def check_fields(raw: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]]) -> None:

@@ -13,14 +13,18 @@ from poolax.backbones.pretrained._sources import (
     dense,
     first,
     fused_dense,
+    has_tensor,
     heads_in,
     heads_out,
     joint_heads,
     norm,
     paired_heads,
+    within,
 )
 from poolax.backbones.pretrained._vit_names import patch_kernel
-from poolax.pooling import QueryAttentionPool
+from poolax.pooling import AveragePool, FirstPool, MaxPool, NormPool, QueryAttentionPool, SkipPool
+
+_PREFIXES = ("model.",)
 
 # What a name's model may be told otherwise, and shapes of tensors or heads show.
 _TIMM_ARGUMENTS = {
@@ -171,10 +175,31 @@ def timm_sources(config):
     return found | (norm("encoder/norm", "norm") if config.use_final_norm else {})
 
 
-def read_timm_pooler(raw, config):
-    """The head that pools by attention, where the configuration says that there is one."""
-    if raw.get("global_pool") != "map":
+def read_timm_pooler(raw, config, shapes):
+    """What stands between states and classes: the pooling of the configuration, and ``fc_norm``.
+
+    Where there is no configuration, the tensors of a pooling say which it is. ``None`` for one that is
+    not known here, and for the two tokens of a distilled model.
+    """
+    has_norm = has_tensor(shapes, "fc_norm.weight", _PREFIXES)
+    told = "avg" if has_norm else None
+    told = "map" if has_tensor(shapes, "attn_pool.latent", _PREFIXES) else told
+    name = raw.get("global_pool", told)
+    is_distilled = has_tensor(shapes, "dist_token", _PREFIXES)
+    if name not in ("token", "avg", "max", "map") or is_distilled:
         return None
+    pooler, found = _attention_pool(config) if name == "map" else (_POOLERS[name], {})
+    if name in ("avg", "max") and config.num_prefix:
+        pooler = SkipPool(pooler, config.num_prefix)
+    if not has_norm:
+        return pooler, found
+    return NormPool(pooler, config.norm_eps), within(found) | norm("pooler/norm", "fc_norm")
+
+
+_POOLERS = {"token": FirstPool(), "avg": AveragePool(), "max": MaxPool()}
+
+
+def _attention_pool(config):
     pooler = QueryAttentionPool(
         num_heads=config.num_heads,
         full=True,
@@ -214,7 +239,7 @@ TIMM_VIT = Architecture(
     backbone=ViT,
     read_config=read_timm_config,
     sources=timm_sources,
-    prefixes=("model.",),
+    prefixes=_PREFIXES,
     ignored=(r"head(_dist)?\..*", r"fc_norm\..*", r"pre_logits\..*", r"attn_pool\..*"),
     read_preprocess=read_timm_preprocess,
     read_pooler=read_timm_pooler,

@@ -13,6 +13,7 @@ from poolax.backbones.pretrained._sources import (
     Source,
     check_fields,
     dense,
+    has_tensor,
     heads_out,
     joint_heads,
     norm,
@@ -31,7 +32,7 @@ from poolax.backbones.pretrained._vit_names import (
     VIT,
     sources_by,
 )
-from poolax.pooling import QueryAttentionPool
+from poolax.pooling import AveragePool, FirstPool, NormPool, QueryAttentionPool, SkipPool
 
 
 def square_side(raw, field):
@@ -81,6 +82,16 @@ def _read_beit(raw):
         # Means over patches are normalised instead, by the head.
         use_final_norm=not raw.get("use_mean_pooling", True),
     )
+
+
+def _read_beit_pooler(raw, config, shapes):
+    """The mean over the patches and its norm; a model for pretraining has none."""
+    if not raw.get("use_mean_pooling", True):
+        return None
+    if not has_tensor(shapes, "pooler.layernorm.weight", ("beit.",)):
+        return None
+    pooler = NormPool(SkipPool(AveragePool(), config.num_prefix), config.norm_eps)
+    return pooler, norm("pooler/norm", "pooler.layernorm")
 
 
 _OFFSETS = "relative_position_bias.relative_position_bias_table"
@@ -184,7 +195,8 @@ def _read_siglip2(raw):
     return _read_siglip({**tower, "image_size": side}, interpolation="bilinear-antialias")
 
 
-def _read_siglip_head(raw, config):
+def _read_siglip_head(raw, config, shapes):
+    del shapes
     if not _tower(raw, _SIGLIP_DEFAULTS)["vision_use_head"]:
         return None
     pooler = QueryAttentionPool(
@@ -212,6 +224,12 @@ def _read_clip(raw):
         use_embedding_norm=True,
         use_final_norm=False,
     )
+
+
+def _read_clip_pooler(raw, config, shapes):
+    """The norm behind the CLS token; what projects both towers to one space is another model's."""
+    del raw, shapes
+    return NormPool(FirstPool(), config.norm_eps), norm("pooler/norm", "post_layernorm")
 
 
 def read_preprocess(directory, raw, config):
@@ -266,18 +284,22 @@ VIT_FAMILIES = (
             ),
         ),
         sources=_beit_sources,
+        read_pooler=_read_beit_pooler,
     ),
     _family("dinov2", DINOV2, _read_dinov2),
     _family("dinov2_with_registers", DINOV2, _read_dinov2_with_registers),
     # Without registers there is a table of none.
     _family("dinov3_vit", DINOV3, _read_dinov3, ignored=(r"embeddings\.register_tokens",)),
-    _family(
-        "clip_vision_model",
-        TOWER,
-        _read_clip,
-        more=("clip",),
-        prefix="vision_model.",
-        ignored=(r"(vision_model\.)?post_layernorm\..*", *_TEXT_TOWER),
+    dataclasses.replace(
+        _family(
+            "clip_vision_model",
+            TOWER,
+            _read_clip,
+            more=("clip",),
+            prefix="vision_model.",
+            ignored=_TEXT_TOWER,
+        ),
+        read_pooler=_read_clip_pooler,
     ),
     *(
         dataclasses.replace(

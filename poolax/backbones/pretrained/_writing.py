@@ -33,8 +33,8 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     """
     known = origin.fields["tensors"]
     shapes = {name: tuple(shape) for name, shape in known.values()}
-    architecture, _ = _family_of(origin)
-    sources = architecture.sources(backbone.config) | sources_of_pooler(backbone, origin)
+    architecture, _, _ = _family_of(origin)
+    sources = architecture.sources(backbone.config) | (sources_of_pooler(backbone, origin) or {})
     values = _Parameters(backbone.params)
     tensors, covered = {}, {}
     for path, source in sources.items():
@@ -53,17 +53,17 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     return tensors
 
 
-def sources_of_pooler(backbone: Backbone, origin: Origin) -> Sources:
-    """Where the backbone's pooler comes from; nothing unless its family keeps it with the backbone."""
-    architecture, raw = _family_of(origin)
-    pooler, sources = architecture.read_pooler(raw, backbone.config) or (None, {})
-    return sources if pooler == backbone.pooler else {}
+def sources_of_pooler(backbone: Backbone, origin: Origin) -> Sources | None:
+    """Where the backbone's pooler comes from; ``None`` unless its family keeps it with the backbone."""
+    architecture, raw, shapes = _family_of(origin)
+    pooler, sources = architecture.read_pooler(raw, backbone.config, shapes) or (None, {})
+    return sources if pooler == backbone.pooler else None
 
 
-def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any]]:
+def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any], dict[str, tuple[int, ...]]]:
     raw = json.loads(origin.fields["config"])
     shapes = {name: tuple(shape) for name, shape in origin.fields["tensors"].values()}
-    return find_architecture(raw, shapes), raw
+    return find_architecture(raw, shapes), raw, shapes
 
 
 class _Parameters:
