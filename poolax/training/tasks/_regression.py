@@ -101,6 +101,37 @@ class _Regression(Task):
             )
 
 
+@codec.register("task", "regression")
+@dataclasses.dataclass(frozen=True)
+class Regression(_Regression):
+    """Prediction of numbers: mean squared and mean absolute error over those that are not NaN.
+
+    Attributes:
+        num_values: Numbers that a head predicts.
+
+    Example:
+        >>> Regression().loss(jnp.array([[0.5]]), jnp.array([[0.0]]))
+        Array([0.25], dtype=float32)
+    """
+
+    num_values: int = 1
+
+    name = "regression"
+
+    def __post_init__(self):
+        """Refuse a number below one."""
+        check_count("num_values", self.num_values)
+
+    @property
+    def num_outputs(self) -> int:
+        """One output for each number."""
+        return self.num_values
+
+    def check_targets(self, targets):
+        """Refuse anything but floats of shape ``(N, num_values)``, NaN where not scored."""
+        self._check_values(targets)
+
+
 @codec.register("task", "inpainting")
 @dataclasses.dataclass(frozen=True)
 class Inpainting(_Regression):

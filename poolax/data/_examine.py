@@ -1,0 +1,100 @@
+"""What is to be known of a data set before anything is trained on it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from poolax._dataset import Dataset
+from poolax._inputs import dtype_of
+
+# A class of a tenth of the largest one's size is one that accuracy hardly sees.
+_IMBALANCE = 10
+_FEW = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What was found in a data set.
+
+    Attributes:
+        sizes: Examples of each split.
+        class_counts: Examples of each class in the training split, by its name; empty without classes.
+        duplicates: Copies between splits, see :meth:`Dataset.count_duplicates`.
+        empty: Texts without a character but blanks, by split; empty where inputs are no texts.
+        warnings: What to look at first, a line each.
+    """
+
+    sizes: Mapping[str, int]
+    class_counts: Mapping[str, int]
+    duplicates: Mapping[str, int]
+    empty: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def examine(dataset: Dataset) -> Examination:
+    """Count what makes scores mean less than they seem to.
+
+    Args:
+        dataset: Any data set.
+
+    Returns:
+        Counts, and warnings: of classes of which the largest has ten times the examples of the
+        smallest, of examples that stand in two splits, of empty texts, and of splits below 50 examples.
+
+    Example:
+        >>> texts = np.array(["a", "b", "", "a"], dtype=object)
+        >>> splits = {"train": np.array([0, 1]), "validation": np.array([2]), "test": np.array([3])}
+        >>> found = examine(Dataset("d", texts, np.arange(4), splits, "made up", "none"))
+        >>> found.duplicates["test in train"], found.empty["validation"], found.warnings[0]
+        (1, 1, '1 of 1 test examples stands in train, too')
+    """
+    sizes = {split: len(indices) for split, indices in dataset.splits.items()}
+    class_counts = _class_counts(dataset)
+    duplicates = dataset.count_duplicates()
+    empty = _empty(dataset)
+    warnings = []
+    for pair, count in duplicates.items():
+        if count:
+            split, other = pair.split(" in ")
+            stand = "stands" if count == 1 else "stand"
+            warnings.append(f"{count} of {sizes[split]} {split} examples {stand} in {other}, too")
+    for split, count in empty.items():
+        if count:
+            warnings.append(f"{count} of {sizes[split]} {split} texts {_are(count)} empty")
+    if class_counts:
+        few, many = min(class_counts, key=class_counts.__getitem__), max(class_counts.values())
+        if many >= _IMBALANCE * class_counts[few]:
+            warnings.append(
+                f"classes are uneven: {class_counts[few]} training examples of {few!r}, {many} of the "
+                "largest class; look at balanced accuracy and macro F1"
+            )
+    warnings += [
+        f"{split} has {size} examples alone: scores on it say little"
+        for split, size in sizes.items()
+        if split != "train" and size < _FEW
+    ]
+    return Examination(sizes, class_counts, duplicates, empty, tuple(warnings))
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _class_counts(dataset: Dataset) -> dict[str, int]:
+    targets = dataset.targets
+    if dataset.num_classes is None or isinstance(targets, Mapping) or targets.ndim != 1:
+        return {}
+    counts = np.bincount(targets[dataset.splits["train"]], minlength=dataset.num_classes)
+    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _empty(dataset: Dataset) -> dict[str, int]:
+    dtype = dtype_of(dataset.inputs)
+    if dtype is None or dtype.kind not in "OU":
+        return {}
+    return {
+        split: sum(not text.strip() for text in np.ravel(dataset.inputs[indices]))
+        for split, indices in dataset.splits.items()
+    }
