@@ -41,6 +41,8 @@ class AttentionSpec:
         padded: Whether zero tokens, which lie outside the hull of the others, are seen as well.
         query_key_eps: Of the norms of queries and keys, whose scales are among ``params``; ``None``
             without.
+        query_key_turned: Whether they are normalised once they have turned.
+        query_growth: Growth of queries by their positions; ``None`` if they do not grow.
         soft_cap: What the logits are capped at by ``tanh``; ``None`` if they are not.
     """
 
@@ -54,6 +56,8 @@ class AttentionSpec:
     partition: int | None = struct.field(pytree_node=False, default=None)
     padded: bool = struct.field(pytree_node=False, default=False)
     query_key_eps: float | None = struct.field(pytree_node=False, default=None)
+    query_key_turned: bool = struct.field(pytree_node=False, default=False)
+    query_growth: Any = struct.field(pytree_node=False, default=None)
     soft_cap: float | None = struct.field(pytree_node=False, default=None)
 
 

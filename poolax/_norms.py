@@ -3,9 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from poolax._numerics import accumulation_dtype
+from poolax._numerics import accumulation_dtype, with_leading_axes
 
 
 class LayerNorm(nn.LayerNorm):
@@ -40,6 +41,45 @@ class RMSNorm(nn.RMSNorm):
     def __call__(self, x: Float[Array, "*batch d"], **options):
         """Normalise the last axis of ``x``; options are Flax's."""
         return super().__call__(_in_range(x), **options)
+
+
+class RMSNormFromOne(nn.Module):
+    """:class:`RMSNorm` whose scale is kept less one, as Gemma keeps it.
+
+    Half precision has more digits of small numbers than of those near one.
+
+    Attributes:
+        epsilon: What is added to the mean square.
+        dtype: Dtype of what comes out; ``None`` promotes input and scale.
+        param_dtype: Dtype of the scale.
+
+    Parameters: ``scale (d,)``, zeros; what is normalised is multiplied with ``1 + scale``.
+
+    Example:
+        >>> norm, x = RMSNormFromOne(), jnp.array([3.0, 4.0])
+        >>> plain = RMSNorm().apply({"params": {"scale": jnp.array([1.5, 0.5])}}, x)
+        >>> found = norm.apply({"params": {"scale": jnp.array([0.5, -0.5])}}, x)
+        >>> bool(jnp.all(found == plain))
+        True
+    """
+
+    epsilon: float = 1e-6
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Normalise the last axis of ``x``."""
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        dtype = jnp.result_type(x, scale) if self.dtype is None else self.dtype
+        wide = accumulation_dtype(dtype)
+        unit = RMSNorm(self.epsilon, dtype=wide, use_scale=False)(x.astype(wide))
+        return (unit * with_leading_axes(scale_from_one(scale), unit.ndim)).astype(dtype)
+
+
+def scale_from_one(scale: Float[Array, " d"]) -> Float[Array, " d"]:
+    """What :class:`RMSNormFromOne` multiplies with; in at least single precision."""
+    return 1 + jnp.asarray(scale, accumulation_dtype(scale))
 
 
 def centred(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolax import attention
-from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention, Rotary
+from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention, QueryGrowth, Rotary
 
 DIM = 8
 ALL_KINDS = KINDS | {
@@ -208,6 +208,21 @@ def test_bfloat16_keeps_a_float32_softmax(kind):
         (MultiHeadAttention(8, rotary=Rotary()), {}, r"rotary: .*even head width, got d_h = 1"),
         (MultiHeadAttention(2, "dot"), {}, r"kind: expected DotProduct, L2 or Cosine, got 'dot'"),
         (MultiHeadAttention(2, window=0), {}, r"window: .* >= 1, got 0"),
+        (
+            MultiHeadAttention(2, query_key_turned=True),
+            {},
+            r"query_key_turned: .* without query_key_eps",
+        ),
+        (
+            MultiHeadAttention(2, query_key_eps=0.1, query_key_turned=True),
+            {},
+            r"query_key_turned: expected False unless rotary is a Rotary",
+        ),
+        (
+            MultiHeadAttention(2, L2(), query_growth=QueryGrowth(1.0, 4)),
+            {},
+            r"query_growth: expected None for L2 attention",
+        ),
         (MultiHeadAttention(2), {"x": np.zeros(8)}, r"x: expected shape \(\*batch, n, d\), got \(8,\)"),
         (MultiHeadAttention(2), {"x": np.zeros((0, 8))}, r"x: expected at least one token"),
         (MultiHeadAttention(2), {"x": np.full((5, 8), np.nan)}, r"x: expected finite values"),
@@ -283,6 +298,30 @@ def test_l2_attention_does_not_see_a_common_shift():
 def test_kinds_are_static():
     assert hash(DotProduct()) == hash(DotProduct())
     assert len({L2(), L2(True), Cosine(), Cosine(tau=2.0), DotProduct()}) == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query_growth": QueryGrowth(2.0, 2)},
+        {"query_key_eps": 0.1, "query_key_turned": True, "rotary": Rotary(10.0)},
+    ],
+    ids=["growth", "turned"],
+)
+def test_positions_themselves_begin_at_the_first_real_token(options):
+    module = MultiHeadAttention(2, **options)
+    variables = variables_of(module)
+    x = tokens(0, 5, DIM)
+    expected = module.apply(variables, x)
+    real = np.array([False, False, True, True, True, True, True, False])
+    padded = np.full((8, DIM), 1e3)
+    padded[real] = x
+    found = module.apply(variables, np.stack([padded] * 2), np.stack([real, np.zeros(8, bool)]))
+    assert_close(found[0, real], expected, 1e-5)
+    assert np.all(found[1] == 0)
+    # The first two do not grow, and where nothing has turned order changes nothing.
+    moved = module.apply(variables, np.roll(x, 1, axis=0))
+    assert np.abs(np.roll(moved, -1, axis=0) - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ from families import decoder_switched, scrambled
 from helpers import exact_norm, random_tokens, random_variables
 
 from poolax import bounds
-from poolax.attention import MultiHeadAttention, Rotary
+from poolax.attention import MultiHeadAttention, QueryGrowth, Rotary, YarnScaling
 
 KEY = jax.random.key(0)
 WIDTH, NUM_TOKENS, RADIUS = 6, 4, 2.0
@@ -19,6 +19,15 @@ LAYERS = {
     "norms-scaled": {"query_key_eps": 0.3, "rotary": Rotary(10.0, num_turned=2), "head_dim": 4},
     "cap": {"soft_cap": 0.5, "use_bias": True},
     "cap-rotary": {"soft_cap": 2.0, "rotary": Rotary(10.0), "head_dim": 2},
+    "turned": {"query_key_eps": 0.3, "query_key_turned": True, "rotary": Rotary(10.0)},
+    "turned-stretched": {
+        "query_key_eps": 0.3,
+        "query_key_turned": True,
+        "rotary": Rotary(10.0, YarnScaling(4.0, 2, magnitude=0.3)),
+    },
+    "from-one": {"query_key_eps": 0.3, "query_key_from_one": True, "num_kv_heads": 1},
+    "growth": {"query_growth": QueryGrowth(3.0, 2), "use_bias": True},
+    "growth-norms": {"query_growth": QueryGrowth(3.0, 2), "query_key_eps": 0.3, "rotary": Rotary(10.0)},
     "both": {"soft_cap": 1.0, "query_key_eps": 0.3},
 }
 
@@ -45,7 +54,7 @@ def test_jacobians_are_below_the_bound(options, x64):
     # A bound that forgot a norm's slope, or took a cap's for more than one, would be far from these.
     assert max(found) > 0.005 * sizes["tight"]
     with pytest.raises(
-        bounds.NoBoundError, match=r"method: .*norms of queries|method: .*capped|rotary|biases"
+        bounds.NoBoundError, match=r"method: .*norms of queries|method: .*capped|rotary|biases|grow"
     ):
         bounds.attention(layer, variables, num_tokens=4, radius=1.0, method="published")
 

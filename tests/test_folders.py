@@ -21,6 +21,8 @@ CASES = {
     "bert": ("BertModel", {**SIZES}),
     "bert-classes": ("BertForSequenceClassification", {**SIZES}),
     "mistral": ("MistralForCausalLM", {**SIZES, "num_key_value_heads": 1}),
+    # Scales are kept less one, of which half precision has digits that it has not of the whole.
+    "gemma": ("Gemma3ForCausalLM", {**SIZES, "num_key_value_heads": 1, "head_dim": 4}),
     "gpt2": (
         "GPT2Model",
         {"vocab_size": 11, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2},
@@ -44,7 +46,7 @@ def tensors_of(folder):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_loaded_is_written_bit_for_bit(tmp_path, name):
-    dtype = torch.bfloat16 if name == "mistral" else torch.float32
+    dtype = torch.bfloat16 if name in ("mistral", "gemma") else torch.float32
     make(name, tmp_path / "theirs", dtype=dtype)
     (tmp_path / "theirs" / "vocab.txt").write_bytes(b"caf\xe9\n")
     backbone = backbones.load(tmp_path / "theirs", stacked=name == "mistral")
@@ -89,7 +91,9 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path):
         backbones.save(backbone.replace(origin=None, name=None), tmp_path / "x", format="huggingface")
     assert not (tmp_path / "x").exists()
     two = json.loads(backbone.origin.content)
-    two["config"] = json.dumps({"text_config": {"a": 1}, "vision_config": {"a": 1}})
+    two["config"] = json.dumps(
+        {"model_type": "swin", "text_config": {"a": 1}, "vision_config": {"a": 1}}
+    )
     towers = backbone.replace(origin=type(backbone.origin)(json.dumps(two)))
     with pytest.raises(ValueError, match=r"one tower of a model .* text_config and vision_config"):
         backbones.save(towers, tmp_path / "x", format="huggingface")

@@ -14,6 +14,7 @@ from poolax.attention._kinds import from_name as from_name
 from poolax.attention._kinds import to_config as to_config
 from poolax.attention._masks import attention_mask as attention_mask
 from poolax.attention._patch_rotary import PatchRotary as PatchRotary
+from poolax.attention._positions import QueryGrowth as QueryGrowth
 from poolax.attention._rotary import DynamicScaling as DynamicScaling
 from poolax.attention._rotary import LinearScaling as LinearScaling
 from poolax.attention._rotary import Llama3Scaling as Llama3Scaling

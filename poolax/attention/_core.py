@@ -1,6 +1,7 @@
 """Multi-head self-attention of any kind, as one Linen module."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,11 +18,12 @@ from poolax._checks import (
     check_flag,
     check_flag_or_names,
     check_floating,
+    check_instance,
     check_number,
     check_result,
     check_tokens,
 )
-from poolax._norms import RMSNorm
+from poolax._norms import RMSNorm, RMSNormFromOne
 from poolax._numerics import (
     accumulation_dtype,
     softmax_numerator,
@@ -29,9 +31,11 @@ from poolax._numerics import (
     zero_masked,
 )
 from poolax._typing import AnyArray
+from poolax.attention._head_norms import plain_scales, query_gain
 from poolax.attention._kinds import L2, Cosine, DotProduct, Kind, check_kind
 from poolax.attention._masks import attention_mask
 from poolax.attention._patch_rotary import PatchRotary
+from poolax.attention._positions import QueryGrowth, first_real, masked_before_last
 from poolax.attention._rotary import Rotary
 
 _PROJECTIONS = ("query", "key", "value", "out")
@@ -109,10 +113,18 @@ class MultiHeadAttention(nn.Module):
         dtype: Dtype of the computation; ``None`` promotes input and parameters. Softmax and norms
             run in at least float32 whatever it is.
         param_dtype: Dtype of the parameters.
+        query_key_from_one: Keep the scales of these norms less one, as Gemma does.
+        query_key_turned: Normalise queries and keys once they have turned, and multiply each feature of
+            the queries with ``softplus(query_scale) / softplus(0)``, as TimesFM does. Positions then
+            count by themselves, not by differences alone: from the first real token on, where masked
+            ones between real ones move all of them.
+        query_growth: :class:`QueryGrowth` of queries by their positions, or ``None``. For dot-product
+            attention.
 
     Parameters: ``query (d, H, d_h)``, ``key``, ``value (d, H_kv, d_h)``, ``out (H, d_h, d)``, each
     with ``kernel`` and, if asked for, ``bias``; no ``key`` for L2. With ``query_key_eps`` also
-    ``query_norm`` and ``key_norm``, with ``scale (d_h,)`` each.
+    ``query_norm`` and ``key_norm``, with ``scale (d_h,)`` each; with ``query_key_turned`` also
+    ``query_scale (d_h,)``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -136,6 +148,9 @@ class MultiHeadAttention(nn.Module):
     soft_cap: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    query_key_from_one: bool = False
+    query_key_turned: bool = False
+    query_growth: QueryGrowth | None = None
 
     @nn.compact
     def __call__(
@@ -195,8 +210,7 @@ class MultiHeadAttention(nn.Module):
         kernels = jax.tree.map(lambda leaf: leaf.astype(dtype), kernels)
         x = zero_masked(jnp.asarray(x), mask).astype(dtype)
 
-        lengths = None if mask is None else jnp.sum(mask, axis=-1)
-        query, key, value = self._project(x, kernels, lengths)
+        query, key, value = self._project(x, kernels, mask)
         # Heads ahead of tokens, for which the products below are plain batched matrix products, and
         # query heads that share a key and value head together: (*batch, H_kv, G, n, d_h).
         query, key, value = (jnp.moveaxis(rows, -2, -3) for rows in (query, key, value))
@@ -236,6 +250,17 @@ class MultiHeadAttention(nn.Module):
         )
         return softmax_numerator(logits, None if seen is None else seen[..., None, None, :, :])
 
+    def plain_scales(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its parameters with scales of queries and keys as normalised rows are multiplied with them.
+
+        Args:
+            params: The parameters.
+
+        Returns:
+            The same, with ``query_norm`` and ``key_norm`` of an RMSNorm whatever they were kept as.
+        """
+        return plain_scales(self, params)
+
     def _check_configuration(self, width: int) -> tuple[int, int]:
         check_kind(self.kind)
         check_flag("causal", self.causal)
@@ -252,8 +277,16 @@ class MultiHeadAttention(nn.Module):
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, above=0.0)
-                if not isinstance(self.kind, DotProduct):
-                    raise ValueError(f"{name}: expected None for {type(self.kind).__name__} attention")
+                self._check_dot_product(name)
+        for name in ("query_key_from_one", "query_key_turned"):
+            check_flag(name, getattr(self, name))
+            if getattr(self, name) and self.query_key_eps is None:
+                raise ValueError(f"{name}: expected False without query_key_eps, got True")
+        if self.query_key_turned and not isinstance(self.rotary, Rotary):
+            raise ValueError("query_key_turned: expected False unless rotary is a Rotary, got True")
+        check_instance("query_growth", self.query_growth, QueryGrowth | None, "a QueryGrowth or None")
+        if self.query_growth is not None:
+            self._check_dot_product("query_growth")
         if isinstance(self.kind, L2):
             if num_kv_heads != self.num_heads:
                 raise ValueError(
@@ -266,7 +299,11 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"rotary: expected an even head width, got d_h = {head_dim}")
         return head_dim, num_kv_heads
 
-    def _project(self, x, kernels, lengths):
+    def _check_dot_product(self, name):
+        if not isinstance(self.kind, DotProduct):
+            raise ValueError(f"{name}: expected None for {type(self.kind).__name__} attention")
+
+    def _project(self, x, kernels, mask):
         def project(name):
             kernel, bias = kernels[name]
             out = jnp.einsum("...nd,dhk->...nhk", x, kernel)
@@ -283,18 +320,37 @@ class MultiHeadAttention(nn.Module):
             if not self.kind.plain_values:
                 value = normalize_rows(value, self.kind.eps)
             value = self.kind.nu * value
-        if self.query_key_eps is not None:
-            query = self._head_norm("query_norm", query)
-            key = self._head_norm("key_norm", key)
+        if self.query_key_eps is not None and not self.query_key_turned:
+            query, key = self._normalize(query, key, self.query_key_eps)
         if self.rotary is not None:
-            query, key = self.rotary(query, lengths), self.rotary(key, lengths)
+            lengths = None if mask is None else jnp.sum(mask, axis=-1)
+            offset = {}
+            if self.query_key_turned:
+                offset = {"offset": None if mask is None else masked_before_last(mask)}
+            query, key = (self.rotary(rows, lengths, **offset) for rows in (query, key))
+        if self.query_key_eps is not None and self.query_key_turned:
+            query, key = self._normalize(query, key, self.query_key_eps)
+            scale = self.param("query_scale", nn.initializers.zeros, query.shape[-1:], self.param_dtype)
+            gain = with_leading_axes(query_gain(scale), query.ndim)
+            query = (query * gain).astype(query.dtype)
+        if self.query_growth is not None:
+            query = self._grow(query, mask, self.query_growth)
         return query, key, value
 
-    def _head_norm(self, name, rows):
-        norm = RMSNorm(
-            self.query_key_eps or 0.0, dtype=rows.dtype, param_dtype=self.param_dtype, name=name
+    def _normalize(self, query, key, eps):
+        norm = RMSNormFromOne if self.query_key_from_one else RMSNorm
+        options = {"dtype": query.dtype, "param_dtype": self.param_dtype}
+        return tuple(
+            norm(eps, name=f"{name}_norm", **options)(rows)
+            for name, rows in (("query", query), ("key", key))
         )
-        return norm(rows)
+
+    def _grow(self, query, mask, growth):
+        positions = jnp.arange(query.shape[-3])
+        if mask is not None:
+            positions = with_leading_axes(positions, mask.ndim) - first_real(mask)[..., None]
+        factors = growth(positions)[..., None, None]
+        return (query * with_leading_axes(factors, query.ndim)).astype(query.dtype)
 
     def _values_through_metric(self, x, kernels):
         """Values ``x A_h W_V^h + b_V``, with ``A_h`` never formed: it is d by d of rank d_h."""

@@ -279,19 +279,21 @@ class Rotary:
         self,
         x: Float[AnyArray, "*batch n H d_h"],
         lengths: Int[AnyArray, "*batch"] | None = None,
+        offset: Int[AnyArray, "*batch"] | None = None,
     ) -> Float[Array, "*batch n H d_h"]:
         """Turn the heads' features ``x`` by their positions.
 
         Args:
             x: Features, shape ``(*batch, n, H, d_h)``.
             lengths: Numbers of real tokens; ``None`` if all are real.
+            offset: Index of the token whose position is 0; ``None`` for the first.
 
         Returns:
             The turned features.
         """
         if self.num_turned is not None:
             first, rest = jnp.split(x, [self.num_turned], axis=-1)
-            turned = dataclasses.replace(self, num_turned=None)(first, lengths)
+            turned = dataclasses.replace(self, num_turned=None)(first, lengths, offset)
             return jnp.concatenate([turned, rest], axis=-1)
         num_tokens, half = x.shape[-3], x.shape[-1] // 2
         dtype = accumulation_dtype(x)
@@ -300,9 +302,13 @@ class Rotary:
         if self.scaling is not None:
             lengths = jnp.asarray(num_tokens if lengths is None else lengths)
             frequencies = self.scaling(frequencies, self.theta, lengths[..., None])
-        positions = jnp.arange(num_tokens, dtype=dtype)[:, None, None]
-        frequencies = frequencies[..., None, None, :]
-        angles = with_leading_axes(positions, frequencies.ndim) * frequencies
+        positions = jnp.arange(num_tokens, dtype=dtype)
+        if offset is not None:
+            offset = jnp.asarray(offset)[..., None]
+            positions = with_leading_axes(positions, offset.ndim) - offset
+        positions, frequencies = positions[..., None, None], frequencies[..., None, None, :]
+        ndim = max(positions.ndim, frequencies.ndim)
+        angles = with_leading_axes(positions, ndim) * with_leading_axes(frequencies, ndim)
         cos, sin = self.feature_scale * jnp.cos(angles), self.feature_scale * jnp.sin(angles)
         cos, sin = (with_leading_axes(part, x.ndim) for part in (cos, sin))
         left, right = jnp.split(x.astype(dtype), 2, axis=-1)

@@ -19,8 +19,8 @@ from poolax._checks import (
     check_instance,
     check_number,
 )
-from poolax._norms import RMSNorm
-from poolax.attention import DotProduct, MultiHeadAttention, Rotary
+from poolax._norms import RMSNorm, RMSNormFromOne
+from poolax.attention import DotProduct, MultiHeadAttention, QueryGrowth, Rotary
 from poolax.backbones import _layers
 from poolax.backbones._base import BlockBackbone
 from poolax.backbones._text import check_ids, take_rows
@@ -52,11 +52,13 @@ class DecoderConfig:
         norm_eps: What RMSNorm adds to the mean square, or LayerNorm to the variance.
         norm: ``"rms"`` or ``"layer"``.
         use_norm_bias: Shifts of layer norms.
+        norms_from_one: Keep the scales of RMSNorms less one, as Gemma does.
         use_embedding_norm: A norm of the embeddings, whose tokens then enter the first block's
             attention as they are, as in ModernBERT.
         use_out_norms: Norms of what attention and feed-forward layers give before it is added, as in
             Gemma.
         use_query_key_norm: Norms of queries and keys, as in Qwen3.
+        query_growth: Growth of queries by their positions, as in Ministral 3; ``None`` for none.
         logit_scale: Scale of the logits; ``None`` takes ``1 / sqrt(head_dim)``.
         soft_cap: What the logits are capped at by ``tanh``, as in Gemma 2; ``None`` if they are not.
         scale_embeddings: Embeddings times ``sqrt(width)``, as in Gemma.
@@ -82,9 +84,11 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     norm: str = "rms"
     use_norm_bias: bool = False
+    norms_from_one: bool = False
     use_embedding_norm: bool = False
     use_out_norms: bool = False
     use_query_key_norm: bool = False
+    query_growth: QueryGrowth | None = None
     logit_scale: float | None = None
     soft_cap: float | None = None
     scale_embeddings: bool = False
@@ -107,6 +111,7 @@ class DecoderConfig:
                 )
         check_number("norm_eps", self.norm_eps, above=0.0)
         check_choice("norm", self.norm, ("rms", "layer"))
+        check_instance("query_growth", self.query_growth, QueryGrowth | None, "a QueryGrowth or None")
         for field in ("logit_scale", "soft_cap"):
             if getattr(self, field) is not None:
                 check_number(field, getattr(self, field), above=0.0)
@@ -167,6 +172,8 @@ class Decoder(BlockBackbone):
             use_bias=config.use_qkv_bias,
             use_out_bias=config.use_out_bias,
             query_key_eps=config.norm_eps if config.use_query_key_norm else None,
+            query_key_from_one=config.use_query_key_norm and config.norms_from_one,
+            query_growth=config.query_growth,
             soft_cap=config.soft_cap,
             parent=None,
         )
@@ -245,4 +252,5 @@ class RotaryEncoder(Decoder):
 def _norm(config):
     if config.norm == "layer":
         return _layers.layer_norm(config.norm_eps, use_bias=config.use_norm_bias)
-    return RMSNorm(epsilon=config.norm_eps, parent=None)
+    kind = RMSNormFromOne if config.norms_from_one else RMSNorm
+    return kind(epsilon=config.norm_eps, parent=None)

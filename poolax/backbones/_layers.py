@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
-from poolax._norms import LayerNorm
+from poolax._norms import LayerNorm, scale_from_one
 
 STACKED = "blocks"
 
@@ -161,11 +161,12 @@ def run_blocks(
 
 
 def norm_spec(norm: nn.Module, params: Mapping[str, Array]) -> NormSpec:
-    """Describe a ``LayerNorm``, ``RMSNorm`` or ``CenterNorm``."""
-    kinds = {"LayerNorm": "layer", "RMSNorm": "rms", "CenterNorm": "center"}
+    """Describe a ``LayerNorm``, ``RMSNorm``, ``RMSNormFromOne`` or ``CenterNorm``."""
+    kinds = {"LayerNorm": "layer", "RMSNorm": "rms", "RMSNormFromOne": "rms", "CenterNorm": "center"}
+    scale = params["scale"]
     return NormSpec(
         kind=kinds[type(norm).__name__],
-        scale=params["scale"],
+        scale=scale_from_one(scale) if type(norm).__name__ == "RMSNormFromOne" else scale,
         bias=params.get("bias"),
         eps=float(getattr(norm, "epsilon", 0.0)),
     )
@@ -176,13 +177,15 @@ def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) ->
     rotary = attention.rotary
     return AttentionSpec(
         kind=attention.kind,
-        params=params,
+        params=attention.plain_scales(params),
         rotary=rotary is not None,
         rotary_scale=1.0 if rotary is None else rotary.feature_scale,
         positions=rotary,
         causal=attention.causal,
         window=attention.window,
         query_key_eps=attention.query_key_eps,
+        query_key_turned=attention.query_key_turned,
+        query_growth=attention.query_growth,
         soft_cap=attention.soft_cap,
         **options,
     )

@@ -367,8 +367,13 @@ def _attention(layer: Layer, radius, spread, method):
     check_choice("method", method, METHODS)
     scale = feature_scale(layer.rotary)
     kernels = read_normalised_kernels(
-        layer.kernels, has_key=not isinstance(layer.kind, L2), eps=layer.query_key_eps
+        layer.kernels,
+        has_key=not isinstance(layer.kind, L2),
+        eps=layer.query_key_eps,
+        turned=layer.query_key_turned,
     )
+    if layer.growth is not None:
+        kernels = kernels.scaled_queries(layer.growth)
     bound = attention_of_kernels(
         layer.kind,
         kernels if scale == 1.0 else kernels.scaled_logits(scale),
@@ -379,6 +384,7 @@ def _attention(layer: Layer, radius, spread, method):
         layer.pattern,
         rotary=layer.rotary not in (None, False),
         capped=layer.capped,
+        grows=layer.growth is not None,
     )
     return or_infinite(bound)
 

@@ -40,11 +40,13 @@ def attention_of_kernels(
     *,
     rotary: bool,
     capped: bool = False,
+    grows: bool = False,
     combine: Combination | None = None,
 ) -> AttentionBound:
     """As :func:`poolax.bounds.attention`, from checked kernels, and their combination if known.
 
-    ``rotary`` and ``capped`` say whether queries and keys turn, and whether logits are capped.
+    ``rotary``, ``capped`` and ``grows`` say whether queries and keys turn, whether logits are capped,
+    and whether queries grow with their positions; ``kernels`` are those of the last query.
     """
     check_choice("pattern", pattern, PATTERNS)
     is_plain = isinstance(kind, DotProduct) or kind.plain_values
@@ -64,8 +66,8 @@ def attention_of_kernels(
     if radius is not None:
         spread = radius if spread is None else jnp.minimum(radius, spread)
     if method == "published":
-        _check_published(kind, kernels, rotary, capped)
-    by_norms = rotary or capped or kernels.head_norms is not None
+        _check_published(kind, kernels, rotary, capped, grows)
+    by_norms = rotary or capped or grows or kernels.head_norms is not None
     setting = Setting(fewest, most, radius, spread, pattern, method == "tight")
     if isinstance(kind, Cosine) or kernels.head_norms is not None:
         # What is added to a norm's square has no other units.
@@ -88,7 +90,7 @@ def _of_units(kind, kernels, setting, method, *, by_norms, combine):
     return assemble(heads, combine, setting)
 
 
-def _check_published(kind, kernels, rotary, capped):
+def _check_published(kind, kernels, rotary, capped, grows):
     what = None
     if kernels.has_bias:
         what = "attention with biases"
@@ -96,6 +98,8 @@ def _check_published(kind, kernels, rotary, capped):
         what = "rotary positions"
     elif capped:
         what = "capped logits"
+    elif grows:
+        what = "queries that grow"
     elif kernels.head_norms is not None:
         what = "norms of queries and keys"
     elif not isinstance(kind, DotProduct) and kind.plain_values:

@@ -33,15 +33,23 @@ class HeadNorms:
         key_slope: That of the keys'.
         query_reach: Largest norm of a normalised query.
         key_reach: That of a normalised key.
+        turned: Whether rows are normalised once they have turned.
     """
 
     query_slope: Float[Array, ""]
     key_slope: Float[Array, ""]
     query_reach: Float[Array, ""]
     key_reach: Float[Array, ""]
+    turned: bool = struct.field(pytree_node=False, default=False)
 
     @classmethod
-    def of(cls, query_scale: Float[Array, " d_h"], key_scale: Float[Array, " d_h"], eps: float):
+    def of(
+        cls,
+        query_scale: Float[Array, " d_h"],
+        key_scale: Float[Array, " d_h"],
+        eps: float,
+        turned: bool = False,
+    ):
         """From learned scales and what is added to the mean square."""
         query, key = (jnp.max(jnp.abs(scale)) for scale in (query_scale, key_scale))
         slope, reach = 1 / math.sqrt(eps), math.sqrt(query_scale.shape[-1])
@@ -50,10 +58,15 @@ class HeadNorms:
             key_slope=slope * key,
             query_reach=reach * query,
             key_reach=reach * key,
+            turned=turned,
         )
 
     def times(self, scale: float) -> "HeadNorms":
-        """The same with normalised queries and keys multiplied by ``scale``."""
+        """The same with turned queries and keys multiplied by ``scale``."""
+        if self.turned:
+            # What is normalised afterwards reaches no further for it.
+            slopes = {name: scale * getattr(self, name) for name in ("query_slope", "key_slope")}
+            return dataclasses.replace(self, **slopes)
         return jax.tree.map(lambda size: scale * size, self)
 
 
@@ -96,6 +109,15 @@ class Kernels:
             self, **{name: scale * array for name, array in arrays.items() if array is not None}
         )
 
+    def scaled_queries(self, scale: Float[Array, ""]) -> "Kernels":
+        """The same with queries, as they enter the logits, multiplied by ``scale``."""
+        if self.head_norms is not None:
+            norms = self.head_norms
+            longer = {name: scale * getattr(norms, name) for name in ("query_slope", "query_reach")}
+            return dataclasses.replace(self, head_norms=dataclasses.replace(norms, **longer))
+        bias = None if self.query_bias is None else scale * self.query_bias
+        return dataclasses.replace(self, query=scale * self.query, query_bias=bias)
+
     def folded(self, scale: Float[Array, " d"], bias: Float[Array, " d"] | None) -> "Kernels":
         """What acts on ``y`` where tokens are ``y * scale + bias``; the values' constant is dropped."""
 
@@ -116,7 +138,9 @@ class Kernels:
         )
 
 
-def read_normalised_kernels(kernels: Mapping[str, Any], *, has_key: bool, eps: float | None) -> Kernels:
+def read_normalised_kernels(
+    kernels: Mapping[str, Any], *, has_key: bool, eps: float | None, turned: bool = False
+) -> Kernels:
     """As :func:`read_kernels`; ``eps`` is that of the norms of queries and keys, if there are any."""
     if eps is None:
         return read_kernels(kernels, has_key=has_key)
@@ -125,7 +149,7 @@ def read_normalised_kernels(kernels: Mapping[str, Any], *, has_key: bool, eps: f
     scales = [jnp.asarray(kernels[name]["scale"], read.query.dtype) for name in _NORMS]
     for name, scale in zip(_NORMS, scales, strict=True):
         check_finite(name, scale)
-    return dataclasses.replace(read, head_norms=HeadNorms.of(scales[0], scales[1], eps))
+    return dataclasses.replace(read, head_norms=HeadNorms.of(scales[0], scales[1], eps, turned))
 
 
 def read_kernels(kernels: Mapping[str, Any], *, has_key: bool) -> Kernels:

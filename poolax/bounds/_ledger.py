@@ -32,6 +32,7 @@ from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
 from poolax.bounds._kernels import read_normalised_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._methods import PROVED
+from poolax.bounds._modules import largest_growth
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
@@ -253,9 +254,15 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
     metric_values = isinstance(kind, L2) and not kind.plain_values
     outer = jnp.ones(())
     kernels = read_normalised_kernels(
-        params, has_key=not isinstance(kind, L2), eps=branch.query_key_eps
+        params,
+        has_key=not isinstance(kind, L2),
+        eps=branch.query_key_eps,
+        turned=branch.query_key_turned,
     )
     kernels = kernels.scaled_logits(branch.rotary_scale)
+    growth = largest_growth(branch.query_growth, state.tokens)
+    if growth is not None:
+        kernels = kernels.scaled_queries(growth)
     domain, value_bias = state.domain, None
     if state.scale is not None:
         if metric_values or branch.padded:
@@ -287,6 +294,7 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
         pattern,
         rotary=branch.rotary,
         capped=branch.soft_cap is not None,
+        grows=growth is not None,
         combine=combine,
     )
     reach = attention_domain(

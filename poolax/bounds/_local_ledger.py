@@ -111,7 +111,7 @@ def local_ledger(
         check_instance("layers", spec, LayerSpec, "LayerSpec records")
         branch = spec.branch
         if isinstance(branch, AttentionSpec):
-            check_plain_logits(branch.query_key_eps, branch.soft_cap)
+            check_plain_logits(branch.query_key_eps, branch.soft_cap, branch.query_growth, num_tokens)
         if spec.norm_branch is not None:
             raise NoBoundError(
                 f"layers: expected layers that add what their branch gives, got {spec.name!r}, which "

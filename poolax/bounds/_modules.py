@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array
 
 from poolax._checks import check_instance, is_concrete
-from poolax.attention import Kind, MultiHeadAttention, PatchRotary, Rotary, from_name
+from poolax.attention import (
+    Kind,
+    MultiHeadAttention,
+    PatchRotary,
+    QueryGrowth,
+    Rotary,
+    from_name,
+)
 from poolax.bounds._domain import token_range
 from poolax.records import TokenRange
 
@@ -25,6 +32,8 @@ class Layer:
         rotary: Its rotary positions, whether there are any if nothing else is known, or ``None``.
         pattern: Which tokens see each other; see :func:`poolax.bounds.attention`.
         query_key_eps: Of the norms of queries and keys; ``None`` without.
+        query_key_turned: Whether they are normalised once they have turned.
+        growth: What the last of the queries is multiplied with; ``None`` if they do not grow.
         capped: Whether logits are capped.
     """
 
@@ -34,6 +43,8 @@ class Layer:
     rotary: bool | Rotary | PatchRotary | None
     pattern: str
     query_key_eps: float | None = None
+    query_key_turned: bool = False
+    growth: Array | None = None
     capped: bool = False
 
 
@@ -59,7 +70,8 @@ def read_layer(
     if not isinstance(params, Mapping) or "query" not in params:
         raise ValueError("variables: expected what MultiHeadAttention.init returned")
     _check_heads(module, params)
-    tokens, windowed = _seen(module, token_range(num_tokens))
+    whole = token_range(num_tokens)
+    tokens, windowed = _seen(module, whole)
     if pattern is None:
         pattern = "any" if windowed else "sequence"
     if windowed and pattern != "any":
@@ -68,11 +80,13 @@ def read_layer(
         raise ValueError("pattern: expected 'any' or 'sequence' for causal attention, got 'full'")
     return Layer(
         module.kind,
-        params,
+        module.plain_scales(params),
         tokens,
         module.rotary,
         pattern,
         query_key_eps=module.query_key_eps,
+        query_key_turned=module.query_key_turned,
+        growth=largest_growth(module.query_growth, whole),
         capped=module.soft_cap is not None,
     )
 
@@ -94,6 +108,11 @@ def _seen(module, tokens):
         return tokens, False
     low, high = (jnp.minimum(jnp.asarray(number), window) for number in (tokens.low, tokens.high))
     return TokenRange(low, high), True
+
+
+def largest_growth(growth: QueryGrowth | None, tokens: TokenRange) -> Array | None:
+    """What the last query of the longest sequence is multiplied with; ``None`` for no growth."""
+    return None if growth is None else growth(jnp.asarray(tokens.high) - 1)
 
 
 def feature_scale(rotary: bool | Rotary | PatchRotary | None) -> float:

@@ -1,5 +1,7 @@
 """What is raised where no bound is known."""
 
+from typing import Any
+
 
 class NoBoundError(ValueError):
     """No bound is known, or none was published, for what was asked; the arguments are otherwise fine.
@@ -18,7 +20,9 @@ class NoBoundError(ValueError):
     """
 
 
-def check_plain_logits(query_key_eps: float | None, soft_cap: float | None) -> None:
+def check_plain_logits(
+    query_key_eps: float | None, soft_cap: float | None, query_growth: Any, num_tokens: int
+) -> None:
     """Refuse attention whose logits are more than scaled products of queries and keys."""
     for name, value, what in (
         ("query_key_eps", query_key_eps, "norms of queries and keys"),
@@ -26,3 +30,8 @@ def check_plain_logits(query_key_eps: float | None, soft_cap: float | None) -> N
     ):
         if value is not None:
             raise NoBoundError(f"{name}: expected None, for no bound is known of {what}, got {value}")
+    if query_growth is not None and num_tokens > query_growth.num_tokens:
+        raise NoBoundError(
+            f"query_growth: expected at most {query_growth.num_tokens} tokens, for no bound is known "
+            f"of queries that grow, got n = {num_tokens}"
+        )

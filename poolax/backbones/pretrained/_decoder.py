@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from poolax.backbones._decoder import Decoder, RotaryEncoder
-from poolax.backbones.pretrained._decoder_configs import TOWERS, read_config
+from poolax.backbones.pretrained._decoder_configs import TOWERS, read_config, read_tower
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
@@ -71,7 +71,7 @@ _OTHER_TOWERS = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
 
 def sources(names, config):
     """Every parameter's tensor."""
-    norms = {"bias": config.use_norm_bias, "from_one": names.norms_from_one}
+    norms = {"bias": config.use_norm_bias, "from_one": _adds_one(names, config)}
     found = {"embeddings/token": Source((f"{names.token}.weight",))}
     if config.use_embedding_norm:
         found |= norm("embeddings/norm", names.embedding_norm, **norms)
@@ -107,7 +107,7 @@ def _block(names, config, ours, theirs):
     if config.use_query_key_norm:
         for part in ("query_norm", "key_norm"):
             name = f"{theirs}.{getattr(names, part)}"
-            found |= norm(f"{attention}/{part}", name, bias=False, from_one=names.norms_from_one)
+            found |= norm(f"{attention}/{part}", name, bias=False, from_one=_adds_one(names, config))
     out = f"{theirs}.{names.out}"
     found |= heads_out(f"{attention}/out", out, num_heads=config.num_heads, bias=config.use_out_bias)
     entering = ("gate", "hidden")
@@ -119,6 +119,11 @@ def _block(names, config, ours, theirs):
         for part in entering:
             found |= dense(f"{ours}/ffn/{part}", f"{theirs}.{getattr(names, part)}", bias=ffn_bias)
     return found | dense(f"{ours}/ffn/out", f"{theirs}.{names.ffn_out}", bias=ffn_bias)
+
+
+def _adds_one(names, config):
+    """Whether scales that are stored less one are whole here, as earlier versions kept them."""
+    return names.norms_from_one and not config.norms_from_one
 
 
 def _architecture(*model_types, names=_LLAMA, backbone=Decoder, heads=("score",)):
@@ -136,6 +141,7 @@ def _architecture(*model_types, names=_LLAMA, backbone=Decoder, heads=("score",)
             *((_OTHER_TOWERS,) if has_towers else ()),
         ),
         read_preprocess=read_text_preprocess,
+        read_tower=read_tower,
     )
 
 

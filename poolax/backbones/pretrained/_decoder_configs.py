@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from poolax.attention import QueryGrowth
 from poolax.backbones._decoder import DecoderConfig
 from poolax.backbones.pretrained._rotary import read_rotary
 from poolax.backbones.pretrained._sources import check_fields, read_count, read_field
@@ -20,8 +21,7 @@ def read_config(raw: _Raw, shapes: Mapping[str, tuple[int, ...]]) -> DecoderConf
     del shapes
     if raw.get("quantization_config") is not None:
         raise ValueError("config: expected weights that are not quantized, got quantization_config")
-    if raw["model_type"] in TOWERS:
-        raw = _text_tower(raw)
+    raw = read_tower(raw) or raw
     causal = raw.get("is_causal", True)
     check_fields({"is_causal": causal}, {"is_causal": (True, False)})
     num_layers = read_count(raw, "num_hidden_layers")
@@ -51,7 +51,10 @@ def read_config(raw: _Raw, shapes: Mapping[str, tuple[int, ...]]) -> DecoderConf
     return DecoderConfig(**fields)
 
 
-def _text_tower(raw):
+def read_tower(raw: _Raw) -> _Raw | None:
+    """The configuration of the text's tower among others; ``None`` for a model of texts alone."""
+    if raw["model_type"] not in TOWERS:
+        return None
     inner = read_field(raw, "text_config")
     default = {"mistral3": "mistral", "gemma3": "gemma3_text"}[raw["model_type"]]
     inner = {"model_type": default, **inner}
@@ -72,8 +75,8 @@ def _ministral3(raw, num_layers):
     fields = _mistral(raw, num_layers)
     rope = raw.get("rope_parameters") or {}
     if rope.get("llama_4_scaling_beta"):
-        # From there on the reference library stretches queries by their positions.
-        fields["max_tokens"] = read_count(rope, "original_max_position_embeddings")
+        original = read_count(rope, "original_max_position_embeddings")
+        fields["query_growth"] = QueryGrowth(rope["llama_4_scaling_beta"], original)
     return fields
 
 
@@ -111,6 +114,7 @@ def _phi3(raw, num_layers):
 def _gemma(raw):
     return {
         "use_out_norms": True,
+        "norms_from_one": True,
         "scale_embeddings": True,
         "logit_scale": (raw.get("query_pre_attn_scalar") or 256) ** -0.5,
         "soft_cap": raw.get("attn_logit_softcapping"),

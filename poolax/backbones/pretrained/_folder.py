@@ -1,8 +1,6 @@
 """Folders in Hugging Face layout, written as they were read."""
 
-import json
 import os
-from typing import Any
 
 import safetensors.numpy
 from etils import epath
@@ -14,7 +12,12 @@ from poolax.backbones._tokens import TextPreprocess
 from poolax.backbones.pretrained._origin import Origin
 from poolax.backbones.pretrained._sentence_writing import write_modules
 from poolax.backbones.pretrained._tensors import SINGLE_FILE
-from poolax.backbones.pretrained._writing import check_has_origin, named_tensors, sources_of_pooler
+from poolax.backbones.pretrained._writing import (
+    check_has_origin,
+    named_tensors,
+    sources_of_pooler,
+    written_config,
+)
 
 
 def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
@@ -45,12 +48,7 @@ def _write_texts(folder, backbone, origin: Origin):
         (folder / name).write_bytes(content.encode("utf-8", errors="surrogateescape"))
     if isinstance(backbone.preprocess, TextPreprocess):
         (folder / "tokenizer.json").write_bytes(backbone.preprocess.tokenizer_json.encode())
-    config: str = origin.fields["config"]
-    if origin.fields["dtype"] is not None:
-        raw: dict[str, Any] = json.loads(config)
-        named = [name for name in ("dtype", "torch_dtype") if name in raw] or ["dtype"]
-        config = json.dumps(raw | dict.fromkeys(named, origin.fields["dtype"]), indent=2)
-    (folder / "config.json").write_bytes(config.encode())
+    (folder / "config.json").write_bytes(written_config(origin).encode())
 
 
 def _write_tensors(path, tensors):

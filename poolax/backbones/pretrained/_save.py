@@ -46,8 +46,9 @@ def save(backbone: Backbone, directory: epath.PathLike, *, format: str = "orbax"
 
     ``format="huggingface"`` writes again what was loaded from a folder in that layout: the tensors of
     the backbone under their names and, unless ``load`` was given another, in their dtypes,
-    configuration and tokenizer as they were, and a pooler as modules of sentence-transformers. Tensors
-    of heads, which no backbone has, are left out. The folder appears whole or not at all.
+    configuration and tokenizer as they were, and a pooler as modules of sentence-transformers. The text
+    tower of a larger model becomes a model of its own. Tensors of heads, which no backbone has, are
+    left out. The folder appears whole or not at all.
 
     Args:
         backbone: The backbone.

@@ -249,6 +249,8 @@ class Architecture:
         read_pooler: From the configuration, as read from JSON, ours, and shapes of the tensors by name
             to the pooler that checkpoints hold and where its parameters come from, below ``pooler/``;
             ``None`` where there is none.
+        read_tower: From the configuration of a model of several towers, as read from JSON, to that of
+            the tower that is read, with which it is written as a model of its own; ``None`` for others.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
         tested: What hidden states are compared with in the tests.
@@ -264,6 +266,7 @@ class Architecture:
     read_pooler: Callable[
         [Mapping[str, Any], Any, Mapping[str, tuple[int, ...]]], tuple[Pooler, Sources] | None
     ] = lambda raw, config, shapes: None
+    read_tower: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda raw: None
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )

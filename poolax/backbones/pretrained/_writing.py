@@ -1,7 +1,6 @@
 """From parameters to tensors by name: the way that :mod:`_fill` takes, backwards."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,16 +32,19 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     """
     known = origin.fields["tensors"]
     shapes = {name: tuple(shape) for name, shape in known.values()}
-    architecture, _, _ = _family_of(origin)
+    architecture, raw, _ = _family_of(origin)
+    is_tower = architecture.read_tower(raw) is not None
     sources = architecture.sources(backbone.config) | (sources_of_pooler(backbone, origin) or {})
     values = _Parameters(backbone.params)
     tensors, covered = {}, {}
     for path, source in sources.items():
-        name = known[path][0]
+        stored = known[path][0]
+        # A tower stands alone without the prefix that tells it from others.
+        name = next(own for own in source.names if stored.endswith(own)) if is_tower else stored
         value = values[path]
         if name not in tensors:
-            tensors[name] = np.zeros(shapes[name], value.dtype)
-            covered[name] = np.zeros(shapes[name], bool)
+            tensors[name] = np.zeros(shapes[stored], value.dtype)
+            covered[name] = np.zeros(shapes[stored], bool)
         moved = _assign(tensors[name], source.convert, value)
         _assign(covered[name], source.convert, True)
         if not moved:
@@ -58,6 +60,19 @@ def sources_of_pooler(backbone: Backbone, origin: Origin) -> Sources | None:
     architecture, raw, shapes = _family_of(origin)
     pooler, sources = architecture.read_pooler(raw, backbone.config, shapes) or (None, {})
     return sources if pooler == backbone.pooler else None
+
+
+def written_config(origin: Origin) -> str:
+    """The text of a configuration for what is written: as it was, or a tower's alone."""
+    architecture, raw, _ = _family_of(origin)
+    tower, dtype = architecture.read_tower(raw), origin.fields["dtype"]
+    if tower is None and dtype is None:
+        return origin.fields["config"]
+    fields = dict(raw if tower is None else tower)
+    if dtype is not None:
+        named = [name for name in ("dtype", "torch_dtype") if name in fields] or ["dtype"]
+        fields |= dict.fromkeys(named, dtype)
+    return json.dumps(fields, indent=2)
 
 
 def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -127,9 +142,9 @@ def check_has_origin(backbone: Backbone) -> Origin:
         raise ValueError(
             f"backbone: expected one that was loaded from a folder in Hugging Face layout, got {kind}"
         )
-    raw: Mapping[str, Any] = json.loads(backbone.origin.fields["config"])
+    architecture, raw, _ = _family_of(backbone.origin)
     towers = [name for name in ("text_config", "vision_config") if raw.get(name)]
-    if len(towers) > 1:
+    if len(towers) > 1 and architecture.read_tower(raw) is None:
         raise ValueError(
             f"backbone: expected one that was loaded as a whole, got {kind}, one tower of a model "
             f"whose configuration has {' and '.join(towers)}"
