@@ -7,7 +7,7 @@ from model_types import MODEL_TYPES, inputs_of, reload, states_of, write_checkpo
 
 from poolax import backbones, bounds
 
-# Another way of writing them is on its way; see what they are refused with.
+# Refused, and tested with the other towers of images.
 TOWERS_OF_IMAGES = ("clip", "siglip", "siglip2")
 # The others differ from these in switches, whose blocks tests of families lower as well.
 REPRESENTATIVES = ("dinov3_vit", "roberta", "gemma2", "modernbert", "moment")
