@@ -25,6 +25,7 @@ from poolax.training._engine.train import HeadGroup, train_groups
 from poolax.training._runs import epoch_batches
 from poolax.training._states.lengths import Lengths, Slots, note_on_lengths, plan_slots, with_max_tokens
 from poolax.training._states.sources import MemorySource
+from poolax.training._states.views import View
 from poolax.training.token_head import TokenHead
 
 RUNS = ((0.01, 0), (0.01, 3))
@@ -81,7 +82,7 @@ def test_every_example_has_a_place_that_is_long_enough(devices, batch_size):
 
 
 def group_of(pooler):
-    return HeadGroup(HeadModule(pooling.from_name(pooler), 3), RUNS, num_prefix=1)
+    return HeadGroup(HeadModule(pooling.from_name(pooler), 3), RUNS, view=View(1))
 
 
 @pytest.mark.parametrize(

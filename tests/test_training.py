@@ -307,6 +307,19 @@ class HalfPool(pooling.Pooler):
         return 0.5 * pooling.average_pool(z, mask)
 
 
+def test_vectors_of_several_widths_are_pooled_in_one_pass(vit):
+    poolers = {"avg": "avg", "both": pooling.ConcatPool(), "max": "max"}
+    data, options = digits().subset(200), {"seeds": 1, "epochs": 1}
+    together = sweep(vit, data, Classification(10), poolers=poolers, **options)
+    states = extract_states(vit, data.inputs).states
+    for row, pooler in zip(together, poolers.values(), strict=True):
+        alone = sweep_states(
+            states, None, data.targets, Classification(10), splits=data.splits,
+            poolers={row["pooler"]: pooler}, **options,
+        )  # fmt: skip
+        assert_close(row["train_loss"], alone[0]["train_loss"], 1e-4)
+
+
 def test_a_pooler_of_ones_own(tmp_path):
     states, mask, targets, splits = toy()
     records = sweep_states(

@@ -25,6 +25,7 @@ from poolax.training._engine.feed import Feed, Protocol
 from poolax.training._engine.train import HeadGroup, Member
 from poolax.training._states.pooled import is_fixed, pool
 from poolax.training._states.sources import MemorySource, PooledSource
+from poolax.training._states.views import WHOLE
 
 _REPEATS = 5
 _STEPS = 60
@@ -70,7 +71,7 @@ def profile(
     source: MemorySource | PooledSource = MemorySource(states, mask)
     pooler, num_groups = modules[poolers[0]], 1
     if is_fixed(pooler, states.shape):
-        vectors = pool(modules, dict.fromkeys(modules, 0), source)
+        vectors = pool(modules, dict.fromkeys(modules, WHOLE), source)
         source = PooledSource(np.stack(list(vectors.values()), axis=1))
         pooler, num_groups = AveragePool(), len(poolers)
     runs = tuple((learning_rate, seed) for seed in range(num_runs))

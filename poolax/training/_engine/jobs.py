@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from poolax.pooling import AveragePool, QueryAttentionPool, parts_of
 from poolax.training._engine.best import Until
@@ -21,7 +21,9 @@ from poolax.training._engine.memory import HeadCost, head_cost, split_runs
 from poolax.training._engine.programs import Tokens, keeps_places
 from poolax.training._engine.train import HeadGroup
 from poolax.training._states.pooled import is_fixed, pool
+from poolax.training._states.sliced import sliced
 from poolax.training._states.sources import PooledSource, TokenSource
+from poolax.training._states.views import View
 from poolax.training.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class JobMaker:
     Attributes:
         task: What the heads predict.
         poolers: Modules by label.
-        prefixes: Real tokens in front that the heads of a pooler do not see.
+        views: What the heads of a pooler see of the source.
         source: Token states.
         targets: Targets of the examples of the source.
         epochs: Passes over the training split.
@@ -72,13 +74,13 @@ class JobMaker:
         limits: What may be used.
         runs: Learning rates and seeds of the whole sweep, finished or not.
         until: When heads stop before the last epoch; ``None`` trains all of them to it.
-        scale: How much the states of the source move, at most, where those that heads are made for move
-            by 1.
+        deviation: Of each entry of the width, what the states were divided by that heads are made for;
+            ``None`` if by nothing.
     """
 
     task: Task
     poolers: Mapping[str, nn.Module]
-    prefixes: Mapping[str, int]
+    views: Mapping[str, View]
     source: TokenSource
     targets: PyTree
     epochs: int
@@ -86,14 +88,14 @@ class JobMaker:
     limits: Limits
     runs: tuple[Run, ...]
     until: Until | None = None
-    scale: float = 1.0
+    deviation: Float[np.ndarray, " d"] | None = None
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
         # Poolers with the same runs left share a pass; after an interruption these may differ.
         for runs in dict.fromkeys(pending.values()):
             labels = [label for label in pending if pending[label] == runs]
-            groups = [self._group(label, runs) for label in labels]
+            groups = [self._group(label, runs, self.views[label]) for label in labels]
             costs = [self._cost(self.source, group) for group in groups]
             for part in self._split(labels, runs, sum(costs[1:], costs[0]), 1):
                 yield Job(
@@ -117,23 +119,26 @@ class JobMaker:
         fixed = {
             label: self.poolers[label]
             for label in pending
-            if is_fixed(self.poolers[label], self.source.shape)
+            if is_fixed(self.poolers[label], self.views[label].shape(self.source.shape))
         }
         yield from self._on_vectors(fixed, pending, pooled)
         for label, runs in pending.items():
             if label not in fixed:
-                group = self._group(label, runs)
-                for part in self._split([label], runs, self._cost(self.source, group), 1):
-                    protocol = self._protocol(self.source)
+                # Of several layers no more than is read is put on the devices.
+                source = sliced(self.source, self.views[label])
+                group = self._group(label, runs, self.views[label].of_tokens)
+                for part in self._split([label], runs, self._cost(source, group), 1):
+                    protocol = self._protocol(source)
                     part_group = dataclasses.replace(group, runs=part)
-                    yield Job(((label,),), (part_group,), self.source, protocol)
+                    yield Job(((label,),), (part_group,), source, protocol)
 
     def _on_vectors(self, fixed, pending, pooled) -> Iterator[Job]:
         """Structures of fixed poolers; pooled vectors leave memory with the last of them."""
         if pooled is None:
-            pooled = pool(fixed, self.prefixes, self.source, self.limits.mapping)
-        for runs in dict.fromkeys(pending[label] for label in fixed):
-            labels = tuple(label for label in fixed if pending[label] == runs)
+            pooled = pool(fixed, self.views, self.source, self.limits.mapping)
+        alike = {label: (pending[label], pooled[label].shape[-1]) for label in fixed}
+        for runs, width in dict.fromkeys(alike.values()):
+            labels = tuple(label for label in fixed if alike[label] == (runs, width))
             # (N, group, *parts, d): an average over one token is the vector itself.
             vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
             group = HeadGroup(
@@ -146,46 +151,51 @@ class JobMaker:
                 protocol = self._protocol(vectors)
                 yield Job((labels,), (dataclasses.replace(group, runs=part),), vectors, protocol)
 
-    def _group(self, label: str, runs: tuple[Run, ...]) -> HeadGroup:
+    def _group(self, label: str, runs: tuple[Run, ...], view: View) -> HeadGroup:
         return HeadGroup(
             head_module(self.poolers[label], self.task.num_outputs),
             runs,
-            num_prefix=self.prefixes[label],
+            view=view,
             lipschitz=self._factors([label]),
         )
 
     def _factors(self, labels: Sequence[str]):
         poolers = [self.poolers[label] for label in labels]
+        views = [self.views[label] for label in labels]
         spread = None
         if any(map(_reads_spread, poolers)):
             if self.source.is_computed:  # whose tokens are not known before
                 return None
-            spread = self._largest_norm
+            spread = max(self._largest_norms[view.columns] for view in views)
         low, high = self.source.token_counts
         factors = head_factors(
             poolers,
             # Tokens that a pooler sees, without those in front of it.
             token_counts=[
-                (max(1, low - self.prefixes[label]), max(1, high - self.prefixes[label]))
-                for label in labels
+                (max(1, low - view.num_prefix), max(1, high - view.num_prefix)) for view in views
             ],
-            dim=self.source.shape[-1],
+            dims=[view.shape(self.source.shape)[-1] for view in views],
             spread=spread,
         )
-        if factors is None or self.scale == 1:
+        if factors is None or self.deviation is None:
             return factors
-        return lambda params: self.scale * factors(params)
+        # How much states move, at most, where those that they are made of move by 1.
+        scales = np.array([[1 / view.take(self.deviation).min()] for view in views])
+        return lambda params: scales * factors(params)
 
     @functools.cached_property
-    def _largest_norm(self) -> float:
-        """Largest norm of a real token; half of the distance of two is never above it."""
-        largest = 0.0
+    def _largest_norms(self) -> dict[tuple, float]:
+        """Largest norm of a real token as it is seen; half of the distance of two is never above it."""
+        views = {view.columns: view for view in self.views.values()}
+        largest = dict.fromkeys(views, 0.0)
         num_examples = self.source.shape[0]
         for start in range(0, num_examples, _NORM_BATCH):
             tokens = self.source.fetch(np.arange(start, min(start + _NORM_BATCH, num_examples)))
-            norms = np.linalg.norm(tokens.states.astype(np.float32), axis=-1)
+            states = tokens.states.astype(np.float32)
             real = True if tokens.mask is None else tokens.mask
-            largest = max(largest, float(np.max(norms, where=real, initial=0.0)))
+            for columns, view in views.items():
+                norms = np.linalg.norm(view.take(states), axis=-1)
+                largest[columns] = max(largest[columns], float(np.max(norms, where=real, initial=0.0)))
         return largest
 
     def _cost(self, source: TokenSource, group: HeadGroup) -> HeadCost:

@@ -20,7 +20,7 @@ def head_factors(
     poolers: Sequence[nn.Module],
     *,
     token_counts: Sequence[tuple[int, int]],
-    dim: int,
+    dims: Sequence[int],
     spread: float | None = None,
 ) -> Callable[[PyTree], np.ndarray] | None:
     """A function from the parameters of heads to their Lipschitz constants.
@@ -31,7 +31,7 @@ def head_factors(
     Args:
         poolers: The pooler of each group.
         token_counts: Fewest and most tokens of a sequence that each pooler sees.
-        dim: Width ``d``.
+        dims: Width of the tokens that each pooler sees.
         spread: Half of the largest distance of two tokens of a sequence, which query attention needs.
 
     Returns:
@@ -40,7 +40,7 @@ def head_factors(
 
     Example:
         >>> from poolax.pooling import AveragePool
-        >>> factors = head_factors([AveragePool()], token_counts=[(4, 9)], dim=2)
+        >>> factors = head_factors([AveragePool()], token_counts=[(4, 9)], dims=[2])
         >>> factors({"output": {"kernel": 3 * jnp.eye(2)[None, None]}}).round(4).tolist()
         [[1.5]]
 
@@ -50,7 +50,7 @@ def head_factors(
     rules = tuple(map(bounds.rules_of, poolers))
     if not all(rules):
         return None
-    compiled = _factors_program((), tuple(poolers), tuple(token_counts), dim, rules)
+    compiled = _factors_program((), tuple(poolers), tuple(token_counts), tuple(dims), rules)
 
     @on_one_thread
     def factors(params):
@@ -60,11 +60,11 @@ def head_factors(
 
 
 @kept_program
-def _factors_program(poolers, token_counts, dim, rules):
+def _factors_program(poolers, token_counts, dims, rules):
     """The constants of heads, which are computed after every epoch."""
     del rules  # which ``bounds.pooler`` looks up; with others it is another program
 
-    def of_pooler(pooler, counts, spread, params):
+    def of_pooler(pooler, counts, dim, spread, params):
         bound = bounds.pooler(
             pooler,
             {"params": params["pooler"]} if "pooler" in params else None,
@@ -78,9 +78,9 @@ def _factors_program(poolers, token_counts, dim, rules):
         with jax.default_matmul_precision("highest"):
             norms = spectral_norm(params["output"]["kernel"])  # of all heads in one program
             rows = []
-            for group, (pooler, counts) in enumerate(zip(poolers, token_counts, strict=True)):
+            for group, sizes in enumerate(zip(poolers, token_counts, dims, strict=True)):
                 own = jax.tree.map(lambda leaf, group=group: leaf[group], params)
-                bound = functools.partial(of_pooler, pooler, counts, spread)
+                bound = functools.partial(of_pooler, *sizes, spread)
                 reads = jax.vmap(bound)(own) if "pooler" in own else bound({})
                 rows.append(reads * norms[group])
             return jnp.stack(rows)

@@ -19,8 +19,8 @@ from poolax.training._engine.best import Until
 from poolax.training._engine.feed import cut_tokens
 from poolax.training._engine.flat import Flat
 from poolax.training._states.lengths import Slots
-from poolax.training._states.prefixes import leave_out
 from poolax.training._states.sources import TokenSource
+from poolax.training._states.views import WHOLE, View
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -38,15 +38,15 @@ class Structure:
 
     Attributes:
         module: Maps token states and their mask to outputs.
-        num_prefix: Real tokens in front that it does not see.
+        view: What it sees of token states.
     """
 
     module: nn.Module
-    num_prefix: int = 0
+    view: View = WHOLE
 
     def apply(self, params: PyTree, batch: Mapping[str, Any]) -> Array:
         """Outputs of one head."""
-        states, mask = leave_out(batch["states"], batch.get("mask"), self.num_prefix)
+        states, mask = self.view.apply(batch["states"], batch.get("mask"))
         return jnp.asarray(self.module.apply({"params": params}, states, mask))
 
     def loss_fn(self, task: Task, slots: Slots | None = None) -> Callable:
@@ -77,8 +77,8 @@ class Structure:
     def init(self, tokens: "Tokens", seed: Int[Array, ""] | int) -> PyTree:
         """Parameters of one head on tokens like these."""
         zeros = jnp.zeros(tokens.shape, tokens.dtype)
-        if not tokens.has_mask:  # with one, those left out stand anywhere, and lengths stay
-            zeros, _ = leave_out(zeros, None, self.num_prefix)
+        # With a mask, tokens that are left out stand anywhere, and lengths stay.
+        zeros = self.view.take(zeros) if tokens.has_mask else self.view.apply(zeros, None)[0]
         params = self.module.init(jax.random.key(seed), zeros)["params"]
         return jax.tree.map(lambda leaf: leaf.astype(zeros.dtype), params)
 

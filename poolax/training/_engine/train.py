@@ -21,6 +21,7 @@ from poolax.training._engine.programs import Structure, Tokens, head_programs, k
 from poolax.training._runs import Batches, Sums
 from poolax.training._states.lengths import Lengths, Slots, plan_slots
 from poolax.training._states.sources import TokenSource
+from poolax.training._states.views import WHOLE, View
 from poolax.training.tasks import Task
 
 # What is kept of heads in training: another number where a state of the one before cannot go on.
@@ -35,7 +36,7 @@ class HeadGroup:
         module: The structure.
         runs: Learning rate and seed of each run.
         num_groups: Heads of each run, each on states of its own.
-        num_prefix: Real tokens in front that the heads do not see.
+        view: What the heads see of token states.
         lipschitz: From parameters with leading axes (group, run) to the Lipschitz constants of these
             heads, shape (group, run); ``None`` where it is not known.
     """
@@ -43,13 +44,13 @@ class HeadGroup:
     module: nn.Module
     runs: tuple[tuple[float, int], ...]
     num_groups: int = 1
-    num_prefix: int = 0
+    view: View = WHOLE
     lipschitz: Callable[[PyTree], np.ndarray] | None = None
 
     @property
     def structure(self) -> Structure:
         """What its programs depend on."""
-        return Structure(self.module, self.num_prefix)
+        return Structure(self.module, self.view)
 
 
 @dataclasses.dataclass(frozen=True)

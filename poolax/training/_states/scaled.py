@@ -1,71 +1,32 @@
 """Token states in units of their own spread, for heads that are trained to the end."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from poolax.training._scaling import Scaling
-from poolax.training._states.features import HostStates
+from poolax.training._states.host import HostStates
 from poolax.training._states.sources import TokenSource
+from poolax.training._states.wrapped import WrappedSource
 
 _BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaledSource:
+class ScaledSource(WrappedSource):
     """Another source's states less a mean, divided by a deviation, for each entry of the width.
 
     Attributes:
-        source: The other source.
         scaling: The mean and the deviation.
     """
 
-    has_groups: ClassVar[bool] = False
-
-    source: TokenSource
     scaling: Scaling
-
-    @property
-    def is_resident(self) -> bool:
-        """Whether all states are in memory."""
-        return self.source.is_resident
-
-    @property
-    def is_computed(self) -> bool:
-        """Whether a backbone makes the states whenever they are read."""
-        return self.source.is_computed
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of all states."""
-        return self.source.shape
 
     @property
     def dtype(self) -> np.dtype:
         """Dtype of the states."""
         return np.dtype(np.float32)
-
-    @property
-    def token_counts(self) -> tuple[int, int]:
-        """Fewest and most real tokens of a sequence."""
-        return self.source.token_counts
-
-    @property
-    def num_prefix(self) -> int:
-        """Number of prefix tokens."""
-        return self.source.num_prefix
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "N *parts n"] | None:
-        """True at real tokens of all examples."""
-        return self.source.mask
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether states are fetched with a mask."""
-        return self.source.has_masks
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, in this order; zeros where tokens are not real."""

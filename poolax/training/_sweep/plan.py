@@ -20,9 +20,11 @@ from poolax.training._engine.jobs import Job, JobMaker
 from poolax.training._engine.keeping import Keeper
 from poolax.training._engine.limits import Limits
 from poolax.training._engine.train import STATE_FORMAT, train_groups
+from poolax.training._scaling import Scaling
 from poolax.training._states.pooled import is_fixed, pool
 from poolax.training._states.scaled import scaled
 from poolax.training._states.sources import TokenSource
+from poolax.training._states.views import View
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.rows import constants_of, row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
@@ -65,11 +67,14 @@ class SweepPlan:
         """Records of all heads, in order."""
         return Records(self.finished[key] for key in self._heads.ids)
 
-    def to_pool(self, shape: tuple[int, ...], *, streams: bool) -> dict[str, nn.Module]:
+    def to_pool(
+        self, shape: tuple[int, ...], views: Mapping[str, View], *, streams: bool
+    ) -> dict[str, nn.Module]:
         """Poolers whose vectors are all that their heads need, so that no token states are kept.
 
         Args:
             shape: Shape of the token states.
+            views: What the heads of a pooler see of them.
             streams: Whether token states are not kept in any case, and heads share what passes.
 
         Returns:
@@ -80,14 +85,15 @@ class SweepPlan:
         solved = {label: pooler for label, pooler in pending.items() if label in self._heads.solved}
         if streams or len(solved) == len(pending):
             return solved
-        return pending if all(is_fixed(pooler, shape) for pooler in pending.values()) else {}
+        fixed = (is_fixed(pooler, views[label].shape(shape)) for label, pooler in pending.items())
+        return pending if all(fixed) else {}
 
     def run(
         self,
         source: TokenSource,
         targets: PyTree,
         splits: Mapping[str, np.ndarray],
-        prefixes: Mapping[str, int],
+        views: Mapping[str, View],
         progress: Progress,
         *,
         about: Mapping[str, Any],
@@ -99,7 +105,7 @@ class SweepPlan:
             source: Token states.
             targets: Targets of the examples of the source.
             splits: Their splits.
-            prefixes: Real tokens in front that the heads of a pooler do not see.
+            views: What the heads of a pooler see of the source.
             progress: As for :func:`sweep`.
             about: What records say beside, on which no head depends.
             pooled: Vectors of the fixed poolers, where they are there already.
@@ -107,23 +113,23 @@ class SweepPlan:
         Raises:
             PreemptedError: if asked to stop.
         """
-        heads, until, scale = self._heads, None, 1.0
+        heads, until, scaling = self._heads, None, None
         solving = [label for label in self.pending() if label in heads.solved]
         if solving:
             fixed = {label: heads.poolers[label] for label in solving}
-            vectors = pooled or pool(fixed, prefixes, source, self._limits.mapping)
+            vectors = pooled or pool(fixed, views, source, self._limits.mapping)
             vectors = {label: vectors[label] for label in solving}
             self._solve(vectors, targets, splits, progress, about)
         pending = self.pending()
         read = source
         if heads.solver is not None and pending:
             read = scaled(source, splits["train"])
-            scale = float(1 / read.scaling.deviation.min())
+            scaling = read.scaling
             until = Until(heads.solver.patience, heads.solver.warmup)
         maker = JobMaker(
             heads.task,
             heads.poolers,
-            prefixes,
+            views,
             read,
             targets,
             heads.epochs,
@@ -131,11 +137,14 @@ class SweepPlan:
             self._limits,
             heads.runs,
             until,
-            scale,
+            None if scaling is None else scaling.deviation,
         )
         streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
         for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
-            self._train(job, targets, splits, progress, about)
+            scalings = {
+                label: scaling and Scaling(*map(views[label].take, scaling)) for label in pending
+            }
+            self._train(job, targets, splits, progress, about, scalings)
 
     def _solve(
         self,
@@ -174,6 +183,7 @@ class SweepPlan:
         splits: Mapping[str, np.ndarray],
         progress: Progress,
         about: Mapping[str, Any],
+        scalings: Mapping[str, Scaling | None],
     ) -> None:
         task, limits = self._heads.task, self._limits
         started = time.perf_counter()
@@ -214,7 +224,7 @@ class SweepPlan:
                     row = row_of(fields, task, heads, place, targets, splits) | common
                     rows[label, run] = row | {**about, **environment()}
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
-                    own = for_raw_states(own, self._heads.poolers[label], job.source)
+                    own = for_raw_states(own, self._heads.poolers[label], scalings[label])
                     self._folder.save(row, own, self._heads.config(label, run))
         self.finished |= rows
         self._folder.write(rows.values())

@@ -37,6 +37,7 @@ from poolax.training._states.sources import (
     memory_source,
 )
 from poolax.training._states.store import open_store
+from poolax.training._states.views import WHOLE, View
 from poolax.training._sweep.identities import Heads, describe, fingerprint_of
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
@@ -213,21 +214,19 @@ def sweep(
     _check_shape(passed.shape, task)
     prepare = backbone.preprocess
     prompt = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
-    prefixes = {
-        label: prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt)
+    views = {
+        label: View(prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt))
         for label, pooler in named.items()
     }
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
-    fixed = plan.to_pool(passed.shape, streams=mode == "stream")
+    fixed = plan.to_pool(passed.shape, views, streams=mode == "stream")
     key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
     if fixed:
         if mode == "disk":
-            pooled = pool_features(
-                fixed, prefixes, passed, progress, directory, key, dtype=feature_dtype
-            )
+            pooled = pool_features(fixed, views, passed, progress, directory, key, dtype=feature_dtype)
         else:
-            pooled = pool_features(fixed, prefixes, passed, progress)
+            pooled = pool_features(fixed, views, passed, progress)
     elif mode == "disk":
         source = open_store(directory, passed, key, dtype=feature_dtype, progress=progress)
     elif mode == "memory":
@@ -243,7 +242,7 @@ def sweep(
         "features_wall_s": round(time.perf_counter() - started, 3),
     }
     targets = jax.tree.map(lambda array: array[used], dataset.targets)
-    plan.run(source, targets, splits, prefixes, progress, about=about, pooled=pooled)
+    plan.run(source, targets, splits, views, progress, about=about, pooled=pooled)
     return plan.records()
 
 
@@ -352,7 +351,7 @@ def sweep_states(
         duplicates = count_copied_rows({part: splits[part] for part in SPLITS}, states, mask)
         about = {"model": name, "duplicates": duplicates}
         source = MemorySource(states, mask)
-        plan.run(source, targets, splits, dict.fromkeys(named, 0), progress, about=about)
+        plan.run(source, targets, splits, dict.fromkeys(named, WHOLE), progress, about=about)
     return plan.records()
 
 
