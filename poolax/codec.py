@@ -48,7 +48,7 @@ _ENTRIES: dict[type, _Entry] = {}
 _ADDED = "added"
 
 
-def added(default: Any) -> Any:
+def added(default: Any, *, repr: bool = True) -> Any:
     """A field that came later to a registered dataclass, left out of plain JSON while at its default.
 
     Identities of runs are digests of plain JSON and texts of configurations: those of before the field
@@ -57,6 +57,7 @@ def added(default: Any) -> Any:
 
     Args:
         default: What the field was, so to say, before there was one.
+        repr: Whether the text has it where it is another.
 
     Returns:
         The field.
@@ -74,7 +75,7 @@ def added(default: Any) -> Any:
         >>> to_plain(Shifted(2.0), of="norm")
         {'name': 'shifted', 'options': {'factor': 2.0}}
     """
-    return dataclasses.field(default=default, metadata={_ADDED: True})
+    return dataclasses.field(default=default, repr=repr, metadata={_ADDED: True})
 
 
 def brief(config: Any) -> str:

@@ -621,7 +621,7 @@ def test_image_preprocessing_beside_the_weights(tmp_path):
         "image_std": [1.0, 2.0, 4.0],
     }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(raw))
-    from poolax.backbones.pretrained._vit import read_preprocess
+    from poolax.backbones.pretrained._image_settings import read_preprocess
 
     prepare = read_preprocess(tmp_path, {}, vit.config)
     assert_close(prepare(np.full((1, 1, 3), 2, np.uint8)), [[[0.9, 0.4, 0.175]]], 1e-6)

@@ -6,6 +6,7 @@ from poolax.backbones._bert import BertConfig as BertConfig
 from poolax.backbones._decoder import Decoder as Decoder
 from poolax.backbones._decoder import DecoderConfig as DecoderConfig
 from poolax.backbones._decoder import RotaryEncoder as RotaryEncoder
+from poolax.backbones._geometry import ImageGeometry as ImageGeometry
 from poolax.backbones._gpt2 import GPT2 as GPT2
 from poolax.backbones._gpt2 import GPT2Config as GPT2Config
 from poolax.backbones._images import ImagePreprocess as ImagePreprocess

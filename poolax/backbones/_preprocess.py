@@ -1,8 +1,10 @@
 """What turns raw inputs into what a backbone takes, and what it says of itself."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
 
 from poolax import codec
 from poolax._inputs import are_integers
@@ -61,6 +63,17 @@ class Preprocess(Protocol):
                 raise ValueError("mask: expected None for texts, whose tokens are counted here")
             return call(raw)
         return call(raw, mask) if self.takes_mask else (call(raw), mask)
+
+    def collect(self, raw: Sequence[Any]) -> Any:
+        """Raw inputs of a list as one array, so that they can be indexed.
+
+        Args:
+            raw: The inputs.
+
+        Returns:
+            The array.
+        """
+        return np.asarray(raw)
 
     def cut_to(self, max_tokens: int) -> Self:
         """The same with so many tokens of a text at most.

@@ -11,7 +11,7 @@ import numpy as np
 from poolax import data
 from poolax._arrays import ARRAY_ERRORS, read_arrays
 from poolax._files import damaged, reading
-from poolax.backbones import Backbone
+from poolax.backbones import Backbone, ImageGeometry
 
 _REMEDY = "restore the file, or name another"
 # What a backbone of each modality reads.
@@ -90,24 +90,25 @@ def _read_texts(path, backbone):
 def _read_images(path, backbone):
     if path.suffix in (".npy", ".npz"):
         return read_array(path)
-    from PIL import ImageOps
-
     from poolax._images import decode_image
 
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     files = [file for file in files if file.suffix.lower() in _IMAGES]
     if not files:
         raise ValueError(f"inputs: expected .npy, .npz, or images ({', '.join(_IMAGES)}), got {path}")
-    size = backbone.config.image_size
-    mode = {1: "L", 3: "RGB"}.get(backbone.config.num_channels)
-    if mode is None:
-        raise ValueError(f"inputs: expected .npy or .npz for {backbone.config.num_channels} channels")
-    images = []
-    for file in files:
-        image = decode_image(_existing(file, "an image").read_bytes(), str(file), _REMEDY)
-        fitted = ImageOps.fit(image.convert(mode), (size, size))
-        images.append(np.asarray(fitted, np.float32).reshape(size, size, -1))
-    return np.stack(images)
+    size, channels = backbone.config.image_size, backbone.config.num_channels
+    if channels not in (1, 3):
+        raise ValueError(f"inputs: expected .npy or .npz for {channels} channels")
+    images = [
+        decode_image(_existing(file, "an image").read_bytes(), str(file), _REMEDY) for file in files
+    ]
+    # As the checkpoint's processor does it, or cut to a square of the size that positions are of.
+    geometry = getattr(backbone.preprocess, "geometry", None)
+    if geometry is None:
+        fitted = ImageGeometry()(images, size=(size, size), channels=channels)
+    else:
+        fitted = geometry(images, channels=channels)
+    return fitted.astype(np.float32)
 
 
 def _read_series(path, backbone):
@@ -163,6 +164,9 @@ def _default_texts(backbone, num_inputs):
 
 def _default_images(backbone, num_inputs):
     size, channels = backbone.config.image_size, backbone.config.num_channels
+    geometry = getattr(backbone.preprocess, "geometry", None)
+    if geometry is not None and geometry.crop is not None:
+        size = min(geometry.crop)
     if (size, channels) == (8, 1):
         digits = data.digits()
         return Inputs(

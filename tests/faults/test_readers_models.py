@@ -112,7 +112,7 @@ def test_files_of_a_model(file, may_pass, number, model, attack):
 
 @times(16)
 def test_preprocessing_of_images(number, tmp_path, attack):
-    from poolax.backbones.pretrained._vit import read_preprocess
+    from poolax.backbones.pretrained._image_settings import read_preprocess
 
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({"do_rescale": True, "rescale_factor": 0.5, "image_mean": [0.5] * 3,

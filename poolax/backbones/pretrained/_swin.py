@@ -3,6 +3,7 @@
 import math
 
 from poolax.backbones._swin import Swin, SwinConfig
+from poolax.backbones.pretrained._image_settings import read_preprocess
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
@@ -15,7 +16,7 @@ from poolax.backbones.pretrained._sources import (
     read_field,
     transposed,
 )
-from poolax.backbones.pretrained._vit import read_preprocess, square_side
+from poolax.backbones.pretrained._vit import square_side
 from poolax.backbones.pretrained._vit_names import patch_kernel
 
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from poolax.backbones._images import ImagePreprocess
 from poolax.backbones._vit import ViT
 from poolax.backbones._vit_config import ViTConfig
+from poolax.backbones.pretrained._image_settings import read_preprocess
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
@@ -19,7 +19,6 @@ from poolax.backbones.pretrained._sources import (
     norm,
     read_count,
     read_field,
-    read_json_object,
 )
 from poolax.backbones.pretrained._vit_names import (
     BEIT,
@@ -230,19 +229,6 @@ def _read_clip_pooler(raw, config, shapes):
     """The norm behind the CLS token; what projects both towers to one space is another model's."""
     del raw, shapes
     return NormPool(FirstPool(), config.norm_eps), norm("pooler/norm", "post_layernorm")
-
-
-def read_preprocess(directory, raw, config):
-    """From ``preprocessor_config.json``; pixel values to -1..1 if there is none."""
-    del raw, config
-    fields = read_json_object(directory / "preprocessor_config.json")
-    if not fields:
-        return ImagePreprocess()
-    scale = fields.get("rescale_factor", 1 / 255) if fields.get("do_rescale", True) else 1.0
-    if not fields.get("do_normalize", True):
-        return ImagePreprocess(scale=scale, mean=0.0, std=1.0)
-    mean, std = read_field(fields, "image_mean"), read_field(fields, "image_std")
-    return ImagePreprocess(scale=scale, mean=tuple(mean), std=tuple(std))
 
 
 # Heads, and what only pretraining has.

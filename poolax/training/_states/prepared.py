@@ -64,7 +64,7 @@ def prepare(
         raise ValueError(f"inputs: expected an array, texts or Inputs, got {inputs!r:.80}")
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one, got none")
-    chosen = np.asarray(inputs) if isinstance(inputs, Sequence) else inputs
+    chosen = backbone.preprocessing.collect(inputs) if isinstance(inputs, Sequence) else inputs
     if indices is not None:
         _check_indices(indices, len(chosen))
         chosen = _Rows(chosen, indices)
