@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from poolax import records as records
     from poolax import reporting as reporting
     from poolax import startup as startup
+    from poolax import statistics as statistics
     from poolax import training as training
 
 __version__ = _version("poolax")
@@ -36,6 +37,7 @@ _PARTS = (
     "records",
     "reporting",
     "startup",
+    "statistics",
     "training",
 )
 

@@ -39,6 +39,8 @@ CONTRACT = {
         sweep sweep_states save_checkpoint restore_checkpoint
         load_head Head.predict Limits
     """,
+    "statistics": "measure resample compare Resampled.interval Resampled.difference holm",
+    "records": "Records.predictions Predictions",
 }
 
 

@@ -75,7 +75,7 @@ def test_what_is_private_to_whom(package, name, is_wrong):
 # What all parts share, poolax._x, is below them.
 FLOORS = (
     ("codec", "records", "startup"),
-    ("pooling", "attention"),
+    ("statistics", "pooling", "attention"),
     ("blocks",),
     ("bounds", "empirical", "backbones"),
     ("measure", "data", "training"),

@@ -26,6 +26,7 @@ MODULES = (
     "data",
     "training",
     "records",
+    "statistics",
     "startup",
     "reporting",
     "quickstart",

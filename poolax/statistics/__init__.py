@@ -1,0 +1,12 @@
+"""Metrics of predictions, and what a difference between two is worth: bootstrap and correction."""
+
+from poolax.statistics._bootstrap import Resampled as Resampled
+from poolax.statistics._bootstrap import compare as compare
+from poolax.statistics._bootstrap import resample as resample
+from poolax.statistics._holm import holm as holm
+from poolax.statistics._intervals import Difference as Difference
+from poolax.statistics._intervals import Interval as Interval
+from poolax.statistics._metrics import METRICS as METRICS
+from poolax.statistics._metrics import Measured as Measured
+from poolax.statistics._metrics import Metric as Metric
+from poolax.statistics._metrics import measure as measure
