@@ -28,6 +28,10 @@ CASES = {
         {"vocab_size": 11, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2},
     ),
     "vit": ("ViTModel", {**IMAGE}),
+    "clip": ("CLIPVisionModel", {**IMAGE}),
+    # A head whose keys have a bias, which is not read.
+    "siglip": ("SiglipVisionModel", {**IMAGE}),
+    "beit": ("BeitModel", {**IMAGE}),
     "swin": ("SwinModel", {**SWIN}),
 }
 
@@ -44,8 +48,12 @@ def tensors_of(folder):
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("poolax")]
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_was_loaded_is_written_bit_for_bit(tmp_path, name):
+def test_what_was_loaded_is_written_bit_for_bit(tmp_path, name, caplog):
     dtype = torch.bfloat16 if name in ("mistral", "gemma") else torch.float32
     make(name, tmp_path / "theirs", dtype=dtype)
     (tmp_path / "theirs" / "vocab.txt").write_bytes(b"caf\xe9\n")
@@ -53,8 +61,12 @@ def test_what_was_loaded_is_written_bit_for_bit(tmp_path, name):
     backbones.save(backbone, tmp_path / "ours", format="huggingface")
 
     theirs, ours = tensors_of(tmp_path / "theirs"), tensors_of(tmp_path / "ours")
-    of_heads = ("classifier.", "lm_head.", "pooler.", "bert.pooler.")
+    of_heads = ("classifier.", "lm_head.", "pooler.dense.", "bert.pooler.")
     assert set(ours) == {part for part in theirs if not part.startswith(of_heads)}
+    left_out = sorted(set(theirs) - set(ours))
+    assert bool(left_out) == (name in ("bert", "bert-classes", "mistral", "vit"))
+    (told,) = warnings_of(caplog) if left_out else ("",)
+    assert ", ".join(left_out[:3]) in told
     for part, tensor in ours.items():
         assert tensor.dtype == theirs[part].dtype
         np.testing.assert_array_equal(tensor.view(np.uint8), theirs[part].view(np.uint8))
@@ -77,6 +89,38 @@ def test_the_reference_loads_it_also_from_an_own_checkpoint_and_cast(tmp_path):
     backbones.save(half, tmp_path / "half", format="huggingface")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     assert transformers.BertModel.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Siglip", "Siglip2"])
+def test_a_tower_of_a_whole_model_becomes_a_model_of_its_own(tmp_path, name, caplog):
+    vision = {part: value for part, value in IMAGE.items() if name != "Siglip2" or part != "image_size"}
+    vision |= {"num_patches": 4} if name == "Siglip2" else {}
+    config = getattr(transformers, f"{name}Config")(text_config=SIZES, vision_config=vision)
+    model = build(getattr(transformers, f"{name}Model"), config)
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_text("of the texts")
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    backbone = backbones.load(tmp_path / "theirs")
+    backbones.save(backbone, tmp_path / "ours", format="huggingface")
+    (told,) = warnings_of(caplog)
+    assert "left out: logit_" in told
+    assert " more" in told
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip
+
+    again = backbones.load(tmp_path / "ours")
+    assert (again.config, again.pooler, again.preprocess) == (
+        backbone.config, backbone.pooler, backbone.preprocess,
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, again.params, backbone.params)
+    reference = getattr(transformers, f"{name}VisionModel")
+    tower, loading = reference.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(loading.values())
+    theirs = model.vision_model.state_dict()
+    assert theirs.keys() == tower.state_dict().keys()
+    for part, tensor in tower.state_dict().items():
+        assert torch.equal(tensor, theirs[part]), part
 
 
 def test_what_cannot_be_written_is_refused_by_name(tmp_path):

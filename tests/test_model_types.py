@@ -7,7 +7,7 @@ from model_types import MODEL_TYPES, inputs_of, reload, states_of, write_checkpo
 
 from poolax import backbones, bounds
 
-# Refused, and tested with the other towers of images.
+# Written as models of their towers, as test_folders tests it.
 TOWERS_OF_IMAGES = ("clip", "siglip", "siglip2")
 # The others differ from these in switches, whose blocks tests of families lower as well.
 REPRESENTATIVES = ("dinov3_vit", "roberta", "gemma2", "modernbert", "moment")

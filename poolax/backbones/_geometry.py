@@ -85,7 +85,7 @@ class ImageGeometry:
         for given in images:
             image = _as_image(given, _MODES[channels])
             if isinstance(size, tuple):
-                image = ImageOps.fit(image, size[::-1], method)
+                image = ImageOps.fit(image, (size[1], size[0]), method)
             else:
                 image = geometry._fit(image, method)
             fitted.append(np.asarray(image, np.uint8).reshape(image.height, image.width, channels))

@@ -1,5 +1,6 @@
 """Folders in Hugging Face layout, written as they were read."""
 
+import logging
 import os
 
 import safetensors.numpy
@@ -17,7 +18,12 @@ from poolax.backbones.pretrained._writing import (
     named_tensors,
     sources_of_pooler,
     written_config,
+    written_files,
 )
+
+_log = logging.getLogger(__name__)
+# Tensors that a message names.
+_NAMED = 3
 
 
 def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
@@ -41,10 +47,18 @@ def save_folder(backbone: Backbone, directory: epath.PathLike) -> None:
                 write_modules(folder, backbone)
 
     once(write, f"{os.fspath(directory)}: the folder")
+    left_out = origin.fields.get("left_out", [])
+    if left_out:
+        names = ", ".join(left_out[:_NAMED])
+        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        place = os.fspath(directory)
+        _log.warning(
+            "%s: tensors that the backbone does not have are left out: %s%s", place, names, more
+        )
 
 
 def _write_texts(folder, backbone, origin: Origin):
-    for name, content in origin.fields["files"].items():
+    for name, content in written_files(backbone, origin).items():
         (folder / name).write_bytes(content.encode("utf-8", errors="surrogateescape"))
     if isinstance(backbone.preprocess, TextPreprocess):
         (folder / "tokenizer.json").write_bytes(backbone.preprocess.tokenizer_json.encode())

@@ -136,7 +136,7 @@ def load(
         preprocess=preprocess,
         name=_name_of(path_or_hub_id),
         pooler=plan.pooler,
-        origin=read_origin(path, resolve_names(plan, tensors), tensors.shapes, dtype),
+        origin=read_origin(path, plan.architecture, resolve_names(plan, tensors), tensors, dtype),
     )
     if pooling is None or pooling.pooler is None:
         return backbone

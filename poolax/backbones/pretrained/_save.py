@@ -46,9 +46,11 @@ def save(backbone: Backbone, directory: epath.PathLike, *, format: str = "orbax"
 
     ``format="huggingface"`` writes again what was loaded from a folder in that layout: the tensors of
     the backbone under their names and, unless ``load`` was given another, in their dtypes,
-    configuration and tokenizer as they were, and a pooler as modules of sentence-transformers. The text
-    tower of a larger model becomes a model of its own. Tensors of heads, which no backbone has, are
-    left out. The folder appears whole or not at all.
+    configuration and tokenizer as they were, a pooler that the family keeps with them, and any other as
+    modules of sentence-transformers. The tower of a larger model becomes a model of its own, such as
+    ``clip_vision_model`` of a whole CLIP. Tensors that the backbone does not have, of heads
+    (``pooler.dense``, ``lm_head``, a classifier) and of other towers, are left out, and a warning in
+    the log names them. The folder appears whole or not at all.
 
     Args:
         backbone: The backbone.

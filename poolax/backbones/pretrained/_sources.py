@@ -251,6 +251,8 @@ class Architecture:
             ``None`` where there is none.
         read_tower: From the configuration of a model of several towers, as read from JSON, to that of
             the tower that is read, with which it is written as a model of its own; ``None`` for others.
+        in_part: Regular expressions of what stands in the names of small tensors of which parameters
+            take a part alone; the whole is kept, to be written again.
         recognizes: Whether a configuration without ``model_type``, with shapes of the tensors by name,
             is of this family.
         tested: What hidden states are compared with in the tests.
@@ -267,6 +269,7 @@ class Architecture:
         [Mapping[str, Any], Any, Mapping[str, tuple[int, ...]]], tuple[Pooler, Sources] | None
     ] = lambda raw, config, shapes: None
     read_tower: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda raw: None
+    in_part: tuple[str, ...] = ()
     recognizes: Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]]], bool] = (
         lambda raw, shapes: False
     )

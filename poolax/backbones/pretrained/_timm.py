@@ -243,6 +243,7 @@ TIMM_VIT = Architecture(
     ignored=(r"head(_dist)?\..*", r"fc_norm\..*", r"pre_logits\..*", r"attn_pool\..*"),
     read_preprocess=read_timm_preprocess,
     read_pooler=read_timm_pooler,
+    in_part=(r"attn_pool\.kv\.bias$",),
     recognizes=_is_timm_vit,
     tested="its Hugging Face form",
 )

@@ -174,6 +174,17 @@ def _tower(raw, defaults):
     return {**defaults, **(given if whole else raw)}
 
 
+def _tower_alone(raw):
+    """The configuration of the vision tower of a whole model, as the reference writes it."""
+    if "vision_config" not in raw and "vision_config_dict" not in raw:
+        return None
+    name = raw["model_type"]
+    dtype = {field: raw[field] for field in ("dtype", "torch_dtype") if field in raw}
+    stem = "CLIP" if name == "clip" else name.capitalize()
+    told = {"model_type": f"{name}_vision_model", "architectures": [f"{stem}VisionModel"]}
+    return {**_tower(raw, {}), **dtype, **told}
+
+
 _SIGLIP_DEFAULTS = {
     **_TOWER_DEFAULTS,
     "patch_size": 16,
@@ -286,6 +297,7 @@ VIT_FAMILIES = (
             ignored=_TEXT_TOWER,
         ),
         read_pooler=_read_clip_pooler,
+        read_tower=_tower_alone,
     ),
     *(
         dataclasses.replace(
@@ -298,6 +310,8 @@ VIT_FAMILIES = (
                 ignored=(r"head\..*", *_TEXT_TOWER),
             ),
             read_pooler=_read_siglip_head,
+            in_part=(r"head\.attention\.in_proj_bias$",),
+            read_tower=_tower_alone,
         )
         for name, read_config in (("siglip", _read_siglip), ("siglip2", _read_siglip2))
     ),

@@ -10,7 +10,7 @@ from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._families import find_architecture
 from poolax.backbones.pretrained._fill import stacked_place
-from poolax.backbones.pretrained._origin import Origin
+from poolax.backbones.pretrained._origin import Origin, whole_tensors
 from poolax.backbones.pretrained._sources import Architecture, Convert, Sources
 
 
@@ -35,7 +35,7 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
     architecture, raw, _ = _family_of(origin)
     is_tower = architecture.read_tower(raw) is not None
     sources = architecture.sources(backbone.config) | (sources_of_pooler(backbone, origin) or {})
-    values = _Parameters(backbone.params)
+    values, whole = _Parameters(backbone.params), whole_tensors(origin)
     tensors, covered = {}, {}
     for path, source in sources.items():
         stored = known[path][0]
@@ -44,7 +44,9 @@ def named_tensors(backbone: Backbone, origin: Origin) -> dict[str, np.ndarray]:
         value = values[path]
         if name not in tensors:
             tensors[name] = np.zeros(shapes[stored], value.dtype)
-            covered[name] = np.zeros(shapes[stored], bool)
+            covered[name] = np.full(shapes[stored], stored in whole)
+            if stored in whole:
+                tensors[name][...] = whole[stored]
         moved = _assign(tensors[name], source.convert, value)
         _assign(covered[name], source.convert, True)
         if not moved:
@@ -73,6 +75,15 @@ def written_config(origin: Origin) -> str:
         named = [name for name in ("dtype", "torch_dtype") if name in fields] or ["dtype"]
         fields |= dict.fromkeys(named, dtype)
     return json.dumps(fields, indent=2)
+
+
+def written_files(backbone: Backbone, origin: Origin) -> dict[str, str]:
+    """Texts beside the configuration by name: of a tower of images, those that are of images."""
+    architecture, raw, _ = _family_of(origin)
+    files: dict[str, str] = origin.fields["files"]
+    if backbone.modality != "vision" or architecture.read_tower(raw) is None:
+        return files
+    return {name: content for name, content in files.items() if name == "preprocessor_config.json"}
 
 
 def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any], dict[str, tuple[int, ...]]]:
