@@ -290,7 +290,7 @@ def test_heads_of_preprocessed_inputs_keep_their_ids(preprocess):
     def heads(said, former):
         return Heads.of(
             training.Classification(2), {"avg": pooling.AveragePool()}, seeds=1, learning_rates=[0.1],
-            epochs=1, batch_size=8, source={"preprocess": said}, former=former, shape=(24, 4, 8),
+            epochs=1, batch_size=8, source={"preprocess": said}, former=former,
         )  # fmt: skip
 
     before = heads(repr(preprocess), {})

@@ -24,7 +24,7 @@ def test_numbers_of_numpy_are_the_numbers_of_python(tmp_path):
         heads = Heads.of(
             training.Classification(number(3)), {"attn": pooling.LatentAttentionPool(number(4))},
             seeds=[number(1)], learning_rates=[real(0.5)], epochs=number(2), batch_size=number(8),
-            source={"size": number(5)}, shape=(24, 4, 8),
+            source={"size": number(5)},
         )  # fmt: skip
         config = backbones.ViTConfig(
             number(8), 4, number(1), width=8, num_layers=1, num_heads=2, mlp_dim=8

@@ -33,6 +33,11 @@ class Scaling(NamedTuple):
         noise = np.finfo(np.float32).eps * np.abs(mean)
         return cls(mean, np.where(deviation > noise, deviation, 1.0))
 
+    @property
+    def largest_factor(self) -> float:
+        """How far these units move at most where the entries themselves move by 1."""
+        return float(1 / self.deviation.min())
+
     def apply(self, vectors: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch d"]:
         """The vectors in these units, with mean 0 and deviation 1 where they come from; float32."""
         return ((np.asarray(vectors, np.float64) - self.mean) / self.deviation).astype(np.float32)

@@ -10,13 +10,16 @@ SOLVERS = ("adam", "converged")
 
 
 @codec.register("solver", "converged")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Converged:
     """Heads that are trained until nothing is to be gained: poolings are compared, not optimisers.
 
     Inputs of a linear head are standardised by the training split. Poolers without parameters get the
     head of least ``mean loss + strength / 2 |kernel|^2``: in closed form for squared errors, by L-BFGS
-    otherwise; the strength is chosen by validation.
+    otherwise; the strength is chosen by validation, or by cross-validation where fewer than 50 examples
+    are for it. Losses that are not convex are descended from several starts, of which the lowest is
+    taken. Where this would take more than is stated, as with the head of a language model, these heads
+    are trained along the schedule of the other poolers, on standardised vectors; records say so.
 
     Other poolers see token states whose entries are standardised over all real tokens of the training
     split. Adam's learning rate rises and then decays along a cosine; the state of the best validation
@@ -28,13 +31,19 @@ class Converged:
         tolerance: What the largest entry of the gradient may be at the end, in units of the mean norm
             of the loss's derivative by outputs of zero.
         max_steps: Most steps of L-BFGS for a strength.
-        refit: Whether the head of the chosen strength is trained on training and validation split.
+        refit: Whether the head of the chosen strength is trained on training and validation split;
+            records then have the validation score by which it was chosen.
         learning_rates: Of poolers with parameters, largest ones of their schedule; choose by
             ``validation``.
         max_epochs: Most passes over the training split of these, along which the schedule runs.
         patience: Epochs after which one of these stops if neither validation score nor loss became
             better.
         warmup: Share of the steps of ``max_epochs`` over which the learning rate rises.
+        num_starts: Of losses that are not convex, for each seed. All strengths are tried from the first
+            one, the chosen strength from the others as well.
+        max_flops: Most operations that solving the heads of a pooler and seed may take, as planned.
+            Two cores do about 1e11 in a second.
+        max_bytes: Most memory that it may take.
 
     Example:
         >>> Converged(strengths=[1e-2, 1e-1], patience=5).strengths
@@ -49,6 +58,11 @@ class Converged:
     max_epochs: int = 100
     patience: int = 10
     warmup: float = 0.02
+    num_starts: int = codec.added(3)
+    max_flops: float = codec.added(2e13)
+    max_bytes: float = codec.added(4e9)
+
+    __repr__ = codec.brief  # type: ignore[assignment]
 
     def __post_init__(self):
         """Refuse numbers out of range."""
@@ -65,6 +79,9 @@ class Converged:
         check_number("tolerance", self.tolerance, above=0.0)
         check_count("max_steps", self.max_steps)
         check_flag("refit", self.refit)
+        check_count("num_starts", self.num_starts)
+        check_number("max_flops", self.max_flops, at_least=0.0)
+        check_number("max_bytes", self.max_bytes, at_least=0.0)
 
 
 def solver_of(solver: str | Converged) -> Converged | None:

@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
 
     def heads_of(folder):
         numbers = {"seeds": 1, "learning_rates": (1e-3,), "epochs": 2, "batch_size": 32}
-        heads = Heads.of(TASK, poolers, **numbers, source=identity, shape=states.shape)
+        heads = Heads.of(TASK, poolers, **numbers, source=identity)
         return SweepPlan(heads, Folder(folder), Limits(), resume=True).finished
 
     assert list(heads_of(out).values()) == list(records)

@@ -1,6 +1,5 @@
 """Strengths of the penalty, chosen by examples that were not trained on."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from poolax.training._convex.descent import descend_path
+from poolax.training._convex.head import SolvedHead, Start
 from poolax.training._convex.path import Path
 from poolax.training._convex.ridge import ridge_path
 from poolax.training._scaling import Scaling
@@ -21,35 +21,6 @@ FEWEST_VALIDATION = 50
 _FOLDS = 5
 _FACTOR = 10.0
 _LOWEST, _HIGHEST = 1e-9, 1e4
-
-
-@dataclasses.dataclass(frozen=True)
-class SolvedHead:
-    """A linear head trained to the end, for raw vectors.
-
-    Attributes:
-        kernel: Shape ``(d, k)``.
-        bias: Shape ``(k,)``.
-        strength: Of the penalty, for inputs in units of their deviation.
-        tried: All strengths that were tried, ascending.
-        tried_scores: The task's metric of each on what they were chosen by.
-        chosen_by: ``"validation"``, or ``"cross-validation"`` where it has too few examples.
-        at_edge: Whether the strength is the least or the greatest that may be tried.
-        gradient: Largest entry of the gradient, in units of that of outputs of zero.
-        num_steps: Steps of L-BFGS; 0 for a closed form.
-        converged: Whether the gradient is within the tolerance.
-    """
-
-    kernel: Float[np.ndarray, "d k"]
-    bias: Float[np.ndarray, " k"]
-    strength: float
-    tried: tuple[float, ...]
-    tried_scores: tuple[float, ...]
-    chosen_by: str
-    at_edge: bool
-    gradient: float
-    num_steps: int
-    converged: bool
 
 
 def solve_head(
@@ -80,7 +51,7 @@ def solve_head(
     train, validation = (np.asarray(splits[name]) for name in ("train", "validation"))
     fit = functools.partial(_fit, vectors, targets, task, solver, seed)
     folds = [(train, validation)]
-    if len(validation) < FEWEST_VALIDATION:
+    if count_folds(len(train), len(validation)) > 1:
         folds = _folds(np.concatenate([train, validation]), targets, seed)
     scores, tried_paths = {}, {}
     pending = sorted(map(float, solver.strengths))
@@ -94,8 +65,15 @@ def solve_head(
     whole = np.concatenate([train, validation]) if solver.refit else train
     if len(folds) > 1 or solver.refit:
         tried_paths = {best: fit(whole, (best,))}
-    scaling, path = tried_paths[best]
+    (scaling, path), starts = tried_paths[best], ()
     place = int(np.flatnonzero(path.strengths == best)[0])
+    if not task.is_convex:
+        others = [fit(whole, (best,), start=number) for number in range(1, solver.num_starts)]
+        found = [(scaling, _only(path, place)), *others]
+        held_out = None if solver.refit else validation
+        starts = _starts(found, held_out, vectors, targets, task)
+        lowest = next(number for number, start in enumerate(starts) if start.is_chosen)
+        (scaling, path), place = found[lowest], 0
     kernel, bias = scaling.fold(path.kernel[place], path.bias[place])
     tried = sorted(scores)
     return SolvedHead(
@@ -106,13 +84,42 @@ def solve_head(
         tuple(scores[strength] for strength in tried),
         "validation" if len(folds) == 1 else "cross-validation",
         best in (tried[0], tried[-1]),
+        starts,
+        solver.refit,
         float(path.gradient[place]),
         int(path.num_steps[place]),
         bool(path.converged[place]),
     )
 
 
-def _fit(vectors, targets, task, solver, seed, examples, strengths) -> tuple[Scaling, Path]:
+def count_folds(num_train: int, num_validation: int) -> int:
+    """Parts of the examples that are held out in turn: 1 where the validation split is enough."""
+    if num_validation >= FEWEST_VALIDATION:
+        return 1
+    return min(_FOLDS, num_train + num_validation)
+
+
+def _starts(found, held_out, vectors, targets, task) -> tuple[Start, ...]:
+    """What heads of one strength have reached; the lowest is chosen."""
+    objectives = [float(path.objective[0]) for _, path in found]
+    scores = [None] * len(found)
+    if held_out is not None:
+        scores = [
+            next(iter(_scores([one], [held_out], vectors, targets, task).values())) for one in found
+        ]
+    lowest = int(np.argmin(np.nan_to_num(objectives, nan=np.inf)))
+    return tuple(
+        Start(objective, score, number == lowest)
+        for number, (objective, score) in enumerate(zip(objectives, scores, strict=True))
+    )
+
+
+def _only(path: Path, place: int) -> Path:
+    """One of several heads."""
+    return Path(*(part[place : place + 1] for part in path))
+
+
+def _fit(vectors, targets, task, solver, seed, examples, strengths, *, start=0) -> tuple[Scaling, Path]:
     """Heads for raw vectors' units, trained on some examples."""
     own = jax.tree.map(lambda array: np.asarray(array)[examples], targets)
     scaling = Scaling.of(vectors[examples])
@@ -127,18 +134,19 @@ def _fit(vectors, targets, task, solver, seed, examples, strengths) -> tuple[Sca
             tolerance=solver.tolerance,
         )
         return scaling, path
-    start = None
+    origin = None
     if not task.is_convex:
         # A random projection keeps angles about as they are.
         shape = (inputs.shape[-1], task.num_outputs)
-        start = np.random.default_rng(seed).normal(size=shape) / np.sqrt(shape[0])
+        rng = np.random.default_rng(seed if start == 0 else (seed, start))
+        origin = rng.normal(size=shape) / np.sqrt(shape[0])
     path = descend_path(
         inputs,
         own,
         task.loss,
         task.num_outputs,
         np.array(strengths),
-        start=start,
+        start=origin,
         tolerance=solver.tolerance,
         max_steps=solver.max_steps,
     )
@@ -163,7 +171,12 @@ def _scores(fitted, held_out, vectors, targets, task: Task) -> dict[float, float
 
 def _best(scores: Mapping[float, float], task: Task) -> float:
     sign = 1 if task.higher_is_better else -1
-    return max(sorted(scores, reverse=True), key=lambda strength: sign * scores[strength])
+
+    def value(strength):
+        # What is no number is better than nothing.
+        return sign * scores[strength] if np.isfinite(scores[strength]) else -np.inf
+
+    return max(sorted(scores, reverse=True), key=value)
 
 
 def _beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:

@@ -72,11 +72,12 @@ def descend_path(
     head = _Head(shared[3], jnp.zeros(num_outputs, jnp.float32))
     found = []
     for strength in strengths.astype(np.float32):
-        head, gradient, num_steps = solve(head, strength, *shared)
-        found.append(jax.device_get((head.kernel, head.bias, gradient, num_steps)))
-    kernel, bias, gradient, num_steps = (np.stack(parts) for parts in zip(*found, strict=True))
+        head, *reached = solve(head, strength, *shared)
+        found.append(jax.device_get((head.kernel, head.bias, *reached)))
+    kernel, bias, *reached = (np.stack(parts) for parts in zip(*found, strict=True))
+    objective, gradient, num_steps = reached
     kernel = np.einsum("de,sek->sdk", axes, kernel.astype(np.float64))
-    return Path(strengths, kernel, bias, gradient, num_steps, gradient <= tolerance)
+    return Path(strengths, kernel, bias, objective, gradient, num_steps, gradient <= tolerance)
 
 
 class _Head(NamedTuple):
@@ -101,7 +102,7 @@ def _program(loss, max_steps):
 
 
 def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin, tolerance):
-    """The head of one strength from that of another, the size of its gradient, and steps taken."""
+    """The head of one strength from that of another, its objective, size of gradient, steps taken."""
 
     def outputs_of(kernel, bias):
         return jnp.einsum("...d,dk->...k", inputs, kernel, precision=_EXACT) + bias
@@ -122,7 +123,8 @@ def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin
 
     head = _Head((head.kernel - origin) / unit_of_row, head.bias)
     head, gradient, step = _minimize(objective, head, size, tolerance, max_steps)
-    return _Head(origin + unit_of_row * head.kernel, head.bias), gradient, step
+    solved = _Head(origin + unit_of_row * head.kernel, head.bias)
+    return solved, objective(head), gradient, step
 
 
 def _minimize(objective, head, size, tolerance, max_steps):

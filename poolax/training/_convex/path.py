@@ -15,6 +15,7 @@ class Path(NamedTuple):
         strengths: Descending, shape ``(strengths,)``.
         kernel: Shape ``(strengths, d, k)``.
         bias: Shape ``(strengths, k)``.
+        objective: Loss and penalty there, shape ``(strengths,)``.
         gradient: Largest entry of the gradient there, in units of that at outputs of zero, shape
             ``(strengths,)``.
         num_steps: Steps taken; 0 for a closed form.
@@ -24,6 +25,7 @@ class Path(NamedTuple):
     strengths: Float[np.ndarray, " strengths"]
     kernel: Float[np.ndarray, "strengths d k"]
     bias: Float[np.ndarray, "strengths k"]
+    objective: Float[np.ndarray, " strengths"]
     gradient: Float[np.ndarray, " strengths"]
     num_steps: Int[np.ndarray, " strengths"]
     converged: Bool[np.ndarray, " strengths"]

@@ -56,13 +56,17 @@ def ridge_path(
         vectors, rotated = c * a.T @ left, left.T @ b
     kernel = np.stack([vectors @ (rotated / (squares + s)[:, None]) for s in strengths])
     bias = mean_t - np.einsum("d,sdk->sk", mean_x, kernel)
-    left_over = np.einsum("nd,sdk->snk", x, kernel) + bias[:, None] - t
-    slopes = c * w[:, None] * left_over
-    gradient = np.abs(np.einsum("nd,snk->sdk", x, slopes) + strengths[:, None, None] * kernel)
+    objective, size = np.zeros(len(strengths)), np.zeros(len(strengths))
     unit = np.linalg.norm(2 / width * w[:, None] * t, axis=1).mean() or 1.0
-    size = np.maximum(gradient.max(axis=(1, 2)), np.abs(slopes.sum(axis=1)).max(axis=1)) / unit
+    for place, strength in enumerate(strengths):  # one after the other: a row of outputs may be long
+        left_over = x @ kernel[place] + bias[place] - t
+        slopes = c * w[:, None] * left_over
+        gradient = np.abs(x.T @ slopes + strength * kernel[place]).max()
+        size[place] = max(gradient, np.abs(slopes.sum(axis=0)).max()) / unit
+        penalty = strength / 2 * np.square(kernel[place]).sum()
+        objective[place] = np.vdot(slopes, left_over) / 2 + penalty
     steps = np.zeros(len(strengths), np.int64)
-    return Path(strengths, kernel, bias, size, steps, size <= tolerance)
+    return Path(strengths, kernel, bias, objective, size, steps, size <= tolerance)
 
 
 def _spectrum(gram):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from poolax.pooling import AveragePool, QueryAttentionPool, parts_of
 from poolax.training._engine.best import Until
@@ -74,8 +74,8 @@ class JobMaker:
         limits: What may be used.
         runs: Learning rates and seeds of the whole sweep, finished or not.
         until: When heads stop before the last epoch; ``None`` trains all of them to it.
-        deviation: Of each entry of the width, what the states were divided by that heads are made for;
-            ``None`` if by nothing.
+        scales: By label, how far what heads read moves, at most, where the states that they are made
+            for move by 1, or the vectors of their poolers.
     """
 
     task: Task
@@ -88,7 +88,7 @@ class JobMaker:
     limits: Limits
     runs: tuple[Run, ...]
     until: Until | None = None
-    deviation: Float[np.ndarray, " d"] | None = None
+    scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
@@ -177,10 +177,9 @@ class JobMaker:
             dims=[view.shape(self.source.shape)[-1] for view in views],
             spread=spread,
         )
-        if factors is None or self.deviation is None:
+        if factors is None or not self.scales:
             return factors
-        # How much states move, at most, where those that they are made of move by 1.
-        scales = np.array([[1 / view.take(self.deviation).min()] for view in views])
+        scales = np.array([[self.scales[label]] for label in labels])
         return lambda params: scales * factors(params)
 
     @functools.cached_property

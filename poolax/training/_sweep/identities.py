@@ -11,7 +11,7 @@ from poolax import codec
 from poolax.backbones import Backbone
 from poolax.records import digest, fingerprint
 from poolax.training._engine.jobs import Run as Training
-from poolax.training._states.pooled import is_fixed
+from poolax.training._sweep.methods import SCHEDULE, Method
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.former import former_identity
 from poolax.training.solver import Converged
@@ -35,7 +35,7 @@ class Heads:
         source: What else makes a head another one, plain JSON.
         former: What earlier programs said of parts of the source, of which ids are digests still.
         solver: How heads are trained to the end; ``None`` for Adam alone.
-        solved: Labels of the poolers whose heads are solved and not trained in steps.
+        methods: How heads of each pooler are trained to the end; nothing without a solver.
     """
 
     task: Task
@@ -46,7 +46,17 @@ class Heads:
     source: Mapping[str, Any]
     former: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     solver: Converged | None = None
-    solved: frozenset[str] = frozenset()
+    methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
+
+    @property
+    def solved(self) -> frozenset[str]:
+        """Labels of the poolers whose heads are solved and not trained in steps."""
+        return frozenset(label for label, how in self.methods.items() if how.name != SCHEDULE)
+
+    @property
+    def on_vectors(self) -> frozenset[str]:
+        """Labels of the poolers whose heads a solver trains on their vectors, in steps or not."""
+        return frozenset(label for label, how in self.methods.items() if how.is_fixed)
 
     @classmethod
     def of(
@@ -60,8 +70,8 @@ class Heads:
         batch_size: int,
         source: Mapping[str, Any],
         former: Mapping[str, Any] | None = None,
-        shape: tuple[int, ...],
         solver: Converged | None = None,
+        methods: Mapping[str, Method] | None = None,
     ) -> Self:
         """All learning rates with all seeds.
 
@@ -74,8 +84,8 @@ class Heads:
             batch_size: Examples a step.
             source: What else makes a head another one, plain JSON.
             former: What earlier programs said of parts of it.
-            shape: Shape of the token states, ``(N, *parts, n, d)``.
             solver: How heads are trained to the end; ``None`` for Adam alone.
+            methods: How by it those of each pooler are.
 
         Raises:
             ValueError: for numbers out of range.
@@ -84,11 +94,16 @@ class Heads:
         if solver is not None:
             learning_rates, epochs = solver.learning_rates, solver.max_epochs
         runs = tuple((rate, seed) for rate in rates_of(learning_rates) for seed in numbers)
-        solved = frozenset()
-        if solver is not None:
-            solved = frozenset(label for label in poolers if is_fixed(poolers[label], shape))
         return cls(
-            task, poolers, runs, epochs, batch_size, dict(source), dict(former or {}), solver, solved
+            task,
+            poolers,
+            runs,
+            epochs,
+            batch_size,
+            dict(source),
+            dict(former or {}),
+            solver,
+            dict(methods or {}),
         )
 
     def runs_of(self, label: str) -> tuple[Run, ...]:

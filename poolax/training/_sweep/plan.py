@@ -29,6 +29,7 @@ from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.rows import constants_of, row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
+from poolax.training.token_head import TokenHead
 
 
 class SweepPlan:
@@ -79,12 +80,14 @@ class SweepPlan:
 
         Returns:
             Those of all heads that are not finished, if none of them has anything to learn; of heads
-            that are solved, and see nothing pass, in any case where nothing is kept.
+            that a solver trains on vectors, in any case where nothing is kept.
         """
         pending = {label: self._heads.poolers[label] for label in self.pending()}
-        solved = {label: pooler for label, pooler in pending.items() if label in self._heads.solved}
-        if streams or len(solved) == len(pending):
-            return solved
+        on_vectors = {
+            label: pooler for label, pooler in pending.items() if label in self._heads.on_vectors
+        }
+        if streams or len(on_vectors) == len(pending):
+            return on_vectors
         fixed = (is_fixed(pooler, views[label].shape(shape)) for label, pooler in pending.items())
         return pending if all(fixed) else {}
 
@@ -113,38 +116,49 @@ class SweepPlan:
         Raises:
             PreemptedError: if asked to stop.
         """
-        heads, until, scaling = self._heads, None, None
-        solving = [label for label in self.pending() if label in heads.solved]
-        if solving:
-            fixed = {label: heads.poolers[label] for label in solving}
+        heads, until = self._heads, None
+        if heads.solver is not None:
+            until = Until(heads.solver.patience, heads.solver.warmup)
+
+        def jobs_of(read, scalings):
+            return JobMaker(
+                heads.task,
+                heads.poolers,
+                views,
+                read,
+                targets,
+                heads.epochs,
+                heads.batch_size,
+                self._limits,
+                heads.runs,
+                until,
+                {label: scaling.largest_factor for label, scaling in scalings.items()},
+            )
+
+        labels = [label for label in self.pending() if label in heads.on_vectors]
+        if labels:
+            fixed = {label: heads.poolers[label] for label in labels}
             vectors = pooled or pool(fixed, views, source, self._limits.mapping)
-            vectors = {label: vectors[label] for label in solving}
-            self._solve(vectors, targets, splits, progress, about)
+            solved = {label: vectors[label] for label in labels if label in heads.solved}
+            self._solve(solved, targets, splits, progress, about)
+            runs = {label: own for label, own in self.pending().items() if label in labels}
+            scalings = {label: Scaling.of(vectors[label][splits["train"]]) for label in runs}
+            inputs = {label: scaling.apply(vectors[label]) for label, scaling in scalings.items()}
+            for job in jobs_of(source, scalings).kept(runs, inputs) if runs else ():
+                self._train(job, targets, splits, progress, about, scalings)
         pending = self.pending()
-        read = source
+        read, scalings = source, {}
         if heads.solver is not None and pending:
             read = scaled(source, splits["train"])
-            scaling = read.scaling
-            until = Until(heads.solver.patience, heads.solver.warmup)
-        maker = JobMaker(
-            heads.task,
-            heads.poolers,
-            views,
-            read,
-            targets,
-            heads.epochs,
-            heads.batch_size,
-            self._limits,
-            heads.runs,
-            until,
-            None if scaling is None else scaling.deviation,
-        )
+            scalings = {label: Scaling(*map(views[label].take, read.scaling)) for label in pending}
         streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
+        maker = jobs_of(read, scalings)
         for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
-            scalings = {
-                label: scaling and Scaling(*map(views[label].take, scaling)) for label in pending
-            }
             self._train(job, targets, splits, progress, about, scalings)
+
+    def _folds(self, label: str) -> bool:
+        """Whether the linear layer of a pooler's heads reads what is brought to units of its spread."""
+        return label in self._heads.on_vectors or isinstance(self._heads.poolers[label], TokenHead)
 
     def _solve(
         self,
@@ -169,6 +183,7 @@ class SweepPlan:
                 heads.fields(label, run), heads.task, head, vectors[label], targets, splits
             )
             wall_s = round(time.perf_counter() - started, 3)
+            row |= heads.methods[label].describe()
             row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
@@ -183,9 +198,19 @@ class SweepPlan:
         splits: Mapping[str, np.ndarray],
         progress: Progress,
         about: Mapping[str, Any],
-        scalings: Mapping[str, Scaling | None],
+        scalings: Mapping[str, Scaling],
     ) -> None:
-        task, limits = self._heads.task, self._limits
+        """Train these heads, and record them.
+
+        Args:
+            job: The heads, and what they see.
+            targets: Targets of all examples.
+            splits: Their splits.
+            progress: As for :func:`sweep`.
+            about: What records say beside.
+            scalings: Of what the heads of a pooler see, where they see it in units of its spread.
+        """
+        task, limits, methods = self._heads.task, self._limits, self._heads.methods
         started = time.perf_counter()
         keys = job.keys()
         description = ", ".join(label for labels in job.labels for label in labels)
@@ -222,9 +247,11 @@ class SweepPlan:
                     place = (index, number)
                     fields = self._heads.fields(label, run)
                     row = row_of(fields, task, heads, place, targets, splits) | common
+                    if label in methods:
+                        row |= methods[label].describe()
                     rows[label, run] = row | {**about, **environment()}
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
-                    own = for_raw_states(own, self._heads.poolers[label], scalings[label])
+                    own = for_raw_states(own, scalings.get(label), folds=self._folds(label))
                     self._folder.save(row, own, self._heads.config(label, run))
         self.finished |= rows
         self._folder.write(rows.values())

@@ -1,5 +1,6 @@
 """Records of trained heads."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from poolax.records import packed
-from poolax.training._convex.choose import SolvedHead
+from poolax.training._convex.head import SolvedHead
 from poolax.training._engine.train import TrainedHeads
 from poolax.training.tasks import Task
 
@@ -120,7 +121,8 @@ def solved_row(
     return {
         **fields,
         "train": metrics["train"][task.metric],
-        "validation": metrics["validation"][task.metric],
+        # A split that was trained on says nothing.
+        "validation": head.score_tried if head.refitted else metrics["validation"][task.metric],
         "test": metrics["test"][task.metric],
         "test_metrics": metrics["test"],
         **_written(kept),
@@ -131,6 +133,8 @@ def solved_row(
         "at_edge": head.at_edge,
         "gradient": head.gradient,
         "num_steps": head.num_steps,
+        "refitted": head.refitted,
+        **({"starts": [dataclasses.asdict(start) for start in head.starts]} if head.starts else {}),
         "converged": head.converged,
         "diverged": not all(np.isfinite(value) for value in metrics["test"].values()),
         **constants_of(task, targets, splits),

@@ -39,6 +39,7 @@ from poolax.training._states.sources import (
 from poolax.training._states.store import open_store
 from poolax.training._states.views import WHOLE, View
 from poolax.training._sweep.identities import Heads, describe, fingerprint_of
+from poolax.training._sweep.methods import methods_of
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
@@ -194,6 +195,15 @@ def sweep(
         "features": "stream" if mode == "stream" else "kept",
         "feature_dtype": feature_dtype if mode == "disk" else "float32",
     }
+    prepare = backbone.preprocess
+    prompt = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
+    views = {
+        label: View(prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt))
+        for label, pooler in named.items()
+    }
+    trained_by = solver_of(solver)
+    shapes = {label: view.shape(passed.shape) for label, view in views.items()}
+    methods = methods_of(named, task, dataset.targets, dataset.splits, shapes, trained_by)
     heads = Heads.of(
         task,
         named,
@@ -203,8 +213,8 @@ def sweep(
         batch_size=batch_size,
         source=identity,
         former=former_preprocess(backbone.preprocess, preprocess),
-        shape=passed.shape,
-        solver=solver_of(solver),
+        solver=trained_by,
+        methods=methods,
     )
     plan = SweepPlan(heads, Folder(out), limits, resume=resume)
     if name is not None:
@@ -212,12 +222,6 @@ def sweep(
     if not plan.pending():
         return plan.records()
     _check_shape(passed.shape, task)
-    prepare = backbone.preprocess
-    prompt = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
-    views = {
-        label: View(prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt))
-        for label, pooler in named.items()
-    }
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
     fixed = plan.to_pool(passed.shape, views, streams=mode == "stream")
@@ -333,6 +337,9 @@ def sweep_states(
     check_splits(splits, len(states))
     check_targets_of_splits(task, targets, splits)
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
+    trained_by = solver_of(solver)
+    shapes = dict.fromkeys(named, states.shape)
+    methods = methods_of(named, task, targets, splits, shapes, trained_by)
     heads = Heads.of(
         task,
         named,
@@ -341,8 +348,8 @@ def sweep_states(
         epochs=epochs,
         batch_size=batch_size,
         source=identity,
-        shape=states.shape,
-        solver=solver_of(solver),
+        solver=trained_by,
+        methods=methods,
     )
     plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume)
     if name is not None:
