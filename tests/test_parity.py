@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from parity import (
     assert_layers,
     build,
@@ -222,3 +223,40 @@ def test_half_precision_files_and_targets(tmp_path):
     )
     difference = np.abs(np.asarray(half(ids).states - expected(ids).states, np.float32))
     assert 0 < difference.max() < 0.2
+
+
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "GPT2", "Llama"])
+def test_holes_of_a_mask(name, tmp_path):
+    """Tokens in the middle that are not real, which no other sees."""
+    fields = {"GPT2": GPT2, "Llama": DECODER}.get(name, BERT | {"pad_token_id": 1})
+    model = reference(name, fields)
+    backbone = backbones.load(save(model, tmp_path))
+    ids = np.random.default_rng(0).integers(2, 50, (3, NUM_TOKENS))
+    mask = np.ones((3, NUM_TOKENS), bool)
+    mask[0, 3:5], mask[1, [2, 4, 9]] = False, False
+    ids[~mask] = 1
+    expected = run(model, input_ids=ids, attention_mask=mask.astype(int)).last_hidden_state.numpy()
+    found = np.asarray(backbone(np.where(mask, ids, 10**6), mask).states)
+    np.testing.assert_allclose(found[mask], expected[mask], atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "T5"])
+def test_shared_tensors_that_a_writer_left_out(name, tmp_path):
+    """Of the embeddings and the output that share memory the file has one, whose name comes first."""
+    from safetensors.torch import save_model
+
+    sizes = {"vocab_size": 50, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 24}
+    fields = {"Llama": DECODER | {"tie_word_embeddings": True}, "GPT2": GPT2, "T5": sizes}[name]
+    heads = {"Llama": "ForCausalLM", "GPT2": "LMHeadModel", "T5": "ForConditionalGeneration"}
+    model = reference(name, fields, part=heads[name])
+    expected = backbones.load(save(model, tmp_path))
+    kept = {"Llama": "lm_head.weight", "GPT2": "lm_head.weight", "T5": "decoder.embed_tokens.weight"}
+    (tmp_path / "model.safetensors").unlink()
+    save_model(model, str(tmp_path / "model.safetensors"))
+    with safetensors.safe_open(tmp_path / "model.safetensors", "numpy") as file:
+        assert kept[name] in file.keys()  # noqa: SIM118  not a mapping
+        assert not {"model.embed_tokens.weight", "transformer.wte.weight", "shared.weight"} & set(
+            file.keys()
+        )
+    found = backbones.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

@@ -30,6 +30,8 @@ SIGLIP2 = {name: value for name, value in VIT.items() if name != "image_size"} |
 CASES = {
     "vit": ("ViT", VIT, [(12, 20), (9, 5)]),
     "vit-left-over-pixels": ("ViT", VIT | {"image_size": 18}, [(18, 18)]),
+    "vit-one-pixel": ("ViT", VIT | {"image_size": 4, "patch_size": 1}, [(1, 1), (1, 3)]),
+    "dinov3-one-pixel": ("DINOv3ViT", VIT | {"image_size": 1, "patch_size": 1}, [(1, 1)]),
     "deit": ("DeiT", VIT | SWITCHES, [(16, 16), (9, 21)]),
     "mae": ("ViTMAE", VIT | SWITCHES | {"mask_ratio": 0.0}, [(8, 20)]),
     "msn": ("ViTMSN", VIT | SWITCHES, [(20, 8)]),

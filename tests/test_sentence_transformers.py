@@ -64,7 +64,11 @@ def test_folders_of_old_versions(tmp_path, make):
     assert [type(part).__name__ for part in backbone.pooler.poolers] == [
         "FirstPool", "MaxPool", "AveragePool", "SqrtPool", "PositionPool", "LastPool",
     ]  # fmt: skip
-    for options in ({}, {"prompt_name": "query"}, {"prompt": "Ask"}, {"prompt": ""}):
+    longer = (
+        {"prompt": "a b c d "},
+        {"prompt": "a b c d a b c d "},
+    )  # than most texts, and than the limit
+    for options in ({}, {"prompt_name": "query"}, {"prompt": "Ask"}, {"prompt": ""}, *longer):
         expected = reference.encode(list(TEXTS), **options)
         assert_same(training.embed(backbone, list(TEXTS), **options), expected)
     ids, mask = backbone.preprocess(TEXTS, prompt="Ask", max_tokens=5)

@@ -61,6 +61,30 @@ def test_switches(name, tmp_path):
     _assert_ledger(there, embeddings[0])
 
 
+def test_patches_in_holes_of_a_mask_are_not_seen():
+    vit = scrambled(backbones.ViT.init(backbones.ViTConfig(**SIZES), jax.random.key(0)))
+    x = np.random.default_rng(0).normal(size=(1, 8, 12, 3)).astype(np.float32)
+    mask = np.array([True, True, False, True, True, False, True])  # CLS, then two rows of patches
+    other = x.copy()
+    other[:, :4, 4:8], other[:, 4:, 4:8] = 9.0, -9.0
+    states, changed = (np.asarray(vit(images, mask).states)[0, mask] for images in (x, other))
+    assert_close(changed, states, 1e-6)
+    assert np.abs(np.asarray(vit(x).states)[0, mask] - states).max() > 1e-3
+
+
+def test_an_image_of_one_pixel():
+    sizes = SIZES | {"patch_size": 1, "image_size": 1}
+    vit = scrambled(backbones.ViT.init(backbones.ViTConfig(**sizes), jax.random.key(0)))
+    prepare = backbones.ImagePreprocess()
+    one = prepare([np.full((1, 1, 3), 200, np.uint8)])
+    assert vit(one).states.shape == (1, 2, 8)
+    # A row of three has one position, thrice.
+    row = prepare(np.array([[[[200] * 3, [200] * 3, [200] * 3]]], np.uint8))
+    states = vit(row).states[0]
+    assert_close(states[1], states[2], 1e-6)
+    assert_close(states[1], states[3], 1e-6)
+
+
 def _assert_ledger(vit, x):
     """Measured at one input, below the tight bound and the sharp one on its domain."""
     states = jax.jit(lambda x: vit.encode(vit.params, x[None]).states[0])

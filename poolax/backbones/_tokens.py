@@ -200,14 +200,15 @@ class TextPreprocess(Preprocess):
             prompt_name: As for a call.
 
         Returns:
-            The number of tokens of the prompt alone, with the special ones in front; 0 without a
-            prompt, or where it is pooled.
+            The number of tokens of the prompt alone, with the special ones in front and, of a prompt
+            longer than ``max_tokens``, what is left of it; 0 without a prompt, or where it is pooled.
         """
         before = self.prompt_of(prompt, prompt_name)
         if self.include_prompt or not before:
             return 0
-        _, mask = dataclasses.replace(self, suffix=(), default_prompt=None, pad_to=None)([before])
-        return int(mask.sum())
+        # Cut with the room that the tokens behind a text need, which are pooled whatever the prompt.
+        _, mask = dataclasses.replace(self, default_prompt=None, pad_to=None)([before])
+        return int(mask.sum()) - len(self.suffix)
 
     def _ids(self, field) -> list[int]:
         ids = [(token, self.tokenizer.token_to_id(token)) for token in getattr(self, field)]

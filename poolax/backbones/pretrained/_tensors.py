@@ -25,6 +25,8 @@ class TensorFiles(Mapping[str, np.ndarray]):
     """Tensors of one or several safetensors files; each access reads one tensor.
 
     A file is opened for one tensor at a time: an open one keeps every page that was read in memory.
+    Of tensors that share memory safetensors writes one, and the names of the others in the file's
+    metadata: they have that tensor here.
 
     Attributes:
         shapes: Shape of each tensor by name, known without reading any.
@@ -33,6 +35,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
 
     def __init__(self, paths: list[pathlib.Path]):
         self._files: dict[str, pathlib.Path] = {}
+        self._written: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.folder = paths[0].parent
         for path in paths:
@@ -40,12 +43,16 @@ class TensorFiles(Mapping[str, np.ndarray]):
                 for name in file.keys():  # noqa: SIM118  not a mapping
                     self._files[name] = path
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
+                for name, written in (file.metadata() or {}).items():
+                    if self._files.get(written) == path and name not in self._files:
+                        self._files[name], self._written[name] = path, written
+                        self.shapes[name] = self.shapes[written]
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read a tensor."""
         path = self._files[name]
         with _reading(path), _open(path) as file:
-            return file.get_tensor(name)
+            return file.get_tensor(self._written.get(name, name))
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a tensor of a name, told without reading it."""
