@@ -51,6 +51,7 @@ class HeadRecord(MadeWith):
     solver: NotRequired[dict[str, Any]]
     strength: NotRequired[float]
     strengths_tried: NotRequired[list[float]]
+    learning_rates_tried: NotRequired[list[float]]
     scores_tried: NotRequired[list[float]]
     chosen_by: NotRequired[str]
     at_edge: NotRequired[bool]

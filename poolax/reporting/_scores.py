@@ -139,7 +139,9 @@ def _summary(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
         scores = [sign * row["validation"] for row in by_rate[rate] if not row["diverged"]]
         return float(np.mean(scores)) if scores else -np.inf
 
-    rate = max(by_rate, key=validation)
+    # Of those that were tried with one seed alone others have been chosen.
+    most = max(map(len, by_rate.values()))
+    rate = max((rate for rate, own in by_rate.items() if len(own) == most), key=validation)
     chosen = by_rate[rate]
     scores = [row["test"] for row in chosen if not row["diverged"]]
     first = chosen[0]

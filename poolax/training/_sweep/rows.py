@@ -48,12 +48,15 @@ def row_of(
     stopped, num_epochs = {}, validation.size
     if heads.best is not None:
         num_epochs = int(heads.best.num_epochs[place])
+        validation = validation[:num_epochs]
+        improves = still_improves(
+            validation, len(splits["validation"]), higher_is_better=task.higher_is_better
+        )
         stopped = {
             "epochs_trained": num_epochs,
             "best_epoch": int(heads.best.epoch[place]),
-            "converged": bool(heads.best.stopped[place]) or not still_improves(validation),
+            "converged": bool(heads.best.stopped[place]) or not improves,
         }
-        validation = validation[:num_epochs]
 
     def curve(values):
         return values[place][:num_epochs].tolist()
@@ -78,18 +81,29 @@ def row_of(
     }
 
 
-def still_improves(scores: np.ndarray) -> bool:
-    """Whether the last tenth of a curve moved on from the tenth before it by more than its noise.
+def still_improves(scores: np.ndarray, num_examples: int, *, higher_is_better: bool) -> bool:
+    """Whether the last tenth of a curve is better than the tenth before it by more than its noise.
 
-    Noise is the standard deviation within the last tenth.
+    Noise is the standard deviation within the last tenth, and no less than what four examples make up
+    of a mean.
+
+    Args:
+        scores: Validation score after each epoch.
+        num_examples: Examples of the validation split.
+        higher_is_better: Whether it grows.
 
     Example:
-        >>> still_improves(np.linspace(0, 1, 40)), still_improves(np.tile([0.5, 0.6], 20))
-        (True, False)
+        >>> still_improves(np.linspace(0, 1, 40), 500, higher_is_better=True)
+        True
+        >>> still_improves(np.tile([0.5, 0.6], 20), 500, higher_is_better=True)
+        False
     """
     tenth = max(2, len(scores) // 10)
     before, last = scores[-2 * tenth : -tenth], scores[-tenth:]
-    return before.size > 0 and bool(abs(last.mean() - before.mean()) > last.std())
+    if before.size == 0:
+        return False
+    gain = (last.mean() - before.mean()) * (1 if higher_is_better else -1)
+    return bool(gain > max(last.std(), 4 / num_examples * abs(last.mean())))
 
 
 def solved_row(
