@@ -26,7 +26,8 @@ from poolax.training._states.scaled import scaled
 from poolax.training._states.sources import TokenSource
 from poolax.training._states.views import View
 from poolax.training._sweep.identities import Heads
-from poolax.training._sweep.rows import constants_of, row_of, solved_row
+from poolax.training._sweep.kept import constants_of
+from poolax.training._sweep.rows import row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
 from poolax.training.token_head import TokenHead
@@ -183,6 +184,7 @@ class SweepPlan:
             raise ValueError("solver: expected one that solves heads, got None")
         pending = self.pending()
         keys = [(label, run) for label in vectors for run in pending[label]]
+        constants = constants_of(heads.task, targets, splits)
         for number, (label, run) in enumerate(keys):
             started = time.perf_counter()
             if agreed(self._limits.should_stop())[0]:
@@ -193,7 +195,7 @@ class SweepPlan:
             )
             wall_s = round(time.perf_counter() - started, 3)
             row |= heads.methods[label].describe()
-            row |= {"wall_s": wall_s, **about, **environment()}
+            row |= {**constants, "wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
             self.finished[label, run] = row

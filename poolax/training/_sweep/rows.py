@@ -5,14 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from poolax.records import packed
 from poolax.training._convex.head import SolvedHead
 from poolax.training._engine.train import TrainedHeads
+from poolax.training._sweep.kept import kept_of, rows_of, written
 from poolax.training.tasks import Task
 
 
@@ -35,6 +34,11 @@ def row_of(
         splits: Their splits.
     """
     diverged_step = int(heads.diverged_step[place])
+    metrics = {"validation": heads.validation_metrics, "test": heads.test_metrics}
+    metrics = {
+        name: {part: float(value[place]) for part, value in own.items()}
+        for name, own in metrics.items()
+    }
     kept = {
         name: kept_of(
             task,
@@ -63,10 +67,9 @@ def row_of(
 
     return {
         **fields,
-        "validation": float(heads.validation_metrics[task.metric][place]),
-        "test": float(heads.test_metrics[task.metric][place]),
-        "test_metrics": {name: float(value[place]) for name, value in heads.test_metrics.items()},
-        **_written(kept),
+        "validation": metrics["validation"][task.metric],
+        "test": metrics["test"][task.metric],
+        **written(task, metrics, kept),
         "train_loss": curve(heads.train_loss),
         "gradient_norm": curve(heads.gradient_norm),
         "validation_loss": curve(heads.validation_loss),
@@ -130,16 +133,15 @@ def solved_row(
         outputs = jnp.asarray(vectors[splits[name]], jnp.float32) @ head.kernel + head.bias
         scores = np.asarray(task.score(outputs, own))
         metrics[name] = task.metrics(scores, own)
-        if name != "train":
+        # A split that was trained on says nothing.
+        if name == "test" or (name == "validation" and not head.refitted):
             kept[name] = kept_of(task, scores, task.answer(outputs, own), own)
     return {
         **fields,
         "train": metrics["train"][task.metric],
-        # A split that was trained on says nothing.
         "validation": head.score_tried if head.refitted else metrics["validation"][task.metric],
         "test": metrics["test"][task.metric],
-        "test_metrics": metrics["test"],
-        **_written(kept),
+        **written(task, metrics, kept),
         "strength": head.strength,
         "strengths_tried": list(head.tried),
         "scores_tried": list(head.tried_scores),
@@ -151,49 +153,7 @@ def solved_row(
         **({"starts": [dataclasses.asdict(start) for start in head.starts]} if head.starts else {}),
         "converged": head.converged,
         "diverged": not all(np.isfinite(value) for value in metrics["test"].values()),
-        **constants_of(task, targets, splits),
     }
-
-
-def rows_of(targets: PyTree, examples: Int[np.ndarray, " N"]) -> PyTree:
-    """Targets of some examples, on the host."""
-    return jax.tree.map(lambda array: np.asarray(array)[examples], targets)
-
-
-def kept_of(
-    task: Task, scores: np.ndarray, answers: Mapping[str, Any], targets: PyTree
-) -> dict[str, np.ndarray]:
-    """What is kept of each example of a split: see :class:`poolax.records.Predictions`.
-
-    Args:
-        task: Loss and score.
-        scores: What metrics are made of.
-        answers: What :meth:`Task.answer` gives.
-        targets: Targets of these examples.
-    """
-    kept = {name: np.asarray(array) for name, array in answers.items()}
-    single = task.single_targets(targets)
-    if single is not None:
-        kept["target"] = np.asarray(single)
-    return {"score": np.asarray(task.example_scores(np.asarray(scores), targets)), **kept}
-
-
-def _written(kept: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """What records say of single examples."""
-    # Scores of test examples are numbers that people read.
-    test = {name: array for name, array in kept["test"].items() if name != "score"}
-    return {
-        "test_scores": [float(f"{score:.6g}") for score in kept["test"]["score"]],
-        "predictions": {"validation": packed(kept["validation"]), "test": packed(test)},
-    }
-
-
-def constants_of(
-    task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
-) -> dict[str, float]:
-    """Test scores of the best constant prediction of the training split, and of the test split."""
-    train, test = (rows_of(targets, splits[name]) for name in ("train", "test"))
-    return {"baseline": task.baseline(train, test), "best_constant": task.baseline(test, test)}
 
 
 def steps_to_share(
