@@ -42,6 +42,7 @@ class _Entry:
     version: int
     options: tuple[str, ...]
     upgrade: Upgrade | None
+    formerly: str | None
 
 
 _ENTRIES: dict[type, _Entry] = {}
@@ -107,6 +108,7 @@ def register(
     version: int = 1,
     options: tuple[str, ...] | None = None,
     upgrade: Upgrade | None = None,
+    formerly: str | None = None,
 ) -> Callable[[_Class], _Class]:
     """Register a dataclass or Linen module; a decorator.
 
@@ -118,6 +120,8 @@ def register(
         options: Names of the attributes that are kept; ``None`` for all. The others have to stand at
             their defaults.
         upgrade: Maps a version below this one and the options of then to the options of now.
+        formerly: A name that it was written under and that another class has by now: plain JSON of that
+            name with options of this class alone is read as this class.
 
     Returns:
         What registers a class and gives it back.
@@ -158,7 +162,7 @@ def register(
                 raise ValueError(f"cls: expected a new class, got {cls.__name__}, {entry.name!r}")
             del _ENTRIES[other]
         kept = _attributes(cls) if options is None else options
-        _ENTRIES[cls] = _Entry(cls, of, name, aliases, version, kept, upgrade)
+        _ENTRIES[cls] = _Entry(cls, of, name, aliases, version, kept, upgrade, formerly)
         return cls
 
     return add
@@ -294,7 +298,14 @@ def _entry_of(plain, of, name):
         check_choice("name", plain["name"], known)
     if not isinstance(plain["options"], Mapping):
         raise ValueError(f"{name}: expected a mapping of options, got {plain['options']!r}")
-    return _ENTRIES[(classes | known)[plain["name"]]]
+    entry = _ENTRIES[(classes | known)[plain["name"]]]
+    others = [
+        former for former in _ENTRIES.values() if (former.type, former.formerly) == (kind, entry.name)
+    ]
+    written = set(plain["options"])
+    if written <= set(entry.options):
+        return entry
+    return next((former for former in others if written <= set(former.options)), entry)
 
 
 def _make(entry, options, version, name):

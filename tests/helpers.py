@@ -19,10 +19,21 @@ POOLERS = {
     "map": pooling.QueryAttentionPool(num_queries=2, num_heads=2),
     "hybrid": pooling.HybridPool(),
 }
-# Those of sentence encoders.
+# Those of probes on frozen models, and by entry.
+PROBES = {
+    "l2": pooling.L2Pool(),
+    "lse": pooling.LogSumExpPool(temperature=0.5),
+    "ep": pooling.EfficientProbingPool(num_queries=2),
+    "abmil": pooling.GatedAttentionPool(hidden_dim=3),
+    "multimax": pooling.MultiMaxPool(),
+    "rolling": pooling.RollingPool(window=3),
+    "position": pooling.PositionAttentionPool(num_heads=2),
+}
+# Those of sentence encoders, and around others.
 FURTHER_POOLERS = {
     "sqrt": pooling.SqrtPool(),
-    "position": pooling.PositionPool(start=2),
+    "weightedmean": pooling.PositionPool(start=2),
+    "multimax-narrow": pooling.MultiMaxPool(num_heads=3),
     "skip": pooling.SkipPool(pooling.WeightedAveragePool(max_tokens=12), 2),
     "projected": pooling.ProjectedPool(pooling.MaxPool(), 4, "tanh"),
     "norm": pooling.NormPool(pooling.SkipPool(pooling.AveragePool(), 1), eps=1e-2),

@@ -9,6 +9,7 @@ import numpy as np
 from parity import reference, save, torch
 from safetensors.numpy import save_file
 from test_moment import RAW, state_dict
+from test_parity_eva import eva_names
 from test_parity_texts import DECODER, DISTILBERT, ENCODER, GEMMA, MODERN, ROBERTA, T5, VISION, YARN
 from test_parity_timm import timm_names
 from test_parity_vision import DINOV2, SIGLIP2, VIT, images, run_on_images
@@ -21,7 +22,9 @@ SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "nu
 MINISTRAL = DECODER | {"head_dim": 6, "rope_parameters": YARN, "max_position_embeddings": 56}
 TEXT = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 BEIT = VIT | {"use_relative_position_bias": True, "layer_norm_eps": 1e-6}
+DINOV3 = VIT | {"num_register_tokens": 2, "query_bias": False, "value_bias": False}
 TIMM_CASES = {
+    "timm_eva": ("DINOv3ViT", DINOV3, "vit_small_patch16_dinov3", "avg"),
     "timm_vit": ("ViT", VIT | {"layer_norm_eps": 1e-6}, "vit_tiny_patch4_16", "token"),
     "timm_beit": ("Beit", BEIT, "beit_base_patch4_16", "avg"),
 }
@@ -122,6 +125,8 @@ def _of_others(model_type, folder):
     hub = folder.with_name(f"{folder.name}-hub")
     backbone = backbones.load(save(reference(name, fields), hub))
     tensors = timm_names(backbone)
+    if model_type == "timm_eva":
+        tensors = eva_names(tensors)
     if model_type == "timm_beit":
         for key in [key for key in tensors if key.endswith("attn.qkv.bias")]:
             stem = key.removesuffix("qkv.bias")
@@ -130,6 +135,7 @@ def _of_others(model_type, folder):
         for key, table in backbone.params["encoder"]["relative_bias"].items():
             tensors[f"blocks.{key[-1]}.attn.relative_position_bias_table"] = np.asarray(table)
     config = {"model_type": model_type, "architecture": architecture, "global_pool": pool}
+    config["pretrained_cfg"] = {"input_size": [3, 16, 16]}
     return tensors, config | {"model_args": {"num_heads": 4}}
 
 

@@ -3,19 +3,21 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from helpers import FURTHER_POOLERS, POOLERS, random_variables
+from helpers import FURTHER_POOLERS, POOLERS, PROBES, random_variables
 
 from poolax import bounds, pooling
 from poolax.bounds import TokenRange
 
 DIM = 4
+ALL = POOLERS | PROBES | FURTHER_POOLERS
 
 
-@pytest.mark.parametrize("name", POOLERS | FURTHER_POOLERS)
+@pytest.mark.parametrize("name", ALL)
 def test_measured_is_within_the_bound(name, x64):
     """Over masks of every size, holes included: l2, l1 and coefficients; fixed poolers attain l2."""
-    pooler = (POOLERS | FURTHER_POOLERS)[name]
+    pooler = ALL[name]
     variables = random_variables(pooler, jax.random.key(0), jnp.zeros((12, DIM)))
     rng = np.random.default_rng(0)
 
@@ -40,10 +42,59 @@ def test_measured_is_within_the_bound(name, x64):
         assert measured.max() <= tight.l2 <= sharp.l2 * (1 + 1e-12)
         assert moved.max() <= tight.l1 <= sharp.l1 * (1 + 1e-12)
         assert tight.linf is None or tight.linf <= tight.l2 * (1 + 1e-12)
-        if name in ("first", "last", "avg", "sum", "max", "sqrt", "position") or (
+        if name in ("first", "last", "avg", "sum", "max", "sqrt", "weightedmean", "l2") or (
             count == 12 and name.startswith("wavg")
         ):
             np.testing.assert_allclose(measured.max(), sharp.l2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in PROBES else pytest.mark.slow) for name in ALL]
+)
+def test_searched_inputs_and_parameters_stay_below(name, x64):
+    """Ascends tokens, a direction of the output and, for half of the starts, parameters together."""
+    pooler, num_tokens, scales = ALL[name], 5, (0.3, 1.0, 3.0)
+
+    def start(key, scale):
+        of_tokens, of_params, of_direction = jax.random.split(key, 3)
+        z = jax.random.normal(of_tokens, (num_tokens, DIM))
+        drawn = random_variables(pooler, of_params, jnp.zeros((12, DIM)))
+        variables = jax.tree.map(lambda leaf: scale * leaf, drawn)
+        width = jax.eval_shape(pooler.apply, variables, z).shape[-1]
+        return z, variables, jax.random.normal(of_direction, (width,))
+
+    def ratio(point, of_l1):
+        z, variables, direction = point
+        z = z / jnp.maximum(1, jnp.linalg.norm(z, axis=-1, keepdims=True))  # on the unit ball
+        along = direction / jnp.linalg.norm(direction)
+        pulled = jax.vjp(lambda z: pooler.apply(variables, z), z)[1](along)[0]
+        rows = jnp.sqrt(jnp.sum(jnp.square(pulled), axis=-1) + 1e-300)
+        sizes = {"num_tokens": num_tokens, "dim": DIM, "spread": 1.0, "method": "tight"}
+        bound = bounds.pooler(pooler, variables, **sizes)
+        # What changes of one length in each row, or of one length in all, can move along the direction.
+        return jnp.where(of_l1, jnp.sum(rows) / bound.l1, jnp.linalg.norm(rows) / bound.l2)
+
+    optimizer = optax.adam(0.05)
+
+    @jax.jit
+    @jax.vmap
+    def search(key, scale, moves, of_l1):
+        def step(carry, _):
+            point, state = carry
+            value, (of_z, of_variables, of_direction) = jax.value_and_grad(ratio)(point, of_l1)
+            of_variables = jax.tree.map(lambda leaf: moves * leaf, of_variables)
+            descent = jax.tree.map(jnp.negative, (of_z, of_variables, of_direction))
+            updates, state = optimizer.update(descent, state)
+            return (optax.apply_updates(point, updates), state), value
+
+        point = start(key, scale)
+        return jnp.max(jax.lax.scan(step, (point, optimizer.init(point)), length=120)[1])
+
+    cases = np.array(list(itertools.product(scales, (0.0, 1.0), (False, True), range(3))))
+    keys = jax.random.split(jax.random.key(0), len(cases))
+    found = search(keys, cases[:, 0], cases[:, 1], cases[:, 2].astype(bool))
+    assert np.isfinite(found).all()
+    assert 0.5 < found.max() <= 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])

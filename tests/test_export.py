@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from families import ALL_FAMILIES, STACKABLE, TEXT_FAMILIES, inputs
-from helpers import KINDS, POOLERS
+from helpers import KINDS, POOLERS, PROBES
 
 from poolax import attention, blocks, bounds, empirical
 from poolax.attention import Rotary
@@ -39,6 +39,17 @@ def bound_call(kind, pooler, method):
         return found.lipschitz, found.gamma(0.1, 1.0).upper
 
     return jax.value_and_grad(lambda *a: bound(*a)[0]), (variables, jnp.array(6), jnp.array(1.0))
+
+
+def reads_call(pooler):
+    variables = pooler.init(KEY, X)
+
+    def bound(variables, num_tokens, spread):
+        sizes = {"num_tokens": num_tokens, "dim": 8, "spread": spread, "method": "tight"}
+        reads = bounds.pooler(pooler, variables, **sizes)
+        return reads.l2 + reads.l1
+
+    return jax.value_and_grad(bound), (variables, jnp.array(6), jnp.array(1.0))
 
 
 def local_call(kind):
@@ -110,7 +121,7 @@ def backbone_call(name):
 
 
 CALLS = {
-    **{f"pooler-{name}": lambda p=p: pooler_call(p) for name, p in POOLERS.items()},
+    **{f"pooler-{name}": lambda p=p: pooler_call(p) for name, p in (POOLERS | PROBES).items()},
     **{f"attention-{name}": lambda k=k: attention_call(k) for name, k in KINDS.items()},
     **{
         f"bound-{kind}-{name}": lambda k=KINDS[kind], n=name: bound_call(k, POOLERS[n], "sharp")
@@ -120,6 +131,7 @@ CALLS = {
     **{
         f"tight-{name}": lambda p=p: bound_call(KINDS["dot"], p, "tight") for name, p in POOLERS.items()
     },
+    **{f"reads-{name}": lambda p=p: reads_call(p) for name, p in PROBES.items()},
     **{f"local-{name}": lambda k=k: local_call(k) for name, k in KINDS.items()},
     **{
         f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
@@ -134,7 +146,7 @@ CALLS = {
         f"expressivity-{name}": lambda n=name: distances_call(n)
         for name in ("ball", "gaussian", "adversarial")
     },
-    **{f"head-{name}": lambda p=p: head_call(p) for name, p in POOLERS.items()},
+    **{f"head-{name}": lambda p=p: head_call(p) for name, p in (POOLERS | PROBES).items()},
     **{f"backbone-{name}": lambda n=name: backbone_call(n) for name in ALL_FAMILIES},
 }
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import ALL_FAMILIES, STACKABLE, inputs
-from helpers import KINDS, POOLERS, assert_close
+from helpers import KINDS, POOLERS, PROBES, assert_close
 
 from poolax import attention, blocks
 from poolax.attention import DynamicScaling, Rotary
@@ -58,14 +58,15 @@ def assert_runs(exported, apply, variables, sizes, masked=True):
         assert_close(exported.call(variables, *arguments), apply(variables, *arguments))
 
 
-@pytest.mark.parametrize("name", POOLERS)
+@pytest.mark.parametrize("name", POOLERS | PROBES)
 def test_poolers_and_heads(name):
-    module = HeadModule(POOLERS[name], 3)
+    pooler = (POOLERS | PROBES)[name]
+    module = HeadModule(pooler, 3)
     variables = module.init(KEY, jnp.ones((2, 6, DIM)))
     learned = variables["params"].get("pooler", {})
 
     def apply(variables, z, mask=None):
-        pooled = POOLERS[name].apply({"params": learned}, z, mask)
+        pooled = pooler.apply({"params": learned}, z, mask)
         return jnp.concatenate([module.apply(variables, z, mask), pooled], axis=-1)
 
     limit = (f"n <= {MOST}",) if name.startswith("wavg") else ()

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import POOLERS, assert_close, pad, random_variables
+from helpers import POOLERS, PROBES, assert_close, pad, random_variables
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ from poolax import blocks, pooling
 from poolax.pooling._attentive import _is_folding_cheaper
 
 DIM = 8
+POOLERS = POOLERS | PROBES
 every_pooler = pytest.mark.parametrize("name", POOLERS)
 
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from heads import TASK, toy
 from scipy import special, stats
+from sklearn import metrics as reference
 
 from poolax.records import Predictions, Records, packed, unpacked
 from poolax.training import (
     Classification,
+    Converged,
     Forecasting,
     Inpainting,
     NextToken,
+    Regression,
     Segmentation,
     SentenceCompletion,
     SentenceSimilarity,
@@ -26,7 +29,7 @@ from poolax.training import (
 STATES, MASK, TARGETS, SPLITS = toy(150)
 
 
-@pytest.mark.parametrize("solver", ["adam", "converged"])
+@pytest.mark.parametrize("solver", ["adam", Converged(learning_rates=(0.01,), max_epochs=3)])
 def test_predictions_are_those_of_the_saved_heads(solver, tmp_path):
     options = {"splits": SPLITS, "poolers": ["avg", "wavg"], "seeds": 1, "epochs": 2, "solver": solver}
     records = sweep_states(STATES, MASK, TARGETS, TASK, **options, out=tmp_path)
@@ -52,6 +55,103 @@ def test_predictions_are_those_of_the_saved_heads(solver, tmp_path):
     # A second call takes over what is there, predictions included.
     taken = sweep_states(STATES, MASK, TARGETS, TASK, **options, out=tmp_path)
     assert json.dumps(taken[0]["predictions"]) == json.dumps(records[0]["predictions"])
+
+
+@pytest.mark.parametrize("solver", ["adam", "converged"])
+def test_records_hold_all_metrics_of_both_splits_and_of_the_majority_class(solver):
+    [row] = sweep_states(
+        STATES, MASK, TARGETS, TASK, splits=SPLITS, poolers=["avg"], seeds=1, epochs=2, solver=solver
+    )
+    train = TARGETS[SPLITS["train"]]
+    frequent = np.bincount(train).argmax()
+    assert row["num_examples"] == {"train": 90, "validation": 30, "test": 30}
+    for split in ("validation", "test"):
+        [found] = Records([row]).predictions(split)
+        values = row[f"{split}_metrics"]
+        expected = expected_metrics(found.target, found.prediction)
+        assert {name: values[name] for name in expected} == pytest.approx(expected)
+        assert values["accuracy"] == row[split]
+        probability = np.exp(found["log_probability"].astype(float))
+        areas = [reference.roc_auc_score(found.target == c, probability[:, c]) for c in range(3)]
+        assert values["auroc"] == pytest.approx(np.mean(areas))
+        assert 0 < values["calibration_error"] < 1
+        baseline = dict(row["baselines"][split]["majority class"])
+        constant = expected_metrics(found.target, np.full(30, frequent))
+        del constant["mcc"]  # which is not defined
+        assert baseline.pop("auroc") == 0.5
+        share = np.mean(train == frequent)
+        calibration = abs(share - constant["accuracy"])
+        assert baseline.pop("calibration_error") == pytest.approx(calibration, abs=1e-3)
+        assert baseline == pytest.approx(constant)
+    assert row["baseline"] == row["baselines"]["test"]["majority class"]["accuracy"]
+    assert row["undefined_metrics"] == {}
+    assert not row["is_constant"]
+
+
+def expected_metrics(target, prediction):
+    return {
+        "accuracy": reference.accuracy_score(target, prediction),
+        "balanced_accuracy": reference.balanced_accuracy_score(target, prediction),
+        "macro_f1": reference.f1_score(target, prediction, average="macro", zero_division=0),
+        "mcc": reference.matthews_corrcoef(target, prediction),
+    }
+
+
+def test_a_head_that_sees_nothing_is_the_majority_class():
+    labels = np.minimum(TARGETS, 1)
+    [row] = sweep_states(
+        np.zeros_like(STATES), MASK, labels, Classification(2), splits=SPLITS, poolers=["avg"],
+        solver="converged",
+    )  # fmt: skip
+    assert row["is_constant"]
+    assert row["test"] == pytest.approx(row["baseline"])
+    why = "targets or predictions are the same for every example"
+    assert row["undefined_metrics"] == {"validation": {"mcc": why}, "test": {"mcc": why}}
+    assert "mcc" not in row["test_metrics"]
+    assert row["test_metrics"]["auroc"] == 0.5
+    assert row["test_metrics"]["f1_of_1"] == pytest.approx(
+        reference.f1_score(labels[SPLITS["test"]], np.ones(30))
+    )
+    # Of a test split of one class little is defined.
+    order = np.argsort(labels, kind="stable")
+    splits = {"train": order[30:120], "validation": order[120:], "test": order[:30]}
+    [row] = sweep_states(
+        STATES, MASK, labels, Classification(2), splits=splits, poolers=["avg"], solver="converged"
+    )
+    assert set(row["undefined_metrics"]["test"]) >= {"auroc", "balanced_accuracy"}
+
+
+def test_constants_of_numbers_and_grids():
+    values = np.array([[1.0, np.nan], [3.0, 4.0], [np.nan, np.nan]], np.float32)
+    mean = Inpainting(2).constants(values, values[:2])["training mean"]
+    np.testing.assert_allclose(mean.scores, [[1, 1, 1], [1, 1, 2]])  # means 2 and 4
+    np.testing.assert_allclose(mean.answers["absolute_error"], [1, 0.5])
+
+    series = {"values": values[:2], "shift": np.array([1.0, 3.0]), "scale": np.ones(2)}
+    found = Forecasting(2).constants(series, series)
+    assert list(found) == ["training mean", "mean of each window"]
+    np.testing.assert_allclose(found["mean of each window"].scores, [[0, 0, 1], [1, 1, 2]])
+
+    grid = np.array([[[0, 1], [2, 255]], [[0, 1], [1, 0]], [[0, 2], [1, 0]]])
+    cells = Segmentation(3, output_grid=2).constants(grid, grid[:1])["majority class of each cell"]
+    np.testing.assert_array_equal(cells.scores[0], [[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+
+    scores = np.array([0.0, 1.0, 0.5])
+    similar = SentenceSimilarity().constants(scores, scores[:2])["training mean"]
+    np.testing.assert_array_equal(similar.answers["prediction"], [0.5, 0.5])
+
+
+def test_a_split_that_was_trained_on_has_no_predictions():
+    values = STATES.mean(axis=(1, 2), keepdims=True)[..., 0]
+    records = sweep_states(
+        STATES, MASK, values, Regression(), splits=SPLITS, poolers=["avg"],
+        solver=Converged(refit=True),
+    )  # fmt: skip
+    assert "validation_metrics" not in records[0]
+    assert records[0]["test_metrics"]["pearson"] > 0
+    assert len(records.predictions()[0].prediction) == 30
+    with pytest.raises(ValueError, match="it was trained on the validation split as well"):
+        records.predictions("validation")
 
 
 def test_records_of_before_say_that_none_were_kept():

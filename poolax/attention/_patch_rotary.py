@@ -13,19 +13,22 @@ from poolax._numerics import accumulation_dtype, with_leading_axes
 
 
 @codec.register("rotary", "patches")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class PatchRotary:
     """Rotary positions of a grid of patches: pairs of features turn with the row or the column.
 
     The middles of the patches stand between -1 and 1 on each axis, whatever the size of the image.
     Feature ``j`` of a head is paired with ``j + d_h / 2`` and turns by ``2 pi y theta^(-4j / d_h)``
-    for ``j < d_h / 4``, and the next quarter by the column ``x`` with the same frequencies. The first
-    tokens, which stand for no part of the image, do not turn.
+    for ``j < d_h / 4``, and the next quarter by the column ``x`` with the same frequencies. With
+    ``counted_to = s`` row ``k`` of ``m`` stands at ``y = k s / m`` and turns by ``y theta^(-4j / d_h)``
+    instead, as in EVA-02. The first tokens, which stand for no part of the image, do not turn.
 
     Attributes:
         theta: Base of the geometric frequencies, positive.
         num_prefix: Number of tokens in front of the patches.
         grid: Rows and columns of patches, row by row; ``None`` for a square.
+        counted_to: Patches are counted from 0, of any grid as if it had so many rows and columns;
+            ``None`` for places between -1 and 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,13 +37,16 @@ class PatchRotary:
         [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0]]
 
     Reference:
-        Siméoni et al., "DINOv3" (2025); Heo et al., "Rotary Position Embedding for Vision
-        Transformer" (ECCV 2024).
+        Siméoni et al., "DINOv3" (2025); Fang et al., "EVA-02" (2023); Heo et al., "Rotary Position
+        Embedding for Vision Transformer" (ECCV 2024).
     """
 
     theta: float = 100.0
     num_prefix: int = 1
     grid: tuple[int, int] | None = None
+    counted_to: int | None = codec.added(None)
+
+    __repr__ = codec.brief  # type: ignore[assignment]
 
     def __post_init__(self):
         """Refuse a base that is not positive, and counts that are none."""
@@ -48,6 +54,8 @@ class PatchRotary:
         check_count("num_prefix", self.num_prefix, at_least=0)
         for side in self.grid or ():
             check_count("grid", side)
+        if self.counted_to is not None:
+            check_count("counted_to", self.counted_to)
 
     @property
     def feature_scale(self) -> float:
@@ -77,8 +85,8 @@ class PatchRotary:
         if head_dim % 4:
             raise ValueError(f"x: expected d_h to be a multiple of 4, got {head_dim}")
         rows, columns = self._grid_of(num_tokens)
-        frequencies = 2 * math.pi * self.theta ** (-4 * np.arange(head_dim // 4) / head_dim)
-        axes = [2 * (np.arange(side) + 0.5) / max(side, 1) - 1 for side in (rows, columns)]
+        frequencies = self.theta ** (-4 * np.arange(head_dim // 4) / head_dim)
+        axes = [self._places(side) for side in (rows, columns)]
         places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2, 1)
         angles = (places * frequencies).reshape(rows * columns, 1, head_dim // 2)
         angles = np.concatenate([np.zeros((num_tokens - len(angles), *angles.shape[1:])), angles])
@@ -89,6 +97,12 @@ class PatchRotary:
         left, right = jnp.split(x.astype(dtype), 2, axis=-1)
         turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
         return turned.astype(x.dtype)
+
+    def _places(self, side):
+        counted = np.arange(side) / max(side, 1)
+        if self.counted_to is not None:
+            return counted * self.counted_to
+        return 2 * math.pi * (2 * counted + 1 / max(side, 1) - 1)
 
     def _grid_of(self, num_tokens):
         num_patches = max(num_tokens - self.num_prefix, 0)

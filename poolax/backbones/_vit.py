@@ -78,7 +78,7 @@ class ViT(BlockBackbone):
     """Vision Transformer: Pre-LN blocks on patches, with learned or rotary positions.
 
     One class for the families that differ by switches: ViT, DeiT, MAE, MSN, BEiT, DINOv2 and DINOv3,
-    the vision towers of CLIP and SigLIP.
+    EVA and EVA-02, the vision towers of CLIP and SigLIP.
 
     Inputs are preprocessed images, ``(*batch, height, width, num_channels)``, of any size from one
     patch on; what is left over at right and bottom is not seen. Tokens in front are CLS, if there is
@@ -132,7 +132,9 @@ class ViT(BlockBackbone):
         config = self.config
         rotary = None
         if config.rotary_theta is not None:
-            rotary = PatchRotary(config.rotary_theta, config.num_prefix, self.grid)
+            rotary = PatchRotary(
+                config.rotary_theta, config.num_prefix, self.grid, counted_to=config.rotary_grid
+            )
         attention = MultiHeadAttention(
             config.num_heads,
             rotary=rotary,

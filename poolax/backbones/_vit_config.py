@@ -48,6 +48,8 @@ class ViTConfig:
         use_out_bias: Bias on the output projection of the attention.
         use_mlp_bias: Biases on the feed-forward layers.
         rotary_theta: Base of rotary positions of the patches; ``None`` for none.
+        rotary_grid: Rows and columns as which those of any grid are counted for rotary positions;
+            ``None`` for places between -1 and 1.
         use_relative_bias: In each block a bias of the logits by the offset between patches; needs a CLS
             token and no registers.
         use_shared_relative_bias: One that all blocks have in common, the same way.
@@ -77,6 +79,7 @@ class ViTConfig:
     use_out_bias: bool = codec.added(True)
     use_mlp_bias: bool = codec.added(True)
     rotary_theta: float | None = codec.added(None)
+    rotary_grid: int | None = codec.added(None)
     use_relative_bias: bool = codec.added(False)
     use_shared_relative_bias: bool = codec.added(False)
 

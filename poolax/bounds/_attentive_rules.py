@@ -70,11 +70,7 @@ def _half_diameter(rows):
 
 def query_rule(pooler, variables, *, num_tokens, dim, spread, method):
     """Slices of the output, each an average with a softmax of a linear function of the tokens."""
-    if spread is None:
-        raise ValueError(
-            "spread: expected half of the largest distance between pooled tokens for "
-            "QueryAttentionPool, got None"
-        )
+    spread = spread_of(pooler, spread)
     params, tight = parameters_of(pooler, variables), method == "tight"
     if pooler.full:
         head = params["head"]
@@ -105,22 +101,71 @@ def _query_head(head, num_tokens, spread, *, eps, slope, tight):
     return PoolerBound(l2=factor * heads.l2, l1=factor * heads.l1, linf=None)
 
 
-@functools.partial(jax.jit, static_argnames="tight")
 def _query_slices(params, num_tokens, spread, *, tight):
     query, key, value = (params[name] for name in ("query", "key", "value"))
     # Slice (q, h) weighs tokens by softmax(Z g), g = W_K^h q_h / sqrt(d_h).
     direction = jnp.einsum("dhk,qhk->qhd", key, query) / math.sqrt(query.shape[-1])  # (Q, H, d)
-    slope = safe_norm(direction, axis=-1) * jnp.where(jnp.asarray(num_tokens.high) > 1, spread, 0)
-    value_norm = spectral_norm(jnp.moveaxis(value, 0, -2))  # of (Q, H, d, d_v): (Q, H)
+    return slices_bound(direction, jnp.moveaxis(value, 0, -2), num_tokens, spread, tight=tight)
+
+
+@functools.partial(jax.jit, static_argnames="tight")
+def slices_bound(directions, values, num_tokens, spread, *, tight, position_slope=0.0):
+    """Bound of slices that average tokens with the softmax of their products with a direction.
+
+    Args:
+        directions: The gradient ``g`` of each slice's logits, shape ``(*slices, d)``.
+        values: What each slice is projected by, shape ``(*slices, d, d_v)``.
+        num_tokens: Numbers of tokens.
+        spread: Half of the largest distance between tokens.
+        tight: Whether to count how much attention a token can have.
+        position_slope: What each position adds to logits, of each slice.
+    """
+    slope = safe_norm(directions, axis=-1) * apart(num_tokens, spread)
+    value_norm = spectral_norm(values)
     mixing = jnp.hypot(1.0, slope)
     total = mixing
     if tight:
-        # No token has more attention than this where logits differ by at most 2 slope.
-        share = 1 / (1 + (jnp.asarray(num_tokens.low) - 1) * jnp.exp(-2 * slope))
-        total = kappa(slope, share)
+        total = kappa(slope, largest_share(fewest_of(num_tokens), 2 * slope, position_slope))
     l2, l1 = safe_norm(value_norm * total), safe_norm(value_norm * mixing)
     # Coefficients of several slices do not add up to fixed coefficients of the tokens.
     return PoolerBound(l2=l2, l1=l1, linf=l2 if slope.size == 1 else None)
+
+
+def spread_of(pooler, spread):
+    """The spread that a pooler's bound needs."""
+    if spread is None:
+        raise ValueError(
+            "spread: expected half of the largest distance between pooled tokens for "
+            f"{type(pooler).__name__}, got None"
+        )
+    return spread
+
+
+def apart(num_tokens, spread):
+    """The spread of as many tokens: none of a single one."""
+    return jnp.where(jnp.asarray(num_tokens.high) > 1, spread, 0)
+
+
+def largest_share(num_tokens, logit_range, position_slope=0.0):
+    """The most attention that one of ``num_tokens`` has where logits differ by at most ``logit_range``.
+
+    Beside what positions add to them, which changes by ``position_slope`` from token to token: the
+    others of the best-placed token then count ``x + ... + x^(n-1)``, ``x = exp(-|slope|)``.
+    """
+    others = jnp.asarray(num_tokens, float) - 1
+    fall = jnp.abs(jnp.asarray(position_slope, float))
+    steep = fall > jnp.finfo(fall.dtype).tiny
+    safe = jnp.where(steep, fall, 1)
+    counted = jnp.exp(-safe) * jnp.expm1(-others * safe) / jnp.expm1(-safe)
+    return 1 / (1 + jnp.where(steep, counted, others) * jnp.exp(-logit_range))
+
+
+def most_of(num_tokens):
+    """The largest number of tokens; more than there are numbers for are infinitely many."""
+    most = num_tokens.high
+    if is_concrete(most) and jnp.ndim(most) == 0:
+        return math.inf if float(most) > float(jnp.finfo(jnp.result_type(float)).max) else most
+    return most
 
 
 def fewest_of(num_tokens):

@@ -1,11 +1,10 @@
 """The bound of each pooler, by its class: one table for built-in poolers and users' own.
 
-Theory, chapter 6; tight 8.10 and 8.15.
+Theory, chapter 6; tight 8.1, 8.10 and 8.15.
 """
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,23 +15,45 @@ from poolax._activations import activation_from_name
 from poolax._checks import check_finite, check_rank, is_concrete
 from poolax._numerics import accumulation_dtype, safe_norm
 from poolax.bounds._activations import activation_lipschitz
-from poolax.bounds._attentive_rules import fewest_of, latent_rule, parameters_of, query_rule
+from poolax.bounds._attentive_rules import (
+    fewest_of,
+    latent_rule,
+    most_of,
+    parameters_of,
+    query_rule,
+)
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz
+from poolax.bounds._probe_rules import (
+    efficient_probing_rule,
+    gated_attention_rule,
+    l2_rule,
+    log_sum_exp_rule,
+    multimax_rule,
+    position_attention_rule,
+    rolling_rule,
+)
 from poolax.pooling import (
     AveragePool,
     ConcatPool,
+    EfficientProbingPool,
     FirstPool,
+    GatedAttentionPool,
     HybridPool,
+    L2Pool,
     LastPool,
     LatentAttentionPool,
+    LogSumExpPool,
     MaxPool,
+    MultiMaxPool,
     NormPool,
     Pooler,
+    PositionAttentionPool,
     PositionPool,
     ProjectedPool,
     QueryAttentionPool,
+    RollingPool,
     SkipPool,
     SqrtPool,
     SumPool,
@@ -135,16 +156,14 @@ def _average(pooler, variables, *, num_tokens, dim, spread):
 
 @register_pooler(SumPool)
 def _sum(pooler, variables, *, num_tokens, dim, spread):
-    most = num_tokens.high
-    if is_concrete(most) and jnp.ndim(most) == 0:
-        # More than there are numbers for are infinitely many.
-        most = math.inf if float(most) > float(jnp.finfo(jnp.result_type(float)).max) else most
+    most = most_of(num_tokens)
     return PoolerBound(l2=jnp.sqrt(most), l1=most, linf=1.0)
 
 
 @register_pooler(SqrtPool)
 def _sqrt(pooler, variables, *, num_tokens, dim, spread):
-    return PoolerBound(l2=1.0, l1=jnp.sqrt(num_tokens.high), linf=1 / jnp.sqrt(fewest_of(num_tokens)))
+    linf = 1 / jnp.sqrt(fewest_of(num_tokens))
+    return PoolerBound(l2=1.0, l1=jnp.sqrt(most_of(num_tokens)), linf=linf)
 
 
 @register_pooler(PositionPool)
@@ -276,6 +295,10 @@ def _largest_shares(logits, num_tokens):
     return jnp.max(jnp.where(count <= num_tokens, norms, 0)), shares[0] / totals[0]
 
 
+register_pooler(L2Pool)(l2_rule)
+register_pooler(RollingPool)(rolling_rule)
+register_pooler(MultiMaxPool)(multimax_rule)
+
 # Rules of which the tight one differs by what it takes of the same parameters.
 for _cls, _rule in {
     HybridPool: _hybrid,
@@ -286,6 +309,10 @@ for _cls, _rule in {
     SkipPool: _skip,
     LatentAttentionPool: latent_rule,
     QueryAttentionPool: query_rule,
+    LogSumExpPool: log_sum_exp_rule,
+    EfficientProbingPool: efficient_probing_rule,
+    PositionAttentionPool: position_attention_rule,
+    GatedAttentionPool: gated_attention_rule,
 }.items():
     register_pooler(_cls, tight=functools.partial(_rule, method="tight"))(
         functools.partial(_rule, method="sharp")

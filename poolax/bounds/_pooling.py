@@ -53,6 +53,11 @@ def pooler(
     mixture ``sum_j a_j g_j``     ``sum_j a_j l2_j``       ``sum_j a_j l1_j``
     latent attention              ``T / sqrt(n)``          ``T``
     query attention               ``c``                    ``c``
+    sum over ``sqrt(n)``, ``l2``  1                        ``sqrt(n)``
+    log-sum-exp                   1                        ``sqrt(min(n, d))``
+    rolling, windows of ``w``     ``1 / sqrt(w)``          ``sqrt(min(n / w, d))``
+    maxima along ``U``            ``|U|``                  ``|U|`` (Frobenius)
+    gated attention               ``1 + G spread``         ``1 + G spread``
     ============================  =======================  ======================
 
     Latent attention maps each token alone and averages: ``T = (1 + |W_O| / 2 sqrt(sum_h (|V_h| |K_h|
@@ -61,7 +66,8 @@ def pooler(
     has, for each slice of its output, ``|W_V| sqrt(1 + |g|^2 spread^2)``, and ``c`` is the root of
     the sum of their squares. Tight: half diameters of the dictionary's values and logits instead of
     ``|V| |K| / 2``, and for ``l2`` of query attention what the largest attention weight leaves of
-    it.
+    it. Efficient probing and attention with positions are query attention with ``g = q / sqrt(d)``;
+    gated attention has scores of slope ``G = |w| |[V, U / 4]|``.
 
     ``l2`` of the first six rows is attained; :class:`PoolerBound` says what both mean. For max,
     ``|max_i z_ij - max_i z'_ij| <= max_i
@@ -95,7 +101,7 @@ def pooler(
     Reference:
         The l2 factors of average, sum and last are those of "Pool Me Wisely" (Ennadir et al.,
         NeurIPS 2025); 1 for max in the Frobenius norm is this library's, and so are all others. Theory,
-        section 6; tight: 8.1 (query attention) and 8.10 (latent attention).
+        section 6; tight: 8.1 (query attention) and 8.10 (latent attention), and 6.9 to 6.11.
     """
     module = from_name(pooler_or_name)
     check_choice("method", method, PROVED)

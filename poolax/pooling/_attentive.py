@@ -17,6 +17,7 @@ from poolax._numerics import accumulation_dtype, masked_softmax, zero_masked
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._query_head import QueryHead
 from poolax.pooling._reduce import average_pool, zero_empty
+from poolax.pooling._scores import averages_by_scores, scores_along
 
 # Kernels (d, H, d_h) and (m, H, d_h) are products with the first axis alone.
 _projection_init = nn.initializers.variance_scaling(
@@ -211,6 +212,8 @@ class QueryAttentionPool(Pooler):
     activation: str = codec.added("gelu")
     norm_eps: float = codec.added(1e-6)
 
+    reads_spread: ClassVar[bool] = True
+
     @nn.compact
     def __call__(self, z, mask=None, *, return_weights: bool = False) -> Any:
         """Pool ``z``.
@@ -259,11 +262,11 @@ class QueryAttentionPool(Pooler):
         dtype = accumulation_dtype(z)
         tokens = zero_masked(z, mask).astype(dtype)
         scores = jnp.einsum("dhk,qhk->dqh", key, query) / jnp.sqrt(head_dim)
-        logits = jnp.einsum("...nd,dqh->...qhn", tokens, scores.astype(dtype))
-        weights = masked_softmax(logits, None if mask is None else mask[..., None, None, :])
-        # Averaging tokens before projecting them costs d a token instead of d^2.
-        averages = jnp.einsum("...qhn,...nd->...qhd", weights, tokens)
-        slices = jnp.einsum("...qhd,dqhv->...qhv", averages, value.astype(dtype))
+        logits = scores_along(tokens, scores.reshape(width, num_slices))
+        weights, averages = averages_by_scores(tokens, logits, mask)
+        value = value.reshape(width, num_slices, width // num_slices)
+        slices = jnp.einsum("...kd,dkv->...kv", averages, value.astype(dtype))
         pooled = slices.reshape(*z.shape[:-2], width).astype(z.dtype)
         pooled = check_pooled(pooled if mask is None else zero_empty(pooled, mask))
+        weights = weights.reshape(*z.shape[:-2], *query_shape[:2], z.shape[-2])
         return (pooled, weights) if return_weights else pooled

@@ -1,6 +1,7 @@
 """What every pooler is: the abstract class, and the checks that all of them make first."""
 
 import abc
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,6 +24,10 @@ class Pooler(nn.Module, abc.ABC):
 
     A pooler of your own gets its bound through :func:`poolax.bounds.register_pooler`.
 
+    Attributes:
+        reads_spread: Whether that bound depends on how far tokens are apart, as it does where they are
+            weighed by what they are.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> class NormPool(Pooler):
@@ -31,6 +36,8 @@ class Pooler(nn.Module, abc.ABC):
         >>> NormPool().apply({}, jnp.array([[1.0, -3.0], [2.0, 1.0]]))
         Array([2., 3.], dtype=float32)
     """
+
+    reads_spread: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(

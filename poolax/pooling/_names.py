@@ -16,9 +16,17 @@ from poolax.pooling._composed import (
     parts_of,
 )
 from poolax.pooling._counted import PositionPool, SqrtPool
+from poolax.pooling._entrywise import L2Pool, LogSumExpPool
 from poolax.pooling._hybrid import HybridPool
+from poolax.pooling._probes import (
+    EfficientProbingPool,
+    GatedAttentionPool,
+    MultiMaxPool,
+    PositionAttentionPool,
+)
 from poolax.pooling._reduce import AveragePool, FirstPool, LastPool, MaxPool, SumPool
 from poolax.pooling._weighted import WeightedAveragePool
+from poolax.pooling._windows import RollingPool
 
 # Those without parameters.
 FIXED_POOLERS = ("first", "last", "avg", "sum", "max")
@@ -34,14 +42,26 @@ for _name, _cls in {
     "map": QueryAttentionPool,
     "hybrid": HybridPool,
     "sqrt": SqrtPool,
-    "position": PositionPool,
+    "l2": L2Pool,
+    "lse": LogSumExpPool,
+    "ep": EfficientProbingPool,
+    "abmil": GatedAttentionPool,
+    "multimax": MultiMaxPool,
+    "rolling": RollingPool,
+    "position": PositionAttentionPool,
+    "weightedmean": PositionPool,
     "concat": ConcatPool,
     "projected": ProjectedPool,
     "norm": NormPool,
     "unit": UnitPool,
     "skip": SkipPool,
 }.items():
-    codec.register("pooler", _name, aliases=("cls",) if _name == "first" else ())(_cls)
+    codec.register(
+        "pooler",
+        _name,
+        aliases=("cls",) if _name == "first" else (),
+        formerly="position" if _cls is PositionPool else None,
+    )(_cls)
 
 
 def from_name(name: str | Pooler, **options) -> Pooler:
@@ -49,7 +69,8 @@ def from_name(name: str | Pooler, **options) -> Pooler:
 
     Args:
         name: ``"cls"`` or ``"first"``, ``"last"``, ``"avg"``, ``"sum"``, ``"max"``, ``"wavg"``,
-            ``"attn"``, ``"map"``, ``"hybrid"``, ``"sqrt"``, ``"position"`` or ``"concat"``; around
+            ``"attn"``, ``"map"``, ``"hybrid"``, ``"sqrt"``, ``"l2"``, ``"lse"``, ``"ep"``, ``"abmil"``,
+            ``"multimax"``, ``"rolling"``, ``"position"``, ``"weightedmean"`` or ``"concat"``; around
             another pooler, which is an option, ``"projected"``, ``"norm"``, ``"unit"`` or ``"skip"``. A
             :class:`Pooler` passes through.
         **options: Attributes of the pooler, such as ``num_latents=32`` for ``"attn"``.

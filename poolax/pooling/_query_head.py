@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from poolax._activations import activation_from_name
 from poolax._checks import check_count, check_divides, check_number
 from poolax._norms import LayerNorm
-from poolax._numerics import accumulation_dtype, masked_softmax, with_leading_axes, zero_masked
+from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
+from poolax.pooling._scores import averages_by_scores, scores_along
 
 
 class QueryHead(nn.Module):
@@ -51,10 +52,7 @@ class QueryHead(nn.Module):
         tokens = zero_masked(z, mask).astype(dtype)
         asked = jnp.einsum("d,dhk->hk", probe, query[0]) + query[1]
         scores = jnp.einsum("dhk,hk->dh", key[0], asked) / jnp.sqrt(heads[1])
-        logits = jnp.einsum("...nd,dh->...hn", tokens, scores.astype(dtype))
-        weights = masked_softmax(logits, None if mask is None else mask[..., None, :])
-        # Averaging tokens before projecting them costs d a token instead of d^2.
-        averages = jnp.einsum("...hn,...nd->...hd", weights, tokens)
+        weights, averages = averages_by_scores(tokens, scores_along(tokens, scores), mask)
         read = jnp.einsum("...hd,dhk->...hk", averages, value[0].astype(dtype))
         read = read + with_leading_axes(value[1].astype(dtype), read.ndim)
         pooled = jnp.einsum("...hk,hke->...e", read, out.astype(dtype))

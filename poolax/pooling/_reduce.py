@@ -176,7 +176,13 @@ def max_pool(
         >>> max_pool(z, jnp.array([True, True, False]))
         Array([ 1., -2.], dtype=float32)
     """
-    z, mask = check_input(z, mask)
+    return masked_max(*check_input(z, mask))
+
+
+def masked_max(
+    z: Float[Array, "*batch n d"], mask: Bool[Array, "*batch n"] | None
+) -> Float[Array, "*batch d"]:
+    """The largest of each coordinate where ``mask`` is True; zeros where it nowhere is."""
     if mask is None:
         return _largest(z)
     return zero_empty(_largest(jnp.where(mask[..., None], z, -jnp.inf)), mask)

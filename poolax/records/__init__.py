@@ -31,3 +31,6 @@ from poolax.records._rows import Records as Records
 from poolax.records._schemas import check_record as check_record
 from poolax.records._schemas import record_kind as record_kind
 from poolax.records._states import TokenStates as TokenStates
+from poolax.records._warnings import FEWEST_VALIDATION as FEWEST_VALIDATION
+from poolax.records._warnings import HeadWarning as HeadWarning
+from poolax.records._warnings import warnings_of as warnings_of

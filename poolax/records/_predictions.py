@@ -173,10 +173,10 @@ def predictions_of(row: Mapping[str, Any], split: str = "test") -> Predictions:
     kept = row.get("predictions")
     if not isinstance(kept, Mapping) or split not in kept:
         what = f"head {row['id']}" if "id" in row else f"a record of kind {row.get('kind')!r}"
-        raise ValueError(
-            f"records: expected the predictions of {what}, got none: the version that wrote the record "
-            "did not keep them; the same sweep in a new folder does"
-        )
+        why = "the version that wrote the record did not keep them; the same sweep in a new folder does"
+        if isinstance(kept, Mapping):
+            why = f"it was trained on the {split} split as well"
+        raise ValueError(f"records: expected the predictions of {what}, got none: {why}")
     arrays, left_out = unpacked(kept[split])
     if "score" not in arrays:
         arrays["score"] = np.array(row["test_scores"], np.float64)

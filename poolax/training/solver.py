@@ -7,6 +7,8 @@ from poolax import codec
 from poolax._checks import check_choice, check_count, check_flag, check_number
 
 SOLVERS = ("adam", "converged")
+_STEPS = 600
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 100
 
 
 @codec.register("solver", "converged")
@@ -33,9 +35,11 @@ class Converged:
         max_steps: Most steps of L-BFGS for a strength.
         refit: Whether the head of the chosen strength is trained on training and validation split;
             records then have the validation score by which it was chosen.
-        learning_rates: Of poolers with parameters, largest ones of their schedule; choose by
-            ``validation``.
-        max_epochs: Most passes over the training split of these, along which the schedule runs.
+        learning_rates: Of poolers with parameters, largest ones of their schedule. All are tried with
+            the first seed, and up to two beyond either edge where the best stands there; the other
+            seeds take the one that validates best. A single one is taken as it is.
+        max_epochs: Most passes over the training split of these, along which the schedule runs;
+            ``None`` for as many as make 600 steps, at least 10 and at most 100.
         patience: Epochs after which one of these stops if neither validation score nor loss became
             better.
         warmup: Share of the steps of ``max_epochs`` over which the learning rate rises.
@@ -54,9 +58,9 @@ class Converged:
     tolerance: float = 1e-5
     max_steps: int = 1000
     refit: bool = False
-    learning_rates: Sequence[float] = (1e-3, 1e-2)
-    max_epochs: int = 100
-    patience: int = 10
+    learning_rates: Sequence[float] = (3e-4, 1e-3, 3e-3)
+    max_epochs: int | None = None
+    patience: int = 5
     warmup: float = 0.02
     num_starts: int = codec.added(3)
     max_flops: float = codec.added(2e13)
@@ -73,7 +77,8 @@ class Converged:
             for value in values:
                 check_number(name, value, above=0.0)
             object.__setattr__(self, name, values)
-        check_count("max_epochs", self.max_epochs)
+        if self.max_epochs is not None:
+            check_count("max_epochs", self.max_epochs)
         check_count("patience", self.patience)
         check_number("warmup", self.warmup, at_least=0.0, below=1.0)
         check_number("tolerance", self.tolerance, above=0.0)
@@ -82,6 +87,18 @@ class Converged:
         check_count("num_starts", self.num_starts)
         check_number("max_flops", self.max_flops, at_least=0.0)
         check_number("max_bytes", self.max_bytes, at_least=0.0)
+
+    def num_epochs(self, num_train: int, batch_size: int) -> int:
+        """Most passes over a training split of so many examples.
+
+        Example:
+            >>> [Converged().num_epochs(num, 32) for num in (100, 1000, 10_000)]
+            [100, 19, 10]
+        """
+        if self.max_epochs is not None:
+            return self.max_epochs
+        num_steps = -(-num_train // batch_size)
+        return min(max(-(-_STEPS // num_steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
 def solver_of(solver: str | Converged) -> Converged | None:

@@ -14,11 +14,12 @@ from poolax.backbones.pretrained._sources import Architecture
 from poolax.backbones.pretrained._swin import SWIN
 from poolax.backbones.pretrained._t5 import T5_CHECKPOINT
 from poolax.backbones.pretrained._timm import TIMM_BEIT, TIMM_VIT
+from poolax.backbones.pretrained._timm_eva import TIMM_EVA
 from poolax.backbones.pretrained._vit import VIT_FAMILIES
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *VIT_FAMILIES,
-    *(TIMM_BEIT, TIMM_VIT, SWIN, LIPSFORMER),
+    *(TIMM_BEIT, TIMM_EVA, TIMM_VIT, SWIN, LIPSFORMER),
     *BERT_FAMILIES,
     GPT2_CHECKPOINT,
     *DECODER_FAMILIES,

@@ -140,7 +140,7 @@ def _dense(pooler, flat) -> _Module:
 # What the PyTorch code has of each pooler, by the names of the registry.
 _IN_TORCH: dict[str, set[str]] = {
     **{name: set() for name in ("first", "last", "avg", "sum", "max", "sqrt")},
-    "position": {"start"},
+    "weightedmean": {"start"},
     "wavg": {"max_tokens", "normalize"},
     "attn": {"num_latents", "num_heads", "mlp_dim", "use_norm"},
     "map": {"num_queries", "num_heads", "full", "mlp_dim", "activation", "norm_eps"},

@@ -24,7 +24,7 @@ from poolax.backbones.pretrained._sources import (
 from poolax.backbones.pretrained._vit_names import patch_kernel
 from poolax.pooling import AveragePool, FirstPool, MaxPool, NormPool, QueryAttentionPool, SkipPool
 
-_PREFIXES = ("model.",)
+PREFIXES = ("model.",)
 
 # What a name's model may be told otherwise, and shapes of tensors or heads show.
 _TIMM_ARGUMENTS = {
@@ -32,8 +32,8 @@ _TIMM_ARGUMENTS = {
 }
 
 # Published sizes of timm's models by width; their state dicts do not say how many heads there are.
-_TIMM_HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16}
-_TIMM_HEADS |= {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
+TIMM_HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16}
+TIMM_HEADS |= {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16}
 _GATED_HEADS = {1536: 24}
 
 # What names say of activations; all others are exact GELU.
@@ -46,7 +46,7 @@ _ACTIVATIONS = {
 
 def read_timm_config(raw, shapes):
     """From a timm model's name and the shapes of its tensors."""
-    prefix = _timm_prefix(shapes)
+    prefix = timm_prefix(shapes)
 
     def shape(name):
         if prefix + name not in shapes:
@@ -58,15 +58,15 @@ def read_timm_config(raw, shapes):
 
     width, channels, patch_size, _ = shape("patch_embed.proj.weight")
     blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
-    overrides = _overrides(raw)
+    overrides = check_overrides(raw)
     num_registers = shape("reg_token")[1] if has("reg_token") else int(has("dist_token"))
     num_prefix = has("cls_token") + num_registers
-    side, num_positioned = _grid_of_positions(raw, shape("pos_embed"), num_prefix, patch_size)
+    side, num_positioned = grid_of_positions(raw, shape("pos_embed"), num_prefix, patch_size)
     mlp_dim = shape("blocks.0.mlp.fc2.weight")[1]
     # Gate and first layer stand side by side.
     use_gate = shape("blocks.0.mlp.fc1.weight")[0] == 2 * mlp_dim
-    usual = _GATED_HEADS if use_gate and width in _GATED_HEADS else _TIMM_HEADS
-    num_heads = _num_heads(raw, overrides, usual, width)
+    usual = _GATED_HEADS if use_gate and width in _GATED_HEADS else TIMM_HEADS
+    num_heads = heads_of(raw, overrides, usual, width)
     has_norm_in_front = has("norm_pre.weight")
     return ViTConfig(
         image_size=side * patch_size,
@@ -92,7 +92,8 @@ def read_timm_config(raw, shapes):
     )
 
 
-def _overrides(raw):
+def check_overrides(raw):
+    """What the configuration has the model be told otherwise; refuse what no tensor shows."""
     overrides = raw.get("model_args") or {}
     unknown = sorted(set(overrides) - _TIMM_ARGUMENTS)
     if unknown:
@@ -103,7 +104,8 @@ def _overrides(raw):
     return overrides
 
 
-def _num_heads(raw, overrides, usual, width):
+def heads_of(raw, overrides, usual, width):
+    """Number of heads: as told, or else the usual one for a width."""
     num_heads = overrides.get("num_heads", raw.get("num_heads", usual.get(width)))
     if num_heads is None:
         raise ValueError(
@@ -118,7 +120,7 @@ def _activation(raw):
     return next(found, "gelu")
 
 
-def _grid_of_positions(raw, shape, num_prefix, patch_size):
+def grid_of_positions(raw, shape, num_prefix, patch_size):
     """Side of the square of patches that have positions, and how many tokens in front have one."""
     rows = shape[-2]
     sides = {
@@ -138,7 +140,8 @@ def _grid_of_positions(raw, shape, num_prefix, patch_size):
     return side, count
 
 
-def _timm_prefix(shapes):
+def timm_prefix(shapes):
+    """What stands in front of all names."""
     return "model." if "model.patch_embed.proj.weight" in shapes else ""
 
 
@@ -181,11 +184,11 @@ def read_timm_pooler(raw, config, shapes):
     Where there is no configuration, the tensors of a pooling say which it is. ``None`` for one that is
     not known here, and for the two tokens of a distilled model.
     """
-    has_norm = has_tensor(shapes, "fc_norm.weight", _PREFIXES)
+    has_norm = has_tensor(shapes, "fc_norm.weight", PREFIXES)
     told = "avg" if has_norm else None
-    told = "map" if has_tensor(shapes, "attn_pool.latent", _PREFIXES) else told
+    told = "map" if has_tensor(shapes, "attn_pool.latent", PREFIXES) else told
     name = raw.get("global_pool", told)
-    is_distilled = has_tensor(shapes, "dist_token", _PREFIXES)
+    is_distilled = has_tensor(shapes, "dist_token", PREFIXES)
     if name not in ("token", "avg", "max", "map") or is_distilled:
         return None
     pooler, found = _attention_pool(config) if name == "map" else (_POOLERS[name], {})
@@ -239,7 +242,7 @@ TIMM_VIT = Architecture(
     backbone=ViT,
     read_config=read_timm_config,
     sources=timm_sources,
-    prefixes=_PREFIXES,
+    prefixes=PREFIXES,
     ignored=(r"head(_dist)?\..*", r"fc_norm\..*", r"pre_logits\..*", r"attn_pool\..*"),
     read_preprocess=read_timm_preprocess,
     read_pooler=read_timm_pooler,
@@ -251,7 +254,7 @@ TIMM_VIT = Architecture(
 
 def read_timm_beit_config(raw, shapes):
     """From the shapes of tensors of a timm BEiT, whose table of offsets says how large its grid is."""
-    prefix = _timm_prefix(shapes)
+    prefix = timm_prefix(shapes)
     width, channels, patch_size, _ = shapes[prefix + "patch_embed.proj.weight"]
     tables = [name for name in shapes if name.endswith("relative_position_bias_table")]
     if not tables:
@@ -259,7 +262,7 @@ def read_timm_beit_config(raw, shapes):
     num_offsets, num_heads = shapes[tables[0]]
     side = (math.isqrt(num_offsets - 3) + 1) // 2
     blocks = {match[1] for name in shapes if (match := re.match(r".*\bblocks\.(\d+)\.", name))}
-    _overrides(raw)
+    check_overrides(raw)
     return ViTConfig(
         image_size=side * patch_size,
         patch_size=patch_size,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from poolax.records import FEWEST_VALIDATION
 from poolax.training._convex.descent import descend_path
 from poolax.training._convex.head import SolvedHead, Start
 from poolax.training._convex.path import Path
@@ -16,8 +17,6 @@ from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 
-# Fewer validation examples say too little to choose by: 1 of 50 is two points of accuracy.
-FEWEST_VALIDATION = 50
 _FOLDS = 5
 _FACTOR = 10.0
 _LOWEST, _HIGHEST = 1e-9, 1e4

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from poolax.pooling import AveragePool, QueryAttentionPool, parts_of
+from poolax.pooling import AveragePool, Pooler, parts_of
 from poolax.training._engine.best import Until
 from poolax.training._engine.feed import Protocol, count_orders
 from poolax.training._engine.heads import head_module
@@ -254,4 +254,5 @@ class JobMaker:
 
 def _reads_spread(pooler: nn.Module) -> bool:
     """Whether the bound of a pooler depends on how far tokens are apart."""
-    return isinstance(pooler, QueryAttentionPool) or any(map(_reads_spread, parts_of(pooler)))
+    own = isinstance(pooler, Pooler) and pooler.reads_spread
+    return own or any(map(_reads_spread, parts_of(pooler)))

@@ -12,6 +12,7 @@ from poolax.backbones import Backbone
 from poolax.records import digest, fingerprint
 from poolax.training._engine.jobs import Run as Training
 from poolax.training._sweep.methods import SCHEDULE, Method
+from poolax.training._sweep.rates import Search, all_rates, search
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.former import former_identity
 from poolax.training.solver import Converged
@@ -91,8 +92,6 @@ class Heads:
             ValueError: for numbers out of range.
         """
         numbers = seeds_of(seeds)
-        if solver is not None:
-            learning_rates, epochs = solver.learning_rates, solver.max_epochs
         runs = tuple((rate, seed) for rate in rates_of(learning_rates) for seed in numbers)
         return cls(
             task,
@@ -107,14 +106,55 @@ class Heads:
         )
 
     def runs_of(self, label: str) -> tuple[Run, ...]:
-        """Learning rates and seeds of the heads of a pooler.
+        """Learning rates and seeds that heads of a pooler may have.
 
         Of a convex loss the seed changes nothing, so that there is one head.
         """
-        if label not in self.solved:
+        seeds = dict.fromkeys(seed for _, seed in self.runs)
+        if label in self.solved:
+            return tuple((None, seed) for seed in ([0] if self.task.is_convex else seeds))
+        if self.solver is None:
             return self.runs
-        seeds = [0] if self.task.is_convex else dict.fromkeys(seed for _, seed in self.runs)
-        return tuple((None, seed) for seed in seeds)
+        return tuple((rate, seed) for rate in all_rates(self._rates) for seed in seeds)
+
+    def wanted(self, label: str, finished: Mapping[tuple[str, Run], Mapping]) -> tuple[Run, ...]:
+        """Those that it has to have, as far as is known from the records of those that are finished."""
+        if label in self.solved or self.solver is None:
+            return self.runs_of(label)
+        found = self.rates_of(label, finished)
+        runs = self.runs_of(label)
+        first = runs[0][1]
+        known = (*found.tried, *found.next)
+        return tuple(
+            (rate, seed)
+            for rate, seed in runs
+            if rate == found.chosen or (seed == first and rate in known)
+        )
+
+    def rates_of(self, label: str, finished: Mapping[tuple[str, Run], Mapping]) -> Search:
+        """How far the search for the learning rate of a pooler is, which its first seed makes."""
+        rates, first = self._rates, self.runs[0][1]
+        rows = {
+            rate: finished[label, (rate, first)]
+            for rate in all_rates(rates)
+            if (label, (rate, first)) in finished
+        }
+        # Of another search, farther away than this one has come.
+        reached = {rate: row for rate, row in rows.items() if rate in rates}
+        while True:
+            scores = {
+                rate: float("nan") if row["diverged"] else row["validation"]
+                for rate, row in reached.items()
+            }
+            found = search(rates, scores, higher_is_better=self.task.higher_is_better)
+            more = {rate: rows[rate] for rate in found.next if rate in rows}
+            if not more or found.chosen is not None:
+                return found
+            reached |= more
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(rate for rate, _ in self.runs))
 
     @functools.cached_property
     def ids(self) -> dict[tuple[str, Run], str]:

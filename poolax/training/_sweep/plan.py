@@ -1,7 +1,7 @@
 """Which heads of a sweep are finished, and how the others are trained."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +26,8 @@ from poolax.training._states.scaled import scaled
 from poolax.training._states.sources import TokenSource
 from poolax.training._states.views import View
 from poolax.training._sweep.identities import Heads
-from poolax.training._sweep.rows import constants_of, row_of, solved_row
+from poolax.training._sweep.kept import constants_of
+from poolax.training._sweep.rows import row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
 from poolax.training.token_head import TokenHead
@@ -47,12 +48,16 @@ class SweepPlan:
         self.finished = folder.finished(heads, resume=resume)
 
     def pending(self) -> dict[str, tuple]:
-        """The runs of each pooler that are not finished, of poolers that have any."""
+        """The runs of each pooler that are to be trained next, of poolers that have any."""
         missing = {
-            label: tuple(run for run in self._heads.runs_of(label) if (label, run) not in self.finished)
-            for label in self._heads.poolers
+            label: tuple(run for run in runs if (label, run) not in self.finished)
+            for label, runs in self._wanted().items()
         }
         return {label: runs for label, runs in missing.items() if runs}
+
+    def _wanted(self) -> dict[str, tuple]:
+        """The runs of each pooler, as far as they are known."""
+        return {label: self._heads.wanted(label, self.finished) for label in self._heads.poolers}
 
     def rename(self, model: str) -> None:
         """Let the records that are taken over call their model by this name."""
@@ -66,7 +71,9 @@ class SweepPlan:
 
     def records(self) -> Records:
         """Records of all heads, in order."""
-        return Records(self.finished[key] for key in self._heads.ids)
+        return Records(
+            self.finished[label, run] for label, runs in self._wanted().items() for run in runs
+        )
 
     def to_pool(
         self, shape: tuple[int, ...], views: Mapping[str, View], *, streams: bool
@@ -141,20 +148,23 @@ class SweepPlan:
             vectors = pooled or pool(fixed, views, source, self._limits.mapping)
             solved = {label: vectors[label] for label in labels if label in heads.solved}
             self._solve(solved, targets, splits, progress, about)
-            runs = {label: own for label, own in self.pending().items() if label in labels}
-            scalings = {label: Scaling.of(vectors[label][splits["train"]]) for label in runs}
+            labels = [label for label in labels if label not in heads.solved]
+            scalings = {label: Scaling.of(vectors[label][splits["train"]]) for label in labels}
             inputs = {label: scaling.apply(vectors[label]) for label, scaling in scalings.items()}
-            for job in jobs_of(source, scalings).kept(runs, inputs) if runs else ():
-                self._train(job, targets, splits, progress, about, scalings)
+            while runs := {label: own for label, own in self.pending().items() if label in labels}:
+                for job in jobs_of(source, scalings).kept(runs, inputs):
+                    self._train(job, targets, splits, progress, about, scalings)
         pending = self.pending()
         read, scalings = source, {}
         if heads.solver is not None and pending:
             read = scaled(source, splits["train"])
             scalings = {label: Scaling(*map(views[label].take, read.scaling)) for label in pending}
-        streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
         maker = jobs_of(read, scalings)
-        for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
-            self._train(job, targets, splits, progress, about, scalings)
+        # Which learning rates are tried next follows from what others have come to.
+        while pending := self.pending():
+            streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
+            for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
+                self._train(job, targets, splits, progress, about, scalings)
 
     def _folds(self, label: str) -> bool:
         """Whether the linear layer of a pooler's heads reads what is brought to units of its spread."""
@@ -174,6 +184,7 @@ class SweepPlan:
             raise ValueError("solver: expected one that solves heads, got None")
         pending = self.pending()
         keys = [(label, run) for label in vectors for run in pending[label]]
+        constants = constants_of(heads.task, targets, splits)
         for number, (label, run) in enumerate(keys):
             started = time.perf_counter()
             if agreed(self._limits.should_stop())[0]:
@@ -184,7 +195,7 @@ class SweepPlan:
             )
             wall_s = round(time.perf_counter() - started, 3)
             row |= heads.methods[label].describe()
-            row |= {"wall_s": wall_s, **about, **environment()}
+            row |= {**constants, "wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
             self.finished[label, run] = row
@@ -254,5 +265,25 @@ class SweepPlan:
                     own = for_raw_states(own, scalings.get(label), folds=self._folds(label))
                     self._folder.save(row, own, self._heads.config(label, run))
         self.finished |= rows
+        rows |= self._chosen(dict.fromkeys(label for label, _ in rows))
+        self.finished |= rows
         self._folder.write(rows.values())
         keeper.discard()
+
+    def _chosen(self, labels: Iterable[str]) -> dict[tuple[str, Any], dict[str, Any]]:
+        """Records of heads whose learning rate has been chosen, which say by what."""
+        heads, rows = self._heads, {}
+        for label in labels if heads.solver is not None else ():
+            found = heads.rates_of(label, self.finished)
+            if found.chosen is None or len(found.tried) == 1:
+                continue
+            said = {
+                "learning_rates_tried": list(found.tried),
+                "scores_tried": list(found.scores),
+                "chosen_by": "validation of the first seed",
+                "at_edge": found.at_edge,
+            }
+            runs = [run for run in heads.wanted(label, self.finished) if run[0] == found.chosen]
+            keys = [(label, run) for run in runs if (label, run) in self.finished]
+            rows |= {key: self.finished[key] | said for key in keys}
+        return rows

@@ -5,14 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from poolax.records import packed
 from poolax.training._convex.head import SolvedHead
 from poolax.training._engine.train import TrainedHeads
+from poolax.training._sweep.kept import kept_of, rows_of, written
 from poolax.training.tasks import Task
 
 
@@ -35,6 +34,11 @@ def row_of(
         splits: Their splits.
     """
     diverged_step = int(heads.diverged_step[place])
+    metrics = {"validation": heads.validation_metrics, "test": heads.test_metrics}
+    metrics = {
+        name: {part: float(value[place]) for part, value in own.items()}
+        for name, own in metrics.items()
+    }
     kept = {
         name: kept_of(
             task,
@@ -48,22 +52,24 @@ def row_of(
     stopped, num_epochs = {}, validation.size
     if heads.best is not None:
         num_epochs = int(heads.best.num_epochs[place])
+        validation = validation[:num_epochs]
+        improves = still_improves(
+            validation, len(splits["validation"]), higher_is_better=task.higher_is_better
+        )
         stopped = {
             "epochs_trained": num_epochs,
             "best_epoch": int(heads.best.epoch[place]),
-            "converged": bool(heads.best.stopped[place]) or not still_improves(validation),
+            "converged": bool(heads.best.stopped[place]) or not improves,
         }
-        validation = validation[:num_epochs]
 
     def curve(values):
         return values[place][:num_epochs].tolist()
 
     return {
         **fields,
-        "validation": float(heads.validation_metrics[task.metric][place]),
-        "test": float(heads.test_metrics[task.metric][place]),
-        "test_metrics": {name: float(value[place]) for name, value in heads.test_metrics.items()},
-        **_written(kept),
+        "validation": metrics["validation"][task.metric],
+        "test": metrics["test"][task.metric],
+        **written(task, metrics, kept),
         "train_loss": curve(heads.train_loss),
         "gradient_norm": curve(heads.gradient_norm),
         "validation_loss": curve(heads.validation_loss),
@@ -78,18 +84,29 @@ def row_of(
     }
 
 
-def still_improves(scores: np.ndarray) -> bool:
-    """Whether the last tenth of a curve moved on from the tenth before it by more than its noise.
+def still_improves(scores: np.ndarray, num_examples: int, *, higher_is_better: bool) -> bool:
+    """Whether the last tenth of a curve is better than the tenth before it by more than its noise.
 
-    Noise is the standard deviation within the last tenth.
+    Noise is the standard deviation within the last tenth, and no less than what four examples make up
+    of a mean.
+
+    Args:
+        scores: Validation score after each epoch.
+        num_examples: Examples of the validation split.
+        higher_is_better: Whether it grows.
 
     Example:
-        >>> still_improves(np.linspace(0, 1, 40)), still_improves(np.tile([0.5, 0.6], 20))
-        (True, False)
+        >>> still_improves(np.linspace(0, 1, 40), 500, higher_is_better=True)
+        True
+        >>> still_improves(np.tile([0.5, 0.6], 20), 500, higher_is_better=True)
+        False
     """
     tenth = max(2, len(scores) // 10)
     before, last = scores[-2 * tenth : -tenth], scores[-tenth:]
-    return before.size > 0 and bool(abs(last.mean() - before.mean()) > last.std())
+    if before.size == 0:
+        return False
+    gain = (last.mean() - before.mean()) * (1 if higher_is_better else -1)
+    return bool(gain > max(last.std(), 4 / num_examples * abs(last.mean())))
 
 
 def solved_row(
@@ -116,17 +133,15 @@ def solved_row(
         outputs = jnp.asarray(vectors[splits[name]], jnp.float32) @ head.kernel + head.bias
         scores = np.asarray(task.score(outputs, own))
         metrics[name] = task.metrics(scores, own)
-        if name != "train":
+        # A split that was trained on says nothing.
+        if name == "test" or (name == "validation" and not head.refitted):
             kept[name] = kept_of(task, scores, task.answer(outputs, own), own)
     return {
         **fields,
         "train": metrics["train"][task.metric],
-        # A split that was trained on says nothing.
         "validation": head.score_tried if head.refitted else metrics["validation"][task.metric],
         "test": metrics["test"][task.metric],
-        "test_metrics": metrics["test"],
-        **_written(kept),
-        "convex": task.is_convex,
+        **written(task, metrics, kept),
         "strength": head.strength,
         "strengths_tried": list(head.tried),
         "scores_tried": list(head.tried_scores),
@@ -138,49 +153,7 @@ def solved_row(
         **({"starts": [dataclasses.asdict(start) for start in head.starts]} if head.starts else {}),
         "converged": head.converged,
         "diverged": not all(np.isfinite(value) for value in metrics["test"].values()),
-        **constants_of(task, targets, splits),
     }
-
-
-def rows_of(targets: PyTree, examples: Int[np.ndarray, " N"]) -> PyTree:
-    """Targets of some examples, on the host."""
-    return jax.tree.map(lambda array: np.asarray(array)[examples], targets)
-
-
-def kept_of(
-    task: Task, scores: np.ndarray, answers: Mapping[str, Any], targets: PyTree
-) -> dict[str, np.ndarray]:
-    """What is kept of each example of a split: see :class:`poolax.records.Predictions`.
-
-    Args:
-        task: Loss and score.
-        scores: What metrics are made of.
-        answers: What :meth:`Task.answer` gives.
-        targets: Targets of these examples.
-    """
-    kept = {name: np.asarray(array) for name, array in answers.items()}
-    single = task.single_targets(targets)
-    if single is not None:
-        kept["target"] = np.asarray(single)
-    return {"score": np.asarray(task.example_scores(np.asarray(scores), targets)), **kept}
-
-
-def _written(kept: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """What records say of single examples."""
-    # Scores of test examples are numbers that people read.
-    test = {name: array for name, array in kept["test"].items() if name != "score"}
-    return {
-        "test_scores": [float(f"{score:.6g}") for score in kept["test"]["score"]],
-        "predictions": {"validation": packed(kept["validation"]), "test": packed(test)},
-    }
-
-
-def constants_of(
-    task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
-) -> dict[str, float]:
-    """Test scores of the best constant prediction of the training split, and of the test split."""
-    train, test = (rows_of(targets, splits[name]) for name in ("train", "test"))
-    return {"baseline": task.baseline(train, test), "best_constant": task.baseline(test, test)}
 
 
 def steps_to_share(

@@ -202,6 +202,9 @@ def sweep(
         for label, pooler in named.items()
     }
     trained_by = solver_of(solver)
+    if trained_by is not None:
+        learning_rates = trained_by.learning_rates
+        epochs = trained_by.num_epochs(len(dataset.splits["train"]), batch_size)
     shapes = {label: view.shape(passed.shape) for label, view in views.items()}
     methods = methods_of(named, task, dataset.targets, dataset.splits, shapes, trained_by)
     heads = Heads.of(
@@ -338,6 +341,9 @@ def sweep_states(
     check_targets_of_splits(task, targets, splits)
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
     trained_by = solver_of(solver)
+    if trained_by is not None:
+        learning_rates = trained_by.learning_rates
+        epochs = trained_by.num_epochs(len(splits["train"]), batch_size)
     shapes = dict.fromkeys(named, states.shape)
     methods = methods_of(named, task, targets, splits, shapes, trained_by)
     heads = Heads.of(

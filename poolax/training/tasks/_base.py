@@ -25,6 +25,18 @@ class LeastSquares(NamedTuple):
     weights: Float[np.ndarray, " N"] | None = None
 
 
+class ConstantPrediction(NamedTuple):
+    """What comes of predicting without a look at the input.
+
+    Attributes:
+        scores: As :meth:`Task.score` gives them of all examples.
+        answers: As :meth:`Task.answer` gives them.
+    """
+
+    scores: Float[np.ndarray, "N ..."]
+    answers: Mapping[str, np.ndarray]
+
+
 class Task(abc.ABC):
     """A task on pooled vectors: what heads predict, their loss and their scores.
 
@@ -35,6 +47,8 @@ class Task(abc.ABC):
         name: As records hold it.
         metric: Name of the metric that is reported first and that learning rates are chosen by.
         higher_is_better: Whether a larger value of it is better.
+        further_metrics: Names of :data:`poolax.statistics.METRICS` that records hold beside what
+            :meth:`metrics` gives.
         num_parts: Sequences of an example. With one, outputs have shape ``(*batch, k)``, otherwise
             ``(*batch, parts, k)``: every part is pooled and projected alike.
         is_convex: Whether the loss is a convex function of the outputs, so that a linear head has one
@@ -44,6 +58,7 @@ class Task(abc.ABC):
     name: str
     metric: str
     higher_is_better: bool
+    further_metrics: tuple[str, ...] = ()
     num_parts: int = 1
     is_convex: bool = False
 
@@ -123,6 +138,19 @@ class Task(abc.ABC):
         """
         return targets if isinstance(targets, np.ndarray) and targets.ndim == 1 else None
 
+    def constants(self, train_targets: PyTree, targets: PyTree) -> Mapping[str, ConstantPrediction]:
+        """Predictions that do not look at the input, by their names; here none.
+
+        Args:
+            train_targets: Targets that they are made of.
+            targets: Targets of the examples that they are compared with.
+
+        Returns:
+            The one that fits training targets best, as :meth:`baseline` takes it, at first.
+        """
+        del train_targets, targets
+        return {}
+
     @abc.abstractmethod
     def baseline(self, train_targets: PyTree, test_targets: PyTree) -> float:
         """:attr:`metric` on test targets of the constant prediction that fits training targets best.
@@ -176,3 +204,24 @@ def choice(logits: Float[Array, "*batch k"]) -> dict[str, Array]:
     if logits.shape[-1] <= _MOST_CLASSES:
         found["log_probability"] = log_probability.astype(jnp.float16)
     return found
+
+
+def score_of_first(task: Task, train_targets: PyTree, targets: PyTree) -> float:
+    """The first metric of the first of a task's :meth:`Task.constants`."""
+    constant = next(iter(task.constants(train_targets, targets).values()))
+    return task.metrics(constant.scores, targets)[task.metric]
+
+
+def majority(train_targets: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """What :func:`choice` is of the frequencies of classes in the training split."""
+    check_some("train_targets", train_targets)
+    check_some("test_targets", targets)
+    share = np.bincount(train_targets, minlength=num_classes) / len(train_targets)
+    # A class that is never met is less probable than any that is met once.
+    logs = np.log(np.maximum(share, 0.5 / len(train_targets))).astype(np.float16)
+    num = len(targets)
+    return {
+        "prediction": np.full(num, share.argmax()),
+        "confidence": np.full(num, share.max(), np.float16),
+        "log_probability": np.broadcast_to(logs, (num, num_classes)),
+    }

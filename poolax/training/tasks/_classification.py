@@ -8,13 +8,24 @@ import optax
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import Task, check_labels, check_some, choice
+from poolax.training.tasks._base import (
+    ConstantPrediction,
+    Task,
+    check_labels,
+    check_some,
+    choice,
+    majority,
+    score_of_first,
+)
 
 
 @codec.register("task", "classification")
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
     """Classification: softmax cross-entropy and accuracy.
+
+    Records hold balanced accuracy, macro F1, Matthews's correlation, the area under the receiver
+    operating characteristic and calibration error beside; of two classes the F1 of the second.
 
     Attributes:
         num_classes: Number of classes.
@@ -37,6 +48,12 @@ class Classification(Task):
         check_count("num_classes", self.num_classes, at_least=2)
 
     @property
+    def further_metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Metrics that weigh classes alike, and those of probabilities."""
+        of_one = ("f1_of_1",) if self.num_classes == 2 else ()
+        return ("balanced_accuracy", "macro_f1", *of_one, "mcc", "auroc", "calibration_error")
+
+    @property
     def num_outputs(self) -> int:
         """One logit for each class."""
         return self.num_classes
@@ -56,10 +73,13 @@ class Classification(Task):
 
     def baseline(self, train_targets, test_targets):
         """Accuracy of predicting the most frequent class of the training split."""
-        check_some("train_targets", train_targets)
-        check_some("test_targets", test_targets)
-        majority = np.bincount(train_targets, minlength=self.num_classes).argmax()
-        return float(np.mean(test_targets == majority))
+        return score_of_first(self, train_targets, test_targets)
+
+    def constants(self, train_targets, targets):
+        """The most frequent class of the training split."""
+        answers = majority(train_targets, targets, self.num_classes)
+        right = (answers["prediction"] == targets).astype(np.float64)
+        return {"majority class": ConstantPrediction(right, answers)}
 
     def check_targets(self, targets):
         """Refuse anything but whole numbers from 0 to ``num_classes - 1``, one an example."""
@@ -137,10 +157,19 @@ class NextToken(Task):
 
     def baseline(self, train_targets, test_targets):
         """Top-k accuracy of always guessing the most frequent next tokens of the training split."""
+        return score_of_first(self, train_targets, test_targets)
+
+    def constants(self, train_targets, targets):
+        """The most frequent tokens of the training split."""
         check_some("train_targets", train_targets)
-        check_some("test_targets", test_targets)
+        check_some("test_targets", targets)
         counts = np.bincount(train_targets, minlength=self.vocab_size)
-        return float(np.mean(np.isin(test_targets, np.argsort(-counts, kind="stable")[: self.top_k])))
+        guesses = np.argsort(-counts, kind="stable")[: self.top_k]
+        right = np.stack([np.isin(targets, guesses), targets == guesses[0]], axis=-1)
+        first = np.full(len(targets), guesses[0])
+        return {
+            "most frequent tokens": ConstantPrediction(right.astype(np.float64), {"prediction": first})
+        }
 
     def check_targets(self, targets):
         """Refuse anything but token ids below ``vocab_size``, one an example."""

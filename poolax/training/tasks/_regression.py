@@ -8,18 +8,30 @@ import numpy as np
 
 from poolax import codec
 from poolax._checks import check_count
-from poolax.training.tasks._base import LeastSquares, Task, check_some
+from poolax.training.tasks._base import (
+    ConstantPrediction,
+    LeastSquares,
+    Task,
+    check_some,
+    score_of_first,
+)
 
 
 class _Regression(Task):
     """Squared error over the values that are not NaN.
 
-    The metrics are means over all scored values, however many an example has.
+    The metrics are means over all scored values, however many an example has. Where an example has one,
+    records hold correlations beside.
     """
 
     metric = "mse"
     higher_is_better = False
     is_convex = True
+
+    @property
+    def further_metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Correlations, of single values."""
+        return ("spearman", "pearson") if self.num_outputs == 1 else ()
 
     def _errors(self, outputs, targets):
         """Differences, 0 where not scored, and what is scored."""
@@ -73,14 +85,30 @@ class _Regression(Task):
 
     def baseline(self, train_targets, test_targets):
         """Error of predicting the training split's mean, place by place."""
-        train, test = (np.asarray(self._values(t), np.float64) for t in (train_targets, test_targets))
+        return score_of_first(self, train_targets, test_targets)
+
+    def constants(self, train_targets, targets):
+        """The training split's mean, place by place."""
+        train, values = (np.asarray(self._values(t), np.float64) for t in (train_targets, targets))
         known = ~np.isnan(train)
         check_some("train_targets", train[known])
-        check_some("test_targets", test[~np.isnan(test)])
+        check_some("test_targets", values[~np.isnan(values)])
         everywhere = train[known].mean()
         count = known.sum(axis=0)
         by_place = np.where(known, train, 0).sum(axis=0) / np.maximum(count, 1)
-        return float(np.nanmean(np.square(test - np.where(count > 0, by_place, everywhere))))
+        return {"training mean": self._constant(np.where(count > 0, by_place, everywhere), values)}
+
+    def _constant(self, predictions, values):
+        """Errors of predictions that do not look at the input."""
+        scored = ~np.isnan(values)
+        errors = np.where(scored, predictions - np.where(scored, values, 0), 0)
+        count = scored.sum(axis=-1)
+        sums = np.stack([np.square(errors).sum(-1), np.abs(errors).sum(-1), count], axis=-1)
+        error = np.where(count > 0, sums[:, 1] / np.maximum(count, 1), np.nan)
+        answers = {"num_scored": count, "absolute_error": error}
+        if self.num_outputs == 1:
+            answers["prediction"] = np.broadcast_to(predictions, values.shape)[:, 0]
+        return ConstantPrediction(sums, answers)
 
     def _check_values(self, values, name="targets"):
         fits = isinstance(values, np.ndarray) and values.ndim == 2
@@ -185,6 +213,13 @@ class _Series(_Regression):
 
     def _values(self, targets):
         return targets["values"]
+
+    def constants(self, train_targets, targets):
+        """The training split's mean, and what each window is shifted by: the mean of what is seen."""
+        level = np.asarray(targets["shift"], np.float64)[:, None]
+        values = np.asarray(targets["values"], np.float64)
+        window = {"mean of each window": self._constant(level, values)}
+        return {**super().constants(train_targets, targets), **window}
 
     def check_targets(self, targets):
         """Refuse anything but ``values``, NaN where not scored, ``shift`` and ``scale``."""

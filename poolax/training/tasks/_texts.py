@@ -11,7 +11,15 @@ from jaxtyping import Array, Float
 from poolax import codec
 from poolax._checks import check_count, check_number
 from poolax._numerics import exponent_of, safe_norm, times_power
-from poolax.training.tasks._base import Task, check_labels, check_some, choice
+from poolax.training.tasks._base import (
+    ConstantPrediction,
+    Task,
+    check_labels,
+    check_some,
+    choice,
+    majority,
+    score_of_first,
+)
 
 
 def cosine(left: Float[Array, "*batch k"], right: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
@@ -31,6 +39,8 @@ def _near_one(vectors):
 class SentenceSimilarity(Task):
     """Similarity of two sentences: cosine of their projections, squared error, rank correlation.
 
+    Records hold Pearson's correlation and the absolute error beside.
+
     Targets are scores rescaled to the interval from 0 to 1.
 
     Attributes:
@@ -48,6 +58,7 @@ class SentenceSimilarity(Task):
     name = "sentence_similarity"
     metric = "spearman"
     higher_is_better = True
+    further_metrics = ("spearman", "pearson", "mae")
     num_parts = 2
 
     def __post_init__(self):
@@ -88,6 +99,12 @@ class SentenceSimilarity(Task):
         del train_targets, test_targets
         return 0.0
 
+    def constants(self, train_targets, targets):
+        """The mean of the training split."""
+        check_some("train_targets", train_targets)
+        mean = np.full(len(targets), np.mean(train_targets, dtype=np.float64))
+        return {"training mean": ConstantPrediction(mean, {"prediction": mean})}
+
     def check_targets(self, targets):
         """Refuse anything but numbers from 0 to 1, one an example."""
         fits = isinstance(targets, np.ndarray) and targets.ndim == 1
@@ -104,7 +121,8 @@ class SentenceSimilarity(Task):
 class SentenceCompletion(Task):
     """Choice of the ending that fits a context: cosines of projections, cross-entropy over the endings.
 
-    The parts of an example are its context and its endings.
+    The parts of an example are its context and its endings. Records hold balanced accuracy, Matthews's
+    correlation and calibration error beside macro F1 and accuracy.
 
     Attributes:
         num_endings: Endings to choose from.
@@ -125,6 +143,7 @@ class SentenceCompletion(Task):
     name = "sentence_completion"
     metric = "macro_f1"
     higher_is_better = True
+    further_metrics = ("balanced_accuracy", "mcc", "calibration_error")
 
     def __post_init__(self):
         """Refuse numbers that do not fit."""
@@ -175,9 +194,12 @@ class SentenceCompletion(Task):
 
     def baseline(self, train_targets, test_targets):
         """Macro F1 of always choosing the most frequent number of the training split."""
-        majority = np.bincount(train_targets, minlength=self.num_endings).argmax()
-        chosen = np.full(len(test_targets), majority)
-        return self.metrics(chosen, test_targets)[self.metric]
+        return score_of_first(self, train_targets, test_targets)
+
+    def constants(self, train_targets, targets):
+        """The most frequent number of the training split."""
+        answers = majority(train_targets, targets, self.num_endings)
+        return {"majority class": ConstantPrediction(answers["prediction"].astype(np.float64), answers)}
 
     def check_targets(self, targets):
         """Refuse anything but numbers of endings, one an example."""
