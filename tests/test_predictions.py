@@ -10,6 +10,8 @@ from heads import TASK, toy
 from scipy import special, stats
 from sklearn import metrics as reference
 
+from poolax.backbones import Moment, MomentConfig, SeriesPreprocess
+from poolax.data.series import Series, forecasting
 from poolax.records import Predictions, Records, packed, unpacked
 from poolax.training import (
     Classification,
@@ -23,6 +25,7 @@ from poolax.training import (
     SentenceSimilarity,
     head_directory,
     load_head,
+    sweep,
     sweep_states,
 )
 
@@ -131,6 +134,10 @@ def test_constants_of_numbers_and_grids():
     found = Forecasting(2).constants(series, series)
     assert list(found) == ["training mean", "mean of each window"]
     np.testing.assert_allclose(found["mean of each window"].scores, [[0, 0, 1], [1, 1, 2]])
+
+    inputs = np.array([[1.0, 2.0, np.nan], [0.0, 5.0, 4.0]])
+    last = Forecasting(2).rules(lambda: inputs, series)["last value"]
+    np.testing.assert_allclose(last.scores, [[1, 1, 1], [1, 1, 2]])  # 2 and 4
 
     grid = np.array([[[0, 1], [2, 255]], [[0, 1], [1, 0]], [[0, 2], [1, 0]]])
     cells = Segmentation(3, output_grid=2).constants(grid, grid[:1])["majority class of each cell"]
@@ -261,3 +268,25 @@ def test_similarities_keep_what_their_rank_correlation_is_made_of():
     [found] = records.predictions()
     ranks = [stats.rankdata(found[name]) for name in ("target", "prediction")]
     assert np.corrcoef(*ranks)[0, 1] == pytest.approx(records[0]["test"], abs=1e-6)
+
+
+def test_the_last_value_is_a_baseline_of_forecasts():
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(160, 1)), axis=0)
+    data = forecasting(Series("walk", walk, ("x",), (90, 125, 160), "", ""), context=16, horizon=4)
+    config = MomentConfig(16, 4, 8, width=8, num_layers=1, num_heads=2, head_dim=4, mlp_dim=8)
+    moment = Moment.init(config, jax.random.key(0), SeriesPreprocess(16, 4))
+    [row] = sweep(moment, data, Forecasting(4), poolers=["avg"], solver="converged")
+    for split in ("validation", "test"):
+        inputs = data.inputs[data.splits[split]]
+        values = data.targets["values"][data.splits[split]]
+        expected = {
+            "last value": inputs[:, -1:],
+            "mean of each window": inputs.mean(axis=1, keepdims=True),
+            "training mean": data.targets["values"][data.splits["train"]].mean(axis=0),
+        }
+        found = row["baselines"][split]
+        assert set(found) == set(expected)
+        for name, prediction in expected.items():
+            errors = prediction - values
+            both = {"mse": np.mean(errors**2), "mae": np.mean(np.abs(errors))}
+            assert found[name] == pytest.approx(both, rel=1e-4)

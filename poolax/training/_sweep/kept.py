@@ -1,6 +1,7 @@
 """What records of heads keep of predictions, and of those that do not look at the input."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Int, PyTree
 
 from poolax.records import Predictions, packed
 from poolax.statistics import measure
-from poolax.training.tasks import ConstantPrediction, Task
+from poolax.training.tasks import Baseline, Task
 
 
 def rows_of(targets: PyTree, examples: Int[np.ndarray, " N"]) -> PyTree:
@@ -71,25 +72,31 @@ def _is_constant(kept: Mapping[str, np.ndarray]) -> bool:
 
 
 def constants_of(
-    task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
+    task: Task,
+    targets: PyTree,
+    splits: Mapping[str, Int[np.ndarray, "_"]],
+    read: Callable[[Int[np.ndarray, "_"]], np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What records say of predictions that do not look at the input, and of the sizes of splits.
+    """What records say of rules that learn nothing, and of the sizes of splits.
 
     Args:
         task: Loss and score.
         targets: Targets of all examples.
         splits: Their splits.
+        read: Gives raw inputs of examples; ``None`` where there are none.
 
     Returns:
         Test scores of the best constant of the training split and of the test split, and all metrics
-        of all constants of the training split on both splits, without those that are not defined.
+        of all baselines on validation and test split, without those that are not defined.
     """
     own = {name: rows_of(targets, splits[name]) for name in ("train", "validation", "test")}
     baselines = {}
     for split in ("validation", "test"):
+        found = dict(task.constants(own["train"], own[split]))
+        if read is not None:
+            found |= task.rules(functools.partial(read, splits[split]), own[split])
         baselines[split] = {
-            name: _metrics_of_constant(task, constant, own[split])
-            for name, constant in task.constants(own["train"], own[split]).items()
+            name: _metrics_of(task, baseline, own[split]) for name, baseline in found.items()
         }
     return {
         "baseline": task.baseline(own["train"], own["test"]),
@@ -99,8 +106,8 @@ def constants_of(
     }
 
 
-def _metrics_of_constant(task: Task, constant: ConstantPrediction, targets: PyTree) -> dict[str, float]:
-    kept = kept_of(task, constant.scores, constant.answers, targets)
+def _metrics_of(task: Task, baseline: Baseline, targets: PyTree) -> dict[str, float]:
+    kept = kept_of(task, baseline.scores, baseline.answers, targets)
     measured = measure(Predictions(kept), task.further_metrics)
-    values = {**task.metrics(constant.scores, targets), **measured.values}
+    values = {**task.metrics(baseline.scores, targets), **measured.values}
     return {name: value for name, value in values.items() if name not in measured.undefined}

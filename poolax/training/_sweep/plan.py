@@ -1,7 +1,7 @@
 """Which heads of a sweep are finished, and how the others are trained."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -108,6 +108,7 @@ class SweepPlan:
         *,
         about: Mapping[str, Any],
         pooled: Mapping[str, np.ndarray] | None = None,
+        read_inputs: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Train all that is not finished, and record it.
 
@@ -119,11 +120,13 @@ class SweepPlan:
             progress: As for :func:`sweep`.
             about: What records say beside, on which no head depends.
             pooled: Vectors of the fixed poolers, where they are there already.
+            read_inputs: Gives raw inputs of examples, of which rules predict that learn nothing.
 
         Raises:
             PreemptedError: if asked to stop.
         """
         heads, until = self._heads, None
+        about = {**about, **constants_of(heads.task, targets, splits, read_inputs)}
         if heads.solver is not None:
             until = Until(heads.solver.patience, heads.solver.warmup)
 
@@ -184,7 +187,6 @@ class SweepPlan:
             raise ValueError("solver: expected one that solves heads, got None")
         pending = self.pending()
         keys = [(label, run) for label in vectors for run in pending[label]]
-        constants = constants_of(heads.task, targets, splits)
         for number, (label, run) in enumerate(keys):
             started = time.perf_counter()
             if agreed(self._limits.should_stop())[0]:
@@ -195,7 +197,7 @@ class SweepPlan:
             )
             wall_s = round(time.perf_counter() - started, 3)
             row |= heads.methods[label].describe()
-            row |= {**constants, "wall_s": wall_s, **about, **environment()}
+            row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
             self.finished[label, run] = row
@@ -245,7 +247,6 @@ class SweepPlan:
             )
         wall_s = round(time.perf_counter() - started, 3)
         common = {
-            **constants_of(task, targets, splits),
             "batch_order": "shared by all heads" if job.protocol.shared_order else "of each seed",
             "shard": job.protocol.shard,
             "heads_trained_together": len(keys),

@@ -249,7 +249,20 @@ def sweep(
         "features_wall_s": round(time.perf_counter() - started, 3),
     }
     targets = jax.tree.map(lambda array: array[used], dataset.targets)
-    plan.run(source, targets, splits, views, progress, about=about, pooled=pooled)
+
+    def read_inputs(examples):
+        return dataset.inputs[used[examples]]
+
+    plan.run(
+        source,
+        targets,
+        splits,
+        views,
+        progress,
+        about=about,
+        pooled=pooled,
+        read_inputs=read_inputs,
+    )
     return plan.records()
 
 

@@ -1,6 +1,6 @@
 """Tasks: what heads predict, their losses and their metrics."""
 
-from poolax.training.tasks._base import ConstantPrediction as ConstantPrediction
+from poolax.training.tasks._base import Baseline as Baseline
 from poolax.training.tasks._base import Task as Task
 from poolax.training.tasks._choice import task_for as task_for
 from poolax.training.tasks._classification import Classification as Classification

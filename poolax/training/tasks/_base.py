@@ -1,7 +1,7 @@
 """What every task is."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +25,8 @@ class LeastSquares(NamedTuple):
     weights: Float[np.ndarray, " N"] | None = None
 
 
-class ConstantPrediction(NamedTuple):
-    """What comes of predicting without a look at the input.
+class Baseline(NamedTuple):
+    """What comes of a rule that learns nothing, such as the most frequent class or the last value.
 
     Attributes:
         scores: As :meth:`Task.score` gives them of all examples.
@@ -138,7 +138,7 @@ class Task(abc.ABC):
         """
         return targets if isinstance(targets, np.ndarray) and targets.ndim == 1 else None
 
-    def constants(self, train_targets: PyTree, targets: PyTree) -> Mapping[str, ConstantPrediction]:
+    def constants(self, train_targets: PyTree, targets: PyTree) -> Mapping[str, Baseline]:
         """Predictions that do not look at the input, by their names; here none.
 
         Args:
@@ -149,6 +149,19 @@ class Task(abc.ABC):
             The one that fits training targets best, as :meth:`baseline` takes it, at first.
         """
         del train_targets, targets
+        return {}
+
+    def rules(self, read: Callable[[], np.ndarray], targets: PyTree) -> Mapping[str, Baseline]:
+        """Predictions that a rule makes of raw inputs, by their names; here none.
+
+        Args:
+            read: Gives the raw inputs of the examples.
+            targets: Their targets.
+
+        Returns:
+            Scores and answers of each rule.
+        """
+        del read, targets
         return {}
 
     @abc.abstractmethod

@@ -9,7 +9,7 @@ import optax
 from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import (
-    ConstantPrediction,
+    Baseline,
     Task,
     check_labels,
     check_some,
@@ -79,7 +79,7 @@ class Classification(Task):
         """The most frequent class of the training split."""
         answers = majority(train_targets, targets, self.num_classes)
         right = (answers["prediction"] == targets).astype(np.float64)
-        return {"majority class": ConstantPrediction(right, answers)}
+        return {"majority class": Baseline(right, answers)}
 
     def check_targets(self, targets):
         """Refuse anything but whole numbers from 0 to ``num_classes - 1``, one an example."""
@@ -167,9 +167,7 @@ class NextToken(Task):
         guesses = np.argsort(-counts, kind="stable")[: self.top_k]
         right = np.stack([np.isin(targets, guesses), targets == guesses[0]], axis=-1)
         first = np.full(len(targets), guesses[0])
-        return {
-            "most frequent tokens": ConstantPrediction(right.astype(np.float64), {"prediction": first})
-        }
+        return {"most frequent tokens": Baseline(right.astype(np.float64), {"prediction": first})}
 
     def check_targets(self, targets):
         """Refuse anything but token ids below ``vocab_size``, one an example."""

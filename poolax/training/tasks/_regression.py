@@ -9,7 +9,7 @@ import numpy as np
 from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import (
-    ConstantPrediction,
+    Baseline,
     LeastSquares,
     Task,
     check_some,
@@ -20,8 +20,8 @@ from poolax.training.tasks._base import (
 class _Regression(Task):
     """Squared error over the values that are not NaN.
 
-    The metrics are means over all scored values, however many an example has. Where an example has one,
-    records hold correlations beside.
+    The metrics are means over all scored values, however many an example has; of single ones records
+    hold correlations beside.
     """
 
     metric = "mse"
@@ -96,10 +96,10 @@ class _Regression(Task):
         everywhere = train[known].mean()
         count = known.sum(axis=0)
         by_place = np.where(known, train, 0).sum(axis=0) / np.maximum(count, 1)
-        return {"training mean": self._constant(np.where(count > 0, by_place, everywhere), values)}
+        return {"training mean": self._of_rule(np.where(count > 0, by_place, everywhere), values)}
 
-    def _constant(self, predictions, values):
-        """Errors of predictions that do not look at the input."""
+    def _of_rule(self, predictions, values):
+        """What comes of predictions, one for each place or the same for all of them."""
         scored = ~np.isnan(values)
         errors = np.where(scored, predictions - np.where(scored, values, 0), 0)
         count = scored.sum(axis=-1)
@@ -108,7 +108,7 @@ class _Regression(Task):
         answers = {"num_scored": count, "absolute_error": error}
         if self.num_outputs == 1:
             answers["prediction"] = np.broadcast_to(predictions, values.shape)[:, 0]
-        return ConstantPrediction(sums, answers)
+        return Baseline(sums, answers)
 
     def _check_values(self, values, name="targets"):
         fits = isinstance(values, np.ndarray) and values.ndim == 2
@@ -218,7 +218,7 @@ class _Series(_Regression):
         """The training split's mean, and what each window is shifted by: the mean of what is seen."""
         level = np.asarray(targets["shift"], np.float64)[:, None]
         values = np.asarray(targets["values"], np.float64)
-        window = {"mean of each window": self._constant(level, values)}
+        window = {"mean of each window": self._of_rule(level, values)}
         return {**super().constants(train_targets, targets), **window}
 
     def check_targets(self, targets):
@@ -253,6 +253,14 @@ class Forecasting(_Series):
     horizon: int = 96
 
     name = "forecasting"
+
+    def rules(self, read, targets):
+        """The last value that is seen of each window."""
+        seen = np.asarray(read(), np.float64)
+        known = ~np.isnan(seen)
+        place = seen.shape[-1] - 1 - np.argmax(known[..., ::-1], axis=-1)
+        last = np.take_along_axis(seen, place[..., None], axis=-1)
+        return {"last value": self._of_rule(last, np.asarray(targets["values"], np.float64))}
 
     def __post_init__(self):
         """Refuse a horizon below one."""

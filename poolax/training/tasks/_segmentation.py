@@ -9,7 +9,7 @@ import optax
 from poolax import codec
 from poolax._checks import check_count
 from poolax.training.tasks._base import (
-    ConstantPrediction,
+    Baseline,
     Task,
     check_some,
     check_whole,
@@ -116,7 +116,7 @@ class Segmentation(Task):
         example = np.broadcast_to(np.arange(len(targets))[:, None, None], targets.shape)
         np.add.at(scores, (example[valid], targets[valid], chosen[valid]), 1)
         answers = {"num_scored": valid.sum(axis=(1, 2))}
-        return {"majority class of each cell": ConstantPrediction(scores, answers)}
+        return {"majority class of each cell": Baseline(scores, answers)}
 
     def check_targets(self, targets):
         """Refuse anything but a grid of labels an example, 255 for void."""

@@ -12,7 +12,7 @@ from poolax import codec
 from poolax._checks import check_count, check_number
 from poolax._numerics import exponent_of, safe_norm, times_power
 from poolax.training.tasks._base import (
-    ConstantPrediction,
+    Baseline,
     Task,
     check_labels,
     check_some,
@@ -103,7 +103,7 @@ class SentenceSimilarity(Task):
         """The mean of the training split."""
         check_some("train_targets", train_targets)
         mean = np.full(len(targets), np.mean(train_targets, dtype=np.float64))
-        return {"training mean": ConstantPrediction(mean, {"prediction": mean})}
+        return {"training mean": Baseline(mean, {"prediction": mean})}
 
     def check_targets(self, targets):
         """Refuse anything but numbers from 0 to 1, one an example."""
@@ -199,7 +199,7 @@ class SentenceCompletion(Task):
     def constants(self, train_targets, targets):
         """The most frequent number of the training split."""
         answers = majority(train_targets, targets, self.num_endings)
-        return {"majority class": ConstantPrediction(answers["prediction"].astype(np.float64), answers)}
+        return {"majority class": Baseline(answers["prediction"].astype(np.float64), answers)}
 
     def check_targets(self, targets):
         """Refuse anything but numbers of endings, one an example."""
