@@ -76,11 +76,11 @@ def section(results: pathlib.Path) -> str:
     parts = []
     for path in sorted(results.glob("*.jsonl")):
         records = Records.read(path)
-        shown = comparison.table(records, title=records[0]["title"])
+        shown = comparison.markdown(comparison.tables(records), title=records[0]["title"])
         commands = "\n".join(comparison.commands(records))
         devices = ", ".join(dict.fromkeys(row["devices"] for row in records))
         parts.append(
-            f"{shown.markdown()}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
+            f"{shown}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
             f"```sh\n{commands}\n```\n"
         )
     return "\n".join(parts)

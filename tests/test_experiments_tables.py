@@ -34,18 +34,21 @@ def run(experiments):
     )
 
 
-def check_outputs(experiments, out, name, num_rows):
+def check_outputs(experiments, out, name, num_tables):
     """Every file of a comparison says what its records say."""
     comparison, study = experiments("comparison"), experiments(name).STUDY
     records = Records.read(out / f"{name}.jsonl")
     assert len({row["id"] for row in records}) == len(records)
     for row in records:
         assert np.isfinite([row["test"], row["validation"], row["baseline"]]).all()
-    table = comparison.table(records, title=study.title)
-    assert len(table.rows) == num_rows
-    assert table.columns == ["task", "baseline", "best constant", "last", "attn"]
-    assert (out / f"{name}.md").read_text() == table.markdown()
-    assert (out / f"{name}.tex").read_text() == table.latex()
+    tables = comparison.tables(records)
+    assert len(tables) == num_tables
+    for table in tables:
+        assert table.columns[1:3] == ["validation", "test"]
+        assert [row[0].text for row in table.rows][:2] == ["last", "attn"]
+    text = comparison.markdown(tables, title=study.title)
+    assert (out / f"{name}.md").read_text() == text
+    assert (out / f"{name}.tex").read_text() == "\n".join(table.latex() for table in tables)
     tidy = list(csv.DictReader((out / f"{name}.csv").read_text().splitlines()))
     for row in tidy:
         chosen = [
@@ -54,7 +57,7 @@ def check_outputs(experiments, out, name, num_rows):
             if head["learning_rate"] == float(row["learning_rate"])
         ]
         assert float(row["mean"]) == pytest.approx(np.mean(chosen))
-    assert "at most 20 examples of each split" in table.markdown()
+    assert "at most 20 examples of each split" in text
     assert (out / f"{name}.png").exists()
 
 
@@ -88,7 +91,7 @@ PRETRAINED = ("--pretrain-epochs", "2", *SMALL)
 
 
 @pytest.mark.parametrize(
-    ("name", "datasets", "num_rows"),
+    ("name", "datasets", "num_tables"),
     [
         ("vision", ["digits"], 1),
         ("time_series", ["ecg200"], 1),
@@ -96,14 +99,14 @@ PRETRAINED = ("--pretrain-epochs", "2", *SMALL)
         pytest.param("time_series", [], 6, marks=pytest.mark.slow),
     ],
 )
-def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datasets, num_rows):
+def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datasets, num_tables):
     chosen = ["--datasets", *datasets] if datasets else []
     arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, *chosen]
     assert run(name, *arguments) == 0
-    check_outputs(experiments, tmp_path, name, num_rows)
+    check_outputs(experiments, tmp_path, name, num_tables)
     text = (tmp_path / f"{name}.md").read_text()
     assert "Adam at 0.001 or 0.01" in text
-    assert "reported is its test score" in text
+    assert "learning rates chosen by mean validation score" in text
 
 
 @pytest.mark.slow
@@ -240,20 +243,19 @@ def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     Records([head("avg", 0, 0.5), head("avg", 1, 0.7)]).write_to(out / "language.jsonl")
     (out / "records.jsonl").write_text("{}\n")
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Tables\n\n{summary.BEGIN}\nbefore\n{summary.END}\n\nmore\n")
+    readme.write_text(f"# Tables\n\n{summary.BEGIN}\nformer tables\n{summary.END}\n\nmore\n")
     folder = ["--folder", str(tmp_path)]
     assert summary.main([*folder, "--check"]) == 1
     assert "not what results/ gives" in capsys.readouterr().err
     assert summary.main([*folder, "--take", str(out)]) == 0
     text = readme.read_text()
-    assert (
-        "| bert, banking77, classification (accuracy in %) | 10.00 | **<u>60.00 ± 14.14</u>** |" in text
-    )
+    assert "## Language\n\n### bert, banking77, classification (accuracy in %)\n" in text
+    assert "| avg | **60.00** | **<u>60.00 ± 14.14</u>** |\n| baseline |  | 10.00 |\n" in text
     assert "Adam at 0.001, batches of 32, 10 epochs; texts cut to 32 tokens." in text
     assert "python experiments/language.py --data-dir DIR\n" in text
     assert text.startswith("# Tables\n\n")
     assert text.endswith("\n\nmore\n")
-    assert "before" not in text
+    assert "former tables" not in text
     assert summary.main([*folder, "--check"]) == 0
     assert summary.main([*folder, "--take", str(tmp_path / "none")]) == 2
     assert "take: expected the folder of a finished comparison" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from comparison._options import Options
 from comparison._study import Context, Study
-from comparison._tables import published, table
+from comparison._tables import markdown, published, tables, tidy_csv
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
 from poolax.records import write_atomically
 from poolax.reporting import Table, plot_scores
@@ -62,9 +62,9 @@ class _Command:
         with holding(out):
             with progress_bars(console) as progress:
                 records = _sweep(self.study, Context(self.options, out, progress))
-            scores = table(records, title=self.study.title)
-            _write(self.study.name, out, records, scores)
-        show(_narrow(scores), records, as_json=self.options.as_json)
+            shown = tables(records)
+            _write(self.study, out, records, shown)
+        show(shown, records, as_json=self.options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
             tell(console, f"Complete with {diverged} diverged heads: {out}")
@@ -116,23 +116,19 @@ def _limits(options: Options, should_stop: Callable[[], bool]) -> Limits:
     )
 
 
-def _narrow(scores: Table, rows: int = 3) -> list[Table]:
-    """The table for a terminal: a column for each of a few rows at a time, and the notes at last."""
-    starts = range(0, len(scores.rows), rows)
-    parts = [dataclasses.replace(scores, rows=scores.rows[k : k + rows], notes=()) for k in starts]
-    parts[-1] = dataclasses.replace(parts[-1], notes=scores.notes)
-    return [part.transposed() for part in parts]
-
-
 def _within(name: str, progress: Progress) -> Progress:
     return lambda description, done, total: progress(f"{name}: {description}", done, total)
 
 
-def _write(name: str, out: epath.Path, records: Records, scores: Table) -> None:
-    """The records of the table, the table and the figure."""
-    records.write_as(out / f"{name}.jsonl")
-    texts = {"md": scores.markdown(), "csv": scores.csv(), "tex": scores.latex()}
+def _write(study: Study, out: epath.Path, records: Records, shown: Sequence[Table]) -> None:
+    """The records of the tables, the tables and the figure."""
+    records.write_as(out / f"{study.name}.jsonl")
+    texts = {
+        "md": markdown(shown, title=study.title),
+        "csv": tidy_csv(shown),
+        "tex": "\n".join(table.latex() for table in shown),
+    }
     for suffix, text in texts.items():
-        write_atomically(out / f"{name}.{suffix}", text)
+        write_atomically(out / f"{study.name}.{suffix}", text)
     if not all(row["diverged"] for row in records):
-        plot_scores(records, out / f"{name}.png")
+        plot_scores(records, out / f"{study.name}.png")

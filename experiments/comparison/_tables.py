@@ -1,4 +1,4 @@
-"""From records of heads to records that can be published, and to the table."""
+"""From records of heads to records that can be published, and to the tables."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from comparison._study import Study
-from poolax.reporting import Table, score_table
+from poolax.reporting import Table, notes_once, score_tables
 
 # Per-example scores and curves stay with the sweep's own records.
 _FIELDS = (
@@ -82,20 +82,32 @@ def portable_command(command: str) -> str:
     return " ".join(["python", f"experiments/{words[0]}", *words[1:]])
 
 
-def table(records: Iterable[Mapping[str, Any]], *, title: str) -> Table:
-    """The table of a comparison, with the protocol, the data's notes and the commands below it.
+def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """The tables of a comparison, one for each task, with the protocol and the data's notes below it.
 
     Args:
         records: Published records.
-        title: Above the table.
     """
     records = list(records)
-    scores = score_table(records, title=title)
-    by_row: dict[str, list[Mapping[str, Any]]] = {}
+    by_task: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in records:
-        by_row.setdefault(f"{row['dataset']}, {row['task']}", []).append(row)
-    protocol = [f"{name}: {_protocol(rows)}." for name, rows in by_row.items()]
-    return dataclasses.replace(scores, notes=(*scores.notes, *protocol))
+        by_task.setdefault((row["dataset"], row["task"]), []).append(row)
+    shown = []
+    for table in score_tables(records):
+        rows = by_task[table.tidy[0]["dataset"], table.tidy[0]["task"]]
+        shown.append(dataclasses.replace(table, notes=[*table.notes, f"{_protocol(rows)}."]))
+    return notes_once(shown)
+
+
+def markdown(tables: Sequence[Table], *, title: str) -> str:
+    """Tables of a comparison below its title."""
+    return "\n".join([f"## {title}\n", *(table.markdown(level=3) for table in tables)])
+
+
+def tidy_csv(tables: Sequence[Table]) -> str:
+    """What tables show, a line for each value."""
+    rows = [row for table in tables for row in table.tidy]
+    return dataclasses.replace(tables[0], tidy=rows).csv()
 
 
 def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,6 @@
 """What the commands share: exit codes, numbers for people, progress, records on standard output."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import sys
@@ -48,10 +47,9 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
         return
     console = rich.console.Console()
     for table in tables:
+        for part in table.for_width(console.width):
+            console.print(part)
         # Notes as wide as the terminal rather than as the table.
-        bare = dataclasses.replace(table, notes=())
-        compact = table.natural_width() > console.width
-        console.print(bare.rich(compact=compact))
         for note in table.notes:
             console.print(Text(printable(note)))
 

@@ -54,6 +54,7 @@ class HeadRecord(MadeWith):
     lipschitz: NotRequired[list[float]]
     diverged_step: NotRequired[int | None]
     solver: NotRequired[dict[str, Any]]
+    convex: NotRequired[bool]
     strength: NotRequired[float]
     strengths_tried: NotRequired[list[float]]
     learning_rates_tried: NotRequired[list[float]]

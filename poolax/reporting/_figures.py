@@ -9,7 +9,8 @@ from etils import epath
 from poolax._paths import write_atomically
 from poolax._text import one_line
 from poolax.reporting._constants import constants_of
-from poolax.reporting._scores import place_of, scores_by_place
+from poolax.reporting._places import comparisons_of
+from poolax.reporting._scores import summaries_of
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
@@ -19,56 +20,100 @@ _WIDE = 20
 
 
 def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
-    """Scores of all poolers, a panel each task: mean, standard deviation and constant predictions.
+    """Scores of all poolers, a panel each task: all ways of training, and constant predictions.
 
-    The baseline is the training split's best constant prediction; where records hold it, the test
-    split's own stands beside it.
+    Bars are the 95 % interval of the mean over test examples and seeds; where records do not hold what
+    that takes, the standard deviation over seeds. What validation chose has a ring. The baseline is the
+    training split's best constant prediction; where records hold it, the test split's own stands beside
+    it.
 
     Args:
         records: Head records.
         path: PNG to write.
     """
-    found = [
-        [entry for entry in group if entry["mean"] is not None] for group in scores_by_place(records)
-    ]
-    panels = [group for group in found if group]
+    panels = []
+    for comparison in comparisons_of(records):
+        found = {
+            protocol: [entry for entry in summaries_of(place) if entry["mean"] is not None]
+            for protocol, place in comparison.protocols.items()
+        }
+        found = {protocol: entries for protocol, entries in found.items() if entries}
+        panels += [(comparison.name, found)] if found else []
     if not panels:
         raise ValueError("records: expected at least one head that did not diverge, got none")
-    figure, all_axes = _figure(6.0, 3.4 * len(panels), rows=len(panels))
-    for axes, summary in zip(all_axes, panels, strict=True):
-        _plot_panel(axes, summary)
+    figure, all_axes = _figure(6.4, 3.4 * len(panels), rows=len(panels))
+    for axes, (name, protocols) in zip(all_axes, panels, strict=True):
+        _plot_panel(axes, name, protocols)
+    # One legend for all panels, with everything that is in any of them.
+    known = {
+        label: handle
+        for axes in all_axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
     _save(figure, path)
 
 
-def _plot_panel(axes, summary):
-    for index, entry in enumerate(summary):
-        axes.errorbar(
-            index,
-            entry["mean"],
-            yerr=entry["std"] or 0.0,
-            fmt=_MARKERS[index % len(_MARKERS)],
-            color=_COLOURS[index % len(_COLOURS)],
-            markersize=7,
-            capsize=4,
-        )
-    constants = {name: summary[0][name] for name in ("baseline", "best_constant")}
+def _plot_panel(axes, name, protocols):
+    """Scores on one task, by every way of training."""
+    entries = [entry for found in protocols.values() for entry in found]
+    poolers = list(dict.fromkeys(entry["pooler"] for entry in entries))
+    for index, (protocol, found) in enumerate(protocols.items()):
+        _plot_protocol(axes, index, protocol, found, poolers, len(protocols))
+    constants = {name: entries[0][name] for name in ("baseline", "best_constant")}
     constants = {name: value for name, value in constants.items() if value is not None}
-    levels = [*constants.values(), *(entry["mean"] for entry in summary)]
-    is_error = not summary[0]["higher_is_better"]
+    levels = [*constants.values(), *(entry["mean"] for entry in entries)]
+    is_error = not entries[0]["higher_is_better"]
     if is_error and min(levels) > 0 and max(levels) > _WIDE * min(levels):
         axes.set_yscale("log")
-    for name, value in constants.items():
-        is_left = name == "baseline"
+    for constant, value in constants.items():
+        is_left = constant == "baseline"
         axes.axhline(value, color="#777777", linestyle=":" if is_left else "--", linewidth=1)
-        place, side = (-0.4, "left") if is_left else (len(summary) - 0.6, "right")
-        label = name.replace("_", " ")
+        place, side = (-0.4, "left") if is_left else (len(poolers) - 0.6, "right")
+        label = constant.replace("_", " ")
         axes.text(place, value, label, color="#555555", fontsize=8, va="bottom", ha=side)
     # A dollar in a label is a dollar.
-    labels = [one_line(entry["pooler"]) for entry in summary]
-    axes.set_xticks(range(len(summary)), labels, parse_math=False)
-    axes.set_xlim(-0.5, len(summary) - 0.5)
-    axes.set_ylabel(one_line(f"test {summary[0]['metric']}"), parse_math=False)
-    axes.set_title(one_line(place_of(summary[0])), fontsize=10, parse_math=False)
+    axes.set_xticks(range(len(poolers)), map(one_line, poolers), parse_math=False)
+    axes.set_xlim(-0.5, len(poolers) - 0.5)
+    axes.set_ylabel(one_line(f"test {entries[0]['metric']}"), parse_math=False)
+    axes.set_title(one_line(name), fontsize=10, parse_math=False)
+
+
+def _plot_protocol(axes, index, protocol, entries, poolers, num_protocols):
+    """Scores of heads that were trained in one way, beside those of the other ways."""
+    # The ring in the legend is that of the last.
+    colour = _COLOURS[index % len(_COLOURS)]
+    shift = 0.24 * (index - (num_protocols - 1) / 2)
+    places = [poolers.index(entry["pooler"]) + shift for entry in entries]
+    means = [entry["mean"] for entry in entries]
+    bars = [_bar(entry) for entry in entries]
+    axes.errorbar(
+        places,
+        means,
+        yerr=list(zip(*bars, strict=True)),
+        fmt=_MARKERS[index % len(_MARKERS)],
+        color=colour,
+        markersize=6,
+        capsize=3,
+        label=_label(protocol),
+    )
+    chosen = [k for k, entry in enumerate(entries) if entry["chosen"]]
+    axes.scatter(
+        [places[k] for k in chosen],
+        [means[k] for k in chosen],
+        s=150,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=1.2,
+        label="chosen by validation",
+    )
+
+
+def _bar(entry):
+    """How far a bar reaches below and above a mean."""
+    if entry["test_low"] is None:
+        return (entry["std"] or 0.0,) * 2
+    return entry["mean"] - entry["test_low"], entry["test_high"] - entry["mean"]
 
 
 def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import rich.box
 import rich.console
-import rich.measure
 import rich.table
+from rich.measure import Measurement
 from rich.text import Text
 
 from poolax._text import one_line
@@ -25,8 +25,8 @@ class Cell:
 
     Attributes:
         text: What it says, plain text.
-        bold: Best of its row.
-        underlined: Best fixed pooler of its row.
+        bold: What was chosen, of scores by validation.
+        underlined: Best of its kind, of scores on test.
     """
 
     text: str
@@ -97,16 +97,16 @@ class Table:
     tidy: Sequence[Mapping[str, Any]]
 
     def __str__(self) -> str:
-        """The table as plain text, as wide as the terminal; turned where only that fits."""
+        """The table as plain text, as wide as the terminal; turned or in parts where only that fits."""
         emphasised = any(cell.bold or cell.underlined for row in self.rows for cell in row)
         rows = [[cell.plain() for cell in row] for row in self.rows]
         plain = dataclasses.replace(self, rows=rows, notes=())
         console = rich.console.Console(file=io.StringIO(), color_system=None, force_jupyter=False)
-        choices = [(plain, False), (plain, True), (plain.transposed(), True)]
-        fits = (pair for pair in choices if pair[0].natural_width(compact=pair[1]) <= console.width)
-        chosen, compact = next(fits, choices[-1])
+        is_wide = plain.natural_width(compact=True) > console.width
+        shown = plain.transposed() if is_wide and len(plain.in_parts()) == 1 else plain
         with console.capture() as captured:
-            console.print(chosen.rich(compact=compact))
+            for part in shown.for_width(console.width):
+                console.print(part)
             for note in self.notes:
                 console.print(Text(one_line(note)))
             if emphasised:
@@ -122,10 +122,10 @@ class Table:
         """The table where a notebook shows it."""
         return self.html()
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
+    def markdown(self, *, level: int = 2) -> str:
+        """The table in Markdown, below a heading of this level."""
         columns = map(markdown_text, self.columns)
-        lines = [f"## {markdown_text(self.title)}", "", "| " + " | ".join(columns) + " |"]
+        lines = [f"{'#' * level} {markdown_text(self.title)}", "", "| " + " | ".join(columns) + " |"]
         lines.append("|" + " --- |" * len(self.columns))
         lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.rows]
         lines += [""] + [f"{markdown_text(note)}\n" for note in self.notes]
@@ -192,6 +192,44 @@ class Table:
         columns = [self.columns[0], *(row[0].text for row in self.rows)]
         return dataclasses.replace(self, columns=columns, rows=rows)
 
+    def in_parts(self) -> Sequence["Table"]:
+        """Tables below each other, with the first column in each, for where one is too wide.
+
+        Columns stay together whose headings begin with the same words before a comma. The title is that
+        of the first part, and notes are those of the last one.
+        """
+        groups: dict[str, list[int]] = {}
+        for index, column in enumerate(self.columns[1:], 1):
+            groups.setdefault(column.partition(", ")[0], []).append(index)
+        parts = [
+            dataclasses.replace(
+                self,
+                title="",
+                columns=[self.columns[k] for k in (0, *chosen)],
+                rows=[[row[k] for k in (0, *chosen)] for row in self.rows],
+                notes=(),
+            )
+            for chosen in groups.values()
+        ]
+        if len(parts) in (0, len(self.columns) - 1):
+            return [self]
+        parts[0] = dataclasses.replace(parts[0], title=self.title)
+        parts[-1] = dataclasses.replace(parts[-1], notes=self.notes)
+        return parts
+
+    def for_width(self, width: int) -> list[rich.table.Table]:
+        """The table for a terminal of so many columns, without notes.
+
+        Compact if need be, then with cells of several lines, and in parts where words would be broken.
+        """
+        bare = dataclasses.replace(self, notes=())
+        for compact in (False, True):
+            if self.natural_width(compact=compact) <= width:
+                return [bare.rich(compact=compact)]
+        if bare._measured(compact=True).minimum <= width:
+            return [bare.rich(compact=True)]
+        return [part.rich(compact=part.natural_width() > width) for part in bare.in_parts()]
+
     def rich(self, *, compact: bool = False) -> rich.table.Table:
         """The table for the terminal; compact, with spaces in place of lines between columns.
 
@@ -200,7 +238,7 @@ class Table:
         style: dict[str, Any] = {"padding": 0, "box": rich.box.SIMPLE_HEAD} if compact else {}
         caption = Text("\n".join(map(one_line, self.notes)), style="table.caption")
         table = rich.table.Table(
-            title=Text(one_line(self.title), style="table.title"),
+            title=Text(one_line(self.title), style="table.title") if self.title else None,
             caption=caption if self.notes else None,
             caption_justify="left",
             **style,
@@ -215,8 +253,8 @@ class Table:
 
     def natural_width(self, *, compact: bool = False) -> int:
         """Columns of a terminal that the table takes where no line of it is broken."""
+        return dataclasses.replace(self, notes=())._measured(compact=compact).maximum
+
+    def _measured(self, *, compact: bool) -> Measurement:
         console = rich.console.Console(file=io.StringIO(), width=_NO_LIMIT, force_jupyter=False)
-        bare = dataclasses.replace(self, notes=())
-        return rich.measure.Measurement.get(
-            console, console.options, bare.rich(compact=compact)
-        ).maximum
+        return Measurement.get(console, console.options, self.rich(compact=compact))

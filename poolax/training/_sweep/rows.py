@@ -142,6 +142,7 @@ def solved_row(
         "validation": head.score_tried if head.refitted else metrics["validation"][task.metric],
         "test": metrics["test"][task.metric],
         **written(task, metrics, kept),
+        "convex": task.is_convex,
         "strength": head.strength,
         "strengths_tried": list(head.tried),
         "scores_tried": list(head.tried_scores),

@@ -1,0 +1,86 @@
+"""How scores and their marks look in tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is told in percent."""
+    return metric.endswith("accuracy")
+
+
+def unit(metric: str) -> str:
+    """A metric with its unit."""
+    return f"{metric} in %" if is_share(metric) else metric
+
+
+def score(value: float | None, metric: str, *, sign: str = "") -> str:
+    """A score in the metric's unit; with ``sign="+"`` a difference of scores."""
+    if value is None:
+        return "–"
+    return f"{100 * value:{sign}.2f}" if is_share(metric) else f"{value:{sign}.4f}"
+
+
+def mean_and_std(entry: Mapping[str, Any] | None) -> str:
+    """Mean and standard deviation of a summary."""
+    if entry is None:
+        return "–"
+    if entry["mean"] is None:
+        return "diverged"
+    text = score(entry["mean"], entry["metric"])
+    return text if entry["std"] is None else f"{text} ± {score(entry['std'], entry['metric'])}"
+
+
+def best_on_test(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of the poolers whose mean test score no other one exceeds."""
+    found = {entry["pooler"]: entry for entry in entries if entry["mean"] is not None}
+    if not found:
+        return set()
+    signed = {name: e["mean"] if e["higher_is_better"] else -e["mean"] for name, e in found.items()}
+    return {name for name, value in signed.items() if value == max(signed.values())}
+
+
+def test_note(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """What a test score and its marks are."""
+    several = sorted({entry["num_seeds"] for entry in summaries if entry["std"] is not None})
+    over = f" ± standard deviation over {' to '.join(map(str, several))} seeds" if several else ""
+    rated = any(entry["num_learning_rates"] > 1 for entry in summaries)
+    rate = ", learning rates chosen by mean validation score" if rated else ""
+    return (
+        f"test: mean{over}{rate}; bold: what validation chose; underlined: best on test, which nobody "
+        "knows before."
+    )
+
+
+def constant_scores(row: Mapping[str, Any]) -> dict[str, tuple[float | None, float | None]]:
+    """Validation and test scores of predictions that do not look at the input, by their names.
+
+    The first is the training split's best one, ``"baseline"`` where the record does not call it
+    otherwise; ``"best constant"`` is that of the test split itself.
+    """
+    baselines, metric = row.get("baselines") or {}, row["metric"]
+    found = {
+        name: (baselines.get("validation", {}).get(name, {}).get(metric), values.get(metric))
+        for name, values in baselines.get("test", {}).items()
+    }
+    found = found or {"baseline": (None, row["baseline"])}
+    if row.get("best_constant") is not None:
+        found["best constant"] = (None, row["best_constant"])
+    return found
+
+
+def constants_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the constant predictions are."""
+    names = list(dict.fromkeys(name for row in rows for name in constant_scores(row)))
+    own = [name for name in names if name != "best constant"]
+    best = "; best constant: that of the test split itself, which no constant exceeds"
+    told = f"{', '.join(own)}: the training split's best constant prediction"
+    if own != ["baseline"]:
+        told = f"{', '.join(own)}: predictions of the training split that do not look at the input"
+    return f"{told}{best * (len(own) < len(names))}."
+
+
+def renamed_notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which token the last one stands for."""
+    is_first = any(e["pooler"] == "last" and e["resolved"] == "first" for e in summaries)
+    return ["last is the first token here."] if is_first else []

@@ -1,0 +1,132 @@
+"""Tables of scores: one for each task, all ways of training side by side."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from poolax.reporting._marks import (
+    best_on_test,
+    constant_scores,
+    constants_note,
+    mean_and_std,
+    renamed_notes,
+    score,
+    test_note,
+    unit,
+)
+from poolax.reporting._places import Comparison, comparisons_of
+from poolax.reporting._remarks import remarks_on
+from poolax.reporting._scores import summaries_of
+from poolax.reporting._table import Cell, Table
+
+_DIFFERENCE = (
+    "difference: 95 % interval of the mean difference to the chosen pooler on test, by a paired "
+    "bootstrap over {count} test examples and seeds."
+)
+
+
+def score_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Scores of poolers, a table for each model and task: all ways of training side by side.
+
+    Each way of training has columns for the validation score, the test score, and the interval of its
+    difference to the pooler that validation chose, which is bold. The best test score is underlined
+    only: nobody knows it before the test. Constant predictions have rows below the poolers.
+
+    Args:
+        records: Head records of sweeps.
+
+    Returns:
+        The tables, in order of appearance.
+
+    Raises:
+        ValueError: if there is no record, or one that is none of a head.
+    """
+    comparisons = comparisons_of(records)
+    if not comparisons:
+        raise ValueError("records: expected at least one head record, got none")
+    return [_table(comparison) for comparison in comparisons]
+
+
+def notes_once(tables: Sequence[Table]) -> list[Table]:
+    """Tables that stand below each other, with notes that they share below the last one alone.
+
+    Args:
+        tables: The tables.
+
+    Returns:
+        The same, with fewer notes.
+    """
+    shared = [note for note in tables[0].notes if all(note in table.notes for table in tables)]
+    own = [
+        dataclasses.replace(table, notes=[note for note in table.notes if note not in shared])
+        for table in tables
+    ]
+    return [*own[:-1], dataclasses.replace(own[-1], notes=[*own[-1].notes, *shared])]
+
+
+def _table(comparison: Comparison) -> Table:
+    places = {name: summaries_of(place) for name, place in comparison.protocols.items()}
+    summaries = [entry for entries in places.values() for entry in entries]
+    has_difference = any(entry["difference_low"] is not None for entry in summaries)
+    headings = ["validation", "test", *(["difference"] if has_difference else [])]
+    words = [f"{name}, " if len(places) > 1 else "" for name in places]
+    rows = []
+    for pooler in dict.fromkeys(entry["pooler"] for entry in summaries):
+        cells = [Cell(pooler)]
+        for entries in places.values():
+            cells += _cells(pooler, entries)[: len(headings)]
+        rows.append(cells)
+    examples = [place.example for place in comparison.protocols.values()]
+    rows += _constants(examples, num_blank=len(headings) - 2)
+    metric = summaries[0]["metric"]
+    return Table(
+        title=f"{comparison.name} ({unit(metric)})",
+        columns=["pooler", *(f"{word}{heading}" for word in words for heading in headings)],
+        rows=rows,
+        notes=[
+            *remarks_on(comparison),
+            *renamed_notes(summaries),
+            test_note(summaries),
+            *_difference_notes(summaries),
+            constants_note(examples),
+        ],
+        tidy=[{"protocol": name} | entry for name, entries in places.items() for entry in entries],
+    )
+
+
+def _cells(pooler: str, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Validation, test and difference of a pooler that was trained in one way."""
+    [entry] = [entry for entry in entries if entry["pooler"] == pooler] or [None]
+    if entry is None:
+        return [Cell("–")] * 3
+    metric, chosen = entry["metric"], entry["chosen"]
+    ends = [score(entry[name], metric, sign="+") for name in ("difference_low", "difference_high")]
+    apart = "–" if entry["difference_low"] is None else f"[{', '.join(ends)}]"
+    return [
+        Cell(score(entry["validation"], metric), bold=chosen),
+        Cell(mean_and_std(entry), bold=chosen, underlined=pooler in best_on_test(entries)),
+        Cell("chosen" if chosen else apart, bold=chosen),
+    ]
+
+
+def _constants(examples: Sequence[Mapping[str, Any]], *, num_blank: int) -> list[list[Cell]]:
+    """Rows of predictions that do not look at the input, of which each head's record tells."""
+    metric = examples[0]["metric"]
+    known = [constant_scores(row) for row in examples]
+    rows = []
+    for name in dict.fromkeys(name for found in known for name in found):
+        cells = [Cell(name)]
+        for found in known:
+            scores = found.get(name, (None, None))
+            cells += [Cell("" if value is None else score(value, metric)) for value in scores]
+            cells += [Cell("")] * num_blank
+        rows.append(cells)
+    return rows
+
+
+def _difference_notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the intervals are, or why there are none."""
+    counts = sorted({entry["num_examples"] for entry in summaries} - {None})
+    known = [_DIFFERENCE.format(count=" to ".join(map(str, counts)))] if counts else []
+    missing = dict.fromkeys(entry["no_interval"] for entry in summaries if entry["no_interval"])
+    return known + [f"No intervals: {reason}." for reason in missing]
