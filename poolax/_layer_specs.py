@@ -44,6 +44,8 @@ class AttentionSpec:
         query_key_turned: Whether they are normalised once they have turned.
         query_growth: Growth of queries by their positions; ``None`` if they do not grow.
         soft_cap: What the logits are capped at by ``tanh``; ``None`` if they are not.
+        inner_norm_eps: Of the LayerNorm of all heads side by side before the output projection, whose
+            scale and bias are among ``params``; ``None`` without.
     """
 
     kind: Any = struct.field(pytree_node=False)
@@ -59,6 +61,7 @@ class AttentionSpec:
     query_key_turned: bool = struct.field(pytree_node=False, default=False)
     query_growth: Any = struct.field(pytree_node=False, default=None)
     soft_cap: float | None = struct.field(pytree_node=False, default=None)
+    inner_norm_eps: float | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass
@@ -69,10 +72,13 @@ class FeedForwardSpec:
         params: Parameters as :class:`poolax.blocks.FeedForward` holds them, or
             :class:`poolax.blocks.GatedFeedForward` where there is a ``gate``.
         activation: The activation.
+        inner_norm_eps: Of the LayerNorm before the last linear map, whose scale and bias are among
+            ``params``; ``None`` without.
     """
 
     params: Mapping[str, Any]
     activation: Callable[[Array], Array] = struct.field(pytree_node=False)
+    inner_norm_eps: float | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from poolax._checks import check_number
 from poolax._numerics import accumulation_dtype, with_leading_axes
 
 
@@ -80,6 +81,12 @@ class RMSNormFromOne(nn.Module):
 def scale_from_one(scale: Float[Array, " d"]) -> Float[Array, " d"]:
     """What :class:`RMSNormFromOne` multiplies with; in at least single precision."""
     return 1 + jnp.asarray(scale, accumulation_dtype(scale))
+
+
+def inner_norm(eps: float, param_dtype: Dtype) -> LayerNorm:
+    """The LayerNorm inside of a layer, before its last linear map: ``inner_norm`` of its parameters."""
+    check_number("inner_norm_eps", eps, above=0.0)
+    return LayerNorm(epsilon=eps, use_fast_variance=False, param_dtype=param_dtype, name="inner_norm")
 
 
 def centred(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:

@@ -18,7 +18,7 @@ from poolax._checks import (
     check_result,
     check_tokens,
 )
-from poolax._norms import LayerNorm, RMSNorm, centred
+from poolax._norms import LayerNorm, RMSNorm, centred, inner_norm
 from poolax._numerics import accumulation_dtype, with_leading_axes, zero_masked
 from poolax._typing import AnyArray
 from poolax.attention import DotProduct, Kind, MultiHeadAttention
@@ -127,8 +127,11 @@ class GatedFeedForward(nn.Module):
         activation: ``act``, applied to each entry.
         use_bias: Biases on all layers.
         param_dtype: Dtype of the parameters.
+        inner_norm_eps: A LayerNorm of the product before ``W_o``, as EVA-02 has it: what it adds to the
+            variance; ``None`` for none.
 
-    Parameters: ``gate``, ``hidden`` and ``out``, with a kernel and bias each.
+    Parameters: ``gate``, ``hidden`` and ``out``, with a kernel and bias each; with ``inner_norm_eps``
+    also ``inner_norm``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -145,6 +148,7 @@ class GatedFeedForward(nn.Module):
     activation: Callable[[Array], Array] = nn.silu
     use_bias: bool = False
     param_dtype: Dtype = jnp.float32
+    inner_norm_eps: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[AnyArray, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -153,6 +157,8 @@ class GatedFeedForward(nn.Module):
         options = {"use_bias": self.use_bias, "param_dtype": self.param_dtype}
         gate = self.activation(nn.Dense(self.hidden_dim, name="gate", **options)(x))
         hidden = gate * nn.Dense(self.hidden_dim, name="hidden", **options)(x)
+        if self.inner_norm_eps is not None:
+            hidden = inner_norm(self.inner_norm_eps, self.param_dtype)(hidden)
         return nn.Dense(x.shape[-1], name="out", **options)(hidden)
 
 

@@ -178,6 +178,8 @@ def plain_forward(tensors, kind, x):
 EVA = {
     "eva_giant_patch14_224": "fused plain mean",
     "eva02_tiny_patch14_224": "rotary fused joint mean",
+    "eva02_base_patch14_448": "rotary scaled mean",
+    "eva02_base_patch16_clip_224": "rotary scaled inner",
 }
 
 

@@ -9,7 +9,7 @@ from families import scrambled
 from helpers import assert_close
 
 from poolax import backbones, bounds, data, training
-from poolax.attention import PatchRotary
+from poolax.attention import MultiHeadAttention, PatchRotary
 from poolax.backbones._grids import patch_offsets, resize_matrix, resize_table
 
 SIZES = {"image_size": 8, "patch_size": 4, "num_channels": 3, "width": 8, "num_layers": 2}
@@ -27,6 +27,15 @@ SWITCHES = {
         "use_out_bias": False,
         "use_mlp_bias": False,
         "interpolation": "bilinear-antialias",
+    },
+    # Norms inside of the layers, patches that are counted.
+    "eva": {
+        "use_gate": True,
+        "use_mlp_norm": True,
+        "use_attention_norm": True,
+        "rotary_theta": 1e2,
+        "rotary_grid": 4,
+        "use_qkv_bias": ("query", "value"),
     },
     # A token in front that has no position, and one that has.
     "registers": {"num_registers": 2, "num_prefix_positions": 2, "use_mask_token": True},
@@ -96,6 +105,18 @@ def _assert_ledger(vit, x):
     sharp, tight = (bounds.ledger(specs, **sizes, method=method) for method in ("sharp", "tight"))
     assert measured <= tight.log_lipschitz <= sharp.log_lipschitz
     assert bounds.domain_of(states(x)).radius <= sharp.domain.radius
+
+
+def test_norms_inside_of_layers_are_bounded_by_ledgers_alone():
+    layer, x = MultiHeadAttention(2, inner_norm_eps=1e-3), jnp.ones((3, 8))
+    variables = layer.init(jax.random.key(0), x)
+    with pytest.raises(bounds.NoBoundError, match=r"inner_norm_eps: .*only bounds.ledger .*got 0.001"):
+        bounds.attention(layer, variables, num_tokens=3, radius=1.0)
+    config = backbones.ViTConfig(**SIZES, **SWITCHES["eva"])
+    vit = backbones.ViT.init(config, jax.random.key(0)).replace(grid=(1, 2))
+    weights = vit.encode(vit.params, x, return_weights=True).weights
+    with pytest.raises(bounds.NoBoundError, match=r"inner_norm_eps: .*got 0.01"):
+        bounds.local_ledger(vit.layer_specs(vit.params), x, weights)
 
 
 def test_interpolation_keeps_constants_and_the_grid_itself():
@@ -168,6 +189,11 @@ def test_records_say_how_positions_were_interpolated():
             lambda: backbones.ViTConfig(**SIZES, use_relative_bias=True, num_registers=1),
             r"use_relative_bias: expected False without CLS alone in front, got 2 tokens there",
         ),
+        (
+            lambda: backbones.ViTConfig(**SIZES, use_mlp_norm=True),
+            r"use_mlp_norm: expected False without use_gate, got True",
+        ),
+        (lambda: PatchRotary(counted_to=0), r"counted_to: .*got 0"),
         (
             lambda: backbones.ViTConfig(**SIZES, use_qkv_bias=("out",)),
             r"use_qkv_bias: expected one of 'query', 'key', 'value', got 'out'",

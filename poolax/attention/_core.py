@@ -23,7 +23,7 @@ from poolax._checks import (
     check_result,
     check_tokens,
 )
-from poolax._norms import RMSNorm, RMSNormFromOne
+from poolax._norms import RMSNorm, RMSNormFromOne, inner_norm
 from poolax._numerics import (
     accumulation_dtype,
     softmax_numerator,
@@ -120,11 +120,14 @@ class MultiHeadAttention(nn.Module):
             ones between real ones move all of them.
         query_growth: :class:`QueryGrowth` of queries by their positions, or ``None``. For dot-product
             attention.
+        inner_norm_eps: A LayerNorm of the heads side by side before the output projection, as EVA-02's
+            CLIP has it: what it adds to the variance; ``None`` for none.
 
     Parameters: ``query (d, H, d_h)``, ``key``, ``value (d, H_kv, d_h)``, ``out (H, d_h, d)``, each
     with ``kernel`` and, if asked for, ``bias``; no ``key`` for L2. With ``query_key_eps`` also
     ``query_norm`` and ``key_norm``, with ``scale (d_h,)`` each; with ``query_key_turned`` also
-    ``query_scale (d_h,)``.
+    ``query_scale (d_h,)``; with ``inner_norm_eps`` also ``inner_norm``, with scale and bias
+    ``(H d_h,)``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -151,6 +154,7 @@ class MultiHeadAttention(nn.Module):
     query_key_from_one: bool = False
     query_key_turned: bool = False
     query_growth: QueryGrowth | None = None
+    inner_norm_eps: float | None = None
 
     @nn.compact
     def __call__(
@@ -228,6 +232,8 @@ class MultiHeadAttention(nn.Module):
         )
         heads = (heads / total).astype(dtype)
         heads = heads.reshape(*heads.shape[:-4], self.num_heads, num_tokens, head_dim)
+        if self.inner_norm_eps is not None:
+            heads = self._normalize_side_by_side(heads, self.inner_norm_eps)
         kernel, out_bias = kernels["out"]
         out = jnp.einsum("...hnd,hde->...ne", heads, kernel)
         out = out if out_bias is None else out + with_leading_axes(out_bias, out.ndim)
@@ -249,6 +255,14 @@ class MultiHeadAttention(nn.Module):
             query.shape[-2], mask, causal=self.causal, window=self.window, segments=segments
         )
         return softmax_numerator(logits, None if seen is None else seen[..., None, None, :, :])
+
+    def _normalize_side_by_side(self, heads, eps):
+        """Heads (*batch, H, n, d_h), normalised as one vector of ``H d_h`` numbers for each token."""
+        num_heads, num_tokens, head_dim = heads.shape[-3:]
+        rows = jnp.moveaxis(heads, -3, -2)  # (*batch, n, H, d_h)
+        flat = rows.reshape(*heads.shape[:-3], num_tokens, num_heads * head_dim)
+        normalised = inner_norm(eps, self.param_dtype)(flat).astype(heads.dtype)
+        return jnp.moveaxis(normalised.reshape(rows.shape), -2, -3)
 
     def plain_scales(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its parameters with scales of queries and keys as normalised rows are multiplied with them.

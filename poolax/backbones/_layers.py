@@ -187,6 +187,7 @@ def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) ->
         query_key_turned=attention.query_key_turned,
         query_growth=attention.query_growth,
         soft_cap=attention.soft_cap,
+        inner_norm_eps=attention.inner_norm_eps,
         **options,
     )
 
@@ -197,7 +198,7 @@ def block_specs(
     """Describe a Pre-LN (``norm_first``) or Post-LN block: attention, then feed-forward."""
     branches = (
         ("attention", attention_spec(block.attention, params["attention"])),
-        ("ffn", FeedForwardSpec(params=params["ffn"], activation=block.ffn.activation)),
+        ("ffn", _feed_forward_spec(block.ffn, params["ffn"])),
     )
     specs = []
     for number, (part, branch) in enumerate(branches, 1):
@@ -214,6 +215,11 @@ def block_specs(
             )
         )
     return specs
+
+
+def _feed_forward_spec(layer, params) -> FeedForwardSpec:
+    inner = getattr(layer, "inner_norm_eps", None)
+    return FeedForwardSpec(params=params, activation=layer.activation, inner_norm_eps=inner)
 
 
 def _optional_norm(block, name, params):

@@ -140,11 +140,15 @@ class ViT(BlockBackbone):
             rotary=rotary,
             use_bias=config.use_qkv_bias,
             use_out_bias=config.use_out_bias,
+            inner_norm_eps=config.norm_eps if config.use_attention_norm else None,
             parent=None,
         )
+        layer, inner = FeedForward, {}
+        if config.use_gate:
+            layer = GatedFeedForward
+            inner = {"inner_norm_eps": config.norm_eps if config.use_mlp_norm else None}
         activation = activation_from_name(config.activation)
-        layer = GatedFeedForward if config.use_gate else FeedForward
-        ffn = layer(config.mlp_dim, activation, use_bias=config.use_mlp_bias, parent=None)
+        ffn = layer(config.mlp_dim, activation, use_bias=config.use_mlp_bias, parent=None, **inner)
         first, second = (_layers.layer_norm(config.norm_eps) for _ in range(2))
         return PreLNBlock(attention, ffn, first, second, config.layer_scale)
 

@@ -47,6 +47,8 @@ class ViTConfig:
         use_final_norm: LayerNorm behind the blocks.
         use_out_bias: Bias on the output projection of the attention.
         use_mlp_bias: Biases on the feed-forward layers.
+        use_attention_norm: LayerNorm of the heads side by side, before their output projection.
+        use_mlp_norm: LayerNorm inside of the feed-forward layers, before the last map; of gated ones.
         rotary_theta: Base of rotary positions of the patches; ``None`` for none.
         rotary_grid: Rows and columns as which those of any grid are counted for rotary positions;
             ``None`` for places between -1 and 1.
@@ -80,6 +82,8 @@ class ViTConfig:
     use_mlp_bias: bool = codec.added(True)
     rotary_theta: float | None = codec.added(None)
     rotary_grid: int | None = codec.added(None)
+    use_attention_norm: bool = codec.added(False)
+    use_mlp_norm: bool = codec.added(False)
     use_relative_bias: bool = codec.added(False)
     use_shared_relative_bias: bool = codec.added(False)
 
@@ -105,6 +109,8 @@ class ViTConfig:
             if field.name.startswith("use_") and field.name != "use_qkv_bias":
                 check_flag(field.name, getattr(self, field.name))
         check_flag_or_names("use_qkv_bias", self.use_qkv_bias, ("query", "key", "value"))
+        if self.use_mlp_norm and not self.use_gate:
+            raise ValueError("use_mlp_norm: expected False without use_gate, got True")
         if (self.use_relative_bias or self.use_shared_relative_bias) and self.num_prefix != 1:
             raise ValueError(
                 f"use_relative_bias: expected False without CLS alone in front, got {self.num_prefix} "

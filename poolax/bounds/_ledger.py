@@ -232,6 +232,9 @@ def _normalise(norm: NormSpec, state: _State, tight: bool):
 
 def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
     """Lipschitz constant of a branch with respect to ``y`` of ``state``, and its output's domain."""
+    eps = getattr(branch, "inner_norm_eps", None)
+    if eps is not None:
+        return _inner_normalised(branch, eps, state, tight)
     if isinstance(branch, AttentionSpec):
         return _attention(branch, state, tight)
     if isinstance(branch, FeedForwardSpec):
@@ -247,6 +250,22 @@ def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
     domain = state.domain if has_norm else _side_by_side(state.domain, branch)
     shift = 0.0 if state.bias is None else safe_norm(state.bias @ _floating(branch.params["kernel"]))
     return factor, Domain(factor * domain.radius + shift, factor * domain.spread)
+
+
+def _inner_normalised(branch: AttentionSpec | FeedForwardSpec, eps: float, state: _State, tight: bool):
+    """A layer up to its norm, with the identity as its last map; then the norm and the last map."""
+    params = dict(branch.params)
+    norm, last = params.pop("inner_norm"), params.pop("out")
+    kernel = _floating(last["kernel"])
+    rows = kernel.reshape(-1, kernel.shape[-1])  # (m, d)
+    params["out"] = {"kernel": jnp.eye(len(rows), dtype=rows.dtype).reshape(*kernel.shape[:-1], -1)}
+    before = dataclasses.replace(branch, params=params, inner_norm_eps=None)
+    factor, domain = _branch(before, state, tight, has_norm=True)
+    spec = NormSpec("layer", _floating(norm["scale"]), _floating(norm["bias"]), eps)
+    check_finite("norm scale", spec.scale)
+    domain, size = normalised_domain(spec, domain), spectral_norm(rows)
+    factor = size * norm_lipschitz("layer", spec.scale, spec.eps) * factor
+    return factor, Domain(size * domain.radius + safe_norm(_bias(last)), size * domain.spread)
 
 
 def _attention(branch: AttentionSpec, state: _State, tight: bool):

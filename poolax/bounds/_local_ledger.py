@@ -29,7 +29,7 @@ from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
-from poolax.bounds._no_bound import NoBoundError, check_plain_logits
+from poolax.bounds._no_bound import NoBoundError, check_no_inner_norm, check_plain_logits
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._rebuilt import attention_layer, feed_forward_layer, with_biases
 from poolax.pooling import Pooler
@@ -112,6 +112,7 @@ def local_ledger(
         branch = spec.branch
         if isinstance(branch, AttentionSpec):
             check_plain_logits(branch.query_key_eps, branch.soft_cap, branch.query_growth, num_tokens)
+        check_no_inner_norm(getattr(branch, "inner_norm_eps", None))
         if spec.norm_branch is not None:
             raise NoBoundError(
                 f"layers: expected layers that add what their branch gives, got {spec.name!r}, which "

@@ -18,6 +18,7 @@ from poolax.attention import (
     from_name,
 )
 from poolax.bounds._domain import token_range
+from poolax.bounds._no_bound import check_no_inner_norm
 from poolax.records import TokenRange
 
 
@@ -62,6 +63,7 @@ def read_layer(
         check_instance("rotary", rotary, bool | Rotary | PatchRotary | None, "a Rotary, True or False")
         return Layer(kind, kernels, num_tokens, rotary, "any" if pattern is None else pattern)
     module = kind
+    check_no_inner_norm(module.inner_norm_eps)
     if rotary is not None:
         raise ValueError(
             f"rotary: expected None beside a module, which has its own positions, got {rotary}"

@@ -35,3 +35,12 @@ def check_plain_logits(
             f"query_growth: expected at most {query_growth.num_tokens} tokens, for no bound is known "
             f"of queries that grow, got n = {num_tokens}"
         )
+
+
+def check_no_inner_norm(eps: float | None) -> None:
+    """Refuse layers with a norm before their last linear map, which ledgers alone bound."""
+    if eps is not None:
+        raise NoBoundError(
+            "inner_norm_eps: expected None, for only bounds.ledger has a bound of layers that are "
+            f"normalised inside, got {eps}"
+        )

@@ -97,6 +97,8 @@ def read_eva_config(raw, shapes):
         use_final_norm=has("norm.weight"),
         rotary_theta=positions.theta,
         rotary_grid=positions.grid,
+        use_attention_norm=has("blocks.0.attn.norm.weight"),
+        use_mlp_norm=has("blocks.0.mlp.norm.weight"),
     )
 
 
@@ -152,6 +154,10 @@ def _block_sources(config, ours, theirs):
     else:
         found |= dense(f"{ours}/ffn/hidden", f"{theirs}.mlp.fc1")
     found |= dense(f"{ours}/ffn/out", f"{theirs}.mlp.fc2")
+    if config.use_attention_norm:
+        found |= norm(f"{ours}/attention/inner_norm", f"{theirs}.attn.norm")
+    if config.use_mlp_norm:
+        found |= norm(f"{ours}/ffn/inner_norm", f"{theirs}.mlp.norm")
     for number in (1, 2):
         found |= norm(f"{ours}/norm{number}", f"{theirs}.norm{number}")
         if config.layer_scale is not None:
