@@ -17,6 +17,9 @@ from poolax.training._states.features import extract_states as extract_states
 from poolax.training._sweep.run import sweep as sweep
 from poolax.training._sweep.run import sweep_states as sweep_states
 from poolax.training._sweep.write import head_directory as head_directory
+from poolax.training.advice import Advice as Advice
+from poolax.training.advice import advise as advise
+from poolax.training.advice import advise_states as advise_states
 from poolax.training.embeddings import embed as embed
 from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
 from poolax.training.pretraining import Schedule as Schedule

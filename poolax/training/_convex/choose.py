@@ -13,11 +13,11 @@ from poolax.training._convex.descent import descend_path
 from poolax.training._convex.head import SolvedHead, Start
 from poolax.training._convex.path import Path
 from poolax.training._convex.ridge import ridge_path
+from poolax.training._folds import even_folds
 from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 
-_FOLDS = 5
 _FACTOR = 10.0
 _LOWEST, _HIGHEST = 1e-9, 1e4
 
@@ -51,7 +51,7 @@ def solve_head(
     fit = functools.partial(_fit, vectors, targets, task, solver, seed)
     folds = [(train, validation)]
     if count_folds(len(train), len(validation)) > 1:
-        folds = _folds(np.concatenate([train, validation]), targets, seed)
+        folds = even_folds(np.concatenate([train, validation]), targets, seed)
     scores, tried_paths = {}, {}
     pending = sorted(map(float, solver.strengths))
     while pending:
@@ -187,13 +187,3 @@ def _beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:
     if best == max(scores):
         beyond += [best * _FACTOR, best * _FACTOR**2]
     return sorted(s for s in beyond if _LOWEST <= s <= _HIGHEST)
-
-
-def _folds(examples, targets, seed) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training and held-out examples of each fold; classes are spread evenly where there are any."""
-    order = np.random.default_rng(seed).permutation(examples)
-    labels = targets if isinstance(targets, np.ndarray) else None
-    if labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
-        order = order[np.argsort(labels[order], kind="stable")]
-    number = np.arange(len(order)) % min(_FOLDS, len(order))
-    return [(order[number != fold], order[number == fold]) for fold in range(number.max() + 1)]

@@ -154,7 +154,7 @@ def sweep(
     """
     named = {
         label: _summary_pooler(pooler, backbone.summary_token)
-        for label, pooler in _label(poolers).items()
+        for label, pooler in labelled(poolers).items()
     }
     limits = limits or Limits()
     if max_tokens is not None:
@@ -349,7 +349,7 @@ def sweep_states(
         states = np.where(mask[..., None], states, np.zeros((), states.dtype))
     _check_shape(states.shape, task)
     check_finite_states(states, mask)
-    named = {label: _as_module(pooler) for label, pooler in _label(poolers).items()}
+    named = {label: as_module(pooler) for label, pooler in labelled(poolers).items()}
     check_splits(splits, len(states))
     check_targets_of_splits(task, targets, splits)
     identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
@@ -400,7 +400,8 @@ def _check_shape(shape, task):
         )
 
 
-def _label(poolers):
+def labelled(poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike]) -> dict[str, PoolerLike]:
+    """Poolers by their labels: names, or names of their classes."""
     if isinstance(poolers, Mapping):
         named = dict(poolers)
     else:
@@ -415,7 +416,8 @@ def _label(poolers):
     return named
 
 
-def _as_module(pooler):
+def as_module(pooler: PoolerLike) -> Any:
+    """A pooler by its name, or as it is."""
     try:
         return pooler if isinstance(pooler, TokenHead) else from_name(pooler)
     except ValueError as error:
@@ -423,4 +425,4 @@ def _as_module(pooler):
 
 
 def _summary_pooler(pooler, summary_token):
-    return FirstPool() if pooler == "last" and summary_token == "first" else _as_module(pooler)
+    return FirstPool() if pooler == "last" and summary_token == "first" else as_module(pooler)

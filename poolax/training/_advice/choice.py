@@ -1,0 +1,112 @@
+"""Which pooler to take: chosen by validation, compared on test examples, the cheapest of equals."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from poolax import statistics
+from poolax.records import Predictions
+from poolax.statistics import Difference
+
+LEVEL = 0.05
+# Poolers whose scores surely differ by less are one, as average and sum of as many tokens.
+_ALIKE = 0.005
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What a pooler costs, in the order in which it counts.
+
+    Attributes:
+        num_parameters: Numbers that it learns.
+        factor: Its Lipschitz factor at the lengths and the spread of the tokens; infinite where none is
+            proved.
+    """
+
+    num_parameters: int
+    factor: float
+
+    @property
+    def key(self) -> tuple[int, float]:
+        """Smaller is cheaper."""
+        return self.num_parameters, self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        recommended: The pooler to take.
+        runner_up: The next best by validation; ``None`` where there is no other.
+        best: The one that validation chose.
+        decided: Whether every other pooler is worse than it beyond noise, those apart that score alike
+            in every draw.
+        comparisons: Of each other pooler, its test score less that of ``best``.
+        equals: Poolers that are not worse than ``best`` beyond noise, and itself.
+    """
+
+    recommended: str
+    runner_up: str | None
+    best: str
+    decided: bool
+    comparisons: Mapping[str, Difference]
+    equals: tuple[str, ...]
+
+
+def choose(
+    validation: Mapping[str, float],
+    test: Mapping[str, Sequence[Predictions]],
+    prices: Mapping[str, Price],
+    *,
+    higher_is_better: bool,
+    seed: int = 0,
+) -> Choice:
+    """The pooler to take.
+
+    The best by validation is compared with every other one on the test examples, which had no part in
+    that choice, by a paired bootstrap over examples and seeds with Holm's correction. Where others are
+    not worse beyond noise, the cheapest of them is recommended: of fewest parameters, then of the
+    smallest Lipschitz factor.
+
+    Args:
+        validation: Mean validation score of each pooler.
+        test: Its predictions of the test examples.
+        prices: What each costs.
+        higher_is_better: Whether a larger score is better.
+        seed: Of the bootstrap.
+
+    Returns:
+        The choice.
+    """
+    sign = 1 if higher_is_better else -1
+    order = sorted(validation, key=lambda name: (-sign * validation[name], *prices[name].key))
+    best = order[0]
+    comparisons = statistics.compare(test, best, seed=seed) if len(order) > 1 else {}
+
+    equals = [best, *(name for name in order[1:] if not is_worse(comparisons[name], sign))]
+    recommended = min(equals, key=lambda name: prices[name].key)
+    others = [name for name in order if name != recommended]
+    scale = max(abs(value) for value in validation.values()) or 1.0
+    distinct = [
+        name
+        for name in equals[1:]
+        if max(abs(comparisons[name].low), abs(comparisons[name].high)) > _ALIKE * scale
+    ]
+    return Choice(
+        recommended=recommended,
+        runner_up=others[0] if others else None,
+        best=best,
+        decided=bool(comparisons) and not distinct and len(equals) < len(order),
+        comparisons=comparisons,
+        equals=tuple(equals),
+    )
+
+
+def is_worse(found: Difference, sign: int) -> bool:
+    """Whether a difference is one beyond noise, on the wrong side.
+
+    Args:
+        found: The difference.
+        sign: 1 where larger scores are better, -1 otherwise.
+    """
+    return found.adjusted < LEVEL and sign * found.value < 0

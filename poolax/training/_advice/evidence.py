@@ -1,0 +1,190 @@
+"""What else is to be seen in the heads and in the vectors that they read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from poolax import bounds
+from poolax.bounds import NoBoundError, TokenRange
+from poolax.empirical import noise_curve
+from poolax.pooling import WeightedAveragePool
+from poolax.records import NoiseCurve
+from poolax.training._advice.choice import Price
+from poolax.training._engine.heads import Head
+
+# Examples that vectors are compared on.
+MOST_EXAMPLES = 256
+# The mean cosine between the vectors of two examples above which they are as good as one direction.
+_COLLAPSED = 0.95
+# A mean weight within so much of the uniform one's entropy is flat.
+_FLAT = 0.98
+_NOISE = (0.0, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Token states of some examples, parts of an example one after the other.
+
+    Attributes:
+        states: Shape ``(N, n, d)``.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+    """
+
+    states: Float[np.ndarray, "N n d"]
+    mask: Bool[np.ndarray, "N n"] | None
+
+    @classmethod
+    def of(cls, states: np.ndarray, mask: np.ndarray | None, examples: np.ndarray) -> "Tokens":
+        """Of at most 256 examples, evenly spaced."""
+        chosen = examples[:: max(1, -(-len(examples) // MOST_EXAMPLES))]
+        own = np.asarray(states[chosen], np.float32)
+        rows = own.reshape(-1, *own.shape[-2:])
+        return cls(rows, None if mask is None else mask[chosen].reshape(rows.shape[:-1]))
+
+    @property
+    def token_range(self) -> TokenRange:
+        """Fewest and most real tokens, at least one."""
+        if self.mask is None:
+            return TokenRange(self.states.shape[1], self.states.shape[1])
+        counts = self.mask.sum(axis=-1)
+        return TokenRange(max(1, int(counts.min())), max(1, int(counts.max())))
+
+
+def price(head: Head, tokens: Tokens) -> Price:
+    """What a pooler costs on these tokens."""
+    inner = {"params": head.variables["params"].get("pooler", {})}
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(inner))
+    states = _seen(head, tokens.states)
+    mask = None if tokens.mask is None else jnp.asarray(tokens.mask)
+    try:
+        factor = bounds.pooler(
+            head.pooler,  # pyright: ignore[reportArgumentType]  heads of single tokens have no bound
+            inner,
+            num_tokens=tokens.token_range,
+            dim=states.shape[-1],
+            spread=bounds.domain_of(states, mask).spread,
+        ).l2
+    except NoBoundError:
+        factor = np.inf
+    return Price(int(num_parameters), float(factor))
+
+
+def _seen(head: Head, states: Any) -> Float[Array, "N n d"]:
+    """The states that a pooler sees: in units of their spread, where it was trained so."""
+    scaling = head.variables.get("scaling")
+    if scaling is None:
+        return jnp.asarray(states)
+    shift, scale = (jnp.asarray(scaling[name]) for name in ("mean", "deviation"))
+    return (jnp.asarray(states) - shift) / scale
+
+
+def pooled(head: Head, tokens: Tokens) -> Float[np.ndarray, "N k"]:
+    """The vectors that a head's linear layer reads."""
+    inner = {"params": head.variables["params"].get("pooler", {})}
+    mask = None if tokens.mask is None else jnp.asarray(tokens.mask)
+    return np.asarray(head.pooler.apply(inner, _seen(head, tokens.states), mask))
+
+
+def mean_cosine(vectors: Float[np.ndarray, "N k"]) -> float:
+    """The mean cosine between the vectors of two examples.
+
+    Example:
+        >>> round(mean_cosine(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])), 3)
+        0.333
+    """
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units = vectors / np.where(lengths > 0, lengths, 1)
+    count = len(units)
+    if count < 2:
+        return 0.0
+    total = np.square(units.sum(axis=0)).sum() - np.square(units).sum()
+    return float(total / (count * (count - 1)))
+
+
+def curves(heads: Mapping[str, Head], tokens: Tokens, *, seed: int) -> dict[str, NoiseCurve]:
+    """How far noise on token states moves the vectors of each head, both in units of their spread.
+
+    Args:
+        heads: By pooler.
+        tokens: Of at least two examples.
+        seed: Of the noise.
+
+    Returns:
+        For each pooler the mean distance, in units of the root mean square distance of a vector from
+        their mean, against the size of the noise in units of that of a token's entries.
+    """
+    some = slice(None, 64)
+    deviation = float(tokens.states[some].std())
+    sizes = np.sqrt(np.prod(tokens.states.shape[1:])) * deviation
+    result = {}
+    for name, head in heads.items():
+        vectors = pooled(head, tokens)
+        spread = float(np.sqrt(np.square(vectors - vectors.mean(axis=0)).sum(axis=-1).mean()))
+        inner = {"params": head.variables["params"].get("pooler", {})}
+
+        def move(states, mask=None, head=head, inner=inner, spread=spread):
+            return head.pooler.apply(inner, _seen(head, states), mask) / max(spread, 1e-30)
+
+        masks = () if tokens.mask is None else (jnp.asarray(tokens.mask[some]),)
+        found = noise_curve(
+            move,
+            jnp.asarray(tokens.states[some]),
+            jnp.asarray(_NOISE) * sizes,
+            *masks,
+            key=jax.random.key(seed),
+            num_perturbations=4,
+        )
+        result[name] = dataclasses.replace(found, epsilon=np.asarray(_NOISE))
+    return result
+
+
+def weights_entropy(head: Head, num_tokens: int) -> float:
+    """Entropy of a weighted average's weights, in units of that of equal ones.
+
+    Args:
+        head: With a weighted average.
+        num_tokens: Tokens that it averages.
+    """
+    logits = np.asarray(head.variables["params"]["pooler"]["weights"], np.float64)[:num_tokens]
+    weights = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)))
+    return float(entropy / np.log(max(2, len(weights))))
+
+
+def reasons_of_vectors(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
+    """What is to be said of pooled vectors and of weights, a line each."""
+    said = []
+    for name, head in heads.items():
+        cosine = mean_cosine(pooled(head, tokens))
+        if cosine > _COLLAPSED:
+            said.append(
+                f"the vectors of {name} nearly collapse: the mean cosine between two examples is "
+                f"{cosine:.3f}; a linear head sees little but what they differ by"
+            )
+    for head in heads.values():
+        if isinstance(head.pooler, WeightedAveragePool) and head.pooler.normalize == "softmax":
+            entropy = weights_entropy(head, int(tokens.token_range.high))
+            shape = "flat, as those of the average" if entropy > _FLAT else "peaked"
+            said.append(
+                f"the weights of wavg are {shape}: their entropy is {entropy:.0%} of equal weights'"
+            )
+    return said
+
+
+def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What is to be said of training, a line each."""
+    said = []
+    for name, own in rows.items():
+        count = sum(not row.get("converged", True) for row in own)
+        if count:
+            said.append(f"{count} of {len(own)} heads of {name} did not converge")
+        count = sum(bool(row["diverged"]) for row in own)
+        if count:
+            said.append(f"{count} of {len(own)} heads of {name} diverged")
+    return said

@@ -1,0 +1,441 @@
+"""Advice: which pooler to put on a frozen backbone for a data set, why, and how sure that is."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float
+
+from poolax import statistics
+from poolax._checks import check_count, check_instance, check_number
+from poolax._dataset import Dataset
+from poolax._progress import Progress, no_progress
+from poolax.backbones import Backbone
+from poolax.pooling import FirstPool
+from poolax.records import NoiseCurve, Records
+from poolax.statistics import Difference, Interval
+from poolax.training._advice import evidence
+from poolax.training._advice.choice import Choice, Price, choose, is_worse
+from poolax.training._advice.heads import Trained, train_in_rounds
+from poolax.training._advice.reasons import reasons_of_scores
+from poolax.training._advice.runs import Splits, runs_of
+from poolax.training._advice.sweeper import Sweeper
+from poolax.training._engine.heads import Head, load_head
+from poolax.training._engine.limits import Limits
+from poolax.training._states.features import FeaturePass
+from poolax.training._states.pooled import is_fixed
+from poolax.training._sweep.run import PoolerLike, as_module, labelled
+from poolax.training.tasks import Task
+
+POOLERS = ("avg", "last", "max", "sum", "wavg", "attn", "map", "hybrid")
+FAST_POOLERS = ("avg", "last", "max", "sum", "wavg")
+# Of the time that is given; the rest is for what is looked at when all heads are trained.
+_SHARE_OF_HEADS = 0.8
+_SHARE_OF_FEATURES = 0.4
+_LEADING = 3
+_SHOWN = 4
+_SAMPLED = 64
+_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Which pooler to take, and what that stands on.
+
+    Attributes:
+        recommended: The pooler to take: of those that are not worse than the best by validation beyond
+            noise, the cheapest.
+        runner_up: The next best by validation; ``None`` where there is no other.
+        decided: Whether all others are worse beyond noise, those apart that always score alike.
+        comparisons: Of each pooler but ``best``, its test score less that of ``best``: interval and
+            p-values of a paired bootstrap over test examples and seeds, ``adjusted`` by Holm's
+            correction over all comparisons.
+        reasons: What it stands on and what else was seen, a line each.
+        cost: Seconds in all, for token states and for the heads of each pooler; parameters and
+            Lipschitz factor of each pooler.
+        best: The pooler that validation chose.
+        validation: Mean validation score of each pooler.
+        test: Test score of each with its interval.
+        metric: What scores are.
+        higher_is_better: Whether a larger score is better.
+        baseline: Test score without any input; ``None`` where it is not known.
+        records: Records of all heads.
+        curves: How far noise moves the vectors of the leading poolers.
+        head: A head of the recommended pooler, trained: ``head.predict(states, mask)``.
+    """
+
+    recommended: str
+    runner_up: str | None
+    decided: bool
+    comparisons: Mapping[str, Difference]
+    reasons: tuple[str, ...]
+    cost: Mapping[str, Any]
+    best: str
+    validation: Mapping[str, float]
+    test: Mapping[str, Interval]
+    metric: str
+    higher_is_better: bool
+    baseline: float | None
+    records: Records
+    curves: Mapping[str, NoiseCurve]
+    head: Head
+
+    @property
+    def equals(self) -> tuple[str, ...]:
+        """Poolers that are not worse than ``best`` beyond noise, ``best`` among them."""
+        sign = 1 if self.higher_is_better else -1
+        worse = {name for name, found in self.comparisons.items() if is_worse(found, sign)}
+        return tuple(name for name in self.validation if name not in worse)
+
+    @property
+    def sentence(self) -> str:
+        """The advice in a sentence."""
+        if self.runner_up is None:
+            return f"Take {self.recommended}: no other pooler was tried."
+        if self.decided:
+            return f"Take {self.recommended}: it is better than every other pooler beyond noise."
+        others = [name for name in self.equals if name != self.recommended]
+        if not others:
+            return f"Take {self.recommended}."
+        shown = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+        return (
+            f"Take {self.recommended}: no difference beyond noise to {shown}, and it is the cheapest."
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain JSON of all but the records and the head."""
+        return {
+            "kind": "advice",
+            "recommended": self.recommended,
+            "runner_up": self.runner_up,
+            "decided": self.decided,
+            "sentence": self.sentence,
+            "best": self.best,
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "baseline": self.baseline,
+            "validation": dict(self.validation),
+            "test": {name: dataclasses.asdict(found) for name, found in self.test.items()},
+            "comparisons": {
+                name: dataclasses.asdict(found) for name, found in self.comparisons.items()
+            },
+            "reasons": list(self.reasons),
+            "cost": dict(self.cost),
+            "curves": {
+                name: {
+                    field: np.asarray(getattr(curve, field)).tolist()
+                    for field in ("epsilon", "mean", "low", "high")
+                }
+                for name, curve in self.curves.items()
+            },
+        }
+
+
+def advise(
+    backbone: Backbone,
+    dataset: Dataset,
+    task: Task,
+    *,
+    minutes: float | None = None,
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike] | None = None,
+    out: epath.PathLike | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+    progress: Progress = no_progress,
+) -> Advice:
+    """Which pooler to put on a frozen backbone for a data set, why, and how sure that is.
+
+    Token states are computed once; see :func:`advise_states` for what follows. Where the time is short,
+    or memory, fewer examples are read, chosen at random, which a reason says.
+
+    Args:
+        backbone: A frozen backbone.
+        dataset: A :class:`poolax.data.Dataset`, one of your own by ``data.from_files``.
+        task: What heads predict; :func:`task_for` knows it of most data sets.
+        minutes: Time for all of it; ``None`` for as long as it takes.
+        poolers: Names or poolers, or a mapping from labels to them; ``None`` for the usual ones.
+            ``"last"`` stands for the backbone's summary token, CLS where it has one.
+        out: Folder for records and heads; ``None`` keeps nothing but what is returned.
+        seed: Of everything random.
+        limits: Memory, devices, checkpoints.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        The advice.
+
+    Raises:
+        ValueError: for an unknown pooler, numbers out of range, or targets that do not fit the task.
+        PreemptedError: if asked to stop; the same call goes on from heads that are finished in ``out``.
+
+    Example:
+        >>> import jax
+        >>> from poolax import backbones, data
+        >>> config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+        >>> vit = backbones.ViT.init(config, jax.random.key(0), backbones.ImagePreprocess(scale=1 / 16))
+        >>> digits = data.load("digits").subset(200)
+        >>> advice = advise(vit, digits, task_for(digits), poolers=["avg", "max"])
+        >>> advice.recommended in ("avg", "max"), advice.sentence.startswith("Take ")
+        (True, True)
+    """
+    check_instance("backbone", backbone, Backbone, "a Backbone")
+    check_instance("dataset", dataset, Dataset, "a Dataset")
+    started = time.monotonic()
+    limits = limits or Limits()
+    task.check_targets(dataset.targets)
+    given = labelled(POOLERS if poolers is None else poolers)
+    named = {
+        name: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
+        for name, pooler in given.items()
+    }
+    dataset, notes = _fitting(backbone, dataset, minutes, limits, seed)
+    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
+    passed = FeaturePass(
+        backbone,
+        dataset.inputs,
+        dataset.mask,
+        indices=used,
+        should_stop=limits.should_stop,
+        mapping=limits.mapping,
+    )
+    collected: Any = passed.collect(progress)
+    features_s = time.monotonic() - started
+    return _advise(
+        np.asarray(collected.states),
+        None if collected.mask is None else np.asarray(collected.mask),
+        jax.tree.map(lambda array: np.asarray(array)[used], dataset.targets),
+        task,
+        splits={name: np.searchsorted(used, part) for name, part in dataset.splits.items()},
+        minutes=minutes,
+        poolers=named,
+        out=out,
+        seed=seed,
+        limits=limits,
+        progress=progress,
+        name=backbone.name,
+        notes=(*notes, *dataset.notes),
+        features_s=features_s,
+    )
+
+
+def advise_states(
+    states: Float[np.ndarray, "N *parts n d"],
+    mask: Bool[np.ndarray, "N *parts n"] | None,
+    targets: Any,
+    task: Task,
+    *,
+    splits: Splits | None = None,
+    minutes: float | None = None,
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike] | None = None,
+    out: epath.PathLike | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+    progress: Progress = no_progress,
+) -> Advice:
+    """Which pooler to put on token states of any model, why, and how sure that is.
+
+    All heads are trained to the end (``solver="converged"``): of poolers without parameters one a
+    split, of the others two, and five of those that are not worse than the best by validation beyond noise. The
+    best by validation is compared with every other one on the test examples, which had no part in that
+    choice. Where others are not worse beyond noise, the cheapest of them is recommended: of fewest
+    parameters, then of the smallest Lipschitz factor.
+
+    Args:
+        states: Token states, shape ``(N, n, d)``; ``(N, parts, n, d)`` for a task whose examples have
+            several sequences.
+        mask: True at real tokens, shape ``(N, n)`` or ``(N, parts, n)``; ``None`` if all are real.
+        targets: Targets, shape ``(N, ...)``, or a mapping from names to such arrays.
+        task: What heads predict.
+        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``; ``None`` for a stratified fifth
+            as test and cross-validation of the rest.
+        minutes: Time for all of it; ``None`` for as long as it takes.
+        poolers: Names or poolers, or a mapping from labels to them; ``None`` for the usual ones.
+        out: Folder for records and heads; ``None`` keeps nothing but what is returned.
+        seed: Of everything random.
+        limits: Memory, devices, checkpoints.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        The advice.
+
+    Raises:
+        ValueError: for an unknown pooler, numbers out of range, shapes that do not fit, or too few
+            examples.
+        PreemptedError: if asked to stop; the same call goes on from heads that are finished in ``out``.
+
+    Example:
+        >>> from poolax.training import Classification
+        >>> rng = np.random.default_rng(0)
+        >>> labels = rng.integers(0, 2, 400)
+        >>> states = rng.normal(size=(400, 6, 8)).astype(np.float32)
+        >>> states[:, -1, 0] += 4 * labels  # the last token knows
+        >>> advice = advise_states(states, None, labels, Classification(2), poolers=["avg", "last"])
+        >>> advice.recommended, advice.decided
+        ('last', True)
+    """
+    given = labelled(POOLERS if poolers is None else poolers)
+    return _advise(
+        np.asarray(states),
+        None if mask is None else np.asarray(mask),
+        jax.tree.map(np.asarray, targets),
+        task,
+        splits=splits,
+        minutes=minutes,
+        poolers=given,
+        out=out,
+        seed=seed,
+        limits=limits or Limits(),
+        progress=progress,
+    )
+
+
+def _advise(
+    states: np.ndarray,
+    mask: np.ndarray | None,
+    targets: Any,
+    task: Task,
+    *,
+    splits: Splits | None,
+    minutes: float | None,
+    poolers: Mapping[str, PoolerLike],
+    out: epath.PathLike | None,
+    seed: int,
+    limits: Limits,
+    progress: Progress,
+    name: str | None = None,
+    notes: tuple[str, ...] = (),
+    features_s: float = 0.0,
+) -> Advice:
+    check_count("seed", seed, at_least=0)
+    started = time.monotonic() - features_s
+    deadline = None
+    if minutes is not None:
+        check_number("minutes", minutes, above=0.0)
+        deadline = started + _SHARE_OF_HEADS * _SECONDS * minutes
+    modules = {label: as_module(pooler) for label, pooler in poolers.items()}
+    runs = runs_of(targets, splits, seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = epath.Path(temporary if out is None else out)
+        sweeper = Sweeper(states, mask, targets, task, runs, folder, limits, name)
+        fixed = [label for label, module in modules.items() if is_fixed(module, states.shape)]
+        learned = [label for label in modules if label not in fixed]
+
+        def say(label: str) -> None:
+            progress(f"heads of {label}", list(modules).index(label), len(modules))
+
+        def train(label, of, should_stop):
+            return sweeper.heads(label, modules[label], of, should_stop)
+
+        trained = train_in_rounds(train, fixed, learned, runs, deadline=deadline, say=say)
+        heads = {label: load_head(sweeper.directory(label, trained)) for label in trained.rows}
+        tokens = evidence.Tokens.of(states, mask, runs.test)
+        prices = {label: evidence.price(head, tokens) for label, head in heads.items()}
+        choice = _chosen(trained, prices, seed)
+        half = _half(sweeper, modules, choice.recommended, seed) if not _late(deadline) else None
+    scores = statistics.resample(trained.predictions("test"), seed=seed)
+    test = {label: scores.interval(label) for label in trained.rows}
+    leading = sorted(choice.equals, key=lambda label: prices[label].key)[:_LEADING]
+    first = trained.records(choice.best)[0]
+    validation = {label: trained.validation(label) for label in trained.rows}
+    reasons = (
+        runs.note,
+        *reasons_of_scores(choice, test, validation, first, half),
+        *evidence.reasons_of_vectors(heads, tokens),
+        *evidence.reasons_of_heads({label: trained.records(label) for label in trained.rows}),
+        *(f"{label} was left out: the time was over" for label in trained.left_out),
+        *notes,
+    )
+    chosen = {
+        label: heads[label]
+        for label in {choice.recommended: 0, choice.best: 0, **dict.fromkeys(leading)}
+    }
+    return Advice(
+        recommended=choice.recommended,
+        runner_up=choice.runner_up,
+        decided=choice.decided,
+        comparisons=choice.comparisons,
+        reasons=reasons,
+        cost={
+            "seconds": round(time.monotonic() - started, 1),
+            "features_seconds": round(features_s, 1),
+            "heads_seconds": {label: round(s, 1) for label, s in trained.wall_s.items()},
+            "num_parameters": {label: price.num_parameters for label, price in prices.items()},
+            "lipschitz_factor": {label: price.factor for label, price in prices.items()},
+        },
+        best=choice.best,
+        validation=validation,
+        test=test,
+        metric=first["metric"],
+        higher_is_better=first["higher_is_better"],
+        baseline=first.get("baseline"),
+        records=Records(row for label in trained.rows for row in trained.records(label)),
+        curves=evidence.curves(drawn, tokens, seed=seed),
+        head=heads[choice.recommended],
+    )
+
+
+def _late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
+
+
+def _chosen(trained: Trained, prices: Mapping[str, Price], seed: int) -> Choice:
+    row = next(iter(next(iter(trained.rows.values())).values()))
+    return choose(
+        {label: trained.validation(label) for label in trained.rows},
+        trained.predictions("test"),
+        prices,
+        higher_is_better=row["higher_is_better"],
+        seed=seed,
+    )
+
+
+def _half(sweeper: Sweeper, modules: Mapping[str, Any], label: str, seed: int) -> float:
+    """The test score of a pooler trained on half of the training examples."""
+    return sweeper.on_half(label, modules[label], seed)
+
+
+def _fitting(
+    backbone: Backbone, dataset: Dataset, minutes: float | None, limits: Limits, seed: int
+) -> tuple[Dataset, tuple[str, ...]]:
+    """The data set, or as much of it as there is memory and time for."""
+    num_examples = sum(len(part) for part in dataset.splits.values())
+    passed = FeaturePass(backbone, dataset.inputs, dataset.mask, indices=np.zeros(1, int))
+    most = limits.budget // (4 * int(np.prod(passed.shape[1:])))
+    why = "memory"
+    if minutes is not None:
+        check_number("minutes", minutes, above=0.0)
+        rate = _examples_per_second(backbone, dataset, limits)
+        in_time = int(rate * _SHARE_OF_FEATURES * _SECONDS * minutes)
+        if in_time < most:
+            most, why = in_time, "time"
+    if num_examples <= most:
+        return dataset, ()
+    share = most / num_examples
+    parts = {name: max(2, int(share * len(part))) for name, part in dataset.splits.items()}
+    rng = np.random.default_rng(seed)
+    splits = {
+        name: np.sort(rng.permutation(part)[: parts[name]]) for name, part in dataset.splits.items()
+    }
+    note = f"{sum(parts.values())} of {num_examples} examples, chosen at random: there is no more {why}"
+    return dataclasses.replace(dataset, splits=splits), (note,)
+
+
+def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits) -> float:
+    """How fast token states are made, compiled programs given."""
+    some = np.asarray(dataset.splits["train"])[:_SAMPLED]
+    for _ in range(2):  # the first compiles
+        started = time.monotonic()
+        FeaturePass(
+            backbone,
+            dataset.inputs,
+            dataset.mask,
+            indices=some,
+            should_stop=limits.should_stop,
+            mapping=limits.mapping,
+        ).collect(no_progress)
+        seconds = time.monotonic() - started
+    return len(some) / max(seconds, 1e-6)
