@@ -7,6 +7,7 @@ import tyro
 
 import poolax
 from poolax._text import one_line
+from poolax.cli._advise import Advise
 from poolax.cli._bounds import Bounds
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
@@ -20,6 +21,7 @@ _COMMANDS = {
     "quickstart": Quickstart,
     "bounds": Bounds,
     "lipschitz": Lipschitz,
+    "advise": Advise,
     "embed": Embed,
     "models": Models,
     "data": Data,

@@ -176,6 +176,29 @@ class FamilyRecord(TypedDict):
     tested: list[str]
 
 
+@record_kind("advice")
+class AdviceRecord(MadeWith):
+    """Which pooler to take, as ``poolax advise`` says and prints it."""
+
+    recommended: str
+    runner_up: str | None
+    decided: bool
+    sentence: str
+    best: str
+    metric: str
+    higher_is_better: bool
+    baseline: float | None
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    comparisons: dict[str, Any]
+    reasons: list[str]
+    cost: dict[str, Any]
+    curves: dict[str, Any]
+    model: NotRequired[str | None]
+    dataset: NotRequired[str | None]
+    head: NotRequired[str | None]
+
+
 @record_kind("data set")
 class DataSetRecord(TypedDict):
     """What ``poolax data list`` prints."""

@@ -1,5 +1,7 @@
 """Tables and figures, made from records alone."""
 
+from poolax.reporting._advice import advice_table as advice_table
+from poolax.reporting._advice import plot_advice as plot_advice
 from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity

@@ -41,7 +41,7 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
         panels += [(comparison.name, found)] if found else []
     if not panels:
         raise ValueError("records: expected at least one head that did not diverge, got none")
-    figure, all_axes = _figure(6.4, 3.4 * len(panels), rows=len(panels))
+    figure, all_axes = new_figure(6.4, 3.4 * len(panels), rows=len(panels))
     for axes, (name, protocols) in zip(all_axes, panels, strict=True):
         _plot_panel(axes, name, protocols)
     # One legend for all panels, with everything that is in any of them.
@@ -51,7 +51,7 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(known.values(), known, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_panel(axes, name, protocols):
@@ -123,7 +123,15 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
         records: Records of kind ``"noise_curve"``.
         path: PNG to write.
     """
-    figure, (axes,) = _figure(6.0, 4.0)
+    figure, (axes,) = new_figure(6.0, 4.0)
+    draw_noise_curves(axes, records)
+    axes.set_xlabel("root mean square norm of the noise, ε")
+    axes.set_ylabel("mean distance of pooled vectors")
+    save_figure(figure, path)
+
+
+def draw_noise_curves(axes: Any, records: Iterable[Mapping[str, Any]]) -> None:
+    """A line for each pooler with the band of its interval."""
     for index, row in enumerate(records):
         colour = _COLOURS[index % len(_COLOURS)]
         shown = [k for k, epsilon in enumerate(row["epsilon"]) if epsilon > 0]
@@ -141,10 +149,7 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
         axes.fill_between(epsilon, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("root mean square norm of the noise, ε")
-    axes.set_ylabel("mean distance of pooled vectors")
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
 
 
 def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
@@ -156,7 +161,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     """
     found = constants_of(records)
     kinds = list(dict.fromkeys(row["attention"] for row in found))
-    figure, panels = _figure(2.9 * len(kinds) + 0.8, 3.8, columns=len(kinds))
+    figure, panels = new_figure(2.9 * len(kinds) + 0.8, 3.8, columns=len(kinds))
     series = {
         "measured_real": ("at real inputs", "o", _COLOURS[0]),
         "measured_adversarial": ("adversarial", "^", _COLOURS[4]),
@@ -192,7 +197,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
         for _, marker, colour in series.values()
     ]
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _label(name):
@@ -200,12 +205,13 @@ def _label(name):
     return f"\N{ZERO WIDTH SPACE}{one_line(name)}".replace("$", r"\$")
 
 
-def _figure(width, height, *, rows=1, columns=1):
+def new_figure(width, height, *, rows=1, columns=1, share="row"):
+    """A figure and its panels, which share their vertical axes by ``share`` as Matplotlib has it."""
     # The object interface: no global figure, and no window system.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey="row").ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
@@ -213,7 +219,8 @@ def _figure(width, height, *, rows=1, columns=1):
     return figure, axes
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Write a figure as PNG, whole or not at all."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     write_atomically(path, image.getvalue())

@@ -28,18 +28,20 @@ from poolax.training._advice.sweeper import Sweeper
 from poolax.training._engine.heads import Head, load_head
 from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
+from poolax.training._states.lengths import with_max_tokens
 from poolax.training._states.pooled import is_fixed
 from poolax.training._sweep.run import PoolerLike, as_module, labelled
 from poolax.training.tasks import Task
 
-POOLERS = ("avg", "last", "max", "sum", "wavg", "attn", "map", "hybrid")
-FAST_POOLERS = ("avg", "last", "max", "sum", "wavg")
+POOLERS = ("avg", "last", "max", "sum", "l2", "wavg", "map", "attn", "abmil", "hybrid")
 # Of the time that is given; the rest is for what is looked at when all heads are trained.
 _SHARE_OF_HEADS = 0.8
 _SHARE_OF_FEATURES = 0.4
 _LEADING = 3
 _SHOWN = 4
-_SAMPLED = 64
+# So many examples are read whatever the time is.
+_ALWAYS = 4000
+_SAMPLED = 1000
 _SECONDS = 60.0
 
 
@@ -67,6 +69,7 @@ class Advice:
         records: Records of all heads.
         curves: How far noise moves the vectors of the leading poolers.
         head: A head of the recommended pooler, trained: ``head.predict(states, mask)``.
+        directory: Where it is saved, for ``load_head``; ``None`` where nothing is.
     """
 
     recommended: str
@@ -84,6 +87,7 @@ class Advice:
     records: Records
     curves: Mapping[str, NoiseCurve]
     head: Head
+    directory: epath.Path | None
 
     @property
     def equals(self) -> tuple[str, ...]:
@@ -99,13 +103,8 @@ class Advice:
             return f"Take {self.recommended}: no other pooler was tried."
         if self.decided:
             return f"Take {self.recommended}: it is better than every other pooler beyond noise."
-        others = [name for name in self.equals if name != self.recommended]
-        if not others:
-            return f"Take {self.recommended}."
-        shown = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
-        return (
-            f"Take {self.recommended}: no difference beyond noise to {shown}, and it is the cheapest."
-        )
+        shown = ", ".join(self.equals[:_SHOWN]) + (", …" if len(self.equals) > _SHOWN else "")
+        return f"Take {self.recommended}, the cheapest of {shown}: no difference is beyond noise."
 
     def to_record(self) -> dict[str, Any]:
         """Plain JSON of all but the records and the head."""
@@ -125,6 +124,7 @@ class Advice:
                 name: dataclasses.asdict(found) for name, found in self.comparisons.items()
             },
             "reasons": list(self.reasons),
+            "head": None if self.directory is None else str(self.directory),
             "cost": dict(self.cost),
             "curves": {
                 name: {
@@ -143,6 +143,7 @@ def advise(
     *,
     minutes: float | None = None,
     poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike] | None = None,
+    max_tokens: int | None = None,
     out: epath.PathLike | None = None,
     seed: int = 0,
     limits: Limits | None = None,
@@ -160,6 +161,7 @@ def advise(
         minutes: Time for all of it; ``None`` for as long as it takes.
         poolers: Names or poolers, or a mapping from labels to them; ``None`` for the usual ones.
             ``"last"`` stands for the backbone's summary token, CLS where it has one.
+        max_tokens: Most tokens that the backbone reads of a text; ``None`` for as many as it takes.
         out: Folder for records and heads; ``None`` keeps nothing but what is returned.
         seed: Of everything random.
         limits: Memory, devices, checkpoints.
@@ -187,6 +189,8 @@ def advise(
     started = time.monotonic()
     limits = limits or Limits()
     task.check_targets(dataset.targets)
+    if max_tokens is not None:
+        backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
     given = labelled(POOLERS if poolers is None else poolers)
     named = {
         name: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
@@ -239,10 +243,10 @@ def advise_states(
     """Which pooler to put on token states of any model, why, and how sure that is.
 
     All heads are trained to the end (``solver="converged"``): of poolers without parameters one a
-    split, of the others two, and five of those that are not worse than the best by validation beyond noise. The
-    best by validation is compared with every other one on the test examples, which had no part in that
-    choice. Where others are not worse beyond noise, the cheapest of them is recommended: of fewest
-    parameters, then of the smallest Lipschitz factor.
+    split, of the others two, and five of those that are not worse than the best by validation beyond
+    noise. The best by validation is compared with every other one on the test examples, which had no
+    part in that choice. Where others are not worse beyond noise, the cheapest of them is recommended:
+    of fewest parameters, then of the smallest Lipschitz factor.
 
     Args:
         states: Token states, shape ``(N, n, d)``; ``(N, parts, n, d)`` for a task whose examples have
@@ -349,10 +353,7 @@ def _advise(
         *(f"{label} was left out: the time was over" for label in trained.left_out),
         *notes,
     )
-    chosen = {
-        label: heads[label]
-        for label in {choice.recommended: 0, choice.best: 0, **dict.fromkeys(leading)}
-    }
+    drawn = {label: heads[label] for label in (choice.recommended, choice.best, *leading)}
     return Advice(
         recommended=choice.recommended,
         runner_up=choice.runner_up,
@@ -375,6 +376,7 @@ def _advise(
         records=Records(row for label in trained.rows for row in trained.records(label)),
         curves=evidence.curves(drawn, tokens, seed=seed),
         head=heads[choice.recommended],
+        directory=None if out is None else sweeper.directory(choice.recommended, trained),
     )
 
 
@@ -406,9 +408,9 @@ def _fitting(
     passed = FeaturePass(backbone, dataset.inputs, dataset.mask, indices=np.zeros(1, int))
     most = limits.budget // (4 * int(np.prod(passed.shape[1:])))
     why = "memory"
-    if minutes is not None:
+    if minutes is not None and num_examples > _ALWAYS:
         check_number("minutes", minutes, above=0.0)
-        rate = _examples_per_second(backbone, dataset, limits)
+        rate = _examples_per_second(backbone, dataset, limits, seed)
         in_time = int(rate * _SHARE_OF_FEATURES * _SECONDS * minutes)
         if in_time < most:
             most, why = in_time, "time"
@@ -424,18 +426,17 @@ def _fitting(
     return dataclasses.replace(dataset, splits=splits), (note,)
 
 
-def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits) -> float:
-    """How fast token states are made, compiled programs given."""
-    some = np.asarray(dataset.splits["train"])[:_SAMPLED]
-    for _ in range(2):  # the first compiles
-        started = time.monotonic()
-        FeaturePass(
-            backbone,
-            dataset.inputs,
-            dataset.mask,
-            indices=some,
-            should_stop=limits.should_stop,
-            mapping=limits.mapping,
-        ).collect(no_progress)
-        seconds = time.monotonic() - started
-    return len(some) / max(seconds, 1e-6)
+def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits, seed: int) -> float:
+    """How fast token states are made, compilation counted, so that there is rather more time."""
+    train = np.asarray(dataset.splits["train"])
+    some = np.random.default_rng(seed).permutation(train)[:_SAMPLED]
+    started = time.monotonic()
+    FeaturePass(
+        backbone,
+        dataset.inputs,
+        dataset.mask,
+        indices=np.sort(some),
+        should_stop=limits.should_stop,
+        mapping=limits.mapping,
+    ).collect(no_progress)
+    return len(some) / (time.monotonic() - started)

@@ -13,7 +13,7 @@ from poolax import bounds
 from poolax.bounds import NoBoundError, TokenRange
 from poolax.empirical import noise_curve
 from poolax.pooling import WeightedAveragePool
-from poolax.records import NoiseCurve
+from poolax.records import NoiseCurve, warnings_of
 from poolax.training._advice.choice import Price
 from poolax.training._engine.heads import Head
 
@@ -169,7 +169,7 @@ def reasons_of_vectors(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
             )
     for head in heads.values():
         if isinstance(head.pooler, WeightedAveragePool) and head.pooler.normalize == "softmax":
-            entropy = weights_entropy(head, int(tokens.token_range.high))
+            entropy = weights_entropy(head, tokens.states.shape[1])
             shape = "flat, as those of the average" if entropy > _FLAT else "peaked"
             said.append(
                 f"the weights of wavg are {shape}: their entropy is {entropy:.0%} of equal weights'"
@@ -179,12 +179,4 @@ def reasons_of_vectors(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
 
 def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What is to be said of training, a line each."""
-    said = []
-    for name, own in rows.items():
-        count = sum(not row.get("converged", True) for row in own)
-        if count:
-            said.append(f"{count} of {len(own)} heads of {name} did not converge")
-        count = sum(bool(row["diverged"]) for row in own)
-        if count:
-            said.append(f"{count} of {len(own)} heads of {name} diverged")
-    return said
+    return [f"{name}: {warning.words}" for name, own in rows.items() for warning in warnings_of(own)]

@@ -51,8 +51,14 @@ class Trained:
         return float(np.mean([row["validation"] for row in self.records(pooler)]))
 
     def predictions(self, split: str) -> dict[str, list[Predictions]]:
-        """What the heads of each pooler predict of a split."""
-        return {pooler: Records(self.records(pooler)).predictions(split) for pooler in self.rows}
+        """What the heads of each pooler predict of a split, known by their runs."""
+        found = {}
+        for pooler, rows in self.rows.items():
+            given = Records(self.records(pooler)).predictions(split)
+            found[pooler] = [
+                dataclasses.replace(one, seed=run) for run, one in zip(sorted(rows), given, strict=True)
+            ]
+        return found
 
 
 def best_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def reasons_of_scores(
         found = choice.comparisons[taken]
         said.append(
             f"{taken} has {_of(test[taken])}: {found.value:+.4g} [{found.low:+.4g}, {found.high:+.4g}] "
-            f"to {best}, adjusted p = {found.adjusted:.2g}: no difference beyond noise, and it costs less"
+            f"to {best}, adjusted p = {found.adjusted:.2g}: none beyond noise, and it costs less"
         )
     worse = [name for name in choice.comparisons if name not in choice.equals]
     if worse:
@@ -63,9 +63,8 @@ def reasons_of_scores(
             said.append(f"no pooler is better than {baseline:.4g}, the score without any input")
     if half is not None:
         gain = sign * (test[taken].value - half)
-        more = (
-            "more data would help" if gain > _MORE_DATA * abs(test[taken].value) else "little is gained"
-        )
+        helps = gain > _MORE_DATA * abs(test[taken].value)
+        more = "more data would help" if helps else "more data would help little"
         said.append(
             f"{taken} gains {gain:.4g} {metric} from half of the training examples to all: {more}"
         )

@@ -13,7 +13,7 @@ from poolax.training._convex.descent import descend_path
 from poolax.training._convex.head import SolvedHead, Start
 from poolax.training._convex.path import Path
 from poolax.training._convex.ridge import ridge_path
-from poolax.training._folds import even_folds
+from poolax.training._folds import NUM_FOLDS, even_folds
 from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
@@ -95,7 +95,7 @@ def count_folds(num_train: int, num_validation: int) -> int:
     """Parts of the examples that are held out in turn: 1 where the validation split is enough."""
     if num_validation >= FEWEST_VALIDATION:
         return 1
-    return min(_FOLDS, num_train + num_validation)
+    return min(NUM_FOLDS, num_train + num_validation)
 
 
 def _starts(found, held_out, vectors, targets, task) -> tuple[Start, ...]:

@@ -1,0 +1,198 @@
+"""Advice: the right pooler where it is known by construction, and none named where nothing differs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from poolax import backbones, cli, data, reporting, training
+from poolax.records import Predictions
+from poolax.training import Classification
+from poolax.training._advice import evidence
+from poolax.training._advice.choice import Price, choose
+
+NUM, TOKENS, WIDTH = 700, 10, 12
+SPLITS = dict(zip(("train", "validation", "test"), np.split(np.arange(NUM), [300, 450]), strict=True))
+
+
+def instance(kind, seed):
+    """Token states whose labels stand where the kind says."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, NUM)
+    states = rng.normal(size=(NUM, TOKENS, WIDTH))
+    sign, rows = np.where(labels == 1, 1.0, -1.0)[:, None], np.arange(NUM)
+    direction, marker = np.linalg.qr(rng.normal(size=(WIDTH, 2)))[0].T
+    place = rng.integers(0, TOKENS, NUM)
+    if kind == "last":
+        states[:, -1] += 2.0 * sign * direction
+    elif kind == "mean":
+        states += 0.5 * sign[..., None] * direction
+    elif kind == "extreme":  # the largest value of one entry or of another, at any place
+        states[rows, place, 1 - labels] += 6.0
+    elif kind == "marker":  # a token with a marker says it, the others say anything
+        others = 2.0 * rng.choice([-1.0, 1.0], (NUM, TOKENS))
+        others[rows, place] = 0
+        states += others[..., None] * direction
+        states[rows, place] += 6.0 * marker + 2.5 * sign * direction
+    elif kind == "order":
+        half = np.where(np.arange(TOKENS) < TOKENS // 2, 1.0, -1.0)
+        states += 0.8 * (sign * half)[..., None] * direction
+    elif kind == "second":
+        states *= np.where(labels == 1, 1.5, 1.0)[:, None, None]
+    return states.astype(np.float32), labels.astype(np.int32)
+
+
+# Poolers that can tell the classes apart as well as any that are tried.
+RIGHT = {
+    "last": {"last", "wavg"},
+    "mean": {"avg", "sum"},
+    "extreme": {"max", "attn", "map"},
+    "marker": {"attn", "map"},
+    "order": {"wavg"},
+    "second": {"max", "attn"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "right"), [("last", {"last"}), ("mean", {"avg"}), ("extreme", {"max"})]
+)
+def test_a_right_pooler_is_recommended(kind, right):
+    states, labels = instance(kind, 0)
+    advice = training.advise_states(
+        states, None, labels, Classification(2), splits=SPLITS, poolers=("avg", "last", "max", "sum")
+    )
+    assert advice.recommended in right
+    assert advice.best in right | {"sum"}
+    # As many tokens in each example: average and sum are one, and stand in no other's way.
+    assert advice.decided
+    assert {name for name, found in advice.comparisons.items() if found.adjusted > 0.05} <= {
+        "avg",
+        "sum",
+    }
+    assert advice.runner_up is not None
+    assert advice.head.predict(states[:3]).shape == (3, 2)
+    assert advice.directory is None
+
+
+def test_where_nothing_differs_the_cheapest_is_taken():
+    states, labels = instance("null", 1)
+    advice = training.advise_states(
+        states, None, labels, Classification(2), splits=SPLITS, poolers=("last", "max", "avg", "sum")
+    )
+    assert not advice.decided
+    # None has parameters; the average moves least.
+    assert advice.recommended == "avg"
+    assert "no difference is beyond noise" in advice.sentence
+
+
+def test_without_splits_a_fifth_is_the_test_and_the_rest_is_crossed(tmp_path):
+    states, labels = instance("last", 2)
+    advice = training.advise_states(
+        states[:200], None, labels[:200], Classification(2), poolers=("avg", "last"), out=tmp_path
+    )
+    assert advice.recommended == "last"
+    assert "cross-validation over 5 parts of 160 examples" in advice.reasons[0]
+    assert advice.test["last"].num_examples == 40
+    assert advice.test["last"].num_seeds == 5
+    head = training.load_head(advice.directory)
+    np.testing.assert_array_equal(head.predict(states[:5]), advice.head.predict(states[:5]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*RIGHT, "null"])
+def test_all_poolers_on_states_of_known_answers(kind):
+    for seed in range(3):
+        states, labels = instance(kind, 10 + seed)
+        advice = training.advise_states(
+            states,
+            None,
+            labels,
+            Classification(2),
+            splits=SPLITS,
+            poolers=("avg", "last", "max", "sum", "wavg", "attn", "map"),
+        )
+        if kind == "null":
+            assert not advice.decided
+        else:
+            assert advice.recommended in RIGHT[kind], (seed, advice.sentence, advice.validation)
+
+
+def predictions(rights, seed=0):
+    value = float(np.mean(rights))
+    return [
+        Predictions({"score": np.asarray(rights, float)}, seed=seed, metric="accuracy", value=value)
+    ]
+
+
+def test_the_choice_is_validations_and_the_verdict_the_tests():
+    rng = np.random.default_rng(0)
+    test = {
+        "good": predictions(rng.random(500) < 0.9),
+        "same": predictions(rng.random(500) < 0.89),
+        "bad": predictions(rng.random(500) < 0.6),
+    }
+    prices = {"good": Price(10, 1.0), "same": Price(0, 5.0), "bad": Price(0, 0.1)}
+    validation = {"good": 0.91, "same": 0.9, "bad": 0.95}
+    # Validation was wrong: the best is what it says, and equals of it are cheaper or not there.
+    found = choose(validation, test, prices, higher_is_better=True)
+    assert found.best == "bad"
+    validation["bad"] = 0.5
+    found = choose(validation, test, prices, higher_is_better=True)
+    assert (found.best, found.recommended, found.runner_up) == ("good", "same", "good")
+    assert found.equals == ("good", "same")
+    assert not found.decided
+    alone = choose({"good": 0.9}, {"good": test["good"]}, prices, higher_is_better=True)
+    assert (alone.recommended, alone.runner_up, alone.decided) == ("good", None, False)
+
+
+def test_errors_are_better_the_smaller_they_are():
+    rng = np.random.default_rng(0)
+    test = {"low": predictions(rng.random(300)), "high": predictions(rng.random(300) + 0.5)}
+    prices = {"low": Price(5, 1.0), "high": Price(0, 1.0)}
+    found = choose({"low": 0.5, "high": 1.0}, test, prices, higher_is_better=False)
+    assert (found.recommended, found.decided) == ("low", True)
+
+
+def test_collapse_is_seen():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 8))
+    assert abs(evidence.mean_cosine(vectors)) < 0.2
+    assert evidence.mean_cosine(vectors + 100) > 0.99
+
+
+def test_the_command_line_leaves_table_figure_records_and_head(tmp_path, capsys):
+    config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    vit = backbones.ViT.init(config, jax.random.key(0), backbones.ImagePreprocess(scale=1 / 16))
+    backbones.save(vit, tmp_path / "vit")
+    out = tmp_path / "out"
+    arguments = [
+        "advise",
+        str(tmp_path / "vit"),
+        "digits",
+        "--poolers",
+        "avg",
+        "last",
+        "--out",
+        str(out),
+    ]
+    assert cli.main([*arguments, "--num-examples", "150", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["recommended"] in ("avg", "last")
+    for name in ("runner_up", "decided", "comparisons", "reasons", "cost"):
+        assert name in record
+    assert training.load_head(record["head"]).config["num_outputs"] == 10
+    assert {"advice.jsonl", "advice.md", "advice.csv", "advice.png", "records.jsonl"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert "avg" in reporting.advice_table(record).markdown()
+
+
+def test_a_backbone_of_another_kind_is_refused_before_anything_is_trained(tmp_path, capsys):
+    config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    backbones.save(backbones.ViT.init(config, jax.random.key(0)), tmp_path / "vit")
+    file = tmp_path / "own.csv"
+    file.write_text("text,label\n" + "a,x\nb,y\n" * 20)
+    assert cli.main(["advise", str(tmp_path / "vit"), str(file)]) == 2
+    assert "expected a backbone of modality language" in capsys.readouterr().err
+    assert data.from_files(file).num_classes == 2
