@@ -73,7 +73,7 @@ def plot_advice(record: Mapping[str, Any], path: epath.PathLike) -> None:
     """
     sign = 1 if record["higher_is_better"] else -1
     order = sorted(record["validation"], key=lambda name: -sign * record["validation"][name])
-    figure, (left, right) = new_figure(10.0, 3.8, columns=2, share=False)
+    figure, (left, right) = new_figure(10.0, 3.8, columns=2, share="none")
     for place, name in enumerate(reversed(order)):
         test, validation = record["test"][name], record["validation"][name]
         colour = "#D55E00" if name == record["recommended"] else "#0072B2"

@@ -1,5 +1,6 @@
 """What else is to be seen in the heads and in the vectors that they read."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,7 +62,8 @@ def price(head: Head, tokens: Tokens) -> Price:
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(inner))
     states = _seen(head, tokens.states)
     mask = None if tokens.mask is None else jnp.asarray(tokens.mask)
-    try:
+    factor: Any = np.inf
+    with contextlib.suppress(NoBoundError):
         factor = bounds.pooler(
             head.pooler,  # pyright: ignore[reportArgumentType]  heads of single tokens have no bound
             inner,
@@ -69,8 +71,6 @@ def price(head: Head, tokens: Tokens) -> Price:
             dim=states.shape[-1],
             spread=bounds.domain_of(states, mask).spread,
         ).l2
-    except NoBoundError:
-        factor = np.inf
     return Price(int(num_parameters), float(factor))
 
 
@@ -128,7 +128,8 @@ def curves(heads: Mapping[str, Head], tokens: Tokens, *, seed: int) -> dict[str,
         inner = {"params": head.variables["params"].get("pooler", {})}
 
         def move(states, mask=None, head=head, inner=inner, spread=spread):
-            return head.pooler.apply(inner, _seen(head, states), mask) / max(spread, 1e-30)
+            vectors = jnp.asarray(head.pooler.apply(inner, _seen(head, states), mask))
+            return vectors / max(spread, 1e-30)
 
         masks = () if tokens.mask is None else (jnp.asarray(tokens.mask[some]),)
         found = noise_curve(
