@@ -48,20 +48,28 @@ def normalize_rows(x: Float[Array, "*batch d"], eps: float) -> Float[Array, "*ba
 
 
 def _logits(kind: Kind, query, key):
-    """Logits (*batch, K, G, n, n) from query (*batch, K, G, n, d_h) and key (*batch, K, n, d_h)."""
+    """Logits (*batch, H_kv, m, n) from query (*batch, H_kv, m, d_h) and key (*batch, H_kv, n, d_h)."""
     dtype = accumulation_dtype(query, key)
-    if isinstance(kind, L2):
-        # Distances do not see a common shift, but their squares lose digits to it.
-        centre = jax.lax.stop_gradient(jnp.mean(key, axis=-2, keepdims=True, dtype=dtype))
-        query, key = query - centre[..., None, :, :], key - centre
-    product = jnp.einsum("...kgid,...kjd->...kgij", query, key, preferred_element_type=dtype)
     if isinstance(kind, Cosine):
-        return kind.tau * product
+        return _scaled_product(kind.tau, query, key)
     if isinstance(kind, DotProduct):
-        return kind.logit_scale(query.shape[-1]) * product
+        return _scaled_product(kind.logit_scale(query.shape[-1]), query, key)
+    # Distances do not see a common shift, but their squares lose digits to it.
+    centre = jax.lax.stop_gradient(jnp.mean(key, axis=-2, keepdims=True, dtype=dtype))
+    query, key = query - centre, key - centre
     # |q_i - k_j|^2 without |q_i|^2, which the softmax over j does not see.
-    key_norms = jnp.sum(jnp.square(key.astype(dtype)), axis=-1)[..., None, None, :]
-    return (2 * product - key_norms) / math.sqrt(query.shape[-1])
+    key_norms = jnp.sum(jnp.square(key.astype(dtype)), axis=-1)[..., None, :]
+    return (_scaled_product(2.0, query, key) - key_norms) / math.sqrt(query.shape[-1])
+
+
+def _scaled_product(scale, query, key):
+    """Scaled inner products of rows, in at least float32."""
+    dtype = accumulation_dtype(query, key)
+    # Queries are fewer numbers than logits; in half precision they would be rounded once more.
+    scale_first = query.dtype == dtype
+    query = scale * query if scale_first else query
+    product = jnp.einsum("...id,...jd->...ij", query, key, preferred_element_type=dtype)
+    return product if scale_first else scale * product
 
 
 class _Projection(nn.Module):
@@ -215,54 +223,52 @@ class MultiHeadAttention(nn.Module):
         x = zero_masked(jnp.asarray(x), mask).astype(dtype)
 
         query, key, value = self._project(x, kernels, mask)
-        # Heads ahead of tokens, for which the products below are plain batched matrix products, and
-        # query heads that share a key and value head together: (*batch, H_kv, G, n, d_h).
+        # Heads ahead of tokens, for which the products below are plain batched matrix products; rows
+        # of query heads that share a key and value head below one another: (*batch, H_kv, G n, d_h).
         query, key, value = (jnp.moveaxis(rows, -2, -3) for rows in (query, key, value))
-        query = query.reshape(*query.shape[:-3], num_kv_heads, group, num_tokens, head_dim)
+        by_head = query.shape
+        query = query.reshape(*key.shape[:-2], group * num_tokens, head_dim)
         if weights is None:
             numerator, total = self._attention(query, key, mask, bias, segments)
         else:
             numerator, total = self._by_head("weights", weights, query), jnp.ones((), dtype)
         # Divided after the sum over keys: n by d_h divisions instead of n by n.
         heads = jnp.einsum(
-            "...kgij,...kjd->...kgid",
+            "...ij,...jd->...id",
             numerator.astype(dtype),
             value.astype(dtype),
             preferred_element_type=accumulation_dtype(dtype),
         )
-        heads = (heads / total).astype(dtype)
-        heads = heads.reshape(*heads.shape[:-4], self.num_heads, num_tokens, head_dim)
-        if self.inner_norm_eps is not None:
-            heads = self._normalize_side_by_side(heads, self.inner_norm_eps)
+        heads = (heads / total).astype(dtype).reshape(by_head)
         kernel, out_bias = kernels["out"]
-        out = jnp.einsum("...hnd,hde->...ne", heads, kernel)
+        # One row for each token, its heads side by side: a product over two axes turns the kernel.
+        rows = jnp.moveaxis(heads, -3, -2).reshape(*x.shape[:-1], self.num_heads * head_dim)
+        if self.inner_norm_eps is not None:
+            rows = inner_norm(self.inner_norm_eps, self.param_dtype)(rows).astype(dtype)
+        out = rows @ kernel.reshape(self.num_heads * head_dim, width)
         out = out if out_bias is None else out + with_leading_axes(out_bias, out.ndim)
         out = zero_masked(out, mask)
         check_result("x", out, "attention")
         if not return_weights:
             return out
         shares = numerator / total
-        return out, shares.reshape(*shares.shape[:-4], self.num_heads, num_tokens, num_tokens)
+        return out, shares.reshape(*by_head[:-1], num_tokens)
 
     def _attention(self, query, key, mask, bias, segments):
-        """The softmax over keys: what is divided, (*batch, H_kv, G, n, n), and by what."""
+        """The softmax over keys: what is divided, (*batch, H_kv, G n, n), and by what."""
         logits = _logits(self.kind, query, key)
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         if bias is not None:
             logits = logits + self._by_head("bias", bias, query)
+        num_tokens = key.shape[-2]
         seen = attention_mask(
-            query.shape[-2], mask, causal=self.causal, window=self.window, segments=segments
+            num_tokens, mask, causal=self.causal, window=self.window, segments=segments
         )
-        return softmax_numerator(logits, None if seen is None else seen[..., None, None, :, :])
-
-    def _normalize_side_by_side(self, heads, eps):
-        """Heads (*batch, H, n, d_h), normalised as one vector of ``H d_h`` numbers for each token."""
-        num_heads, num_tokens, head_dim = heads.shape[-3:]
-        rows = jnp.moveaxis(heads, -3, -2)  # (*batch, n, H, d_h)
-        flat = rows.reshape(*heads.shape[:-3], num_tokens, num_heads * head_dim)
-        normalised = inner_norm(eps, self.param_dtype)(flat).astype(heads.dtype)
-        return jnp.moveaxis(normalised.reshape(rows.shape), -2, -3)
+        if seen is not None:
+            group = query.shape[-2] // num_tokens
+            seen = jnp.concatenate([seen] * group, axis=-2)[..., None, :, :]
+        return softmax_numerator(logits, seen)
 
     def plain_scales(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its parameters with scales of queries and keys as normalised rows are multiplied with them.
@@ -376,9 +382,10 @@ class MultiHeadAttention(nn.Module):
         return value if value_bias is None else value + with_leading_axes(value_bias, value.ndim)
 
     def _by_head(self, name, given, query):
-        """Something for each head, query and key: (*#batch, H, n, n) to (*batch, H_kv, G, n, n)."""
+        """Something for each head, query and key: (*#batch, H, n, n) to (*batch, H_kv, G n, n)."""
         check_floating(name, given)
-        *batch, _, _, num_tokens, _ = query.shape
+        *batch, num_kv_heads, num_rows, _ = query.shape
+        num_tokens = num_kv_heads * num_rows // self.num_heads
         shape = (*batch, self.num_heads, num_tokens, num_tokens)
         try:
             whole = jnp.broadcast_to(given, shape)
