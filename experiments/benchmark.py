@@ -1,6 +1,7 @@
 """Speed of poolax beside the alternatives, measured side by side in one run.
 
-    python experiments/benchmark.py --suite forward      # backbones beside PyTorch
+    python experiments/benchmark.py --suite forward --data-dir DIR  # backbones beside PyTorch
+    python experiments/benchmark.py --suite forward --profile       # where their time goes
     python experiments/benchmark.py --suite lipschitz    # Jacobian norms beside dense Jacobians
     python experiments/benchmark.py --suite ledger       # bounds of seven billion parameters
     python experiments/benchmark.py --suite sweep --data-dir DIR    # heads beside PyTorch
@@ -45,15 +46,18 @@ class Options:
 
     Attributes:
         suite: What is measured, in float32: "forward" is the forward pass of frozen backbones beside
-            PyTorch; "lipschitz" the Jacobian norm of a pooled block, matrix-free beside exact, and the
-            search for its largest; "ledger" the bounds of a decoder with seven billion parameters,
-            once; "sweep" heads of six poolers and five seeds on BANKING77 with MiniLM beside
-            PyTorch, once; "scale" time and memory of a sweep on disk, against examples and heads.
+            PyTorch, and loading them; "lipschitz" the Jacobian norm of a pooled block, matrix-free
+            beside exact, and the search for its largest; "ledger" the bounds of a decoder with seven
+            billion parameters, once; "sweep" heads of six poolers and five seeds on BANKING77 with
+            MiniLM beside PyTorch, once; "scale" time and memory of a sweep on disk, against examples
+            and heads.
         repeats: Timed calls of each contestant.
         pause: Seconds of rest before each call.
         threads: Threads of PyTorch; by default as many as there are cores.
         num_layers: Layers of the decoder in the suite "ledger".
-        data_dir: Folder with banking77/, for the suite "sweep".
+        data_dir: Folder with banking77/, for the suites "sweep" and "forward"; the latter leaves texts
+            of mixed lengths out without it.
+        profile: In the suite "forward", where our time goes instead, by XLA's profile.
         epochs: Passes over the training split in the suite "sweep".
         num_examples: Most examples of each split in the suite "sweep", or of the largest case in
             "scale"; by default all.
@@ -62,11 +66,12 @@ class Options:
     """
 
     suite: Literal["forward", "lipschitz", "ledger", "sweep", "scale"] = "forward"
-    repeats: int = 15
+    repeats: int = 9
     pause: float = 0.3
     threads: int | None = None
     num_layers: int = ledger.CONFIG.num_layers
     data_dir: str | None = None
+    profile: bool = False
     epochs: int = 10
     num_examples: int | None = None
     out: str | None = None
@@ -104,7 +109,13 @@ def main() -> None:
         pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
     if options.suite == "forward":
         columns = forward.COLUMNS
-        records = forward.run(repeats=options.repeats, pause=options.pause, threads=options.threads)
+        records = forward.run(
+            repeats=options.repeats,
+            pause=options.pause,
+            threads=options.threads,
+            data_dir=options.data_dir,
+            by_part=options.profile,
+        )
     elif options.suite == "lipschitz":
         columns = lipschitz.COLUMNS
         records = lipschitz.run(repeats=options.repeats, pause=options.pause)

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 
 
-def measure(calls: dict[str, Callable[[], object]], repeats: int, pause: float) -> dict[str, float]:
-    """Median seconds of each call, interleaved."""
+def samples(
+    calls: dict[str, Callable[[], object]], repeats: int, pause: float
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, interleaved."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -15,4 +17,21 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int, pause: float) 
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int, pause: float) -> dict[str, float]:
+    """Median seconds of each call, interleaved."""
+    return medians(samples(calls, repeats, pause))
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """The median of each."""
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def paired_ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
+    """Median over rounds of one contestant's seconds divided by another's."""
+    return statistics.median(
+        one / other for one, other in zip(seconds[over], seconds[under], strict=True)
+    )
