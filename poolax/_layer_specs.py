@@ -12,10 +12,11 @@ class NormSpec:
     """A norm of the token width.
 
     Attributes:
-        kind: ``"layer"``, ``"rms"`` or ``"center"``.
+        kind: ``"layer"``, ``"rms"``, ``"center"``, or ``"affine"`` where tokens are scaled and
+            shifted alone, as by batch norm at inference.
         scale: Scale, shape ``(d,)``.
         bias: Shift, shape ``(d,)``, or ``None``.
-        eps: What is added to the variance, or to the mean square; 0 for CenterNorm.
+        eps: What is added to the variance, or to the mean square; 0 for CenterNorm and affine maps.
     """
 
     kind: str = struct.field(pytree_node=False)

@@ -1,5 +1,7 @@
 """Normalisations of Flax whose squares stay in range."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -76,6 +78,53 @@ class RMSNormFromOne(nn.Module):
         wide = accumulation_dtype(dtype)
         unit = RMSNorm(self.epsilon, dtype=wide, use_scale=False)(x.astype(wide))
         return (unit * with_leading_axes(scale_from_one(scale), unit.ndim)).astype(dtype)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with statistics of its training: an affine map of each feature.
+
+    Attributes:
+        epsilon: What is added to the variance.
+        param_dtype: Dtype of the parameters.
+
+    Parameters: ``scale``, ``bias``, ``mean`` and ``var``, shape ``(d,)`` each; what comes out is
+    ``(x - mean) / sqrt(var + epsilon) * scale + bias``.
+
+    Example:
+        >>> norm, x = FrozenBatchNorm(), jnp.array([3.0, 4.0])
+        >>> statistics = {"mean": jnp.array([1.0, 4.0]), "var": jnp.array([4.0, 1.0])}
+        >>> params = {"scale": jnp.ones(2), "bias": jnp.ones(2), **statistics}
+        >>> print(norm.apply({"params": params}, x).round(3))
+        [2. 1.]
+
+    Reference:
+        Ioffe and Szegedy, "Batch Normalization" (ICML 2015), as it is at inference.
+    """
+
+    epsilon: float = 1e-5
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """Map the last axis of ``x``."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        starts = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+        params = {
+            name: self.param(name, start, (x.shape[-1],), self.param_dtype)
+            for name, start in starts.items()
+        }
+        dtype = jnp.result_type(x, params["scale"])
+        mean, bias, scale = (
+            with_leading_axes(part, x.ndim)
+            for part in (params["mean"], params["bias"], frozen_scale(params, self.epsilon))
+        )
+        return ((x - mean) * scale + bias).astype(dtype)
+
+
+def frozen_scale(params: Mapping[str, Array], eps: float) -> Float[Array, " d"]:
+    """What :class:`FrozenBatchNorm` multiplies each feature with; in at least single precision."""
+    var = jnp.asarray(params["var"], accumulation_dtype(params["var"]))
+    return params["scale"] * jax.lax.rsqrt(var + eps)
 
 
 def scale_from_one(scale: Float[Array, " d"]) -> Float[Array, " d"]:

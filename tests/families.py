@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from poolax import backbones
-from poolax.attention import L2, LinearScaling, Llama3Scaling, Rotary
+from poolax.attention import L2, LinearScaling, Llama3Scaling, QueryGrowth, Rotary
 
 KEY = jax.random.key(0)
 NUM_TOKENS = 7
@@ -56,6 +56,19 @@ def moment():
         24, 4, 8, width=16, num_layers=2, num_heads=2, head_dim=4, mlp_dim=24
     )
     return backbones.Moment.init(config, KEY)
+
+
+def timesfm():
+    config = backbones.TimesFMConfig(
+        24, 4, 16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=6, mlp_dim=24
+    )
+    return backbones.TimesFM.init(config, KEY)
+
+
+def patchtst():
+    """Batch norms, and patches that overlap and leave steps over."""
+    config = backbones.PatchTSTConfig(24, 5, 4, width=16, num_layers=2, num_heads=2, mlp_dim=24)
+    return backbones.PatchTST.init(config, KEY)
 
 
 SMALL_STAGES = {"patch_size": 2, "width": 8, "depths": (2, 1), "num_heads": (2, 4), "window_size": 4}
@@ -122,6 +135,8 @@ def decoder_switched():
         logit_scale=0.3,
         soft_cap=2.0,
         scale_embeddings=True,
+        norms_from_one=True,
+        query_growth=QueryGrowth(2.0, 3),
     )
     return backbones.Decoder.init(config, KEY)
 
@@ -172,6 +187,7 @@ SWITCHED = {
 
 # With tests of their own for what they do not share with the others.
 OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov3": dinov3}
+OTHER_FAMILIES |= {"timesfm": timesfm, "patchtst": patchtst}
 ALL_FAMILIES = FAMILIES | OTHER_FAMILIES
 STACKABLE = (*FAMILIES, "moment", "dinov3")
 TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
@@ -183,7 +199,7 @@ def inputs(name, batch=2):
     sizes = {"vit": (8, 8), "swin": (18, 18), "lipsformer": (16, 16), "dinov3": (8, 12)}
     if name in sizes:
         return rng.normal(size=(batch, *sizes[name], 3)).astype(np.float32)
-    if name == "moment":
+    if name in ("moment", "timesfm", "patchtst"):
         return rng.normal(size=(batch, 24)).astype(np.float32)
     return rng.integers(0, 50, (batch, NUM_TOKENS))
 

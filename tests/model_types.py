@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 import numpy as np
-from parity import reference, save, torch
+from parity import reference, run, save, torch
 from safetensors.numpy import save_file
 from test_moment import RAW, state_dict
 from test_parity_eva import eva_names
+from test_parity_series import PATCHTST, TIMESFM
 from test_parity_texts import DECODER, DISTILBERT, ENCODER, GEMMA, MODERN, ROBERTA, T5, VISION, YARN
 from test_parity_timm import timm_names
 from test_parity_vision import DINOV2, SIGLIP2, VIT, images, run_on_images
@@ -83,6 +84,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5", T5),
     "mt5": ("MT5", T5 | {"feed_forward_proj": "gated-gelu"}),
     "umt5": ("UMT5", T5),
+    "timesfm2_5": ("TimesFm2_5", TIMESFM),
+    "patchtst": ("PatchTST", PATCHTST),
 }
 MODEL_TYPES = (*CASES, *TIMM_CASES, "lipsformer_swin", "moment")
 
@@ -147,7 +150,7 @@ def inputs_of(backbone):
         return images(fields, (side, side), count=2), None
     rng = np.random.default_rng(0)
     if backbone.modality == "series":
-        return rng.normal(size=(2, 24)).astype(np.float32), None
+        return rng.normal(size=(2, 3, backbone.config.num_steps)).astype(np.float32), None
     mask = np.ones((2, 12), bool)
     mask[0, 9:] = False
     return np.where(mask, rng.integers(2, 50, mask.shape), 1), mask
@@ -157,7 +160,11 @@ def states_of(model_type, model, inputs, mask):
     """Hidden states of the reference."""
     name = CASES[model_type][0]
     with torch.inference_mode():
-        if mask is None:
+        if name == "TimesFm2_5":
+            out = run(model, past_values=inputs.reshape(-1, inputs.shape[-1]))
+        elif name == "PatchTST":
+            out = run(model, past_values=inputs.swapaxes(-1, -2).copy())
+        elif mask is None:
             out = run_on_images(name, model, inputs)
         else:
             ids, seen = (torch.tensor(array) for array in (inputs, mask.astype(np.int64)))

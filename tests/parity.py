@@ -64,11 +64,12 @@ def reference(name, fields, seed=0, part="Model"):
     return build(getattr(transformers, f"{name}{part}"), config, seed)
 
 
-def assert_layers(backbone, reference, inputs, mask=None, tolerance=TOLERANCE):
-    """States of every layer against the reference's, at real tokens."""
+def assert_layers(backbone, reference, inputs, mask=None, tolerance=TOLERANCE, real=None):
+    """States of every layer against the reference's, at real tokens: those of ``mask`` unless given."""
     expected = [state.numpy() for state in reference.hidden_states[:-1]]
     expected.append(reference.last_hidden_state.numpy())
-    real = np.ones(expected[0].shape[:-1], bool) if mask is None else mask
+    if real is None:
+        real = np.ones(expected[0].shape[:-1], bool) if mask is None else mask
     layers = [*range(backbone.num_layers), -1]
 
     def all_states(params, inputs, mask):

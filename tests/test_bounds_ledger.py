@@ -13,7 +13,7 @@ from poolax._layer_specs import AttentionSpec, ConvolutionSpec, LayerSpec, Merge
 from poolax.attention import L2, DotProduct
 from poolax.bounds._linalg import spectral_norm
 
-LOCAL = [name for name in ALL_FAMILIES if name not in ("swin", "lipsformer")]
+LOCAL = [name for name in ALL_FAMILIES if name not in ("swin", "lipsformer", "timesfm")]
 PADDED = ("bert", "decoder", "gpt2-l2")
 
 

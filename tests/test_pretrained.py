@@ -257,6 +257,11 @@ ALL_KEYS = [name for name in llama_tensors() if ".k_proj" in name or ".v_proj" i
             {"model_type": "lama2"},
             r"config: expected a model_type that .* lists, got 'lama2'; did you mean 'llama'\?",
         ),
+        (
+            None,
+            {"model_type": "t5", "architectures": ["Chronos2Model"]},
+            r"got 'Chronos2Model', which the reference library does not have; .*'timesfm2_5'",
+        ),
         (None, {"model_type": None}, r"config: expected a model_type that .* lists, got None"),
         (None, {"hidden_act": "mish"}, r"activation: expected one of 'gelu', .*got 'mish'"),
         (

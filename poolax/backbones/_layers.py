@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, PyTree
 
 from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec, NormSpec
-from poolax._norms import LayerNorm, scale_from_one
+from poolax._norms import LayerNorm, frozen_scale, scale_from_one
 
 STACKED = "blocks"
 
@@ -161,15 +161,14 @@ def run_blocks(
 
 
 def norm_spec(norm: nn.Module, params: Mapping[str, Array]) -> NormSpec:
-    """Describe a ``LayerNorm``, ``RMSNorm``, ``RMSNormFromOne`` or ``CenterNorm``."""
+    """Describe a ``LayerNorm``, an RMSNorm, a ``CenterNorm`` or a ``FrozenBatchNorm``."""
+    name, scale, eps = type(norm).__name__, params["scale"], float(getattr(norm, "epsilon", 0.0))
+    if name == "FrozenBatchNorm":
+        scale = frozen_scale(params, eps)
+        return NormSpec("affine", scale, params["bias"] - params["mean"] * scale)
     kinds = {"LayerNorm": "layer", "RMSNorm": "rms", "RMSNormFromOne": "rms", "CenterNorm": "center"}
-    scale = params["scale"]
-    return NormSpec(
-        kind=kinds[type(norm).__name__],
-        scale=scale_from_one(scale) if type(norm).__name__ == "RMSNormFromOne" else scale,
-        bias=params.get("bias"),
-        eps=float(getattr(norm, "epsilon", 0.0)),
-    )
+    scale = scale_from_one(scale) if name == "RMSNormFromOne" else scale
+    return NormSpec(kind=kinds[name], scale=scale, bias=params.get("bias"), eps=eps)
 
 
 def attention_spec(attention: Any, params: Mapping[str, Any], **options: Any) -> AttentionSpec:

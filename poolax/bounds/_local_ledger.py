@@ -265,7 +265,7 @@ def _attention_at(spec, x, inner, attention, real, scale):
     filled = with_biases(params, bare=() if use_out_bias else ("out",))
     out: Any = layer.apply({"params": filled}, inner, weights=attention)  # (n, d)
     scaled = kernels.out * scale
-    if spec.norm_after is not None and spec.norm_after.kind != "rms":
+    if spec.norm_after is not None and spec.norm_after.kind in ("layer", "center"):
         # The norm behind sees nothing of the mean of what comes out.
         scaled = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
     turn = None

@@ -34,6 +34,9 @@ def norm_at(norm: NormSpec | None, x) -> tuple[Float[Array, "n d"], NormAt]:
         return x, NormAt(jnp.ones(x.shape[0], x.dtype), lambda index: identity)
     scale = jnp.asarray(norm.scale, x.dtype)[None]
     shift = 0.0 if norm.bias is None else jnp.asarray(norm.bias, x.dtype)[None]
+    if norm.kind == "affine":
+        slopes = jnp.full(x.shape[0], jnp.max(jnp.abs(scale)))
+        return x * scale + shift, NormAt(slopes, lambda index: identity * scale)
     centred = x if norm.kind == "rms" else x - jnp.mean(x, axis=-1, keepdims=True)
     centring = identity if norm.kind == "rms" else identity - 1 / width
     if norm.kind == "center":

@@ -10,9 +10,11 @@ from poolax.backbones.pretrained._decoder import DECODER_FAMILIES
 from poolax.backbones.pretrained._gpt2 import GPT2_CHECKPOINT
 from poolax.backbones.pretrained._lipsformer import LIPSFORMER
 from poolax.backbones.pretrained._moment import MOMENT
+from poolax.backbones.pretrained._patchtst import PATCHTST
 from poolax.backbones.pretrained._sources import Architecture
 from poolax.backbones.pretrained._swin import SWIN
 from poolax.backbones.pretrained._t5 import T5_CHECKPOINT
+from poolax.backbones.pretrained._timesfm import TIMESFM
 from poolax.backbones.pretrained._timm import TIMM_BEIT, TIMM_VIT
 from poolax.backbones.pretrained._timm_eva import TIMM_EVA
 from poolax.backbones.pretrained._vit import VIT_FAMILIES
@@ -23,7 +25,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *BERT_FAMILIES,
     GPT2_CHECKPOINT,
     *DECODER_FAMILIES,
-    *(T5_CHECKPOINT, MOMENT),
+    *(T5_CHECKPOINT, MOMENT, TIMESFM, PATCHTST),
 )
 
 
@@ -66,6 +68,7 @@ def families() -> list[Family]:
 def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     """The family of a checkpoint, by ``model_type`` or else by its configuration and tensors."""
     name = config.get("model_type")
+    _refuse_without_reference(config)
     for architecture in ARCHITECTURES:
         if name in architecture.names or (name is None and architecture.recognizes(config, shapes)):
             return architecture
@@ -73,3 +76,14 @@ def find_architecture(config: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     hint = did_you_mean(name, valid)
     # All of them would push what came, and the hint, out of a line.
     raise ValueError(f"config: expected a model_type that 'poolax models' lists, got {name!r}{hint}")
+
+
+def _refuse_without_reference(config):
+    """Refuse what may say the ``model_type`` of another, and has nothing here to be compared with."""
+    classes = config.get("architectures") or ()
+    for found in (*classes, config.get("model_type")):
+        if str(found).lower().startswith("chronos"):
+            raise ValueError(
+                f"config: expected a model that 'poolax models' lists, got {found!r}, which the "
+                "reference library does not have; the nearest for series is 'timesfm2_5'"
+            )

@@ -24,8 +24,10 @@ from poolax.backbones._decoder import Decoder, RotaryEncoder
 from poolax.backbones._gpt2 import GPT2
 from poolax.backbones._lipsformer import LipsFormer
 from poolax.backbones._moment import Moment
+from poolax.backbones._patchtst import PatchTST
 from poolax.backbones._swin import Swin
 from poolax.backbones._t5 import T5
+from poolax.backbones._timesfm import TimesFM
 from poolax.backbones._vit import ViT
 from poolax.backbones.pretrained._fill import Sharding
 from poolax.backbones.pretrained._folder import save_folder
@@ -34,7 +36,19 @@ from poolax.pooling import from_config
 
 _FAMILIES: dict[str, type[Backbone]] = {
     family.__name__: family
-    for family in (ViT, Bert, GPT2, Decoder, RotaryEncoder, T5, Moment, Swin, LipsFormer)
+    for family in (
+        ViT,
+        Bert,
+        GPT2,
+        Decoder,
+        RotaryEncoder,
+        T5,
+        Moment,
+        TimesFM,
+        PatchTST,
+        Swin,
+        LipsFormer,
+    )
 }
 _KEY = "backbone"
 
