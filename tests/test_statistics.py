@@ -185,6 +185,38 @@ def test_intervals_cover_and_null_is_rejected_as_often_as_is_said():
     assert power > 0.4
 
 
+@pytest.mark.parametrize("metric", ["macro_f1", "spearman"])
+def test_null_of_metrics_that_are_no_means(metric):
+    def make(rng):
+        """Two heads that are alike, and find the same examples easy."""
+        target, easy = rng.choice(3, size=120, p=[0.6, 0.3, 0.1]), rng.normal(size=120)
+        found = {}
+        for label in "ab":
+            prediction = target + easy + rng.normal(size=120)
+            if metric == "macro_f1":
+                prediction = np.clip(np.rint(prediction), 0, 2).astype(int)
+            kept = {"score": easy, "target": target, "prediction": prediction}
+            found[label] = [Predictions(kept)]
+        return found
+
+    # Of 400 data sets with either metric about 0.04.
+    num = 200
+    drawn = (resample(make(np.random.default_rng(k)), metric, draws=200, seed=k) for k in range(num))
+    level = np.mean([found.difference("a", "b").p_value <= 0.05 for found in drawn])
+    assert 0.005 < level < 0.1
+
+
+def test_draws_in_which_a_metric_is_not_defined_are_left_out():
+    rng = np.random.default_rng(0)
+    target = np.r_[np.ones(3, int), np.zeros(37, int)]
+    logs = special.log_softmax(rng.normal(size=(40, 2)), axis=-1)
+    found = Predictions({"score": target * 1.0, "target": target, "log_probability": logs})
+    interval = resample({"a": [found]}, "auroc", draws=2000).interval("a")
+    # No positive example is drawn with probability (37 / 40)^40.
+    assert interval.draws == pytest.approx(2000 * (1 - 0.925**40), abs=40)
+    assert interval.low < interval.value < interval.high
+
+
 def test_seeds_are_the_second_level():
     def make(rng, spread=0.1):
         """Scores of six seeds, each with a level of its own, and another for the other pooler."""
