@@ -38,6 +38,7 @@ FURTHER_POOLERS = {
     "projected": pooling.ProjectedPool(pooling.MaxPool(), 4, "tanh"),
     "norm": pooling.NormPool(pooling.SkipPool(pooling.AveragePool(), 1), eps=1e-2),
     "map-full": pooling.QueryAttentionPool(num_heads=2, full=True, mlp_dim=5, norm_eps=1e-2),
+    "layers": pooling.LayerMixPool(pooling.QueryAttentionPool(num_heads=2), 2),
     "concat": pooling.ConcatPool((pooling.AveragePool(), pooling.QueryAttentionPool())),
 }
 PUBLISHED = ("first", "last", "avg", "sum", "max")

@@ -44,6 +44,7 @@ from poolax.pooling import (
     L2Pool,
     LastPool,
     LatentAttentionPool,
+    LayerMixPool,
     LogSumExpPool,
     MaxPool,
     MultiMaxPool,
@@ -262,6 +263,17 @@ def _skip(pooler, variables, *, method, num_tokens, **sizes):
     return _bound_within(pooler, variables.get("params", {}), method, num_tokens=left, **sizes)
 
 
+def _layers(pooler, variables, *, method, dim, spread, **sizes):
+    """A token of the mixture moves by at most the norm of the shares times what all layers move by."""
+    parameters = parameters_of(pooler, variables)
+    check_finite("mixture", parameters["mixture"])
+    factor = safe_norm(jax.nn.softmax(parameters["mixture"]))
+    spread = None if spread is None else factor * spread
+    dim = dim // pooler.num_layers
+    bound = _bound_within(pooler, parameters, method, dim=dim, spread=spread, **sizes)
+    return PoolerBound(l2=factor * bound.l2, l1=factor * bound.l1)
+
+
 @jax.jit
 def _mixture(logits, bounds):
     shares = jax.nn.softmax(logits)
@@ -307,6 +319,7 @@ for _cls, _rule in {
     NormPool: _normed,
     UnitPool: _unit,
     SkipPool: _skip,
+    LayerMixPool: _layers,
     LatentAttentionPool: latent_rule,
     QueryAttentionPool: query_rule,
     LogSumExpPool: log_sum_exp_rule,

@@ -17,6 +17,7 @@ from poolax.pooling._entrywise import LogSumExpPool as LogSumExpPool
 from poolax.pooling._entrywise import l2_pool as l2_pool
 from poolax.pooling._entrywise import log_sum_exp_pool as log_sum_exp_pool
 from poolax.pooling._hybrid import HybridPool as HybridPool
+from poolax.pooling._mixed import LayerMixPool as LayerMixPool
 from poolax.pooling._names import FIXED_POOLERS as FIXED_POOLERS
 from poolax.pooling._names import from_config as from_config
 from poolax.pooling._names import from_name as from_name

@@ -15,6 +15,7 @@ from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._counted import PositionPool
 from poolax.pooling._hybrid import HybridPool
+from poolax.pooling._mixed import LayerMixPool
 from poolax.pooling._reduce import AveragePool, MaxPool
 
 
@@ -27,7 +28,7 @@ def parts_of(pooler: nn.Module) -> tuple[Pooler, ...]:
     """
     if isinstance(pooler, (HybridPool, ConcatPool)):
         return pooler.poolers
-    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool, SkipPool)):
+    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool, SkipPool, LayerMixPool)):
         return (pooler.pooler,)
     return ()
 
@@ -58,7 +59,7 @@ def _counting_from(pooler, num_tokens):
     if isinstance(pooler, (HybridPool, ConcatPool)):
         parts = tuple(_counting_from(part, num_tokens) for part in pooler.poolers)
         return dataclasses.replace(pooler, poolers=parts)
-    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool)):
+    if isinstance(pooler, (ProjectedPool, NormPool, UnitPool, LayerMixPool)):
         return dataclasses.replace(pooler, pooler=_counting_from(pooler.pooler, num_tokens))
     return pooler
 

@@ -18,6 +18,7 @@ from poolax.pooling._composed import (
 from poolax.pooling._counted import PositionPool, SqrtPool
 from poolax.pooling._entrywise import L2Pool, LogSumExpPool
 from poolax.pooling._hybrid import HybridPool
+from poolax.pooling._mixed import LayerMixPool
 from poolax.pooling._probes import (
     EfficientProbingPool,
     GatedAttentionPool,
@@ -55,6 +56,7 @@ for _name, _cls in {
     "norm": NormPool,
     "unit": UnitPool,
     "skip": SkipPool,
+    "layers": LayerMixPool,
 }.items():
     codec.register(
         "pooler",
@@ -71,8 +73,8 @@ def from_name(name: str | Pooler, **options) -> Pooler:
         name: ``"cls"`` or ``"first"``, ``"last"``, ``"avg"``, ``"sum"``, ``"max"``, ``"wavg"``,
             ``"attn"``, ``"map"``, ``"hybrid"``, ``"sqrt"``, ``"l2"``, ``"lse"``, ``"ep"``, ``"abmil"``,
             ``"multimax"``, ``"rolling"``, ``"position"``, ``"weightedmean"`` or ``"concat"``; around
-            another pooler, which is an option, ``"projected"``, ``"norm"``, ``"unit"`` or ``"skip"``. A
-            :class:`Pooler` passes through.
+            another pooler, which is an option, ``"projected"``, ``"norm"``, ``"unit"``, ``"skip"`` or
+            ``"layers"``. A :class:`Pooler` passes through.
         **options: Attributes of the pooler, such as ``num_latents=32`` for ``"attn"``.
 
     Returns:
