@@ -14,7 +14,10 @@ import pytest
 from poolax import backbones, pooling, records, training
 from poolax._signals import PreemptedError, taking_signals
 from poolax.records import Journal, Records, digest, fingerprint
+from poolax.training._states.views import WHOLE
 from poolax.training._sweep.identities import Heads
+from poolax.training._sweep.readers import Reader
+from poolax.training.layers import Layers
 
 
 def test_numbers_of_numpy_are_the_numbers_of_python(tmp_path):
@@ -22,7 +25,8 @@ def test_numbers_of_numpy_are_the_numbers_of_python(tmp_path):
 
     def known_by(number, real):
         heads = Heads.of(
-            training.Classification(number(3)), {"attn": pooling.LatentAttentionPool(number(4))},
+            training.Classification(number(3)),
+            {"attn": Reader("attn", pooling.LatentAttentionPool(number(4)), WHOLE, Layers())},
             seeds=[number(1)], learning_rates=[real(0.5)], epochs=number(2), batch_size=number(8),
             source={"size": number(5)},
         )  # fmt: skip

@@ -23,6 +23,8 @@ def read_tokenizer(text: str, name: str) -> tokenizers.Tokenizer:
         raise ValueError(f"{name}: expected what tokenizer.json holds, got: {error}") from None
 
 
+# What a prompt is called that was given without a name.
+_GIVEN = "given"
 _OF_PROMPTS = ("prompts", "default_prompt", "include_prompt")
 
 
@@ -191,6 +193,26 @@ class TextPreprocess(Preprocess):
         known = dict(self.prompts)
         check_choice("prompt_name", name, known)
         return known[name]
+
+    def with_prompt(self, prompt: str) -> Self:
+        """The same with a prompt that stands in front of every text unless another is asked for.
+
+        Args:
+            prompt: The prompt, ``""`` for none.
+
+        Example:
+            >>> import tokenizers
+            >>> model = tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b:": 2}, unk_token="[UNK]")
+            >>> words = tokenizers.Tokenizer(model)
+            >>> words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+            >>> TextPreprocess(words.to_str(), 4).with_prompt("b: ")(["a"])[0]
+            array([[2, 1]], dtype=int32)
+        """
+        check_instance("prompt", prompt, str, "a text")
+        if not prompt:
+            return dataclasses.replace(self, default_prompt=None)
+        others = tuple(pair for pair in self.prompts if pair[0] != _GIVEN)
+        return dataclasses.replace(self, prompts=(*others, (_GIVEN, prompt)), default_prompt=_GIVEN)
 
     def tokens_not_pooled(self, prompt: str | None = None, prompt_name: str | None = None) -> int:
         """How many real tokens in front are not to be pooled, as ``include_prompt`` says.

@@ -53,6 +53,7 @@ class HeadRecord(MadeWith):
     steps_to_95_percent: NotRequired[int | None]
     lipschitz: NotRequired[list[float]]
     diverged_step: NotRequired[int | None]
+    layers: NotRequired[str]
     solver: NotRequired[dict[str, Any]]
     convex: NotRequired[bool]
     strength: NotRequired[float]

@@ -14,6 +14,7 @@ _SHARED = {
     "data_fingerprint": "data",
     "states_fingerprint": "states",
     "preprocess": "preprocess",
+    "layers": "layers",
     "include_prefix": "include_prefix",
     "features": "features",
     "feature_dtype": "feature_dtype",
@@ -209,6 +210,8 @@ def _words(name: str, values: Sequence[Any]) -> list[str]:
         # Of one solver with several options all that it is called by is its options.
         names = ["adam" if value is None else value["name"] for value in values]
         values = names if len(set(names)) > 1 else values
+    if name == "layers":  # records of the output say nothing
+        values = ["output" if value is None else value for value in values]
     texts = [str(value) for value in values]
     if name.endswith("_fingerprint"):
         short = [text[:_DIGITS] for text in texts]

@@ -15,13 +15,14 @@ from poolax.training._engine.limits import Limits as Limits
 from poolax.training._engine.train import TrainedHeads as TrainedHeads
 from poolax.training._states.features import extract_states as extract_states
 from poolax.training._sweep.run import sweep as sweep
-from poolax.training._sweep.run import sweep_states as sweep_states
+from poolax.training._sweep.states import sweep_states as sweep_states
 from poolax.training._sweep.write import head_directory as head_directory
 from poolax.training.advice import Advice as Advice
 from poolax.training.advice import advise as advise
 from poolax.training.advice import advise_states as advise_states
 from poolax.training.embeddings import embed as embed
 from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
+from poolax.training.layers import Layers as Layers
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series

@@ -30,7 +30,7 @@ from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
 from poolax.training._states.lengths import with_max_tokens
 from poolax.training._states.pooled import is_fixed
-from poolax.training._sweep.run import PoolerLike, as_module, labelled
+from poolax.training._sweep.readers import PoolerLike, as_module, labelled
 from poolax.training.tasks import Task
 
 POOLERS = ("avg", "last", "max", "sum", "l2", "wavg", "map", "attn", "abmil", "hybrid")

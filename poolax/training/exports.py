@@ -12,6 +12,7 @@ from poolax.pooling import Pooler, ProjectedPool, SkipPool
 from poolax.training._engine.heads import Head
 from poolax.training._states.prefixes import prefix_of
 from poolax.training._sweep.identities import fingerprint_of
+from poolax.training.layers import OUTPUT
 from poolax.training.tasks import SentenceCompletion, SentenceSimilarity
 
 # Their outputs are what is compared, and so the embedding.
@@ -82,12 +83,17 @@ def _pooler_of(head, backbone, with_output):
         return head, {}
     if not isinstance(head.pooler, Pooler):
         raise ValueError(f"head: expected one with a Pooler, got {type(head.pooler).__name__}")
+    if head.layer != OUTPUT:
+        raise ValueError(
+            f"head: expected one that reads the output of its backbone, got one of layer {head.layer}"
+        )
     known = head.config.get("backbone_fingerprint")
     if known not in (None, fingerprint_of(backbone)):
         raise ValueError(
             f"backbone: expected the one that the head was trained on, whose fingerprint is {known}, "
             f"got {fingerprint_of(backbone)}; after a sweep with max_tokens=N give "
-            "backbone.replace(preprocess=backbone.preprocess.cut_to(N))"
+            "backbone.replace(preprocess=backbone.preprocess.cut_to(N)), with a prompt "
+            "with_prompt(prompt)"
         )
     pooler, params = head.pooler, head.variables["params"].get("pooler", {})
     include = head.config.get("include_prefix", True)

@@ -12,7 +12,7 @@ from poolax.training._advice.heads import Trained, best_of
 from poolax.training._advice.runs import Runs
 from poolax.training._engine.limits import Limits
 from poolax.training._folds import even_folds
-from poolax.training._sweep.run import sweep_states
+from poolax.training._sweep.states import sweep_states
 from poolax.training._sweep.write import head_directory
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task

@@ -20,6 +20,7 @@ from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
 from poolax.training.arguments import check_runs, check_splits, check_targets_of_splits, check_task
+from poolax.training.layers import Layers
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
 
@@ -75,13 +76,19 @@ class Head:
     variables: PyTree
     config: Mapping[str, Any]
 
+    @property
+    def layer(self) -> int | tuple[int, ...]:
+        """The layer that it reads, ``-1`` for the output; several for states side by side."""
+        return Layers.parse(self.config.get("layers", str(Layers()))).layer
+
     def predict(
         self, states: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
     ) -> Float[Array, "*batch k"]:
         """Outputs of the linear layer, such as the logits of a classification.
 
         Args:
-            states: Token states of the backbone that the head was trained on.
+            states: Token states of the backbone that the head was trained on, of :attr:`layer`, as
+                ``backbone.apply(params, inputs, layer=head.layer).states``.
             mask: True at real tokens; ``None`` if all are real.
 
         Returns:

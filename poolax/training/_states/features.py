@@ -31,6 +31,7 @@ def extract_states(
     mask: Any = None,
     *,
     indices: Int[np.ndarray, " num"] | None = None,
+    layer: int | Sequence[int] = -1,
     batch_size: int = 256,
     should_stop: Callable[[], bool] = stop_asked,
     progress: Progress = no_progress,
@@ -47,6 +48,7 @@ def extract_states(
             batch.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         indices: Which inputs, shape ``(num,)``; ``None`` for all of them.
+        layer: As for ``Backbone.apply``: the layer, or several, whose states then stand side by side.
         batch_size: Inputs at a time over the local devices.
         should_stop: Asked after every batch; see :func:`stop_on_sigterm`.
         progress: Called with a description, the number done and the total.
@@ -68,7 +70,13 @@ def extract_states(
         (10, 5, 8)
     """
     features = FeaturePass(
-        backbone, inputs, mask, indices=indices, batch_size=batch_size, should_stop=should_stop
+        backbone,
+        inputs,
+        mask,
+        indices=indices,
+        layer=layer,
+        batch_size=batch_size,
+        should_stop=should_stop,
     )
     collected: Any = features.collect(progress)
     return TokenStates(collected.states, collected.mask, features.num_prefix)
@@ -82,6 +90,7 @@ class FeaturePass:
         inputs: As for :func:`extract_states`.
         mask: As for :func:`extract_states`.
         indices: As for :func:`extract_states`.
+        layer: As for :func:`extract_states`.
         batch_size: As for :func:`extract_states`.
         should_stop: As for :func:`extract_states`.
         mapping: How the backbone is mapped over devices; see :class:`Mapper`.
@@ -97,18 +106,21 @@ class FeaturePass:
         mask: Any = None,
         *,
         indices: Int[np.ndarray, " num"] | None = None,
+        layer: int | Sequence[int] = -1,
         batch_size: int = 256,
         should_stop: Callable[[], bool] = stop_asked,
         mapping: str = "auto",
     ):
         check_instance("backbone", backbone, Backbone, "a Backbone")
         check_count("batch_size", batch_size)
+        backbone.check_layer(layer)
+        layer = layer if isinstance(layer, int) else tuple(layer)
         backbone, self._given = prepare(backbone, inputs, mask, indices)
         self.num_examples, self.mapping = len(self._given.inputs), mapping
         self.num_prefix = backbone.num_prefix
         self._params, self._should_stop = backbone.params, should_stop
         mesh = mesh_of(backbone.params)
-        self._forward = functools.partial(_forward, dataclasses.replace(backbone, params=None))
+        self._forward = functools.partial(_forward, dataclasses.replace(backbone, params=None), layer)
         self._mapper = _forward_program((), *self._forward.args, batch_size, mesh, mapping)
         # Sequences one by one, in batches of whole examples on every device.
         unit = self._given.parts * (jax.local_device_count() if mesh is None else 1)
@@ -231,12 +243,12 @@ class FeaturePass:
             yield positions, HostStates.of(tokens)
 
 
-def _forward(backbone, params, batch):
+def _forward(backbone, layer, params, batch):
     prepared = backbone.prepare(batch["inputs"], batch.get("mask"))
-    return backbone.apply(params, *prepared)
+    return backbone.apply(params, *prepared, layer=layer)
 
 
 @kept_program
-def _forward_program(backbone, batch_size, mesh, mapping):
+def _forward_program(backbone, layer, batch_size, mesh, mapping):
     """Token states of batches; of a backbone without its weights, which are given with each call."""
-    return Mapper(functools.partial(_forward, backbone), batch_size, mesh, mapping)
+    return Mapper(functools.partial(_forward, backbone, layer), batch_size, mesh, mapping)

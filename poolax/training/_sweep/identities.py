@@ -13,6 +13,7 @@ from poolax.records import digest, fingerprint
 from poolax.training._engine.jobs import Run as Training
 from poolax.training._sweep.methods import SCHEDULE, Method
 from poolax.training._sweep.rates import Search, all_rates, search
+from poolax.training._sweep.readers import Reader
 from poolax.training.arguments import rates_of, seeds_of
 from poolax.training.former import former_identity
 from poolax.training.solver import Converged
@@ -29,7 +30,7 @@ class Heads:
 
     Attributes:
         task: What the heads predict.
-        poolers: Modules by label.
+        readers: Poolers and what they read, by key, which is the label of those that read the output.
         runs: Learning rates and seeds of each pooler whose heads are trained in steps.
         epochs: Passes over the training split.
         batch_size: Examples a step.
@@ -37,10 +38,11 @@ class Heads:
         former: What earlier programs said of parts of the source, of which ids are digests still.
         solver: How heads are trained to the end; ``None`` for Adam alone.
         methods: How heads of each pooler are trained to the end; nothing without a solver.
+        own: What else makes the heads of a key others, beside the source.
     """
 
     task: Task
-    poolers: Mapping[str, nn.Module]
+    readers: Mapping[str, Reader]
     runs: tuple[Training, ...]
     epochs: int
     batch_size: int
@@ -48,6 +50,16 @@ class Heads:
     former: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     solver: Converged | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def poolers(self) -> dict[str, nn.Module]:
+        """Modules by key."""
+        return {key: reader.pooler for key, reader in self.readers.items()}
+
+    def source_of(self, key: str) -> dict[str, Any]:
+        """What else makes the heads of a key others, as their records say."""
+        return {**self.source, **self.readers[key].own, **self.own.get(key, {})}
 
     @property
     def solved(self) -> frozenset[str]:
@@ -63,7 +75,7 @@ class Heads:
     def of(
         cls,
         task: Task,
-        poolers: Mapping[str, nn.Module],
+        readers: Mapping[str, Reader],
         *,
         seeds: int | Sequence[int],
         learning_rates: Sequence[float],
@@ -73,12 +85,13 @@ class Heads:
         former: Mapping[str, Any] | None = None,
         solver: Converged | None = None,
         methods: Mapping[str, Method] | None = None,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Self:
         """All learning rates with all seeds.
 
         Args:
             task: What the heads predict.
-            poolers: Modules by label.
+            readers: Poolers and what they read, by key.
             seeds: Number of seeds, or the seeds.
             learning_rates: Learning rates to try.
             epochs: Passes over the training split.
@@ -87,6 +100,7 @@ class Heads:
             former: What earlier programs said of parts of it.
             solver: How heads are trained to the end; ``None`` for Adam alone.
             methods: How by it those of each pooler are.
+            own: Of the heads of a key, what else makes them others.
 
         Raises:
             ValueError: for numbers out of range.
@@ -95,7 +109,7 @@ class Heads:
         runs = tuple((rate, seed) for rate in rates_of(learning_rates) for seed in numbers)
         return cls(
             task,
-            poolers,
+            dict(readers),
             runs,
             epochs,
             batch_size,
@@ -103,6 +117,7 @@ class Heads:
             dict(former or {}),
             solver,
             dict(methods or {}),
+            dict(own or {}),
         )
 
     def runs_of(self, label: str) -> tuple[Run, ...]:
@@ -166,14 +181,15 @@ class Heads:
             "num_outputs": task.num_outputs,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "source": {**former_identity(self.source), **self.former},
             **self._solver(),
         }
-        return {
-            (label, run): digest({**common, "label": label, "pooler": describe(pooler), "run": run})
-            for label, pooler in self.poolers.items()
-            for run in self.runs_of(label)
-        }
+        found = {}
+        for key, reader in self.readers.items():
+            source = {**former_identity(self.source_of(key)), **self.former}
+            own = {"source": source, "label": reader.label, "pooler": describe(reader.pooler)}
+            for run in self.runs_of(key):
+                found[key, run] = digest({**common, **own, "run": run})
+        return found
 
     def _solver(self) -> dict[str, Any]:
         """What is said of a solver; of Adam alone nothing, as before there was another."""
@@ -189,14 +205,14 @@ class Heads:
             "task_options": _task_options(task),
             "metric": task.metric,
             "higher_is_better": task.higher_is_better,
-            "pooler": label,
+            "pooler": self.readers[label].label,
             "resolved": describe(self.poolers[label]),
             "learning_rate": run[0],
             "seed": run[1],
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             **self._solver(),
-            **self.source,
+            **self.source_of(label),
         }
 
     def config(self, label: str, run: Run) -> dict[str, Any]:
@@ -209,7 +225,7 @@ class Heads:
             "seed": run[1],
             "epochs": self.epochs,
             **self._solver(),
-            **self.source,
+            **self.source_of(label),
         }
 
 

@@ -8,69 +8,68 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float
 
 from poolax._checks import (
     check_choice,
     check_flag,
     check_instance,
     check_path,
-    check_tokens,
 )
 from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
-from poolax._splits import SPLITS, count_copied_rows
 from poolax.backbones import Backbone, TextPreprocess
-from poolax.pooling import FirstPool, Pooler, from_name
-from poolax.records import Records, fingerprint
+from poolax.records import Records
 from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
 from poolax.training._states.lengths import Lengths, note_on_lengths, with_max_tokens
 from poolax.training._states.pooled import pool_features
 from poolax.training._states.prefixes import prefix_of
+from poolax.training._states.prompts import with_prompt
 from poolax.training._states.sources import (
     MODES,
-    MemorySource,
     StreamedSource,
-    check_finite_states,
     choose_mode,
     memory_source,
 )
 from poolax.training._states.store import open_store
-from poolax.training._states.views import WHOLE, View
 from poolax.training._sweep.identities import Heads, describe, fingerprint_of
 from poolax.training._sweep.methods import methods_of
 from poolax.training._sweep.plan import SweepPlan
+from poolax.training._sweep.readers import PoolerLike, as_module, check_shape, labelled, readers_of
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
 from poolax.training.former import describe_config, former_preprocess
 from poolax.training.holding import holds_out
+from poolax.training.layers import OUTPUT, Layers, needed_layers, readings_of
 from poolax.training.solver import Converged, solver_of
 from poolax.training.tasks import Task
-from poolax.training.token_head import TokenHead
 
 _log = logging.getLogger(__name__)
 
-PoolerLike = str | Pooler | TokenHead
-
 
 def _check_sweep(
-    *, backbone, dataset, features, feature_dir, feature_dtype, include_prefix, max_tokens, **run
+    *,
+    backbone,
+    dataset,
+    features,
+    feature_dir,
+    feature_dtype,
+    include_prefix,
+    max_tokens,
+    prompt,
+    layers,
+    **run,
 ) -> None:
-    del max_tokens  # checked with the data
+    del max_tokens, prompt  # checked with the data
     check_instance("backbone", backbone, Backbone, "a Backbone")
     check_instance("dataset", dataset, Dataset, "a Dataset")
     check_run(**run)
     check_choice("features", features, ("auto", *MODES))
     check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
     check_flag("include_prefix", include_prefix)
+    _readings(backbone, layers)
     if feature_dir is not None:
         check_path("feature_dir", feature_dir)
-
-
-def _check_sweep_states(*, states, mask, targets, splits, **run) -> None:
-    del states, mask, targets, splits  # checked together
-    check_run(**run)
 
 
 @holds_out(_check_sweep)
@@ -88,7 +87,9 @@ def sweep(
     features: str = "auto",
     feature_dir: epath.PathLike | None = None,
     feature_dtype: str = "float32",
+    layers: Any = OUTPUT,
     include_prefix: bool = True,
+    prompt: str | None = None,
     max_tokens: int | None = None,
     out: epath.PathLike | None = None,
     resume: bool = True,
@@ -119,7 +120,16 @@ def sweep(
         feature_dir: Local folder of token states on disk, for this sweep and others; ``None`` takes
             ``out / "features"``.
         feature_dtype: ``"float32"`` or ``"bfloat16"``, in which states are kept on disk.
+        layers: What heads read: a layer, several side by side as a tuple of numbers, a
+            :class:`Layers` or its text, or a sequence of these, which are compared. ``-1`` or
+            ``"output"`` is the output, ``0`` the embeddings, ``k`` what comes out of block ``k``;
+            ``"3+6"`` stands for ``(3, 6)`` side by side, ``"mix:3+6"`` for a learned mixture of both,
+            ``"all"`` for each layer, ``"mix:all"`` for a mixture of them. The backbone runs once for
+            all of them. Records of other layers than the output name them in ``layers``.
         include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
+        prompt: What stands in front of every text, ``""`` for nothing; ``None`` for the checkpoint's
+            default. Its tokens are not pooled where the checkpoint says so
+            (``TextPreprocess.include_prompt``).
         max_tokens: Most tokens that the backbone reads of a text, special ones included; ``None`` for
             as many as it takes. Padding costs little, whatever the longest text is: texts are sorted
             by length for the backbone, and in each step of the heads few places are long. Where a few
@@ -131,7 +141,7 @@ def sweep(
         progress: Called with a description, the number done and the total.
 
     Returns:
-        One record for each pooler, learning rate and seed, in this order.
+        One record for each reading of layers, pooler, learning rate and seed, in this order.
 
     Raises:
         ValueError: for an unknown pooler or option, numbers out of range, or targets that do not fit
@@ -152,11 +162,13 @@ def sweep(
         >>> [(row["pooler"], row["resolved"]["name"], row["seed"]) for row in records]
         [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
-    named = {
-        label: _summary_pooler(pooler, backbone.summary_token)
-        for label, pooler in labelled(poolers).items()
-    }
+    token = backbone.summary_token
+    named = {label: as_module(pooler, token) for label, pooler in labelled(poolers).items()}
+    readings = _readings(backbone, layers)
+    needed = needed_layers(readings)
     limits = limits or Limits()
+    if prompt is not None:
+        backbone = with_prompt(backbone, dataset.inputs, prompt)
     if max_tokens is not None:
         backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
     backbone_fingerprint = fingerprint_of(backbone)
@@ -186,6 +198,7 @@ def sweep(
         dataset.inputs,
         dataset.mask,
         indices=used,
+        layer=Layers(needed).layer,
         should_stop=limits.should_stop,
         mapping=limits.mapping,
     )
@@ -196,20 +209,23 @@ def sweep(
         "feature_dtype": feature_dtype if mode == "disk" else "float32",
     }
     prepare = backbone.preprocess
-    prompt = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
-    views = {
-        label: View(prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=prompt))
-        for label, pooler in named.items()
-    }
+    not_pooled = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
+
+    def prefix(pooler):
+        return prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=not_pooled)
+
+    readers = readers_of(named, readings, needed, passed.shape[-1] // len(needed), prefix)
+    views = {key: reader.view for key, reader in readers.items()}
     trained_by = solver_of(solver)
     if trained_by is not None:
         learning_rates = trained_by.learning_rates
         epochs = trained_by.num_epochs(len(dataset.splits["train"]), batch_size)
-    shapes = {label: view.shape(passed.shape) for label, view in views.items()}
-    methods = methods_of(named, task, dataset.targets, dataset.splits, shapes, trained_by)
+    modules = {key: reader.pooler for key, reader in readers.items()}
+    shapes = {key: view.shape(passed.shape) for key, view in views.items()}
+    methods = methods_of(modules, task, dataset.targets, dataset.splits, shapes, trained_by)
     heads = Heads.of(
         task,
-        named,
+        readers,
         seeds=seeds,
         learning_rates=learning_rates,
         epochs=epochs,
@@ -224,7 +240,7 @@ def sweep(
         plan.rename(name)
     if not plan.pending():
         return plan.records()
-    _check_shape(passed.shape, task)
+    check_shape(passed.shape, task)
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
     fixed = plan.to_pool(passed.shape, views, streams=mode == "stream")
@@ -266,121 +282,6 @@ def sweep(
     return plan.records()
 
 
-@holds_out(_check_sweep_states)
-def sweep_states(
-    states: Float[np.ndarray, "N *parts n d"],
-    mask: Bool[np.ndarray, "N *parts n"] | None,
-    targets: np.ndarray | Mapping[str, np.ndarray],
-    task: Task,
-    *,
-    splits: Mapping[str, np.ndarray],
-    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike],
-    seeds: int | Sequence[int] = 5,
-    epochs: int = 10,
-    batch_size: int = 32,
-    learning_rates: Sequence[float] = (1e-3,),
-    solver: str | Converged = "adam",
-    out: epath.PathLike | None = None,
-    resume: bool = True,
-    name: str | None = None,
-    limits: Limits | None = None,
-    progress: Progress = no_progress,
-) -> Records:
-    """Compare poolers on token states of any model.
-
-    Args:
-        states: Token states, shape ``(N, n, d)``, NumPy or JAX; ``(N, parts, n, d)`` for a task whose
-            examples have several sequences.
-        mask: True at real tokens, shape ``(N, n)`` or ``(N, parts, n)``; ``None`` if all are real.
-        targets: Targets, shape ``(N, ...)``, or a mapping from names to such arrays.
-        task: What the heads predict.
-        splits: Indices of ``"train"``, ``"validation"`` and ``"test"``.
-        poolers: Names or poolers, or a mapping from labels to them; ``"last"`` is the last token.
-        seeds: Number of seeds, or the seeds.
-        epochs: Passes over the training split.
-        batch_size: Examples a step.
-        learning_rates: Learning rates to try; choose by ``validation``.
-        solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
-            until nothing is to be gained, with the options of a :class:`Converged`.
-        out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
-        resume: Whether to take over what is finished in ``out``.
-        name: What records and tables call the model that the states are of.
-        limits: Memory, devices, checkpoints.
-        progress: Called with a description, the number done and the total.
-
-    Returns:
-        One record for each pooler, learning rate and seed, in this order.
-
-    Raises:
-        ValueError: for an unknown pooler, numbers out of range, shapes that do not fit, or targets
-            that do not fit the task.
-        BlockingIOError: if another program writes to ``out``.
-        PreemptedError: if asked to stop; what is saved is taken over by the same call.
-
-    Example:
-        >>> import numpy as np
-        >>> from poolax.training import Classification
-        >>> targets = np.arange(60) % 2
-        >>> states = np.random.default_rng(0).normal(size=(60, 4, 8)) + targets[:, None, None]
-        >>> parts = np.split(np.arange(60), [40, 50])
-        >>> splits = dict(zip(("train", "validation", "test"), parts))
-        >>> records = sweep_states(
-        ...     states.astype(np.float32), None, targets, Classification(2), splits=splits,
-        ...     poolers=["avg", "max"], seeds=1, epochs=30, learning_rates=(0.01,),
-        ... )
-        >>> [row["pooler"] for row in records], records[0]["test"]
-        (['avg', 'max'], 1.0)
-    """
-    states = np.asarray(states)
-    targets = jax.tree.map(np.asarray, dict(targets) if isinstance(targets, Mapping) else targets)
-    check_tokens("states", states)
-    task.check_targets(targets)
-    num_targets = {len(array) for array in jax.tree.leaves(targets)}
-    if num_targets != {len(states)}:
-        raise ValueError(
-            f"states: expected one row for each of {max(num_targets)} targets, got {states.shape}"
-        )
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != states.shape[:-1]:
-            raise ValueError(
-                f"mask: expected bool{list(states.shape[:-1])}, got {mask.dtype}{list(mask.shape)}"
-            )
-        states = np.where(mask[..., None], states, np.zeros((), states.dtype))
-    _check_shape(states.shape, task)
-    check_finite_states(states, mask)
-    named = {label: as_module(pooler) for label, pooler in labelled(poolers).items()}
-    check_splits(splits, len(states))
-    check_targets_of_splits(task, targets, splits)
-    identity = {"states_fingerprint": fingerprint((states, mask, targets, dict(splits)))}
-    trained_by = solver_of(solver)
-    if trained_by is not None:
-        learning_rates = trained_by.learning_rates
-        epochs = trained_by.num_epochs(len(splits["train"]), batch_size)
-    shapes = dict.fromkeys(named, states.shape)
-    methods = methods_of(named, task, targets, splits, shapes, trained_by)
-    heads = Heads.of(
-        task,
-        named,
-        seeds=seeds,
-        learning_rates=learning_rates,
-        epochs=epochs,
-        batch_size=batch_size,
-        source=identity,
-        solver=trained_by,
-        methods=methods,
-    )
-    plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume)
-    if name is not None:
-        plan.rename(name)
-    if plan.pending():
-        duplicates = count_copied_rows({part: splits[part] for part in SPLITS}, states, mask)
-        about = {"model": name, "duplicates": duplicates}
-        source = MemorySource(states, mask)
-        plan.run(source, targets, splits, dict.fromkeys(named, WHOLE), progress, about=about)
-    return plan.records()
-
-
 def _notes(source, train, batch_size):
     """What to know about the lengths of texts, which is logged as well."""
     lengths = Lengths.of(source.mask)
@@ -390,39 +291,8 @@ def _notes(source, train, batch_size):
     return [note] if note else []
 
 
-def _check_shape(shape, task):
-    parts = () if task.num_parts == 1 else (task.num_parts,)
-    if len(shape) != 3 + len(parts) or shape[1:-2] != parts:
-        axes = f"(N, {task.num_parts}, n, d)" if parts else "(N, n, d)"
-        raise ValueError(
-            f"states: expected shape {axes} for {task.name}, got {shape}"
-            + ("" if parts else "; channels are samples of their own, each with its target")
-        )
-
-
-def labelled(poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike]) -> dict[str, PoolerLike]:
-    """Poolers by their labels: names, or names of their classes."""
-    if isinstance(poolers, Mapping):
-        named = dict(poolers)
-    else:
-        labels = [p if isinstance(p, str) else type(p).__name__ for p in poolers]
-        if len(set(labels)) != len(labels):
-            raise ValueError(
-                f"poolers: expected distinct labels, got {', '.join(labels)}; use a mapping"
-            )
-        named = dict(zip(labels, poolers, strict=True))
-    if not named:
-        raise ValueError("poolers: expected at least one, got none")
-    return named
-
-
-def as_module(pooler: PoolerLike) -> Any:
-    """A pooler by its name, or as it is."""
-    try:
-        return pooler if isinstance(pooler, TokenHead) else from_name(pooler)
-    except ValueError as error:
-        raise ValueError(f"poolers: {error}") from None
-
-
-def _summary_pooler(pooler, summary_token):
-    return FirstPool() if pooler == "last" and summary_token == "first" else as_module(pooler)
+def _readings(backbone, layers):
+    """What is read of the layers that a backbone has."""
+    readings = readings_of(layers, (*range(backbone.num_layers), OUTPUT))
+    backbone.check_layer(needed_layers(readings))
+    return readings
