@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KINDS, exact_norm, random_tokens
+from helpers import KINDS, PROBES, exact_norm, random_tokens
 
 from poolax import attention, backbones, bounds, cli, pooling, reporting, training
 from poolax.blocks import TBM
@@ -100,6 +100,12 @@ def test_bounds_from_norms_hold_for_all_weights_with_these_norms(capsys):
             for method in ("published", "sharp", "tight"):
                 bound = bounds.tbm(model, {"params": drawn}, num_tokens=4, radius=1.0, method=method)
                 assert bound.lipschitz <= row[method] * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_poolers_of_any_name_fit_any_width(name):
+    variables = initial_variables(pooler_of(name, 5, 6), 5, 6)
+    assert bounds.pooler(pooler_of(name, 5, 6), variables, num_tokens=5, dim=6, spread=1.0).l2 > 0
 
 
 def test_all_poolers_and_kinds_and_what_epsilon_says(capsys):
@@ -294,7 +300,8 @@ def test_lipschitz_of_blocks(capsys, blocks, tmp_path):
 
 def test_lipschitz_of_a_backbone(capsys, vit, tmp_path):
     folder, model = vit
-    rows = records_of(capsys, "lipschitz", folder, "--num-inputs", 2, "--poolers", "first", "avg")
+    chosen = ("first", "avg", "rolling")
+    rows = records_of(capsys, "lipschitz", folder, "--num-inputs", 2, "--poolers", *chosen)
     assert rows[0]["inputs"] == "scikit-learn's digits, test part"
     check_reports(rows, tmp_path)
     from poolax.data import digits

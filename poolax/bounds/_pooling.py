@@ -25,8 +25,30 @@ from poolax.bounds._linalg import round_up
 from poolax.bounds._methods import PROVED
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooler_rules import rule_of
-from poolax.pooling import MaxPool, Pooler, WeightedAveragePool, from_name
+from poolax.pooling import (
+    AveragePool,
+    FirstPool,
+    LastPool,
+    Pooler,
+    PositionPool,
+    RollingPool,
+    SqrtPool,
+    SumPool,
+    WeightedAveragePool,
+    from_name,
+)
 from poolax.records import PoolerBound, TokenRange
+
+# Fixed sums of tokens, which move as far in the operator norm as in the Frobenius norm.
+_LINEAR = (
+    FirstPool,
+    LastPool,
+    AveragePool,
+    SumPool,
+    SqrtPool,
+    PositionPool,
+    WeightedAveragePool,
+)
 
 
 @on_one_thread
@@ -150,7 +172,9 @@ def pooling_factor(
 
     ``1 / sqrt(n)`` for average, ``sqrt(n)`` for sum, 1 for first and last, ``|w|_2`` for weights; for
     max 1 if changes of the tokens are measured in the Frobenius norm, and ``sqrt(min(n, d))`` if
-    they are measured in the operator norm, as the paper does for max pooling only. The two do not
+    they are measured in the operator norm, as the paper does for max pooling only, and so for others
+    that are not linear: ``l2`` as max, ``rolling`` from ``1 / sqrt(w)`` to ``sqrt(min(n - w + 1, d) /
+    w)``. The two norms do not
     compare: measured in the operator norm the block before the pooler would have other constants
     as well, and going from one norm to the other multiplies every pooler by ``sqrt(min(n, d))``.
 
@@ -178,9 +202,14 @@ def pooling_factor(
     """
     check_choice("norm", norm, ("frobenius", "operator"))
     bound = resolve_pooler(pooler_or_name, num_tokens=num_tokens, dim=dim, weights=weights)
-    if norm == "operator" and type(from_name(pooler_or_name)) is MaxPool:
-        return jnp.asarray(bound.l1)
-    return jnp.asarray(bound.l2)
+    instance = from_name(pooler_or_name)
+    if norm == "frobenius" or type(instance) in _LINEAR:
+        return jnp.asarray(bound.l2)
+    # Vectors that entries of the output are read from: no more than there are tokens or windows.
+    most = token_range(num_tokens).high
+    if type(instance) is RollingPool:
+        most = most - jnp.minimum(instance.window, most) + 1
+    return jnp.sqrt(jnp.minimum(most, dim)) * bound.l2
 
 
 def resolve_pooler(

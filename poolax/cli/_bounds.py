@@ -53,8 +53,8 @@ class Bounds:
     than sigma: "certified", or "vacuous" where the bound cannot tell.
 
     From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
-    scaled partial isometries that line up. Learnable poolers (wavg, attn, map, hybrid) are taken as
-    they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
+    scaled partial isometries that line up. Learnable poolers (wavg, attn, map and others) are taken
+    as they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
     quickstart" left behind, or the directory or hub id of a backbone, whose layers are listed.
 
     Attributes:

@@ -13,6 +13,7 @@ from poolax._checks import check_count, check_divides, check_number
 from poolax.attention import L2, Cosine, DotProduct, Kind, to_config
 from poolax.blocks import TBM
 from poolax.pooling import (
+    EfficientProbingPool,
     LatentAttentionPool,
     Pooler,
     QueryAttentionPool,
@@ -84,6 +85,8 @@ def pooler_of(name: str, num_tokens: int, dim: int) -> Pooler:
         return WeightedAveragePool(max_tokens=num_tokens)
     if isinstance(pooler, LatentAttentionPool):
         return LatentAttentionPool(num_heads=math.gcd(pooler.num_heads, dim))
+    if isinstance(pooler, EfficientProbingPool):
+        return EfficientProbingPool(num_queries=math.gcd(pooler.num_queries, dim))
     if isinstance(pooler, QueryAttentionPool):
         return QueryAttentionPool()
     return pooler

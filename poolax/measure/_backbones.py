@@ -23,7 +23,7 @@ from poolax.measure._ledgers import (
     pooled_tokens,
 )
 from poolax.measure._methods import known
-from poolax.pooling import FIXED_POOLERS, Pooler, from_name, to_config
+from poolax.pooling import FIXED_POOLERS, Pooler, from_name
 
 
 @on_one_thread
@@ -56,10 +56,10 @@ def measure_backbone(
         ValueError: for a wrong shape, an unknown pooler, or as the bounds raise.
     """
     modules = [from_name(name) for name in poolers]
-    for module in modules:
-        if to_config(module)["options"]:
-            raise ValueError(f"poolers: expected ones without parameters, got {type(module).__name__}")
     check_tokens("embeddings", embeddings)
+    for module in modules:
+        if jax.tree.leaves(jax.eval_shape(module.init, key, jnp.zeros(jnp.shape(embeddings)[-2:]))):
+            raise ValueError(f"poolers: expected ones without parameters, got {type(module).__name__}")
     if jnp.ndim(embeddings) != 3:
         raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
     embeddings = jnp.asarray(embeddings)

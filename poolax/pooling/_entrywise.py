@@ -90,7 +90,9 @@ def log_sum_exp_pool(
     dtype = accumulation_dtype(z)
     real = jnp.ones(z.shape[:-1], bool) if mask is None else mask
     tokens = zero_masked(z, mask).astype(dtype)
-    return _smooth_max(tokens, jnp.asarray(temperature, dtype), real).astype(z.dtype)
+    # Devices take smaller numbers for zero.
+    temperature = jnp.maximum(jnp.asarray(temperature, dtype), jnp.finfo(dtype).tiny)
+    return _smooth_max(tokens, temperature, real).astype(z.dtype)
 
 
 @jax.custom_jvp
@@ -99,11 +101,14 @@ def _smooth_max(tokens, temperature, real):
 
 
 def _smooth_max_parts(tokens, temperature, real):
-    """Values ``(*batch, d)``, log-means, weights and logits relative to the largest one."""
-    real, top = real[..., None], masked_max(tokens, real)
+    """Values ``(*batch, d)``, weights, and the derivative with respect to the temperature."""
+    limits, top = jnp.finfo(tokens.dtype), masked_max(tokens, real)
     # Half of a difference of two numbers is a number.
-    logits = (tokens / 2 - top[..., None, :] / 2) / (temperature / 2)
-    logits = jnp.where(real, logits, 0)
+    spread = top / 2 + masked_max(-tokens, real) / 2
+    real = real[..., None]
+    # From here on it is the average to all digits, and quotients may be too small for numbers.
+    warm = jnp.minimum(temperature, jnp.maximum(8 / limits.eps * spread, limits.tiny))
+    logits = jnp.where(real, 2 * ((tokens / 2 - top[..., None, :] / 2) / warm[..., None, :]), 0)
     count = jnp.maximum(jnp.sum(real, axis=-2, dtype=tokens.dtype), 1)
     exponentials = jnp.where(real, jnp.exp(logits), 0)
     total = jnp.sum(exponentials, axis=-2)
@@ -113,17 +118,18 @@ def _smooth_max_parts(tokens, temperature, real):
     log_mean = jnp.where(below > -0.5, jnp.log1p(below), jnp.log(jnp.where(some, total, 1) / count))
     log_mean = jnp.where(some, log_mean, 0)
     weights = exponentials / jnp.where(some, total, 1)[..., None, :]
-    value = 2 * (top / 2 + temperature / 2 * log_mean)
-    return value, log_mean, weights, jnp.where(weights > 0, logits, 0)
+    value = 2 * (top / 2 + warm / 2 * log_mean)
+    # Products of no weight with infinite logits are none.
+    mean_logit = jnp.sum(weights * jnp.where(weights > 0, logits, 0), axis=-2)
+    return value, weights, (log_mean - mean_logit) * jnp.square(warm / temperature)
 
 
 @_smooth_max.defjvp
 def _smooth_max_jvp(primals, tangents):
-    """By the softmax, whose products with logits are zero where those are infinite."""
-    value, log_mean, weights, logits = _smooth_max_parts(*primals)
+    """By the softmax, which is finite where exponentials and logits are not."""
+    value, weights, by_temperature = _smooth_max_parts(*primals)
     of_tokens, of_temperature, _ = tangents
-    moved = jnp.sum(weights * of_tokens, axis=-2)
-    return value, moved + (log_mean - jnp.sum(weights * logits, axis=-2)) * of_temperature
+    return value, jnp.sum(weights * of_tokens, axis=-2) + by_temperature * of_temperature
 
 
 @final

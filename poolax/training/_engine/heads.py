@@ -15,7 +15,7 @@ from poolax import codec
 from poolax._checkpoint import open_checkpoint
 from poolax._checks import check_count, check_instance
 from poolax._progress import Progress, no_progress
-from poolax.pooling import parts_of
+from poolax.pooling import MultiMaxPool, parts_of
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
@@ -98,8 +98,8 @@ class Head:
             ValueError: for states of another width, or as the pooler raises.
         """
         width, given = self.variables["params"]["output"]["kernel"].shape[0], jnp.shape(states)[-1:]
-        if parts_of(self.pooler) and given:
-            # Vectors may be wider than tokens where poolers stand side by side or behind a layer.
+        if given and (parts_of(self.pooler) or isinstance(self.pooler, MultiMaxPool)):
+            # Vectors may be of another width than tokens: side by side, behind a layer, of few heads.
             pooler = self.pooler
             inner = {"params": self.variables["params"].get("pooler", {})}
             given = jax.eval_shape(pooler.apply, inner, states, mask).shape[-1:]
