@@ -11,6 +11,7 @@ from PIL import Image
 from poolax import backbones, codec
 from poolax.backbones import ImageGeometry, ImagePreprocess
 from poolax.backbones.pretrained._image_settings import read_preprocess
+from poolax.backbones.pretrained._timm import TIMM_VIT
 
 # Wide, high, and smaller than what is cut out of it.
 SIZES = [(41, 60), (67, 33), (18, 25)]
@@ -129,3 +130,34 @@ def test_a_folder_is_loaded_with_its_geometry(tmp_path):
     assert vit(vit.preprocess(photos())).states.shape == (3, 5, 8)
     backbones.save(vit, tmp_path / "own")
     assert backbones.load(tmp_path / "own").preprocess == vit.preprocess
+
+
+@pytest.mark.parametrize(
+    ("fields", "geometry"),
+    [
+        (
+            {"crop_pct": 0.9, "interpolation": "bilinear"},
+            ImageGeometry(248, (224, 224), "bilinear", True),
+        ),
+        ({}, ImageGeometry(256, (224, 224), "bicubic", True)),
+        (
+            {"crop_pct": 1.0, "crop_mode": "squash"},
+            ImageGeometry((224, 224), (224, 224), "bicubic", True),
+        ),
+        ({"input_size": None}, None),
+    ],
+)
+def test_sizes_of_timm(fields, geometry):
+    fields = {"input_size": [3, 224, 224], "mean": [0.1] * 3} | fields
+    prepare = TIMM_VIT.read_preprocess(None, {"pretrained_cfg": fields}, None)
+    assert prepare == ImagePreprocess(mean=(0.1,) * 3, std=(0.5,) * 3, geometry=geometry)
+    bad = {"pretrained_cfg": {"input_size": [3, 8, 8], "crop_mode": "border"}}
+    with pytest.raises(ValueError, match=r"crop_mode to be one of 'center', 'squash', got 'border'"):
+        TIMM_VIT.read_preprocess(None, bad, None)
+
+
+def test_where_a_crop_starts_between_two_pixels():
+    image = np.arange(7, dtype=np.uint8)[None, :].repeat(4, axis=0)  # 3 too many: at 1 or at 2
+    for rounds_to_even, first in ((False, 1), (True, 2)):
+        geometry = ImageGeometry(crop=(4, 4), rounds_to_even=rounds_to_even)
+        assert geometry([image], channels=1)[0, 0, 0, 0] == first

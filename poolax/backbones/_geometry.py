@@ -1,6 +1,7 @@
 """From images of any size to the size that a checkpoint's processor brings them to."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from poolax import codec
-from poolax._checks import check_choice, check_count
+from poolax._checks import check_choice, check_count, check_flag
 
 RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Filters by the numbers that Pillow, and with it configurations, have for them."""
@@ -27,6 +28,8 @@ class ImageGeometry:
         crop: Height and width that are cut out of the centre, with black around what is smaller;
             ``None`` for all of it.
         resample: Name of Pillow's filter, such as ``"bicubic"``.
+        rounds_to_even: Whether a crop that would start between two pixels starts at the even one, as
+            torchvision has it; otherwise at the first.
 
     Example:
         >>> wide = np.zeros((300, 500, 3), np.uint8)
@@ -38,6 +41,7 @@ class ImageGeometry:
     resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     resample: str = "bicubic"
+    rounds_to_even: bool = False
 
     def __post_init__(self):
         """Refuse sizes that are none, and unknown filters."""
@@ -46,6 +50,7 @@ class ImageGeometry:
             raise ValueError(f"crop: expected height and width, got {self.crop}")
         _check_size("crop", self.crop)
         check_choice("resample", self.resample, RESAMPLES)
+        check_flag("rounds_to_even", self.rounds_to_even)
 
     def edges(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of this size is resized to."""
@@ -114,8 +119,9 @@ class ImageGeometry:
             image = image.resize((width, height), method)
         if self.crop is None:
             return image
-        # Rounded down, as the reference does it; what lies outside is black.
-        top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
+        place = round if self.rounds_to_even else math.floor
+        top, left = place((height - self.crop[0]) / 2), place((width - self.crop[1]) / 2)
+        # What lies outside is black.
         return image.crop((left, top, left + self.crop[1], top + self.crop[0]))
 
 

@@ -4,12 +4,14 @@ import dataclasses
 import math
 import re
 
+from poolax.backbones._geometry import ImageGeometry
 from poolax.backbones._images import ImagePreprocess
 from poolax.backbones._vit import ViT
 from poolax.backbones._vit_config import ViTConfig
 from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
+    check_fields,
     dense,
     first,
     fused_dense,
@@ -25,6 +27,9 @@ from poolax.backbones.pretrained._vit_names import patch_kernel
 from poolax.pooling import AveragePool, FirstPool, MaxPool, NormPool, QueryAttentionPool, SkipPool
 
 PREFIXES = ("model.",)
+
+# What is cut out of an edge where a configuration does not say it.
+_USUAL_CROP = 0.875
 
 # What a name's model may be told otherwise, and shapes of tensors or heads show.
 _TIMM_ARGUMENTS = {
@@ -226,7 +231,24 @@ def read_timm_preprocess(directory, raw, config):
     del directory, config
     fields = raw.get("pretrained_cfg") or {}
     mean, std = fields.get("mean", [0.5] * 3), fields.get("std", [0.5] * 3)
-    return ImagePreprocess(mean=tuple(mean), std=tuple(std))
+    return ImagePreprocess(mean=tuple(mean), std=tuple(std), geometry=_geometry(fields))
+
+
+def _geometry(fields) -> ImageGeometry | None:
+    """The shorter edge, or both, to a little more than the size that is then cut out."""
+    if not fields.get("input_size"):
+        return None
+    check_fields(fields, {"crop_mode": ("center", "squash")})
+    _, height, width = fields["input_size"]
+    share = fields.get("crop_pct") or _USUAL_CROP
+    edges = math.floor(height / share), math.floor(width / share)
+    by_shorter = height == width and fields.get("crop_mode", "center") == "center"
+    return ImageGeometry(
+        resize=edges[0] if by_shorter else edges,
+        crop=(height, width),
+        resample=fields.get("interpolation") or "bicubic",
+        rounds_to_even=True,
+    )
 
 
 def _is_timm_vit(raw, shapes):
