@@ -128,6 +128,13 @@ def test_a_folder_is_loaded_with_its_geometry(tmp_path):
     vit = backbones.load(tmp_path / "hub")
     assert vit.preprocess.geometry == ImageGeometry(10, (8, 8))
     assert vit(vit.preprocess(photos())).states.shape == (3, 5, 8)
+    nested = {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 12},
+        "crop_size": 8,
+    }
+    (tmp_path / "hub" / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
+    assert backbones.load(tmp_path / "hub").preprocess.geometry == ImageGeometry(12, (8, 8))
     backbones.save(vit, tmp_path / "own")
     assert backbones.load(tmp_path / "own").preprocess == vit.preprocess
 

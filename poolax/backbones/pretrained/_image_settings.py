@@ -1,4 +1,4 @@
-"""What ``preprocessor_config.json`` says of images: their size, and what becomes of their pixels."""
+"""What files of processors say of images: their size, and what becomes of their pixels."""
 
 import pathlib
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _ENDINGS = ("Fast", "Pil", "ImageProcessor", "FeatureExtractor")
 
 
 def read_preprocess(directory: pathlib.Path, raw: Mapping[str, Any], config: Any) -> ImagePreprocess:
-    """From ``preprocessor_config.json``; pixel values to -1..1 in any size if there is none.
+    """From the files of processors; pixel values to -1..1 in any size if there are none.
 
     Args:
         directory: Folder of the model.
@@ -51,7 +51,9 @@ def read_preprocess(directory: pathlib.Path, raw: Mapping[str, Any], config: Any
             edge, or height and width.
     """
     del raw, config
-    given = read_json_object(directory / "preprocessor_config.json")
+    # Where processors of texts and images were saved as one, which the reference looks for first.
+    given = read_json_object(directory / "processor_config.json").get("image_processor")
+    given = given or read_json_object(directory / "preprocessor_config.json")
     if not given:
         return ImagePreprocess()
     kind = _kind(given)

@@ -20,7 +20,8 @@ from poolax.backbones.pretrained._tensors import TensorFiles
 # What a folder has beside configuration, tensors and tokenizer; texts all of them.
 _KEPT_FILES = (
     *("added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt"),
-    *("preprocessor_config.json", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"),
+    *("preprocessor_config.json", "processor_config.json"),
+    *("special_tokens_map.json", "tokenizer_config.json", "vocab.json"),
     "vocab.txt",
 )
 # What the reference library makes anew whatever a file has.

@@ -83,7 +83,7 @@ def written_files(backbone: Backbone, origin: Origin) -> dict[str, str]:
     files: dict[str, str] = origin.fields["files"]
     if backbone.modality != "vision" or architecture.read_tower(raw) is None:
         return files
-    return {name: content for name, content in files.items() if name == "preprocessor_config.json"}
+    return {name: content for name, content in files.items() if name.endswith("processor_config.json")}
 
 
 def _family_of(origin: Origin) -> tuple[Architecture, dict[str, Any], dict[str, tuple[int, ...]]]:
