@@ -189,7 +189,7 @@ SWITCHED = {
 OTHER_FAMILIES = {"moment": moment, "swin": swin, "lipsformer": lipsformer, "dinov3": dinov3}
 OTHER_FAMILIES |= {"timesfm": timesfm, "patchtst": patchtst}
 ALL_FAMILIES = FAMILIES | OTHER_FAMILIES
-STACKABLE = (*FAMILIES, "moment", "dinov3")
+STACKABLE = (*FAMILIES, "moment", "dinov3", "timesfm", "patchtst")
 TEXT_FAMILIES = ("bert", "gpt2", "gpt2-l2", "decoder")
 
 
