@@ -419,6 +419,10 @@ def test_image_files(tmp_path, vit):
     Image.fromarray(np.full((20, 16, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     images = read_inputs(vit[1], (), str(tmp_path), 8).raw
     np.testing.assert_array_equal(images, np.full((1, 8, 8, 1), 128.0))
+    # As the checkpoint's processor has them, where there is one.
+    geometry = backbones.ImageGeometry(resize=6, crop=(4, 6))
+    resized = vit[1].replace(preprocess=backbones.ImagePreprocess(geometry=geometry))
+    assert read_inputs(resized, (), str(tmp_path), 8).raw.shape == (1, 4, 6, 1)
 
 
 def test_measure_block_takes_a_domain():

@@ -8,7 +8,7 @@ import pytest
 from parity import transformers
 from PIL import Image
 
-from poolax import backbones, codec
+from poolax import backbones, codec, pooling, training
 from poolax.backbones import ImageGeometry, ImagePreprocess
 from poolax.backbones.pretrained._image_settings import read_preprocess
 from poolax.backbones.pretrained._timm import TIMM_VIT
@@ -128,6 +128,9 @@ def test_a_folder_is_loaded_with_its_geometry(tmp_path):
     vit = backbones.load(tmp_path / "hub")
     assert vit.preprocess.geometry == ImageGeometry(10, (8, 8))
     assert vit(vit.preprocess(photos())).states.shape == (3, 5, 8)
+    pooled = vit.replace(pooler=pooling.AveragePool())
+    expected = vit(vit.preprocess(photos())).states.mean(axis=1)
+    np.testing.assert_allclose(training.embed(pooled, photos()), expected, atol=1e-5)
     nested = {
         "image_processor_type": "BitImageProcessor",
         "size": {"shortest_edge": 12},

@@ -22,6 +22,9 @@ _MODES = {1: "L", 3: "RGB"}
 class ImageGeometry:
     """How images are resized and cut: first one, then the other.
 
+    By Pillow, whose results are whole numbers, as processors of the reference do it that need no
+    torchvision; those that do resize in floating point, DINOv3's among them, differ by rounding.
+
     Attributes:
         resize: Length of the shorter edge, the longer one in proportion; or height and width; ``None``
             to leave the size.
