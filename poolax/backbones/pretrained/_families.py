@@ -15,7 +15,8 @@ from poolax.backbones.pretrained._sources import Architecture
 from poolax.backbones.pretrained._swin import SWIN
 from poolax.backbones.pretrained._t5 import T5_CHECKPOINT
 from poolax.backbones.pretrained._timesfm import TIMESFM
-from poolax.backbones.pretrained._timm import TIMM_BEIT, TIMM_VIT
+from poolax.backbones.pretrained._timm import TIMM_VIT
+from poolax.backbones.pretrained._timm_beit import TIMM_BEIT
 from poolax.backbones.pretrained._timm_eva import TIMM_EVA
 from poolax.backbones.pretrained._vit import VIT_FAMILIES
 

@@ -12,10 +12,7 @@ from poolax.backbones.pretrained._sources import (
     Architecture,
     Source,
     check_fields,
-    dense,
     has_tensor,
-    heads_out,
-    joint_heads,
     norm,
     read_count,
     read_field,
@@ -31,7 +28,15 @@ from poolax.backbones.pretrained._vit_names import (
     VIT,
     sources_by,
 )
-from poolax.pooling import AveragePool, FirstPool, NormPool, QueryAttentionPool, SkipPool
+from poolax.backbones.pretrained._vit_towers import (
+    CLIP_DEFAULTS,
+    SIGLIP_DEFAULTS,
+    read_clip_pooler,
+    read_siglip_head,
+    read_tower,
+    tower_fields,
+)
+from poolax.pooling import AveragePool, NormPool, SkipPool
 
 
 def square_side(raw, field):
@@ -150,96 +155,23 @@ def _read_dinov3(raw):
     )
 
 
-# What is left out of the towers of whole models is as the library has it.
-_TOWER_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-}
-_CLIP_DEFAULTS = {
-    **_TOWER_DEFAULTS,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
-
-
-def _tower(raw, defaults):
-    """Fields of the vision tower, alone or of a whole model."""
-    whole = "vision_config" in raw or "vision_config_dict" in raw
-    given = {**(raw.get("vision_config") or {}), **(raw.get("vision_config_dict") or {})}
-    return {**defaults, **(given if whole else raw)}
-
-
-def _tower_alone(raw):
-    """The configuration of the vision tower of a whole model, as the reference writes it."""
-    if "vision_config" not in raw and "vision_config_dict" not in raw:
-        return None
-    name = raw["model_type"]
-    dtype = {field: raw[field] for field in ("dtype", "torch_dtype") if field in raw}
-    stem = "CLIP" if name == "clip" else name.capitalize()
-    told = {"model_type": f"{name}_vision_model", "architectures": [f"{stem}VisionModel"]}
-    return {**_tower(raw, {}), **dtype, **told}
-
-
-_SIGLIP_DEFAULTS = {
-    **_TOWER_DEFAULTS,
-    "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-    "vision_use_head": True,
-    "num_patches": 256,
-}
-
-
 def _read_siglip(raw, **switches):
-    return _read_vit(_tower(raw, _SIGLIP_DEFAULTS), use_cls_token=False, **switches)
+    return _read_vit(tower_fields(raw, SIGLIP_DEFAULTS), use_cls_token=False, **switches)
 
 
 def _read_siglip2(raw):
-    tower = _tower(raw, _SIGLIP_DEFAULTS)
+    tower = tower_fields(raw, SIGLIP_DEFAULTS)
     side = math.isqrt(read_count(tower, "num_patches")) * square_side(tower, "patch_size")
     return _read_siglip({**tower, "image_size": side}, interpolation="bilinear-antialias")
 
 
-def _read_siglip_head(raw, config, shapes):
-    del shapes
-    if not _tower(raw, _SIGLIP_DEFAULTS)["vision_use_head"]:
-        return None
-    pooler = QueryAttentionPool(
-        num_heads=config.num_heads,
-        full=True,
-        mlp_dim=config.mlp_dim,
-        activation=config.activation,
-        norm_eps=config.norm_eps,
-    )
-    ours, theirs = "pooler/head", "head.attention"
-    found = {f"{ours}/probe": Source(("head.probe",), lambda x: x.reshape(-1))}
-    found |= joint_heads(f"{ours}", f"{theirs}.in_proj", num_heads=config.num_heads, joined_by="_")
-    # A bias of the keys adds the same to all logits.
-    del found[f"{ours}/key/bias"]
-    found |= heads_out(f"{ours}/out", f"{theirs}.out_proj", num_heads=config.num_heads)
-    found |= norm(f"{ours}/norm", "head.layernorm")
-    found |= dense(f"{ours}/mlp_in", "head.mlp.fc1")
-    return pooler, found | dense(f"{ours}/mlp_out", "head.mlp.fc2")
-
-
 def _read_clip(raw):
     return _read_vit(
-        _tower(raw, _CLIP_DEFAULTS),
+        tower_fields(raw, CLIP_DEFAULTS),
         use_patch_bias=False,
         use_embedding_norm=True,
         use_final_norm=False,
     )
-
-
-def _read_clip_pooler(raw, config, shapes):
-    """The norm behind the CLS token; what projects both towers to one space is another model's."""
-    del raw, shapes
-    return NormPool(FirstPool(), config.norm_eps), norm("pooler/norm", "post_layernorm")
 
 
 # Heads, and what only pretraining has.
@@ -296,8 +228,8 @@ VIT_FAMILIES = (
             prefix="vision_model.",
             ignored=_TEXT_TOWER,
         ),
-        read_pooler=_read_clip_pooler,
-        read_tower=_tower_alone,
+        read_pooler=read_clip_pooler,
+        read_tower=read_tower,
     ),
     *(
         dataclasses.replace(
@@ -309,9 +241,9 @@ VIT_FAMILIES = (
                 prefix="vision_model.",
                 ignored=(r"head\..*", *_TEXT_TOWER),
             ),
-            read_pooler=_read_siglip_head,
+            read_pooler=read_siglip_head,
             in_part=(r"head\.attention\.in_proj_bias$",),
-            read_tower=_tower_alone,
+            read_tower=read_tower,
         )
         for name, read_config in (("siglip", _read_siglip), ("siglip2", _read_siglip2))
     ),
