@@ -13,6 +13,7 @@ from sklearn import metrics as reference
 from poolax.backbones import Moment, MomentConfig, SeriesPreprocess
 from poolax.data.series import Series, forecasting
 from poolax.records import Predictions, Records, packed, unpacked
+from poolax.statistics import resample
 from poolax.training import (
     Classification,
     Converged,
@@ -28,6 +29,7 @@ from poolax.training import (
     sweep,
     sweep_states,
 )
+from poolax.training._sweep.kept import kept_of
 
 STATES, MASK, TARGETS, SPLITS = toy(150)
 
@@ -290,3 +292,46 @@ def test_the_last_value_is_a_baseline_of_forecasts():
             errors = prediction - values
             both = {"mse": np.mean(errors**2), "mae": np.mean(np.abs(errors))}
             assert found[name] == pytest.approx(both, rel=1e-4)
+
+
+def of_random_outputs(task, targets, shape, seed=0):
+    """Predictions of a head whose outputs are random, and the metrics of its task."""
+    outputs = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    scores = np.asarray(task.score(jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets)))
+    metrics = task.metrics(scores, targets)
+    kept = kept_of(task, scores, answers_of(task, outputs, targets), targets)
+    value = metrics[task.metric]
+    found = Predictions(unpacked(packed(kept))[0], metric=task.metric, value=value)
+    return found, metrics
+
+
+def test_first_metrics_of_all_tasks_are_made_of_what_is_kept():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 50)
+    values = rng.normal(size=(50, 3)).astype(np.float32)
+    values[rng.random((50, 3)) < 0.3] = np.nan
+    series = {"values": values, "shift": values[:, 0] * 0, "scale": np.full(50, 2, np.float32)}
+    grid = rng.integers(0, 3, (50, 2, 2))
+    grid[rng.random((50, 2, 2)) < 0.3] = 255
+    tried = [
+        (Classification(4), labels, (50, 4), ("balanced_accuracy", "mcc", "auroc")),
+        (NextToken(20, top_k=3), labels, (50, 20), ("accuracy",)),
+        (SentenceSimilarity(8), labels / np.float32(3), (50, 2, 8), ("mse", "pearson", "mae")),
+        (SentenceCompletion(projection_dim=8), labels, (50, 5, 8), ("accuracy", "mcc")),
+        (Regression(), values[:, :1], (50, 1), ("mae", "spearman", "pearson")),
+        (Inpainting(3), values, (50, 3), ("mae",)),
+        (Forecasting(3), {**series, "shift": np.zeros(50, np.float32)}, (50, 3), ("mae",)),
+        (Segmentation(3, output_grid=2), grid, (50, 12), ()),
+    ]
+    for task, targets, shape, others in tried:
+        found, metrics = of_random_outputs(task, targets, shape)
+        # Of what is kept again as it was, and in draws as well.
+        drawn = resample({"head": [found]}, draws=50)
+        assert drawn.observed["head"] == pytest.approx(metrics[task.metric], rel=1e-4), task
+        assert np.isfinite(drawn.draws["head"]).all()
+        for name in others:
+            whole = resample({"head": [found]}, name, draws=50)
+            assert np.isfinite(whole.draws["head"]).all(), (task, name)
+            if name in metrics:
+                assert whole.observed["head"] == pytest.approx(metrics[name], rel=1e-4), (task, name)
+        assert set(others) <= set(metrics) | set(task.further_metrics)
