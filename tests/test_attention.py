@@ -337,3 +337,19 @@ def test_values_are_mixed_by_attention_that_is_given(kind, x64):
     np.testing.assert_allclose(found, found[:, :1] + jnp.zeros_like(x), atol=1e-12)
     with pytest.raises(ValueError, match="weights: expected a shape that broadcasts to"):
         layer.apply(variables, x, weights=weights[:2])
+
+
+def test_positions_are_one_constant_of_a_program():
+    """Sines of whole sequences are not taken again by every head and layer."""
+
+    def twice(x, mask=None):
+        lengths = None if mask is None else mask.sum(-1)
+        return jnp.tanh(Rotary()(jnp.tanh(Rotary()(x, lengths)), lengths))
+
+    x, mask = jnp.ones((2, 5, 2, 8), jnp.float32), jnp.ones((2, 5), bool)
+    for arguments in ((x,), (x, mask)):
+        text = jax.jit(twice).lower(*arguments).as_text()
+        assert "sine" not in text
+        assert text.count("dense<[[[") == 2  # cosines and sines
+    half = jnp.asarray(x, jnp.bfloat16)
+    assert Rotary()(half).dtype == jnp.bfloat16

@@ -2,8 +2,10 @@
 
 import abc
 import dataclasses
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -297,6 +299,17 @@ class Rotary:
             return jnp.concatenate([turned, rest], axis=-1)
         num_tokens, half = x.shape[-3], x.shape[-1] // 2
         dtype = accumulation_dtype(x)
+        if offset is None and (lengths is None or self.scaling is None):
+            cos, sin = _table(self, num_tokens, half, dtype)
+        else:
+            cos, sin = self._turns(num_tokens, half, dtype, lengths, offset)
+        cos, sin = (with_leading_axes(part, x.ndim) for part in (cos, sin))
+        left, right = jnp.split(x.astype(dtype), 2, axis=-1)
+        turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+        return turned.astype(x.dtype)
+
+    def _turns(self, num_tokens, half, dtype, lengths, offset):
+        """Cosines and sines of the angles, shape ``(*batch, n, 1, d_h / 2)``."""
         # In double precision: far positions multiply the error of a frequency.
         frequencies = jnp.asarray(self.theta ** (-np.arange(half) / half), dtype)
         if self.scaling is not None:
@@ -309,8 +322,16 @@ class Rotary:
         positions, frequencies = positions[..., None, None], frequencies[..., None, None, :]
         ndim = max(positions.ndim, frequencies.ndim)
         angles = with_leading_axes(positions, ndim) * with_leading_axes(frequencies, ndim)
-        cos, sin = self.feature_scale * jnp.cos(angles), self.feature_scale * jnp.sin(angles)
-        cos, sin = (with_leading_axes(part, x.ndim) for part in (cos, sin))
-        left, right = jnp.split(x.astype(dtype), 2, axis=-1)
-        turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-        return turned.astype(x.dtype)
+        return self.feature_scale * jnp.cos(angles), self.feature_scale * jnp.sin(angles)
+
+
+@functools.lru_cache(maxsize=16)
+def _table(rotary, num_tokens, half, dtype):
+    """The cosines and sines of whole sequences as constants.
+
+    Of a function of positions compilers make part of the loop over heads, and take sines for every
+    head, sequence and layer. One array for all layers is one constant of the program.
+    """
+    with jax.ensure_compile_time_eval():
+        turns = rotary._turns(num_tokens, half, dtype, None, None)
+        return tuple(np.asarray(part) for part in turns)
