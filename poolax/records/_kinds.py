@@ -54,6 +54,7 @@ class HeadRecord(MadeWith):
     lipschitz: NotRequired[list[float]]
     diverged_step: NotRequired[int | None]
     layers: NotRequired[str]
+    knn: NotRequired[dict[str, Any]]
     solver: NotRequired[dict[str, Any]]
     convex: NotRequired[bool]
     strength: NotRequired[float]

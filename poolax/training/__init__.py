@@ -23,6 +23,7 @@ from poolax.training.advice import advise_states as advise_states
 from poolax.training.embeddings import embed as embed
 from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
 from poolax.training.layers import Layers as Layers
+from poolax.training.neighbours import neighbour_votes as neighbour_votes
 from poolax.training.pretraining import Schedule as Schedule
 from poolax.training.pretraining import pretrain_masked_patches as pretrain_masked_patches
 from poolax.training.pretraining import pretrain_masked_series as pretrain_masked_series

@@ -6,12 +6,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolax._checks import check_count, check_flag, check_instance, check_number, check_path
+from poolax._checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_instance,
+    check_number,
+    check_path,
+)
 from poolax._splits import SPLITS, check_disjoint
 from poolax.training._engine.limits import Limits
 from poolax.training.solver import solver_of
 from poolax.training.tasks import Task
 
+NEIGHBOURS = ("fixed", "all", "none")
 # Seeds and learning rates are traced as int32 and float32.
 _LARGEST_SEED = int(np.iinfo(np.int32).max)
 _LARGEST_RATE = float(np.finfo(np.float32).max)
@@ -64,6 +72,7 @@ def check_run(
     out: Any,
     resume: Any,
     name: Any,
+    neighbours: Any,
     limits: Any,
     progress: Any,
 ) -> None:
@@ -85,6 +94,7 @@ def check_run(
     if out is not None:
         check_path("out", out)
     check_flag("resume", resume)
+    check_choice("neighbours", neighbours, NEIGHBOURS)
     if name is not None:
         check_instance("name", name, str, "a text")
         if not name:

@@ -23,10 +23,11 @@ from poolax.training._engine.train import STATE_FORMAT, train_groups
 from poolax.training._scaling import Scaling
 from poolax.training._states.pooled import is_fixed, pool
 from poolax.training._states.scaled import scaled
-from poolax.training._states.sources import TokenSource
+from poolax.training._states.sources import PooledSource, TokenSource
 from poolax.training._states.views import View
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.kept import constants_of
+from poolax.training._sweep.nearest import Nearest
 from poolax.training._sweep.rows import row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
@@ -41,9 +42,19 @@ class SweepPlan:
         folder: Where they are written.
         limits: What may be used.
         resume: Whether to take over what is finished in the folder.
+        neighbours: As for :class:`Nearest`.
     """
 
-    def __init__(self, heads: Heads, folder: Folder, limits: Limits, *, resume: bool):
+    def __init__(
+        self,
+        heads: Heads,
+        folder: Folder,
+        limits: Limits,
+        *,
+        resume: bool,
+        neighbours: str = "fixed",
+    ):
+        self._neighbours = neighbours
         self._heads, self._folder, self._limits = heads, folder, limits
         self.finished = folder.finished(heads, resume=resume)
 
@@ -126,6 +137,7 @@ class SweepPlan:
             PreemptedError: if asked to stop.
         """
         heads, until = self._heads, None
+        nearest = Nearest(self._neighbours, heads.task, targets, splits)
         about = {**about, **constants_of(heads.task, targets, splits, read_inputs)}
         if heads.solver is not None:
             until = Until(heads.solver.patience, heads.solver.warmup)
@@ -150,13 +162,15 @@ class SweepPlan:
             fixed = {label: heads.poolers[label] for label in labels}
             vectors = pooled or pool(fixed, views, source, self._limits.mapping)
             solved = {label: vectors[label] for label in labels if label in heads.solved}
-            self._solve(solved, targets, splits, progress, about)
+            self._solve(solved, targets, splits, progress, about, nearest)
             labels = [label for label in labels if label not in heads.solved]
+            for label in labels:  # before they are brought to units of their spread
+                nearest.of_fixed(label, vectors[label])
             scalings = {label: Scaling.of(vectors[label][splits["train"]]) for label in labels}
             inputs = {label: scaling.apply(vectors[label]) for label, scaling in scalings.items()}
             while runs := {label: own for label, own in self.pending().items() if label in labels}:
                 for job in jobs_of(source, scalings).kept(runs, inputs):
-                    self._train(job, targets, splits, progress, about, scalings)
+                    self._train(job, targets, splits, progress, about, scalings, nearest)
         pending = self.pending()
         read, scalings = source, {}
         if heads.solver is not None and pending:
@@ -167,7 +181,7 @@ class SweepPlan:
         while pending := self.pending():
             streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
             for job in maker.streamed(pending) if streams else maker.kept(pending, pooled):
-                self._train(job, targets, splits, progress, about, scalings)
+                self._train(job, targets, splits, progress, about, scalings, nearest)
 
     def _folds(self, label: str) -> bool:
         """Whether the linear layer of a pooler's heads reads what is brought to units of its spread."""
@@ -180,6 +194,7 @@ class SweepPlan:
         splits: Mapping[str, np.ndarray],
         progress: Progress,
         about: Mapping[str, Any],
+        nearest: Nearest,
     ) -> None:
         """Solve the heads of these poolers on their vectors, and record each as it is found."""
         heads, solver = self._heads, self._heads.solver
@@ -196,7 +211,7 @@ class SweepPlan:
                 heads.fields(label, run), heads.task, head, vectors[label], targets, splits
             )
             wall_s = round(time.perf_counter() - started, 3)
-            row |= heads.methods[label].describe()
+            row |= heads.methods[label].describe() | nearest.of_fixed(label, vectors[label])
             row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
@@ -212,6 +227,7 @@ class SweepPlan:
         progress: Progress,
         about: Mapping[str, Any],
         scalings: Mapping[str, Scaling],
+        nearest: Nearest,
     ) -> None:
         """Train these heads, and record them.
 
@@ -222,6 +238,7 @@ class SweepPlan:
             progress: As for :func:`sweep`.
             about: What records say beside.
             scalings: Of what the heads of a pooler see, where they see it in units of its spread.
+            nearest: What records say of nearest neighbours.
         """
         task, limits, methods = self._heads.task, self._limits, self._heads.methods
         started = time.perf_counter()
@@ -261,8 +278,13 @@ class SweepPlan:
                     row = row_of(fields, task, heads, place, targets, splits) | common
                     if label in methods:
                         row |= methods[label].describe()
-                    rows[label, run] = row | {**about, **environment()}
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
+                    if isinstance(job.source, PooledSource):
+                        row |= nearest.of_fixed(label, job.source.pooled[:, index])
+                    else:
+                        of = (group.structure, own["params"], job.source, limits.mapping)
+                        row |= nearest.of_head(*of)
+                    rows[label, run] = row | {**about, **environment()}
                     own = for_raw_states(own, scalings.get(label), folds=self._folds(label))
                     self._folder.save(row, own, self._heads.config(label, run))
         self.finished |= rows

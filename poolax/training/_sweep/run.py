@@ -89,6 +89,7 @@ def sweep(
     feature_dtype: str = "float32",
     layers: Any = OUTPUT,
     include_prefix: bool = True,
+    neighbours: str = "fixed",
     prompt: str | None = None,
     max_tokens: int | None = None,
     out: epath.PathLike | None = None,
@@ -113,6 +114,9 @@ def sweep(
         learning_rates: Learning rates to try; choose by ``validation``.
         solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
             until nothing is to be gained, with the options of a :class:`Converged`.
+        neighbours: Of which heads of classes ``knn`` of the records holds the score of the 20 nearest
+            neighbours (:func:`neighbour_votes`): of ``"fixed"`` poolers, whose vectors are there in any
+            case, of ``"all"`` whose states are kept, or of ``"none"``.
         features: Where token states are: in ``"memory"``, on ``"disk"``, or nowhere: ``"stream"`` runs
             the backbone in every epoch, once for all heads, which then share one order of batches.
             ``"auto"`` takes the first for which there is room. Fixed poolers need no token states:
@@ -235,7 +239,7 @@ def sweep(
         solver=trained_by,
         methods=methods,
     )
-    plan = SweepPlan(heads, Folder(out), limits, resume=resume)
+    plan = SweepPlan(heads, Folder(out), limits, resume=resume, neighbours=neighbours)
     if name is not None:
         plan.rename(name)
     if not plan.pending():

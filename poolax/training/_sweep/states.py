@@ -53,6 +53,7 @@ def sweep_states(
     layers: Any = None,
     num_prefix: int = 0,
     include_prefix: bool = True,
+    neighbours: str = "fixed",
     out: epath.PathLike | None = None,
     resume: bool = True,
     name: str | None = None,
@@ -75,6 +76,9 @@ def sweep_states(
         learning_rates: Learning rates to try; choose by ``validation``.
         solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
             until nothing is to be gained, with the options of a :class:`Converged`.
+        neighbours: Of which heads of classes ``knn`` of the records holds the score of the 20 nearest
+            neighbours (:func:`neighbour_votes`): of ``"fixed"`` poolers, whose vectors are there in any
+            case, of ``"all"`` whose states are kept, or of ``"none"``.
         layers: As for :func:`sweep`, where states are a mapping; ``None`` for each of its layers.
         num_prefix: Number of tokens in front that stand for no part of the input (CLS, registers).
         include_prefix: Whether they enter the poolers other than first.
@@ -172,7 +176,7 @@ def sweep_states(
         solver=trained_by,
         methods=methods,
     )
-    plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume)
+    plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume, neighbours=neighbours)
     if name is not None:
         plan.rename(name)
     if plan.pending():
