@@ -102,20 +102,15 @@ def test_without_splits_a_fifth_is_the_test_and_the_rest_is_crossed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*RIGHT, "null"])
 def test_all_poolers_on_states_of_known_answers(kind):
-    for seed in range(3):
-        states, labels = instance(kind, 10 + seed)
-        advice = training.advise_states(
-            states,
-            None,
-            labels,
-            Classification(2),
-            splits=SPLITS,
-            poolers=("avg", "last", "max", "sum", "wavg", "attn", "map"),
-        )
-        if kind == "null":
-            assert not advice.decided
-        else:
-            assert advice.recommended in RIGHT[kind], (seed, advice.sentence, advice.validation)
+    states, labels = instance(kind, 10)
+    poolers = ("avg", "last", "max", "sum", "wavg", "attn", "map")
+    advice = training.advise_states(
+        states, None, labels, Classification(2), splits=SPLITS, poolers=poolers
+    )
+    if kind == "null":
+        assert not advice.decided
+    else:
+        assert advice.recommended in RIGHT[kind], (advice.sentence, advice.validation)
 
 
 def predictions(rights, seed=0):

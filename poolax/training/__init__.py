@@ -20,6 +20,7 @@ from poolax.training._sweep.write import head_directory as head_directory
 from poolax.training.advice import Advice as Advice
 from poolax.training.advice import advise as advise
 from poolax.training.advice import advise_states as advise_states
+from poolax.training.artefacts import export_head as export_head
 from poolax.training.embeddings import embed as embed
 from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
 from poolax.training.layers import Layers as Layers

@@ -1,0 +1,189 @@
+"""Trained heads as files that JAX alone runs, for inputs of any number and length."""
+
+import json
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from etils import epath
+
+from poolax._checks import check_instance
+from poolax._paths import absolute_path, write_atomically
+from poolax.backbones import Backbone, SeriesPreprocess, TextPreprocess
+from poolax.records import as_written, environment
+from poolax.training._engine.heads import Head
+from poolax.training._states.prefixes import leave_out, prefix_of
+from poolax.training._sweep.identities import fingerprint_of
+from poolax.training.tasks import SentenceCompletion, SentenceSimilarity
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# Their heads read several sequences an example, each by itself.
+_IN_PARTS = (SentenceSimilarity.name, SentenceCompletion.name)
+
+
+def export_head(head: Head, path: epath.PathLike, *, backbone: Backbone | None = None) -> None:
+    """Write a trained head, with its backbone or without, as one file that JAX alone runs.
+
+    The file is an artefact of :mod:`jax.export` for CPU, CUDA and TPU, with weights in it and for any
+    number of inputs and tokens. ``jax.export.deserialize(bytearray(content)).call(inputs, mask)`` gives
+    the head's outputs, such as logits, in a process that has neither poolax nor Flax. What the inputs
+    are is described beside it, in ``PATH.json``.
+
+    Args:
+        head: What :func:`load_head` gives.
+        path: File, local or ``gs://``; overwritten where it is there.
+        backbone: The backbone that the head was trained on, whose inputs the artefact then takes: token
+            ids ``(b, n)`` and their mask, images ``(b, height, width, channels)``, or series ``(b,
+            steps)`` and their mask, before they are scaled. ``None`` for token states ``(b, n, d)`` and
+            their mask.
+
+    Raises:
+        ValueError: for a backbone that the head was not trained on.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from poolax.training import Classification, advise_states
+        >>> rng = np.random.default_rng(0)
+        >>> states, labels = rng.normal(size=(60, 4, 8)).astype(np.float32), np.arange(60) % 2
+        >>> head = advise_states(states, None, labels, Classification(2), poolers=["avg"]).head
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "head.jax")
+        ...     export_head(head, file)
+        ...     exported = jax.export.deserialize(bytearray(file.read_bytes()))
+        >>> longer = rng.normal(size=(3, 9, 8)).astype(np.float32)
+        >>> bool(np.allclose(exported.call(longer, np.ones((3, 9), bool)), head.predict(longer)))
+        True
+    """
+    check_instance("head", head, Head, "a Head")
+    if backbone is None:
+        call, arguments, described = _on_states(head)
+    else:
+        check_instance("backbone", backbone, Backbone, "a Backbone")
+        _check_backbone(head, backbone)
+        call, arguments, described = _on_inputs(head, backbone)
+    exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*arguments)
+    target = absolute_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "inputs": described,
+        "outputs": {"dtype": "float32", "shape": [*_axes(exported.out_avals[0].shape)]},
+        "platforms": list(PLATFORMS),
+        "head": as_written(dict(head.config)),
+        **environment(),
+    }
+    write_atomically(target, bytes(exported.serialize()))
+    beside = target.parent / f"{target.name}.json"
+    write_atomically(beside, json.dumps(about, indent=2).encode())
+
+
+def _axes(shape) -> list[Any]:
+    return [int(axis) if isinstance(axis, int) else str(axis) for axis in shape]
+
+
+def _on_states(head: Head):
+    """A head as a function of token states."""
+    width = _width(head)
+    scope = _scope(head, None)
+    axes = "b, parts, n" if head.config.get("task") in _IN_PARTS else "b, n"
+    states = _symbolic(f"{axes}, {width}", jnp.float32, scope)
+    mask = _symbolic(axes, jnp.bool_, scope)
+
+    def call(states, mask):
+        states = jnp.where(mask[..., None], states, 0)
+        return head.predict(states, mask)
+
+    described = [
+        {"name": "states", "dtype": "float32", "shape": _axes(states.shape), "of": "token states"},
+        {"name": "mask", "dtype": "bool", "shape": _axes(mask.shape), "of": "true at real tokens"},
+    ]
+    return call, (states, mask), described
+
+
+def _width(head: Head) -> int:
+    """Width of the token states that a head reads."""
+    if "scaling" in head.variables:
+        return int(head.variables["scaling"]["mean"].shape[-1])
+    width = head.config.get("width")
+    return int(head.variables["params"]["output"]["kernel"].shape[0] if width is None else width)
+
+
+def _on_inputs(head: Head, backbone: Backbone):
+    """A backbone and a head as a function of what the backbone reads."""
+    prepare = backbone.preprocess
+    include = head.config.get("include_prefix", True)
+    is_text = isinstance(prepare, TextPreprocess)
+    prompt = prepare.tokens_not_pooled() if is_text else 0
+    skipped = prefix_of(head.pooler, backbone.num_prefix, include_prefix=include, prompt=prompt)
+
+    def outputs(inputs, mask):
+        tokens = backbone.apply(backbone.params, inputs, mask)
+        return head.predict(*leave_out(tokens.states, tokens.mask, skipped))
+
+    if is_text or backbone.modality == "language":
+        scope = _scope(head, backbone)
+        axes = "b, parts, n" if head.config.get("task") in _IN_PARTS else "b, n"
+        arguments = (_symbolic(axes, jnp.int32, scope), _symbolic(axes, jnp.bool_, scope))
+        names = (("ids", "int32", "token ids"), ("mask", "bool", "true at real tokens"))
+        extra = {"preprocess": _described(backbone)}
+        return outputs, arguments, _described_inputs(names, arguments, extra)
+    if isinstance(prepare, SeriesPreprocess) or backbone.modality == "series":
+        steps = backbone.config.num_steps
+        scope = jax.export.SymbolicScope()
+        arguments = (
+            _symbolic(f"b, {steps}", jnp.float32, scope),
+            _symbolic(f"b, {steps}", jnp.bool_, scope),
+        )
+        names = (("series", "float32", "values"), ("mask", "bool", "true at observed steps"))
+
+        def of_series(series, mask):
+            return outputs(*backbone.preprocessing.prepare(series, mask))
+
+        return of_series, arguments, _described_inputs(names, arguments, {})
+    size, channels = backbone.config.image_size, backbone.config.num_channels
+    scope = jax.export.SymbolicScope()
+    arguments = (_symbolic(f"b, {size}, {size}, {channels}", jnp.float32, scope),)
+
+    def of_images(images):
+        return outputs(*backbone.preprocessing.prepare(images, None))
+
+    names = (("images", "float32", "channels last, before they are scaled"),)
+    return of_images, arguments, _described_inputs(names, arguments, {})
+
+
+def _described_inputs(names, arguments, extra) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "dtype": dtype, "shape": _axes(argument.shape), "of": of, **extra}
+        for (name, dtype, of), argument in zip(names, arguments, strict=True)
+    ]
+
+
+def _described(backbone: Backbone) -> Any:
+    return backbone.preprocessing.describe_for((1,))
+
+
+def _scope(head: Head, backbone: Backbone | None) -> jax.export.SymbolicScope:
+    """Sizes that are any, lengths up to what has positions or weights."""
+    limits = [
+        leaf.shape[0]
+        for place, leaf in jax.tree_util.tree_leaves_with_path(head.variables["params"])
+        if jax.tree_util.keystr(place[-1:], simple=True) == "weights"
+    ]
+    if backbone is not None and isinstance(backbone.preprocess, TextPreprocess):
+        limits.append(backbone.preprocess.max_tokens)
+    constraints = ["n >= 1", "b >= 1", *([f"n <= {min(limits)}"] if limits else [])]
+    return jax.export.SymbolicScope(constraints)
+
+
+def _symbolic(axes: str, dtype: Any, scope: jax.export.SymbolicScope) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(axes, scope=scope), dtype)
+
+
+def _check_backbone(head: Head, backbone: Backbone) -> None:
+    known = head.config.get("backbone_fingerprint")
+    if known not in (None, fingerprint_of(backbone)):
+        raise ValueError(
+            f"backbone: expected the one that the head was trained on, whose fingerprint is {known}, "
+            f"got {fingerprint_of(backbone)}"
+        )
