@@ -55,7 +55,7 @@ class ImagePreprocess(Preprocess):
 
     def __call__(
         self, images: Any, *, size: int | tuple[int, int] | None = None
-    ) -> Float[Array, "*batch h w c"]:
+    ) -> Float[Array, "..."]:
         """Preprocess images.
 
         Args:
