@@ -5,13 +5,14 @@
     python experiments/benchmark.py --suite lipschitz    # Jacobian norms beside dense Jacobians
     python experiments/benchmark.py --suite ledger       # bounds of seven billion parameters
     python experiments/benchmark.py --suite sweep --data-dir DIR    # heads beside PyTorch
+    python experiments/benchmark.py --suite solvers --data-dir DIR  # heads beside scikit-learn
     python experiments/benchmark.py --suite scale        # a sweep on disk against examples and heads
 
 In "forward" and "lipschitz" the runs of all contestants are interleaved, figures are medians, and
 before each timed call there is a pause, for idle threads of one library's pool spin for a while and
-would slow the other down, and one call that is not timed. "ledger", "sweep" and "scale" take minutes
-and are run once, with compilation, each side of "sweep" and each case of "scale" in a process of its
-own. Ratios come from one run alone.
+would slow the other down, and one call that is not timed. "ledger", "sweep", "solvers" and "scale"
+take minutes and are run once, with compilation, each side of "sweep" and each case of "scale" in a
+process of its own. Ratios come from one run alone.
 """
 
 if __name__ == "__main__":
@@ -28,7 +29,8 @@ from typing import Literal, TypedDict
 import rich
 import rich.table
 import tyro
-from benchmarks import forward, ledger, lipschitz, scale, sweep
+from benchmarks import converged, forward, ledger, lipschitz, scale, sweep
+from benchmarks.banking77 import Plan
 
 from poolax.records import Records, record_kind
 
@@ -49,14 +51,15 @@ class Options:
             PyTorch, and loading them; "lipschitz" the Jacobian norm of a pooled block, matrix-free
             beside exact, and the search for its largest; "ledger" the bounds of a decoder with seven
             billion parameters, once; "sweep" heads of six poolers and five seeds on BANKING77 with
-            MiniLM beside PyTorch, once; "scale" time and memory of a sweep on disk, against examples
+            MiniLM beside PyTorch and, trained to the end, beside scikit-learn, once; "solvers" the
+            latter alone, beside Adam's; "scale" time and memory of a sweep on disk, against examples
             and heads.
         repeats: Timed calls of each contestant.
         pause: Seconds of rest before each call.
         threads: Threads of PyTorch; by default as many as there are cores.
         num_layers: Layers of the decoder in the suite "ledger".
-        data_dir: Folder with banking77/, for the suites "sweep" and "forward"; the latter leaves texts
-            of mixed lengths out without it.
+        data_dir: Folder with banking77/, for the suites "sweep", "solvers" and "forward"; the last
+            leaves texts of mixed lengths out without it.
         profile: In the suite "forward", where our time goes instead, by XLA's profile.
         epochs: Passes over the training split in the suite "sweep".
         num_examples: Most examples of each split in the suite "sweep", or of the largest case in
@@ -65,7 +68,7 @@ class Options:
         json: Print records instead of a table.
     """
 
-    suite: Literal["forward", "lipschitz", "ledger", "sweep", "scale"] = "forward"
+    suite: Literal["forward", "lipschitz", "ledger", "sweep", "solvers", "scale"] = "forward"
     repeats: int = 9
     pause: float = 0.3
     threads: int | None = None
@@ -90,11 +93,13 @@ def show(records: list[dict[str, object]], columns: dict[str, str]) -> None:
         rich.print(table)
 
 
-def sweep_plan(options: Options) -> sweep.Plan:
-    """What the suite "sweep" does."""
+def sweep_plan(options: Options) -> Plan:
+    """What the suites "sweep" and "solvers" do."""
     if options.data_dir is None:
-        raise SystemExit("data_dir: expected a folder with banking77/ for the suite sweep, got none")
-    return sweep.Plan(
+        raise SystemExit(
+            "data_dir: expected a folder with banking77/ for the suites sweep and solvers, got none"
+        )
+    return Plan(
         options.data_dir,
         epochs=options.epochs,
         num_examples=options.num_examples,
@@ -125,6 +130,9 @@ def main() -> None:
     elif options.suite == "scale":
         columns = scale.COLUMNS
         records = scale.run(most_examples=options.num_examples)
+    elif options.suite == "solvers":
+        columns = converged.COLUMNS
+        records = converged.run(sweep_plan(options))
     else:
         columns = sweep.COLUMNS
         records = sweep.run(sweep_plan(options))

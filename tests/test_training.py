@@ -414,14 +414,25 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.data import digits
-from poolax.training import Classification, Schedule, pretrain_masked_patches, sweep
+from poolax.training import (Classification, Converged, Schedule, pretrain_masked_patches, sweep,
+                             sweep_states)
 assert jax.local_device_count() == int(sys.argv[1])
 config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True)
 vit = pretrain_masked_patches(config, digits().inputs[:100], Schedule(epochs=2, batch_size=30),
                               preprocess=ImagePreprocess(1 / 16))
 rows = sweep(vit, digits(), Classification(10), poolers=["last", "max", "wavg", "attn"], seeds=2,
              epochs=2, batch_size=50)
-json.dump([row["train_loss"] + row["validation_loss"] for row in rows], sys.stdout)
+curves = [row["train_loss"] + row["validation_loss"] for row in rows]
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 3, 240)
+states = (rng.normal(size=(240, 4, 6)) + np.eye(3, 6)[labels][:, None]).astype(np.float32)
+parts = dict(zip(("train", "validation", "test"), np.split(np.arange(240), [120, 180])))
+solved, *learned = sweep_states(states, None, labels, Classification(3), splits=parts, seeds=1,
+                                poolers=["avg", "wavg"],
+                                solver=Converged(learning_rates=[0.02], max_epochs=4))
+curves += [solved["scores_tried"][:4] for _ in range(2)]
+curves += [(row["train_loss"] + row["validation_loss"])[:4] for row in learned]
+json.dump(curves, sys.stdout)
 """
 
 

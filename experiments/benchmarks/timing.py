@@ -1,5 +1,6 @@
-"""Side-by-side timing: interleaved calls, medians, ratios from one run alone."""
+"""Side-by-side timing: interleaved calls, medians, ratios from one run alone; peaks of memory."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -35,3 +36,9 @@ def paired_ratio(seconds: dict[str, list[float]], over: str, under: str) -> floa
     return statistics.median(
         one / other for one, other in zip(seconds[over], seconds[under], strict=True)
     )
+
+
+def peak_mebibytes() -> float:
+    """Most memory of this process so far."""
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -67,6 +67,8 @@ class HeadRecord(MadeWith):
     num_steps: NotRequired[int]
     starts: NotRequired[list[dict[str, Any]]]
     refitted: NotRequired[bool]
+    rank: NotRequired[int]
+    width: NotRequired[int]
     method: NotRequired[str]
     reason: NotRequired[str]
     cost_of_solving: NotRequired[dict[str, float]]

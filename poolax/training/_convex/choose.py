@@ -18,6 +18,8 @@ from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 
+# Scores are one within what rounding makes of equal heads.
+_ALIKE = 1e-5
 _FACTOR = 10.0
 _LOWEST, _HIGHEST = 1e-9, 1e4
 
@@ -88,6 +90,7 @@ def solve_head(
         float(path.gradient[place]),
         int(path.num_steps[place]),
         bool(path.converged[place]),
+        path.rank,
     )
 
 
@@ -115,7 +118,8 @@ def _starts(found, held_out, vectors, targets, task) -> tuple[Start, ...]:
 
 def _only(path: Path, place: int) -> Path:
     """One of several heads."""
-    return Path(*(part[place : place + 1] for part in path))
+    arrays = {name: array for name, array in path._asdict().items() if name != "rank"}
+    return path._replace(**{name: array[place : place + 1] for name, array in arrays.items()})
 
 
 def _fit(vectors, targets, task, solver, seed, examples, strengths, *, start=0) -> tuple[Scaling, Path]:
@@ -169,13 +173,15 @@ def _scores(fitted, held_out, vectors, targets, task: Task) -> dict[float, float
 
 
 def _best(scores: Mapping[float, float], task: Task) -> float:
+    """The strongest of those that score alike, up to what rounding makes of equal heads."""
     sign = 1 if task.higher_is_better else -1
-
-    def value(strength):
-        # What is no number is better than nothing.
-        return sign * scores[strength] if np.isfinite(scores[strength]) else -np.inf
-
-    return max(sorted(scores, reverse=True), key=value)
+    # What is no number is worse than any.
+    values = {
+        strength: sign * score if np.isfinite(score) else -np.inf for strength, score in scores.items()
+    }
+    best = max(values.values())
+    least = best - _ALIKE * abs(best) if np.isfinite(best) else best
+    return max(strength for strength, value in values.items() if value >= least)
 
 
 def _beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:

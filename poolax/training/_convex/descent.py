@@ -12,7 +12,7 @@ import scipy.linalg
 from jaxtyping import Array, Float, Int, PyTree
 
 from poolax._programs import kept_program
-from poolax.training._convex.path import Path
+from poolax.training._convex.path import Path, rank_of
 
 _EXACT = jax.lax.Precision.HIGHEST
 _PROBES = 4
@@ -77,7 +77,16 @@ def descend_path(
     kernel, bias, *reached = (np.stack(parts) for parts in zip(*found, strict=True))
     objective, gradient, num_steps = reached
     kernel = np.einsum("de,sek->sdk", axes, kernel.astype(np.float64))
-    return Path(strengths, kernel, bias, objective, gradient, num_steps, gradient <= tolerance)
+    return Path(
+        strengths,
+        kernel,
+        bias,
+        objective,
+        gradient,
+        num_steps,
+        gradient <= tolerance,
+        rank_of(eigenvalues),
+    )
 
 
 class _Head(NamedTuple):

@@ -39,6 +39,7 @@ class SolvedHead:
         gradient: Largest entry of the gradient, in units of that of outputs of zero.
         num_steps: Steps of L-BFGS; 0 for a closed form.
         converged: Whether the gradient is within the tolerance.
+        rank: In how many directions the inputs vary that it was trained on.
     """
 
     kernel: Float[np.ndarray, "d k"]
@@ -53,6 +54,7 @@ class SolvedHead:
     gradient: float
     num_steps: int
     converged: bool
+    rank: int
 
     @property
     def score_tried(self) -> float:

@@ -20,6 +20,7 @@ class Path(NamedTuple):
             ``(strengths,)``.
         num_steps: Steps taken; 0 for a closed form.
         converged: Whether the gradient is within the tolerance.
+        rank: In how many directions inputs vary by more than rounding errors; the same for all.
     """
 
     strengths: Float[np.ndarray, " strengths"]
@@ -29,3 +30,10 @@ class Path(NamedTuple):
     gradient: Float[np.ndarray, " strengths"]
     num_steps: Int[np.ndarray, " strengths"]
     converged: Bool[np.ndarray, " strengths"]
+    rank: int
+
+
+def rank_of(eigenvalues: Float[np.ndarray, " m"]) -> int:
+    """How many eigenvalues of inputs' covariance are above what float32 rounding makes of 0."""
+    largest = eigenvalues.max(initial=0.0)
+    return int((eigenvalues > len(eigenvalues) * np.finfo(np.float32).eps * largest).sum())

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from poolax.training._convex.path import Path
+from poolax.training._convex.path import Path, rank_of
 
 
 def ridge_path(
@@ -66,7 +66,7 @@ def ridge_path(
         penalty = strength / 2 * np.square(kernel[place]).sum()
         objective[place] = np.vdot(slopes, left_over) / 2 + penalty
     steps = np.zeros(len(strengths), np.int64)
-    return Path(strengths, kernel, bias, objective, size, steps, size <= tolerance)
+    return Path(strengths, kernel, bias, objective, size, steps, size <= tolerance, rank_of(squares))
 
 
 def _spectrum(gram):

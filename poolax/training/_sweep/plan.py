@@ -1,5 +1,6 @@
 """Which heads of a sweep are finished, and how the others are trained."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,10 +29,13 @@ from poolax.training._states.views import View
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.kept import constants_of
 from poolax.training._sweep.nearest import Nearest
+from poolax.training._sweep.notes import notes_on_head, notes_on_targets
 from poolax.training._sweep.rows import row_of, solved_row
 from poolax.training._sweep.variables import for_raw_states
 from poolax.training._sweep.write import Folder
 from poolax.training.token_head import TokenHead
+
+_log = logging.getLogger(__name__)
 
 
 class SweepPlan:
@@ -57,6 +61,7 @@ class SweepPlan:
         self._neighbours = neighbours
         self._heads, self._folder, self._limits = heads, folder, limits
         self.finished = folder.finished(heads, resume=resume)
+        self._said: set[tuple[str, str]] = set()
 
     def pending(self) -> dict[str, tuple]:
         """The runs of each pooler that are to be trained next, of poolers that have any."""
@@ -212,6 +217,7 @@ class SweepPlan:
             )
             wall_s = round(time.perf_counter() - started, 3)
             row |= heads.methods[label].describe() | nearest.of_fixed(label, vectors[label])
+            row |= self._noted(label, row, targets, splits)
             row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
@@ -278,6 +284,7 @@ class SweepPlan:
                     row = row_of(fields, task, heads, place, targets, splits) | common
                     if label in methods:
                         row |= methods[label].describe()
+                        row |= self._noted(label, row, targets, splits)
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
                     if isinstance(job.source, PooledSource):
                         row |= nearest.of_fixed(label, job.source.pooled[:, index])
@@ -293,6 +300,15 @@ class SweepPlan:
         self._folder.write(rows.values())
         keeper.discard()
 
+    def _noted(self, label, row, targets, splits) -> dict[str, list[str]]:
+        """What a record says of its head in words, which is logged as well."""
+        notes = notes_on_targets(self._heads.task, targets, splits["train"]) + notes_on_head(row)
+        for note in notes:
+            if (label, note) not in self._said:  # once for all seeds
+                _log.warning("%s: %s", label, note)
+        self._said |= {(label, note) for note in notes}
+        return {"notes": notes}
+
     def _chosen(self, labels: Iterable[str]) -> dict[tuple[str, Any], dict[str, Any]]:
         """Records of heads whose learning rate has been chosen, which say by what."""
         heads, rows = self._heads, {}
@@ -306,7 +322,10 @@ class SweepPlan:
                 "chosen_by": "validation of the first seed",
                 "at_edge": found.at_edge,
             }
-            runs = [run for run in heads.wanted(label, self.finished) if run[0] == found.chosen]
-            keys = [(label, run) for run in runs if (label, run) in self.finished]
-            rows |= {key: self.finished[key] | said for key in keys}
+            for run in heads.wanted(label, self.finished):
+                row = self.finished.get((label, run))
+                if run[0] == found.chosen and row is not None:
+                    row = row | said
+                    notes = dict.fromkeys([*row.get("notes", []), *notes_on_head(row)])
+                    rows[label, run] = row | {"notes": list(notes)}
         return rows

@@ -151,6 +151,8 @@ def solved_row(
         "gradient": head.gradient,
         "num_steps": head.num_steps,
         "refitted": head.refitted,
+        "rank": head.rank,
+        "width": len(head.kernel),
         **({"starts": [dataclasses.asdict(start) for start in head.starts]} if head.starts else {}),
         "converged": head.converged,
         "diverged": not all(np.isfinite(value) for value in metrics["test"].values()),
