@@ -46,6 +46,11 @@ def test_what_they_compute():
     np.testing.assert_allclose(pooled(pooling.SqrtPool()), real.sum(0) / 2, **close)
     weights = np.arange(3, 7)
     np.testing.assert_allclose(pooled(pooling.PositionPool(3)), weights @ real / weights.sum(), **close)
+    average = real.mean(0)
+    expected = 2 * (average - average.mean()) / np.sqrt(average.var() + 0.1) - 1
+    norm = {"scale": np.full(DIM, 2, np.float32), "bias": np.full(DIM, -1, np.float32)}
+    found = pooled(pooling.NormPool(pooling.AveragePool(), 0.1), {"params": {"norm": norm}})
+    np.testing.assert_allclose(found, expected, **close)
     concat = pooling.ConcatPool((pooling.FirstPool(), pooling.MaxPool()))
     np.testing.assert_array_equal(pooled(concat), np.concatenate([real[0], real.max(0)]))
     np.testing.assert_allclose(pooled(pooling.SkipPool(pooling.AveragePool(), 3)), real[3], **close)
@@ -77,6 +82,8 @@ def test_no_bound_of_unit_vectors():
         (pooling.ProjectedPool("avg", 2), "pooler: expected a Pooler"),
         (pooling.ProjectedPool(pooling.AveragePool(), 0), "features: .* >= 1"),
         (pooling.ProjectedPool(pooling.AveragePool(), 2, "softplus"), "activation: "),
+        (pooling.NormPool("avg"), "pooler: expected a Pooler"),
+        (pooling.NormPool(pooling.AveragePool(), 0.0), "eps: expected a finite number > 0, got 0"),
         (pooling.UnitPool("avg"), "pooler: expected a Pooler"),
         (pooling.SkipPool(pooling.AveragePool(), -1), "num_tokens: .* >= 0"),
     ],
