@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from helpers import KINDS, POOLERS, PUBLISHED, exact_norm, pad, random_tokens, random_variables
+from helpers import (
+    KINDS,
+    POOLERS,
+    PROBES,
+    PUBLISHED,
+    exact_norm,
+    pad,
+    random_tokens,
+    random_variables,
+)
 
 from poolax import blocks, bounds, empirical, pooling
 from poolax._activations import gelu, gelu_tanh, quick_gelu
@@ -15,20 +24,23 @@ from poolax.bounds._activations import activation_lipschitz
 
 DIM = 4
 # Poolers that the search is compiled for; compiling it takes most of a test's time.
-SEARCHED = ("avg", "max", "attn", "map")
+SEARCHED = ("avg", "max", "attn", "map", *PROBES)
 
 
 GELU = functools.partial(nn.gelu, approximate=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", POOLERS)
+@pytest.mark.parametrize(
+    "name", [*POOLERS, *(pytest.param(name, marks=pytest.mark.slow) for name in PROBES)]
+)
 def test_sandwich(kind, name, x64):
     """measured <= local and measured <= tight <= sharp <= published, for all masks and sizes."""
     radius, length = 1.5, 8
     activation = GELU if name in ("avg", "max") else nn.relu
     # Nothing was published for biases; they are tried where nothing was for the pooler either.
-    model = blocks.TBM(2, POOLERS[name], KINDS[kind], activation, use_bias=name not in PUBLISHED)
+    pooler = (POOLERS | PROBES)[name]
+    model = blocks.TBM(2, pooler, KINDS[kind], activation, use_bias=name not in PUBLISHED)
     start = random_tokens(jax.random.key(0), length, DIM, radius)
     rng = np.random.default_rng(0)
 

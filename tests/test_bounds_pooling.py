@@ -113,9 +113,9 @@ def test_weighted_average_bound_is_the_worst_set_of_positions(count, normalize, 
         np.testing.assert_allclose([bound.l2, bound.linf], worst, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", POOLERS)
+@pytest.mark.parametrize("name", POOLERS | PROBES)
 def test_a_range_holds_for_every_length_in_it(name, x64):
-    pooler = POOLERS[name]
+    pooler = ALL[name]
     variables = random_variables(pooler, jax.random.key(1), jnp.zeros((12, DIM)))
     for method in ("sharp", "tight"):
         sizes = {"dim": DIM, "spread": 0.3, "method": method}
@@ -125,6 +125,25 @@ def test_a_range_holds_for_every_length_in_it(name, x64):
             assert alone.l2 <= bound.l2 * (1 + 1e-12)
             assert alone.l1 <= bound.l1 * (1 + 1e-12)
             assert alone.linf is None or alone.linf <= bound.linf * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("method", ["sharp", "tight"])
+def test_slopes_of_bounds_are_finite(name, method):
+    """At random parameters and at zeros, for tokens that are equal or far apart."""
+    pooler = PROBES[name]
+    drawn = random_variables(pooler, jax.random.key(0), jnp.zeros((5, DIM)))
+
+    @jax.jit
+    @jax.grad
+    def slope(variables, spread):
+        sizes = {"num_tokens": TokenRange(2, 5), "dim": DIM, "method": method}
+        bound = bounds.pooler(pooler, variables, spread=spread, **sizes)
+        return bound.l2 + bound.l1
+
+    for variables in (drawn, jax.tree.map(jnp.zeros_like, drawn)):
+        for spread in (0.0, 1.0, 1e20):
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope(variables, spread)))
 
 
 def test_known_values():

@@ -242,7 +242,9 @@ def with_pooler(
     for path, tensor in pooling.parameters.items():
         array = tensor if dtype is None else tensor.astype(dtype)
         place = sharding(f"pooler/{path}", array.shape) if callable(sharding) else sharding
-        parameters[path] = jax.device_put(np.ascontiguousarray(array), place)
+        # NumPy gives a single number an axis there.
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        parameters[path] = jax.device_put(array, place)
     params = backbone.params
     if parameters:
         params = {**params, "pooler": traverse_util.unflatten_dict(parameters, sep="/")}

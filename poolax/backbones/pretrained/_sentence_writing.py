@@ -139,7 +139,13 @@ def _dense(pooler, flat) -> _Module:
 
 # What the PyTorch code has of each pooler, by the names of the registry.
 _IN_TORCH: dict[str, set[str]] = {
-    **{name: set() for name in ("first", "last", "avg", "sum", "max", "sqrt")},
+    **{name: set() for name in ("first", "last", "avg", "sum", "max", "sqrt", "l2")},
+    "lse": {"temperature"},
+    "ep": {"num_queries"},
+    "abmil": {"hidden_dim"},
+    "multimax": {"num_heads"},
+    "rolling": {"window"},
+    "position": {"num_heads"},
     "weightedmean": {"start"},
     "wavg": {"max_tokens", "normalize"},
     "attn": {"num_latents", "num_heads", "mlp_dim", "use_norm"},
