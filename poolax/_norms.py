@@ -114,6 +114,7 @@ class FrozenBatchNorm(nn.Module):
             for name, start in starts.items()
         }
         dtype = jnp.result_type(x, params["scale"])
+        x = x.astype(accumulation_dtype(dtype))
         mean, bias, scale = (
             with_leading_axes(part, x.ndim)
             for part in (params["mean"], params["bias"], frozen_scale(params, self.epsilon))

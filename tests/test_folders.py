@@ -1,5 +1,6 @@
 """Backbones written as they were loaded: the reference's names, dtypes and files."""
 
+import dataclasses
 import json
 
 import jax
@@ -166,3 +167,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         backbones.save(backbone, tmp_path / "ours", format="huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_norms_that_earlier_versions_kept_whole_are_refused(tmp_path):
+    make("gemma", tmp_path / "theirs")
+    backbone = backbones.load(tmp_path / "theirs")
+    config = dataclasses.replace(backbone.config, norms_from_one=False)
+    with pytest.raises(ValueError, match=r"norm\.weight is changed as it is read, got 'huggingface'"):
+        backbones.save(backbone.replace(config=config), tmp_path / "x", format="huggingface")
