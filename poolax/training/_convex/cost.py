@@ -51,7 +51,7 @@ def cost_of_descent(
         ...     20_000, 384, 30_000, num_solves=5, num_folds=1, max_steps=1000
         ... )
         >>> round(cost.seconds / 3600, 1), round(cost.num_bytes / 1e9, 1)
-        (2.8, 8.5)
+        (2.8, 8.6)
     """
     steps = min(max_steps, _STEPS)
     spectrum = 2 * num_rows * dim**2 * 2 + 10 * dim**3
