@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from poolax.records import Predictions
 from poolax.statistics import METRICS, compare, holm, measure, resample
-from poolax.statistics._bootstrap import _weights
+from poolax.statistics._draws import example_weights
 
 RNG = np.random.default_rng(0)
 
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_scikit_learn_on_every_resampling(name):
     for found in (numbers(),) if is_number else (choices(2), choices(4), choices(4, decimals=0)):
         assert measure(found, [name]).values[name] == pytest.approx(REFERENCE[name](found.kept))
         draws = resample({"one": [found]}, name, draws=5).draws["one"]
-        weights = np.concatenate(list(_weights(len(found), 5, 0)), axis=1)
+        weights = np.concatenate(list(example_weights(len(found), 5, 0)), axis=1)
         for draw, counts in zip(draws, weights.T.astype(int), strict=True):
             rows = np.repeat(np.arange(len(found)), counts)
             assert draw == pytest.approx(REFERENCE[name](only(found, rows)), abs=1e-10)
@@ -245,7 +245,7 @@ def test_draws_depend_on_their_seed_alone(monkeypatch):
     one, again, other = (resample(found, "mcc", draws=60, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.draws["a"], again.draws["a"])
     assert not np.array_equal(one.draws["a"], other.draws["a"])
-    monkeypatch.setattr("poolax.statistics._bootstrap._AT_ONCE", 200 * 7)
+    monkeypatch.setattr("poolax.statistics._draws._AT_ONCE", 200 * 7)
     np.testing.assert_array_equal(resample(found, "mcc", draws=60).draws["a"], one.draws["a"])
     # Equal predictions are no difference, and no draw says otherwise.
     tie = one.difference("a", "b")

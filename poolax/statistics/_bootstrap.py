@@ -1,19 +1,17 @@
 """The paired bootstrap of scores: examples, then seeds, the same for all that is compared."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from poolax._checks import check_count, check_number
 from poolax.records import Predictions
+from poolax.statistics._draws import example_weights, seed_shares
 from poolax.statistics._holm import holm
 from poolax.statistics._intervals import Difference, Interval, ends, tails
 from poolax.statistics._metrics import Metric, main_metric, metric_of, problem_of, value_of
-
-# Numbers of weights that are held at once.
-_AT_ONCE = 2**19
 
 Scores = Sequence[Predictions] | Float[np.ndarray, "..."]
 
@@ -157,7 +155,7 @@ def resample(
     num_examples = _check_examples(heads)
     metrics = {label: _metric(label, group, metric) for label, group in heads.items()}
     # Poolers of the same seeds share their draws of them.
-    shares = _seed_shares({tuple(head.seed for head in group) for group in heads.values()}, draws, seed)
+    shares = seed_shares({tuple(head.seed for head in group) for group in heads.values()}, draws, seed)
     found = {label: np.zeros(draws) for label in heads}
     observed = {}
     for label, group in heads.items():
@@ -168,7 +166,7 @@ def resample(
             )
     weighted = {label: [metrics[label].of(head) for head in group] for label, group in heads.items()}
     start = 0
-    for weights in _weights(num_examples, draws, seed):
+    for weights in example_weights(num_examples, draws, seed):
         own = slice(start, start + weights.shape[1])
         for label, group in heads.items():
             share = shares[tuple(head.seed for head in group)][own]
@@ -279,31 +277,6 @@ def _metric(label: str, group: Sequence[Predictions], name: str | None) -> Metri
         if problem is not None:
             raise ValueError(f"{label}: expected predictions that have {name}, got none: {problem}")
     return metric
-
-
-def _weights(num_examples: int, draws: int, seed: int) -> Iterator[Float[np.ndarray, "N b"]]:
-    """How often each draw has each example, some draws at a time."""
-    rng = np.random.default_rng((seed, 0))
-    at_once = max(1, _AT_ONCE // num_examples)
-    for start in range(0, draws, at_once):
-        some = min(at_once, draws - start)
-        # One draw after the other, so that how many there are at once changes nothing.
-        chosen = rng.integers(num_examples, size=(some, num_examples))
-        places = chosen * some + np.arange(some)[:, None]
-        counts = np.bincount(places.ravel(), minlength=some * num_examples)
-        yield counts.reshape(num_examples, some).astype(np.float64)
-
-
-def _seed_shares(
-    known: set[tuple[int, ...]], draws: int, seed: int
-) -> dict[tuple[int, ...], Float[np.ndarray, "B seeds"]]:
-    """Of each draw the share of each seed in the mean."""
-    found = {}
-    for seeds in sorted(known):
-        rng = np.random.default_rng((seed, 1, *[number % 2**63 for number in seeds]))
-        chosen = rng.integers(len(seeds), size=(draws, max(1, len(seeds) - 1)))
-        found[seeds] = np.mean(chosen[..., None] == np.arange(len(seeds)), axis=1)
-    return found
 
 
 def _checked(confidence: float) -> float:

@@ -5,10 +5,10 @@ from poolax.training.tasks._base import Task as Task
 from poolax.training.tasks._choice import task_for as task_for
 from poolax.training.tasks._classification import Classification as Classification
 from poolax.training.tasks._classification import NextToken as NextToken
-from poolax.training.tasks._regression import Forecasting as Forecasting
-from poolax.training.tasks._regression import Imputation as Imputation
 from poolax.training.tasks._regression import Inpainting as Inpainting
 from poolax.training.tasks._regression import Regression as Regression
 from poolax.training.tasks._segmentation import Segmentation as Segmentation
+from poolax.training.tasks._series import Forecasting as Forecasting
+from poolax.training.tasks._series import Imputation as Imputation
 from poolax.training.tasks._texts import SentenceCompletion as SentenceCompletion
 from poolax.training.tasks._texts import SentenceSimilarity as SentenceSimilarity

@@ -7,7 +7,8 @@ import numpy as np
 from poolax._dataset import Dataset
 from poolax.training.tasks._base import Task
 from poolax.training.tasks._classification import Classification
-from poolax.training.tasks._regression import Forecasting, Imputation, Regression
+from poolax.training.tasks._regression import Regression
+from poolax.training.tasks._series import Forecasting, Imputation
 from poolax.training.tasks._texts import SentenceSimilarity
 
 
