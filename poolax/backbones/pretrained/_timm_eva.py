@@ -199,5 +199,6 @@ TIMM_EVA = dataclasses.replace(
     sources=eva_sources,
     ignored=(*TIMM_VIT.ignored, r"rope\..*", r".*\.k_bias", r"mask_token", r"lm_head\..*"),
     recognizes=_is_timm_eva,
-    tested="its Hugging Face form, a plain forward pass",
+    # DINOv3 with its Hugging Face form as well.
+    tested="a plain forward pass",
 )
