@@ -120,6 +120,12 @@ def test_log_sum_exp_has_the_derivatives_that_it_says(x64):
             for fn in (lambda z, t: pooling.log_sum_exp_pool(z, t, mask), plainly)
         )
         chex.assert_trees_all_close(found, expected, atol=1e-12)
+    # Of tokens that are equal, or one alone, as well.
+    for near in (jnp.ones((5, DIM)), jnp.ones((5, DIM)) + 1e-12 * z):
+        curvature = jax.jit(jax.hessian(lambda z: pooling.log_sum_exp_pool(z, 0.7, mask)))(near)
+        chex.assert_trees_all_close(curvature, jax.jit(jax.hessian(plainly))(near, 0.7), atol=1e-9)
+    alone = jax.jit(jax.hessian(pooling.log_sum_exp_pool))(z[:1])
+    assert not np.any(alone)
 
 
 def test_an_initialised_position_bias_is_none_and_learns_either_end():

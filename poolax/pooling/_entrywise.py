@@ -14,6 +14,8 @@ from poolax._typing import AnyArray
 from poolax.pooling._base import Pooler, check_input, check_pooled
 from poolax.pooling._reduce import masked_max
 
+# Temperatures up to here are taken as they are, however near tokens are to each other.
+_WARM = 1e10
 # Largest |log T|: beyond it log-sum-exp is the maximum or the average to all digits of usual states.
 _MOST_LOG_TEMPERATURE = 60.0
 
@@ -102,12 +104,12 @@ def _smooth_max(tokens, temperature, real):
 
 def _smooth_max_parts(tokens, temperature, real):
     """Values ``(*batch, d)``, weights, and the derivative with respect to the temperature."""
-    limits, top = jnp.finfo(tokens.dtype), masked_max(tokens, real)
+    top, tiny = masked_max(tokens, real), float(jnp.finfo(tokens.dtype).tiny)
     # Half of a difference of two numbers is a number.
     spread = top / 2 + masked_max(-tokens, real) / 2
     real = real[..., None]
-    # From here on it is the average to all digits, and quotients may be too small for numbers.
-    warm = jnp.minimum(temperature, jnp.maximum(8 / limits.eps * spread, limits.tiny))
+    # Where quotients would be too small for numbers it is the average to all digits long before.
+    warm = jnp.minimum(temperature, jnp.maximum(spread / (tiny * 2**24), _WARM))
     logits = jnp.where(real, 2 * ((tokens / 2 - top[..., None, :] / 2) / warm[..., None, :]), 0)
     count = jnp.maximum(jnp.sum(real, axis=-2, dtype=tokens.dtype), 1)
     exponentials = jnp.where(real, jnp.exp(logits), 0)
