@@ -32,7 +32,8 @@ class Summary:
     """Write the tables in README.md from the records in results/.
 
     Attributes:
-        take: Folders of finished comparisons, whose records are copied to results/ first.
+        take: Folders of finished comparisons, whose records are copied to results/ first, in place of
+            those of the same data sets and tasks.
         check: Write nothing, and fail if the tables are not what the records give.
         folder: Folder with README.md and results/.
         debug: Show where an error comes from.
@@ -63,12 +64,15 @@ class Summary:
 
 
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
-    """Copy the records of a finished comparison."""
+    """Copy the records of a finished comparison, in place of earlier ones of the same tasks."""
     found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
     results.mkdir(exist_ok=True)
-    write_atomically(results / found[0].name, found[0].read_bytes())
+    target, new = results / found[0].name, Records.read(found[0])
+    tasks = {(row["dataset"], row["task"]) for row in new}
+    others = [row for row in Records.read(target) if (row["dataset"], row["task"]) not in tasks]
+    Records([*new, *others]).write_as(target)
 
 
 def section(results: pathlib.Path) -> str:

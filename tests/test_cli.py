@@ -16,7 +16,7 @@ from poolax.training import Records
 
 SMALL = [
     "--seeds=2", "--epochs=2", "--pretrain-epochs=2", "--block-epochs=1", "--num-inputs=4",
-    "--search-restarts=2", "--search-steps=3", "--learning-rates", "0.001",
+    "--search-restarts=2", "--search-steps=3", "--converged-epochs=1", "--learning-rates", "0.001",
 ]  # fmt: skip
 FILES = {
     "records.jsonl", "scores.md", "scores.csv", "scores.png", "sensitivity.md", "sensitivity.csv",
@@ -63,7 +63,18 @@ def test_quickstart_end_to_end(finished):
     assert "CLS token was not trained" in done.stdout
     records = Records.read(out / "records.jsonl")
     heads = records.where(kind="head")
-    assert len(heads) == 36
+    assert len(heads) == 36 + 20
+    # Solved heads are one for all seeds; the pooler that takes longest is trained to the end once.
+    converged = [row["pooler"] for row in heads if "solver" in row]
+    assert [converged.count(name) for name in ("last", "avg", "sum", "max")] == [3] * 4
+    assert [converged.count(name) for name in ("wavg", "attn")] == [6, 2]
+    scores = (out / "scores.md").read_text()
+    assert (
+        "| pooler | Adam, validation | Adam, test | Adam, difference | converged, validation |"
+        in scores
+    )
+    assert scores.count("| majority class |") == 1
+    assert "95 % interval of the mean difference" in scores
     assert {row["task"] for row in heads} == {"classification", "inpainting", "segmentation"}
     assert len(records.where(kind="noise_curve")) == 6
     blocks = records.where(kind="lipschitz")
@@ -89,7 +100,7 @@ def test_a_second_run_does_nothing_again_and_prints_json(finished):
     assert done.returncode == 0, done.stderr
     assert (out / "records.jsonl").read_bytes() == before
     summary = json.loads(done.stdout)
-    assert len(summary["scores"]) == 18
+    assert len(summary["scores"]) == 18 + 16
     assert len(summary["sensitivity"]) == 18
     assert summary["cls_token_trained"] is False
 
@@ -108,7 +119,7 @@ def test_commands_read_what_the_quickstart_wrote(finished, command, capsys):
     """A result, or one line that says what was expected in place of what stands there."""
     _, out = finished
     heads = out / "heads" / "classification"
-    of_a_head = sorted(heads.glob("*/*-seed-0-*"))
+    of_a_head = sorted(heads.glob("*/lr-0.001-seed-0-*"))
     readable = [
         out / "backbone",
         out / "blocks" / "l2-avg",
@@ -278,7 +289,7 @@ def test_help_and_version(capsys):
 def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
     """The records of a real run, with one head marked as diverged."""
     from poolax import quickstart
-    from poolax.reporting import score_table, sensitivity_table
+    from poolax.reporting import score_tables, sensitivity_table
 
     _, out = finished
     records = Records.read(out / "records.jsonl")
@@ -287,7 +298,7 @@ def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
     heads[0] = {**heads[0], "diverged": True}
     report = quickstart.Report(
         records=Records([*heads, *blocks]),
-        scores=score_table(heads),
+        scores=score_tables(heads),
         sensitivity=sensitivity_table(blocks),
         cls_token_trained=True,
         example_head=out,
@@ -296,7 +307,7 @@ def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
     assert cli.main(["quickstart", "--out", str(out)]) == cli.DIVERGED
     text = capsys.readouterr().out
     assert "Complete with 1 diverged heads." in text
-    assert "1 diverged heads are left out." in text
+    assert re.search(r"Warning \(Adam\): last: diverged \(1 of\s2 heads\)\.", text)
     assert "CLS token was trained." in text
 
 
@@ -312,7 +323,11 @@ def test_quickstart_at_full_size(tmp_path):
         assert max(moved, key=moved.get) == "sum"
         assert min(moved, key=moved.get) == "avg"
     scores = json.loads(done.stdout)["scores"]
-    assert min(row["mean"] for row in scores if row["task"] == "classification") > 0.7
+    classes = [row for row in scores if row["task"] == "classification"]
+    assert min(row["mean"] for row in classes if row["protocol"] == "converged") > 0.7
+    converged = {(row["task"], row["pooler"]): row["mean"] for row in scores if row["is_solved"]}
+    for task in ("classification", "inpainting", "segmentation"):
+        assert abs(converged[task, "avg"] - converged[task, "sum"]) < 1e-3
     for row in scores:
         if row["pooler"] == "sum":  # whose scale grows with the tokens, and its error with it
             continue

@@ -13,9 +13,11 @@ import pytest
 
 from poolax import quickstart
 from poolax._progress import no_progress
+from poolax.records import packed
 from poolax.training import PreemptedError, Records
 
 SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
+ADAM = ("--solvers", "adam")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def check_outputs(experiments, out, name, num_tables):
     ],
 )
 def test_language(experiments, run, bert, test_data, tmp_path, capsys, datasets, metrics):
-    arguments = ["--data-dir", test_data, "--backbone", bert, "--max-tokens", "12", *SMALL]
+    arguments = ["--data-dir", test_data, "--backbone", bert, "--max-tokens", "12", *SMALL, *ADAM]
     arguments += ["--out", tmp_path / "out"]
     arguments += ["--datasets", *datasets] if datasets else []
     assert run("language", *arguments) == 0
@@ -101,7 +103,7 @@ PRETRAINED = ("--pretrain-epochs", "2", *SMALL)
 )
 def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datasets, num_tables):
     chosen = ["--datasets", *datasets] if datasets else []
-    arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, *chosen]
+    arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, *ADAM, *chosen]
     assert run(name, *arguments) == 0
     check_outputs(experiments, tmp_path, name, num_tables)
     text = (tmp_path / f"{name}.md").read_text()
@@ -112,16 +114,18 @@ def test_pretrained_backbones(experiments, run, test_data, tmp_path, name, datas
 @pytest.mark.slow
 def test_both_solvers_stand_side_by_side(run, test_data, tmp_path, capsys):
     arguments = ["--data-dir", test_data, "--out", tmp_path, *PRETRAINED, "--datasets", "digits"]
-    assert run("vision", *arguments, "--solvers", "adam", "converged") == 0
+    assert run("vision", *arguments) == 0
     records = Records.read(tmp_path / "vision.jsonl")
     converged = [row for row in records if "solver" in row]
     assert {row["pooler"] for row in converged} == {row["pooler"] for row in records}
     [solved] = [row for row in converged if row["learning_rate"] is None]
     assert solved["pooler"] == "last"
     text = (tmp_path / "vision.md").read_text()
-    assert "solver adam" in text
-    assert "solver converged" in text
+    assert (
+        "| pooler | Adam, validation | Adam, test | Adam, difference | converged, validation |" in text
+    )
     assert "solved to the least loss" in text
+    assert "seeds change nothing" in text
 
 
 def test_output_grid(experiments, test_data, tmp_path):
@@ -132,7 +136,7 @@ def test_output_grid(experiments, test_data, tmp_path):
     assert data.targets.shape[1] == 8 * 8 // 4 * 3
 
 
-DIGITS = ("--datasets", "digits", *PRETRAINED)
+DIGITS = ("--datasets", "digits", *PRETRAINED, *ADAM)
 
 
 def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
@@ -234,6 +238,27 @@ def head(pooler, seed, test):
         "command": "python experiments/language.py --data-dir DIR",
         "devices": "1 x cpu",
     }
+
+
+def test_both_solvers_are_the_default_and_what_is_published_has_intervals(experiments):
+    comparison = experiments("comparison")
+    study = experiments("vision").STUDY
+    assert study.options.solvers == ("adam", "converged")
+    rows = []
+    for pooler, test in (("avg", [1.0, 0.0, 1.0, 1.0]), ("max", [0.0, 0.0, 1.0, 1.0])):
+        kept = {"target": np.array([3, 1, 2, 2]), "log_probability": np.zeros((4, 4), np.float16)}
+        row = head(pooler, 0, sum(test) / 4)
+        row |= {"test_scores": test, "predictions": {"test": packed(kept)}}
+        rows.append(comparison.published(row, study=study, model="ViT", notes=["all of them"]))
+        rows.append(rows[-1] | {"solver": {"name": "converged", "options": {}}, "learning_rate": None})
+        rows[-1] |= {"strength": 0.1, "converged": True}
+    assert Records(rows).predictions()[0].score.tolist() == [1, 0, 1, 1]
+    assert list(rows[0]["predictions"]["test"]) == ["score"]
+    [table] = comparison.tables(rows)
+    assert table.columns[4:] == [f"converged, {name}" for name in ("validation", "test", "difference")]
+    assert [cell.text for cell in table.rows[0]][3] == "chosen"
+    assert [cell.text for cell in table.rows[1]][3] == "[-75.00, +0.00]"
+    assert any("converged: solved to the least loss" in note for note in table.notes)
 
 
 def test_the_summary_takes_over_records(experiments, tmp_path, capsys):

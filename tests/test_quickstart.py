@@ -1,12 +1,16 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from poolax import quickstart
 from poolax._progress import no_progress
-from poolax.pooling import AveragePool
+from poolax.blocks import TBM
+from poolax.pooling import AveragePool, from_name
+from poolax.quickstart._sensitivity import _searches, _with_weights
+from poolax.reporting import joined
 from poolax.training import sweep, train_heads
 from poolax.training._engine.heads import HeadModule
 
@@ -82,11 +86,28 @@ def test_other_modalities_at_full_size(modality, tmp_path):
     report = quickstart.run(tmp_path, modality=modality)
     assert report.num_diverged == 0
     best = {}
-    for row in report.scores.tidy:
+    for row in joined(report.scores).tidy:
         sign = 1 if row["higher_is_better"] else -1
         place = (row["dataset"], row["task"])
         best[place] = max(best.get(place, -np.inf), sign * (row["mean"] - row["baseline"]))
     assert min(best.values()) > 0
+
+
+def test_poolers_with_weights_of_positions_are_searched_by_one_program():
+    key, tokens = jax.random.split(jax.random.key(0))
+    tokens = jax.random.normal(tokens, (2, 5, 8))
+    found = []
+    for name in ("last", "avg", "sum", "wavg"):
+        model = TBM(num_heads=2, pooler=from_name(name))
+        variables = model.init(key, tokens)
+        weights = variables["params"].get("pooler", {})
+        if weights:  # those that are learned differ
+            variables["params"]["pooler"] = {"weights": jnp.arange(5.0)}
+        same, own = _with_weights(model, variables, 5)
+        np.testing.assert_allclose(same.apply(own, tokens), model.apply(variables, tokens), atol=1e-5)
+        found.append(same)
+    program = _searches(1.0, dataclasses.replace(SETTINGS, search_steps=1))
+    assert len({program(model) for model in found}) == 1
 
 
 def test_the_former_word_for_series_is_understood(tmp_path):

@@ -209,7 +209,7 @@ def test_baselines_that_records_name_are_rows_with_both_scores():
     assert cells(table, "majority class") == ["30.00", "30.00", ""]
     assert cells(table, "prior") == ["25.00", "25.00", ""]
     assert cells(table, "best constant") == ["", "20.00", ""]
-    assert table.notes[-1].startswith("majority class, prior: predictions of the training split that")
+    assert table.notes[-1].startswith("Below the poolers: predictions made of the training split")
 
 
 def test_a_choice_within_the_grid_is_no_warning():

@@ -19,13 +19,13 @@ class Options:
         data_dir: Folder with the data sets' files, each in a folder of its name; by default what
             "poolax data prepare" has prepared.
         out: Folder for records, heads, table and figure; a second run goes on from what is finished.
-        datasets: Rows of the table; by default all.
-        poolers: Columns of the table.
+        datasets: What is compared on, a table each; by default all.
+        poolers: Rows of the tables.
         seeds: Heads of each pooler.
-        epochs: Passes over the training split; by default those of the protocol.
-        learning_rates: Tried for each pooler and chosen by validation.
+        epochs: Passes over the training split with "adam"; by default those of the protocol.
+        learning_rates: Tried for each pooler with "adam" and chosen by validation.
         solvers: "adam" is the paper's protocol, "converged" trains heads until nothing is to be gained;
-            of both, each has rows of its own.
+            they stand side by side.
         num_examples: Most examples of each split; by default those that the table's notes tell.
         features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
         memory_budget: MiB for token states, and for the heads that are trained at once; by default half
@@ -43,7 +43,7 @@ class Options:
     seeds: int = 5
     epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
-    solvers: tuple[Literal["adam", "converged"], ...] = ("adam",)
+    solvers: tuple[Literal["adam", "converged"], ...] = ("adam", "converged")
     num_examples: OptionalCount = None
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None

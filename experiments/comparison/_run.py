@@ -14,10 +14,10 @@ from rich.logging import RichHandler
 
 from comparison._options import Options
 from comparison._study import Context, Study
-from comparison._tables import markdown, published, tables, tidy_csv
+from comparison._tables import markdown, published, tables
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
 from poolax.records import write_atomically
-from poolax.reporting import Table, plot_scores
+from poolax.reporting import Table, joined, plot_scores
 from poolax.training import Limits, Progress, Records, stop_on_sigterm, sweep
 from poolax.training.holding import holding
 
@@ -125,7 +125,7 @@ def _write(study: Study, out: epath.Path, records: Records, shown: Sequence[Tabl
     records.write_as(out / f"{study.name}.jsonl")
     texts = {
         "md": markdown(shown, title=study.title),
-        "csv": tidy_csv(shown),
+        "csv": joined(shown).csv(),
         "tex": "\n".join(table.latex() for table in shown),
     }
     for suffix, text in texts.items():

@@ -5,16 +5,21 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from comparison._study import Study
+from poolax.records import Records, packed
 from poolax.reporting import Table, notes_once, score_tables
 
-# Per-example scores and curves stay with the sweep's own records.
+# Curves and probabilities stay with the sweep's own records.
 _FIELDS = (
     *("id", "dataset", "task", "task_options", "metric", "higher_is_better", "pooler", "resolved"),
     *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
     *(
         "solver",
+        "convex",
         "strength",
+        "learning_rates_tried",
         "chosen_by",
         "at_edge",
         "converged",
@@ -22,6 +27,9 @@ _FIELDS = (
         "best_epoch",
         "baseline",
         "best_constant",
+        "baselines",
+        "num_examples",
+        "is_constant",
         "duplicates",
         "backbone_fingerprint",
         "data_fingerprint",
@@ -55,9 +63,20 @@ def published(
         "title": study.title,
         "backbone": model,
         **{name: row[name] for name in _FIELDS if name in row},
+        "predictions": {"test": packed(_examples(row))},
         "data_notes": list(notes),
         "command": portable_command(row["command"]),
     }
+
+
+def _examples(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What intervals take of each test example: its score, and the answer where no mean is reported."""
+    kept = Records([row]).predictions()[0].kept
+    is_mean = np.isclose(np.mean(kept["score"]), row["test"], rtol=1e-4)
+    names = ("score", "num_scored") if is_mean else ("score", "num_scored", "target", "prediction")
+    found = {name: kept[name] for name in names if name in kept}
+    is_whole = bool((found["score"] == np.round(found["score"])).all())
+    return {**found, "score": found["score"].astype(np.int8 if is_whole else np.float32)}
 
 
 def portable_command(command: str) -> str:
@@ -102,12 +121,6 @@ def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 def markdown(tables: Sequence[Table], *, title: str) -> str:
     """Tables of a comparison below its title."""
     return "\n".join([f"## {title}\n", *(table.markdown(level=3) for table in tables)])
-
-
-def tidy_csv(tables: Sequence[Table]) -> str:
-    """What tables show, a line for each value."""
-    rows = [row for table in tables for row in table.tidy]
-    return dataclasses.replace(tables[0], tidy=rows).csv()
 
 
 def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -45,7 +45,11 @@ def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_js
             check_record(row)
             print(json.dumps(row))
         return
-    console = rich.console.Console()
+    print_tables(tables, rich.console.Console())
+
+
+def print_tables(tables: Iterable[Table], console: rich.console.Console) -> None:
+    """Print tables as wide as a console is."""
     for table in tables:
         for part in table.for_width(console.width):
             console.print(part)

@@ -18,9 +18,10 @@ from rich.text import Text
 from poolax import quickstart
 from poolax._checks import check_count
 from poolax._text import printable
-from poolax.cli._console import COMPLETE, DIVERGED, progress_bars
+from poolax.cli._console import COMPLETE, DIVERGED, print_tables, progress_bars
 from poolax.cli._options import OptionalCount, OptionalPath
 from poolax.cli._program import simulate_devices
+from poolax.reporting import joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Quickstart:
 
     Pretrains a small Transformer without labels (a ViT on scikit-learn's handwritten digits, a GPT-2 on
     Python's documentation, a patch transformer on carbon dioxide and sunspots), trains heads with six
-    poolers on it, measures how noise moves them, and sets the measured Lipschitz constants of trained
-    blocks beside their closed-form bounds. Needs no network and a few minutes on two CPU cores. Run it
-    again with the same --out to go on from what is finished.
+    poolers on it, by the paper's protocol and to the end, measures how noise moves them, and sets the
+    measured Lipschitz constants of trained blocks beside their closed-form bounds. Needs no network and
+    a few minutes on two CPU cores. Run it again with the same --out to go on from what is finished.
 
     Attributes:
         settings: Sizes.
@@ -92,8 +93,7 @@ class Quickstart:
 
 
 def _show(report, out, console):
-    for table in (report.scores.transposed(), report.sensitivity):
-        console.print(table.rich(compact=table.natural_width() > console.width))
+    print_tables([*report.scores, report.sensitivity], console)
     if report.cls_token_trained is not None:
         trained = "trained" if report.cls_token_trained else "not trained: its output entered no loss"
         console.print(f"The backbone's CLS token was {trained}.")
@@ -110,7 +110,7 @@ def _summary(report, out):
         "out": str(out),
         "cls_token_trained": report.cls_token_trained,
         "num_diverged": report.num_diverged,
-        "scores": list(report.scores.tidy),
+        "scores": list(joined(report.scores).tidy),
         "sensitivity": list(report.sensitivity.tidy),
     }
 

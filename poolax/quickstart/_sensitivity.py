@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from poolax._paths import write_atomically
 from poolax._progress import Progress
 from poolax.blocks import TBM
 from poolax.bounds import METHODS, Domain
-from poolax.pooling import from_name
+from poolax.pooling import WeightedAveragePool, from_name
 from poolax.quickstart._settings import POOLERS, Settings
 from poolax.quickstart._study import Study, Tokens
 from poolax.records import Journal
@@ -33,6 +34,8 @@ from poolax.training import (
 INPUTS = "inputs.npy"
 
 _KINDS = (attention.DotProduct(), attention.L2(), attention.Cosine(tau=1.0, nu=1.0, eps=0.01))
+# Poolers that are sums with weights of positions where all tokens are real.
+_BY_POSITION = ("last", "avg", "sum", "wavg")
 # What earlier programs called them.
 _FORMER = {"dot": "dot product", "l2": "L2", "cosine": "scaled cosine"}
 
@@ -82,7 +85,7 @@ def trained_blocks(
     content = io.BytesIO()
     np.save(content, tokens.values[tokens.splits["test"][: settings.num_inputs]])
     write_atomically(out / INPUTS, content.getvalue())
-    rows = []
+    rows, search = [], _searches(radius, settings)
     total = len(_KINDS) * len(POOLERS)
     for kind in _KINDS:
         for name in POOLERS:
@@ -92,7 +95,9 @@ def trained_blocks(
             rows.append(
                 journal.measured(
                     what,
-                    functools.partial(_measure_tbm, model, name, tokens, radius, settings, folder),
+                    functools.partial(
+                        _measure_tbm, model, name, tokens, radius, settings, folder, search
+                    ),
                     is_there=functools.partial(has_checkpoint, folder),
                     formerly=former,
                 )
@@ -115,7 +120,7 @@ def _folder(out, what, former) -> epath.Path:
     return earlier if has_checkpoint(earlier) else out / f"{what['attention']}-{what['pooler']}"
 
 
-def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any]:
+def _measure_tbm(model, name, tokens, radius, settings, folder, search) -> dict[str, Any]:
     """Train a TBM on tokens and save it; measure its Lipschitz constant and bound it."""
     trained = train_heads(
         HeadModule(model, tokens.task.num_outputs),
@@ -136,19 +141,11 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
     inputs = jnp.asarray(tokens.values[tokens.splits["test"][: settings.num_inputs]])
     at = measure.block_at_inputs(model, variables, inputs)
     domain = Domain(radius, radius)
-    search = jax.jit(
-        lambda inputs, x, key: measure.find(
-            functools.partial(model.apply, variables),
-            x,
-            domain,
-            starts=inputs,
-            key=key,
-            num_restarts=settings.search_restarts,
-            num_steps=settings.search_steps,
-        ),
-        compiler_options=compile_quickly(),
-    )
-    found = search(inputs, inputs[jnp.argmax(at.measured)], jax.random.key(settings.seed))
+    seen = (model, variables)
+    if name in _BY_POSITION:
+        seen = _with_weights(model, variables, inputs.shape[1])
+    start = inputs[jnp.argmax(at.measured)]
+    found = search(seen[0])(seen[1], inputs, start, jax.random.key(settings.seed))
     known = measure.constant_fields(measure.block_bounds(model, variables, inputs.shape[1], domain))
     on_domain = {method: known[method] for method in METHODS}
     measure.check_order([jnp.max(at.measured), found.value], on_domain, what=name, rounding=0)
@@ -168,3 +165,37 @@ def _measure_tbm(model, name, tokens, radius, settings, folder) -> dict[str, Any
         "local": float(jnp.max(at.local)),
     }
     return row | on_domain
+
+
+def _with_weights(model, variables, num_tokens) -> tuple[TBM, dict[str, Any]]:
+    """The same map with its pooling as weights of positions, in which these poolers are one program."""
+    own = {"params": variables["params"].get("pooler", {})}
+    # Of one-hot tokens a sum with weights is the weights.
+    weights = jnp.asarray(model.pooler.apply(own, jnp.eye(num_tokens)))
+    pooler = WeightedAveragePool(max_tokens=num_tokens, normalize="none")
+    params = {**variables["params"], "pooler": {"weights": weights}}
+    return model.copy(pooler=pooler), {"params": params}
+
+
+def _searches(radius: float, settings: Settings) -> Callable[[TBM], Callable]:
+    """The adversarial search of a model's constant, which is compiled once for all its weights."""
+    programs: dict[TBM, Callable] = {}
+
+    def search(model, variables, inputs, x, key):
+        return measure.find(
+            functools.partial(model.apply, variables),
+            x,
+            Domain(radius, radius),
+            starts=inputs,
+            key=key,
+            num_restarts=settings.search_restarts,
+            num_steps=settings.search_steps,
+        )
+
+    def program(model):
+        if model not in programs:
+            own = functools.partial(search, model)
+            programs[model] = jax.jit(own, compiler_options=compile_quickly())
+        return programs[model]
+
+    return program

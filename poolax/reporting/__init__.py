@@ -6,6 +6,7 @@ from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
 from poolax.reporting._overview import score_table as score_table
+from poolax.reporting._score_tables import joined as joined
 from poolax.reporting._score_tables import notes_once as notes_once
 from poolax.reporting._score_tables import score_tables as score_tables
 from poolax.reporting._scores import summarize_scores as summarize_scores

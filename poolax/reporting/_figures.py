@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -205,7 +205,7 @@ def _label(name):
     return f"\N{ZERO WIDTH SPACE}{one_line(name)}".replace("$", r"\$")
 
 
-def new_figure(width, height, *, rows=1, columns=1, share="row"):
+def new_figure(width, height, *, rows=1, columns=1, share: Literal["none", "row", "col"] = "row"):
     """A figure and its panels, which share their vertical axes by ``share`` as Matplotlib has it."""
     # The object interface: no global figure, and no window system.
     from matplotlib.figure import Figure

@@ -71,13 +71,12 @@ def constant_scores(row: Mapping[str, Any]) -> dict[str, tuple[float | None, flo
 
 def constants_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the constant predictions are."""
-    names = list(dict.fromkeys(name for row in rows for name in constant_scores(row)))
-    own = [name for name in names if name != "best constant"]
+    names = {name for row in rows for name in constant_scores(row)}
     best = "; best constant: that of the test split itself, which no constant exceeds"
-    told = f"{', '.join(own)}: the training split's best constant prediction"
-    if own != ["baseline"]:
-        told = f"{', '.join(own)}: predictions of the training split that do not look at the input"
-    return f"{told}{best * (len(own) < len(names))}."
+    told = "baseline: the training split's best constant prediction"
+    if "baseline" not in names:
+        told = "Below the poolers: predictions made of the training split that do not look at the input"
+    return f"{told}{best * ('best constant' in names)}."
 
 
 def renamed_notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -62,7 +62,9 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
 
 
 def _notes(summaries: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = [test_note(summaries), constants_note(examples)]
+    # The column is that of the best one, whatever records call it.
+    plain = [{**row, "baselines": None} for row in examples]
+    notes = [test_note(summaries), constants_note(plain)]
     copied = {place_of(e): e["test_in_train"] for e in summaries if e["test_in_train"]}
     notes += [
         f"{place}: {count} test examples stand in the training split as well."

@@ -64,6 +64,18 @@ def notes_once(tables: Sequence[Table]) -> list[Table]:
     return [*own[:-1], dataclasses.replace(own[-1], notes=[*own[-1].notes, *shared])]
 
 
+def joined(tables: Sequence[Table]) -> Table:
+    """The tidy rows of several tables in one, for a file that holds them all.
+
+    Args:
+        tables: The tables.
+
+    Returns:
+        The first table with the tidy rows of all.
+    """
+    return dataclasses.replace(tables[0], tidy=[row for table in tables for row in table.tidy])
+
+
 def _table(comparison: Comparison) -> Table:
     places = {name: summaries_of(place) for name, place in comparison.protocols.items()}
     summaries = [entry for entries in places.values() for entry in entries]
