@@ -20,6 +20,10 @@ def codes(*args):
         ({}, []),
         ({"diverged": True}, [("diverged", "diverged")]),
         ({"converged": False}, [("not_converged", "still improved when training ended")]),
+        (
+            {"converged": False, "gradient": 0.1},
+            [("not_converged", "solving ended with a gradient above the tolerance")],
+        ),
         ({"is_constant": True}, [("is_constant", "predicts the same for all test examples")]),
         (
             {"at_edge": True, "strength": 1e-9, "learning_rate": None},

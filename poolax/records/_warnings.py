@@ -33,8 +33,8 @@ def warnings_of(
         tried: Those of all heads from which they were chosen, with other learning rates among them.
 
     Returns:
-        Warnings: heads that diverged, or still improved at the end; a penalty or learning rate at the
-        edge of those that were tried, where others may do better; one prediction for all test
+        Warnings: heads that diverged, or did not converge; a penalty or learning rate at the edge of
+        those that were tried, beyond which others may do better; one prediction for all test
         examples, which for a classification is mostly the majority class; fewer than 50 validation
         examples, with what was done about it.
 
@@ -59,8 +59,10 @@ def warnings_of(
             found.append(HeadWarning(code, f"{words}{share}"))
 
     tell("diverged", len(rows) - len(sound), "diverged")
-    unsettled = sum(row.get("converged") is False for row in sound)
-    tell("not_converged", unsettled, "still improved when training ended")
+    unsettled = [row for row in sound if row.get("converged") is False]
+    solved = sum("gradient" in row for row in unsettled)
+    tell("not_converged", solved, "solving ended with a gradient above the tolerance")
+    tell("not_converged", len(unsettled) - solved, "still improved when training ended")
     found += [
         HeadWarning("at_edge", f"{what} lies at the edge of those that were tried")
         for what in _at_edge(sound, list(tried))
