@@ -48,6 +48,7 @@ OPTIONS = {
     ("pooler", "hybrid"): {"poolers": (pooling.HybridPool(), pooling.QueryAttentionPool(2))},
     ("pooler", "projected"): {"pooler": pooling.MaxPool(), "features": 2, "activation": "tanh"},
     ("pooler", "norm"): {"pooler": pooling.MaxPool(), "eps": 1e-3},
+    ("pooler", "layers"): {"pooler": pooling.AveragePool(), "num_layers": 2},
     ("pooler", "unit"): {"pooler": pooling.SumPool()},
     ("pooler", "skip"): {"pooler": pooling.AveragePool(), "num_tokens": 1},
     ("recipe", "masked_patches"): {"config": attention.L2(), "hidden_fraction": 0.5},
