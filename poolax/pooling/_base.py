@@ -30,10 +30,10 @@ class Pooler(nn.Module, abc.ABC):
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> class NormPool(Pooler):
+        >>> class NormSumPool(Pooler):
         ...     def __call__(self, z, mask=None):
         ...         return jnp.max(jnp.abs(z), axis=-2)
-        >>> NormPool().apply({}, jnp.array([[1.0, -3.0], [2.0, 1.0]]))
+        >>> NormSumPool().apply({}, jnp.array([[1.0, -3.0], [2.0, 1.0]]))
         Array([2., 3.], dtype=float32)
     """
 
