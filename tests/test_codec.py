@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from poolax import attention, backbones, blocks, codec, data, pooling, training
+from poolax.training._states.views import WHOLE
 from poolax.training._sweep.identities import Heads
+from poolax.training._sweep.readers import Reader
 from poolax.training.former import former_config, former_preprocess, renewed
+from poolax.training.layers import Layers
 
 BEFORE = json.loads((pathlib.Path(__file__).parent / "golden" / "codec" / "before.json").read_text())
 WORDS = '{"version":"1.0","model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1},"unk_token":"[UNK]"}}'
@@ -288,9 +291,11 @@ def test_heads_of_preprocessed_inputs_keep_their_ids(preprocess):
         assert described["options"]["max_tokens"] == 4
         assert WORDS not in json.dumps(described)
 
+    reader = Reader("avg", pooling.AveragePool(), WHOLE, Layers())
+
     def heads(said, former):
         return Heads.of(
-            training.Classification(2), {"avg": pooling.AveragePool()}, seeds=1, learning_rates=[0.1],
+            training.Classification(2), {"avg": reader}, seeds=1, learning_rates=[0.1],
             epochs=1, batch_size=8, source={"preprocess": said}, former=former,
         )  # fmt: skip
 
