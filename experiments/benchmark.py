@@ -24,6 +24,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Literal, TypedDict
 
 import rich
@@ -32,7 +33,7 @@ import tyro
 from benchmarks import converged, forward, ledger, lipschitz, scale, sweep
 from benchmarks.banking77 import Plan
 
-from poolax.records import Records, record_kind
+from poolax.records import Records, record_kind, write_atomically
 
 
 @record_kind("benchmark")
@@ -64,7 +65,8 @@ class Options:
         epochs: Passes over the training split in the suite "sweep".
         num_examples: Most examples of each split in the suite "sweep", or of the largest case in
             "scale"; by default all.
-        out: Folder to which a record is appended; nothing is written by default.
+        out: Folder to whose benchmark.jsonl records are appended, and where their table is written as
+            SUITE.md; nothing is written by default.
         json: Print records instead of a table.
     """
 
@@ -81,16 +83,35 @@ class Options:
     json: bool = False
 
 
-def show(records: list[dict[str, object]], columns: dict[str, str]) -> None:
-    """Print records as tables, one for all that have the same columns."""
-    by_columns: dict[tuple[str, ...], list] = {}
+def with_same_columns(
+    records: list[dict[str, object]], columns: dict[str, str]
+) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Headings and cells of tables, one for all records that have the same columns."""
+    by_columns: dict[tuple[str, ...], list[list[str]]] = {}
     for record in records:
-        by_columns.setdefault(tuple(name for name in columns if name in record), []).append(record)
+        names = tuple(name for name in columns if name in record)
+        cells = [columns[name].format(record[name]) for name in names]
+        by_columns.setdefault(names, []).append(cells)
     for names, rows in by_columns.items():
-        table = rich.table.Table(*(name.replace("_", " ") for name in names))
+        yield [name.replace("_", " ") for name in names], rows
+
+
+def show(records: list[dict[str, object]], columns: dict[str, str]) -> None:
+    """Print records as tables."""
+    for names, rows in with_same_columns(records, columns):
+        table = rich.table.Table(*names)
         for row in rows:
-            table.add_row(*(columns[name].format(row[name]) for name in names))
+            table.add_row(*row)
         rich.print(table)
+
+
+def markdown(records: list[dict[str, object]], columns: dict[str, str]) -> str:
+    """Records as tables in Markdown."""
+    tables = []
+    for names, rows in with_same_columns(records, columns):
+        lines = [names, ["---"] * len(names), *rows]
+        tables.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(tables)
 
 
 def sweep_plan(options: Options) -> Plan:
@@ -137,7 +158,9 @@ def main() -> None:
         columns = sweep.COLUMNS
         records = sweep.run(sweep_plan(options))
     if options.out is not None:
-        Records(records).write_to(pathlib.Path(options.out) / "benchmark.jsonl")
+        out = pathlib.Path(options.out)
+        Records(records).write_to(out / "benchmark.jsonl")
+        write_atomically(out / f"{options.suite}.md", markdown(records, columns))
     if options.json:
         print("\n".join(json.dumps(record) for record in records))
     else:

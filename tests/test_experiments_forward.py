@@ -93,3 +93,14 @@ def test_ratios_are_those_of_rounds(benchmarks):
     assert timing.medians(seconds) == {"one": 4.0, "other": 2.0}
     found = timing.samples({"one": lambda: None, "other": lambda: None}, 3, 0.0)
     assert [np.size(found[name]) for name in found] == [3, 3]
+
+
+def test_tables_are_made_of_records(benchmarks):
+    markdown = importlib.import_module("benchmark").markdown
+    columns = {"case": "{}", "load_seconds": "{:.1f}", "ratio": "{:.2f}"}
+    records = [{"case": "a", "ratio": 1.234}, {"case": "b", "load_seconds": 0.25}]
+    assert markdown(records, columns) == (
+        "| case | ratio |\n| --- | --- |\n| a | 1.23 |\n"
+        "\n"
+        "| case | load seconds |\n| --- | --- |\n| b | 0.2 |\n"
+    )

@@ -55,7 +55,8 @@ def of_program(
         [path] = glob.glob(f"{trace}/**/*.xplane.pb", recursive=True)
         planes = jax.profiler.ProfileData.from_file(path).planes
         events = [event for plane in planes for event in _events(plane, module_of(text))]
-    seconds, flops = collections.Counter[str](), collections.Counter[str]()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    flops = collections.Counter[str]()
     operations = _operations(text)
     for name, value in shared_out(events).items():
         path, work = operations.get(name, ("", 0))
@@ -70,7 +71,7 @@ def of_program(
             "percent": 100 * value / whole,
             "percent_of_matrix_rate": 100 * flops[part] / value / rate,
         }
-        for part, value in seconds.most_common()
+        for part, value in sorted(seconds.items(), key=lambda item: -item[1])
     ]
 
 

@@ -109,8 +109,7 @@ def in_jax(counts: Counts) -> Callable[[], object]:
     def run():
         for times, left, right in pairs:
             for _ in range(times):
-                out = multiply(left, right)
-            out.block_until_ready()
+                multiply(left, right).block_until_ready()
 
     return run
 
