@@ -119,6 +119,8 @@ def test_solvers_stand_side_by_side_with_constants_as_rows():
 def test_a_pooler_that_one_solver_lacks_leaves_its_cells_empty():
     [table] = reporting.score_tables([*ADAM, SOLVED[0]])
     assert cells(table, "max")[3:] == ["–", "–", "–"]
+    assert "A dash: no such heads were trained." in table.notes
+    assert "A dash" not in " ".join(reporting.score_tables([*ADAM, *SOLVED])[0].notes)
 
 
 def test_several_options_of_one_solver_have_columns_of_their_own():

@@ -24,6 +24,8 @@ _DIFFERENCE = (
     "bootstrap over {count} test examples and seeds."
 )
 
+_MISSING = "A dash: no such heads were trained."
+
 
 def score_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Scores of poolers, a table for each model and task: all ways of training side by side.
@@ -83,7 +85,8 @@ def _table(comparison: Comparison) -> Table:
     headings = ["validation", "test", *(["difference"] if has_difference else [])]
     words = [f"{name}, " if len(places) > 1 else "" for name in places]
     rows = []
-    for pooler in dict.fromkeys(entry["pooler"] for entry in summaries):
+    poolers = list(dict.fromkeys(entry["pooler"] for entry in summaries))
+    for pooler in poolers:
         cells = [Cell(pooler)]
         for entries in places.values():
             cells += _cells(pooler, entries)[: len(headings)]
@@ -98,6 +101,7 @@ def _table(comparison: Comparison) -> Table:
         notes=[
             *remarks_on(comparison),
             *renamed_notes(summaries),
+            *([_MISSING] if any(len(found) < len(poolers) for found in places.values()) else []),
             test_note(summaries),
             *_difference_notes(summaries),
             constants_note(examples),
