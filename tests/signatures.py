@@ -36,7 +36,7 @@ CONTRACT = {
         TextPreprocess.__call__ TokenStates
     """,
     "training": """
-        sweep sweep_states save_checkpoint restore_checkpoint
+        sweep sweep_states few_shot save_checkpoint restore_checkpoint
         load_head Head.predict Limits
     """,
     "statistics": "measure resample compare Resampled.interval Resampled.difference holm",

@@ -54,6 +54,8 @@ class HeadRecord(MadeWith):
     lipschitz: NotRequired[list[float]]
     diverged_step: NotRequired[int | None]
     layers: NotRequired[str]
+    shots: NotRequired[int]
+    draw_seed: NotRequired[int]
     knn: NotRequired[dict[str, Any]]
     solver: NotRequired[dict[str, Any]]
     convex: NotRequired[bool]

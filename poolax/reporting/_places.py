@@ -15,6 +15,8 @@ _SHARED = {
     "states_fingerprint": "states",
     "preprocess": "preprocess",
     "layers": "layers",
+    "shots": "shots",
+    "draw_seed": "seed of the draws",
     "include_prefix": "include_prefix",
     "features": "features",
     "feature_dtype": "feature_dtype",
@@ -65,7 +67,9 @@ class Entrant:
         """Whether its head is the one of least loss of a convex problem, which no seed changes."""
         first = self.chosen[0]
         # Older records do not say whether a problem is convex; of one that is they hold one head.
-        return first["learning_rate"] is None and first.get("convex", len(self.chosen) == 1)
+        one = first.get("convex", len(self.chosen) == 1)
+        # Of few examples each seed draws others.
+        return first["learning_rate"] is None and one and "shots" not in first
 
 
 @dataclasses.dataclass(frozen=True)

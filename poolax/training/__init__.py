@@ -14,6 +14,8 @@ from poolax.training._engine.keeping import stop_on_sigterm as stop_on_sigterm
 from poolax.training._engine.limits import Limits as Limits
 from poolax.training._engine.train import TrainedHeads as TrainedHeads
 from poolax.training._states.features import extract_states as extract_states
+from poolax.training._sweep.few import few_shot as few_shot
+from poolax.training._sweep.few import few_shot_states as few_shot_states
 from poolax.training._sweep.run import sweep as sweep
 from poolax.training._sweep.states import sweep_states as sweep_states
 from poolax.training._sweep.write import head_directory as head_directory

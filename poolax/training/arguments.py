@@ -121,6 +121,14 @@ def check_splits(splits: Any, num_examples: int) -> None:
     check_disjoint(splits)
 
 
+def checked_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of token states of a shape ``(N, *parts, n, d)``; anything else is refused."""
+    mask = np.asarray(mask)
+    if mask.dtype != np.bool_ or mask.shape != shape[:-1]:
+        raise ValueError(f"mask: expected bool{list(shape[:-1])}, got {mask.dtype}{list(mask.shape)}")
+    return mask
+
+
 def check_targets_of_splits(task: Any, targets: Any, splits: Any) -> None:
     """Refuse a split whose targets do not fit the task by themselves, such as one with void alone."""
     for name in SPLITS:

@@ -58,11 +58,11 @@ def solve_head(
     pending = sorted(map(float, solver.strengths))
     while pending:
         fitted = [fit(part, tuple(pending)) for part, _ in folds]
-        scores |= _scores(fitted, [held_out for _, held_out in folds], vectors, targets, task)
+        scores |= scores_of(fitted, [held_out for _, held_out in folds], vectors, targets, task)
         if len(folds) == 1:
             tried_paths |= dict.fromkeys(pending, fitted[0])
-        pending = _beyond_the_edge(scores, task)
-    best = _best(scores, task)
+        pending = beyond_the_edge(scores, task)
+    best = best_of(scores, task)
     whole = np.concatenate([train, validation]) if solver.refit else train
     if len(folds) > 1 or solver.refit:
         tried_paths = {best: fit(whole, (best,))}
@@ -107,7 +107,7 @@ def _starts(found, held_out, vectors, targets, task) -> tuple[Start, ...]:
     scores = [None] * len(found)
     if held_out is not None:
         scores = [
-            next(iter(_scores([one], [held_out], vectors, targets, task).values())) for one in found
+            next(iter(scores_of([one], [held_out], vectors, targets, task).values())) for one in found
         ]
     lowest = int(np.argmin(np.nan_to_num(objectives, nan=np.inf)))
     return tuple(
@@ -156,7 +156,7 @@ def _fit(vectors, targets, task, solver, seed, examples, strengths, *, start=0) 
     return scaling, path
 
 
-def _scores(fitted, held_out, vectors, targets, task: Task) -> dict[float, float]:
+def scores_of(fitted, held_out, vectors, targets, task: Task) -> dict[float, float]:
     """The metric of each strength, over the held-out examples of all folds."""
     chosen = np.concatenate(held_out)
     inputs = [scaling.apply(vectors[part]) for (scaling, _), part in zip(fitted, held_out, strict=True)]
@@ -172,7 +172,7 @@ def _scores(fitted, held_out, vectors, targets, task: Task) -> dict[float, float
     return found
 
 
-def _best(scores: Mapping[float, float], task: Task) -> float:
+def best_of(scores: Mapping[float, float], task: Task) -> float:
     """The strongest of those that score alike, up to what rounding makes of equal heads."""
     sign = 1 if task.higher_is_better else -1
     # What is no number is worse than any.
@@ -184,9 +184,9 @@ def _best(scores: Mapping[float, float], task: Task) -> float:
     return max(strength for strength, value in values.items() if value >= least)
 
 
-def _beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:
+def beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:
     """Strengths to try beside those that were, where the best of them is the last on its side."""
-    best = _best(scores, task)
+    best = best_of(scores, task)
     beyond = []
     if best == min(scores):
         beyond += [best / _FACTOR, best / _FACTOR**2]

@@ -89,6 +89,63 @@ def descend_path(
     )
 
 
+def descend_draws(
+    inputs: Float[np.ndarray, "draws N d"],
+    targets: PyTree,
+    loss: Callable[[Array, PyTree], Array],
+    num_outputs: int,
+    strengths: Float[np.ndarray, " strengths"],
+    *,
+    tolerance: float = 1e-5,
+    max_steps: int = 1000,
+) -> list[Path]:
+    """The same for several small sets of examples of one size, all at once, of a convex loss.
+
+    Of ``N`` examples only ``N`` directions of the width hold anything, and only these are descended in.
+
+    Args:
+        inputs: Standardised vectors of each set.
+        targets: As ``loss`` takes them, with one more axis in front.
+        loss: As for :func:`descend_path`.
+        num_outputs: Width ``k`` of the heads.
+        strengths: Of the penalty, above 0.
+        tolerance: As for :func:`descend_path`.
+        max_steps: Most steps for a strength.
+
+    Returns:
+        The heads of each set, strongest penalty first.
+    """
+    strengths = np.sort(np.asarray(strengths, np.float64))[::-1]
+    num_draws, num_rows, dim = inputs.shape
+    rank = min(num_rows, dim)
+    rows = np.asarray(inputs, np.float64)
+    spectra = [scipy.linalg.eigh(own.T @ own / num_rows, check_finite=False) for own in rows]
+    axes = np.stack([vectors[:, -rank:] for _, vectors in spectra])
+    eigenvalues = np.stack([np.maximum(values[-rank:], 0.0) for values, _ in spectra])
+    own = jax.tree.map(
+        jnp.asarray,
+        (
+            (rows @ axes).astype(np.float32),
+            targets,
+            eigenvalues.astype(np.float32),
+        ),
+    )
+    origin = jnp.zeros((rank, num_outputs), jnp.float32)
+    solve = _program_of_draws(own, loss, max_steps)
+    zeros = (jnp.zeros((num_draws, rank, num_outputs)), jnp.zeros((num_draws, num_outputs)))
+    head, found = _Head(*zeros), []
+    for strength in strengths.astype(np.float32):
+        head, *reached = solve(head, strength, *own, origin, np.float32(tolerance))
+        found.append(jax.device_get((head.kernel, head.bias, *reached)))
+    # (strengths, draws, ...) to (draws, strengths, ...)
+    kernel, bias, objective, gradient, num_steps = (
+        np.stack(parts, axis=1) for parts in zip(*found, strict=True)
+    )
+    kernel = np.einsum("sdr,sark->sadk", axes, kernel.astype(np.float64))
+    parts = zip(kernel, bias, objective, gradient, num_steps, gradient <= tolerance, strict=True)
+    return [Path(strengths, *part) for part in parts]
+
+
 class _Head(NamedTuple):
     """A head in preconditioned coordinates, or a gradient by it."""
 
@@ -108,6 +165,12 @@ class _Descent(NamedTuple):
 @kept_program
 def _program(loss, max_steps):
     return jax.jit(functools.partial(_solve, loss, max_steps))
+
+
+@kept_program
+def _program_of_draws(loss, max_steps):
+    solve = functools.partial(_solve, loss, max_steps)
+    return jax.jit(jax.vmap(solve, in_axes=(0, None, 0, 0, 0, None, None)))
 
 
 def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin, tolerance):

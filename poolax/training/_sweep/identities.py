@@ -8,6 +8,7 @@ from typing import Any, Self
 import flax.linen as nn
 
 from poolax import codec
+from poolax._dataset import Dataset
 from poolax.backbones import Backbone
 from poolax.records import digest, fingerprint
 from poolax.training._engine.jobs import Run as Training
@@ -15,7 +16,7 @@ from poolax.training._sweep.methods import SCHEDULE, Method
 from poolax.training._sweep.rates import Search, all_rates, search
 from poolax.training._sweep.readers import Reader
 from poolax.training.arguments import rates_of, seeds_of
-from poolax.training.former import former_identity
+from poolax.training.former import describe_config, former_identity
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 from poolax.training.token_head import TokenHead
@@ -39,6 +40,8 @@ class Heads:
         solver: How heads are trained to the end; ``None`` for Adam alone.
         methods: How heads of each pooler are trained to the end; nothing without a solver.
         own: What else makes the heads of a key others, beside the source.
+        resampled: Whether each seed has training examples of its own, so that it changes heads of a
+            convex loss as well.
     """
 
     task: Task
@@ -51,6 +54,7 @@ class Heads:
     solver: Converged | None = None
     methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    resampled: bool = False
 
     @functools.cached_property
     def poolers(self) -> dict[str, nn.Module]:
@@ -86,6 +90,7 @@ class Heads:
         solver: Converged | None = None,
         methods: Mapping[str, Method] | None = None,
         own: Mapping[str, Mapping[str, Any]] | None = None,
+        resampled: bool = False,
     ) -> Self:
         """All learning rates with all seeds.
 
@@ -101,6 +106,7 @@ class Heads:
             solver: How heads are trained to the end; ``None`` for Adam alone.
             methods: How by it those of each pooler are.
             own: Of the heads of a key, what else makes them others.
+            resampled: Whether each seed has training examples of its own.
 
         Raises:
             ValueError: for numbers out of range.
@@ -118,6 +124,7 @@ class Heads:
             solver,
             dict(methods or {}),
             dict(own or {}),
+            resampled,
         )
 
     def runs_of(self, label: str) -> tuple[Run, ...]:
@@ -127,7 +134,9 @@ class Heads:
         """
         seeds = dict.fromkeys(seed for _, seed in self.runs)
         if label in self.solved:
-            return tuple((None, seed) for seed in ([0] if self.task.is_convex else seeds))
+            return tuple(
+                (None, seed) for seed in ([0] if self.task.is_convex and not self.resampled else seeds)
+            )
         if self.solver is None:
             return self.runs
         return tuple((rate, seed) for rate in all_rates(self._rates) for seed in seeds)
@@ -236,6 +245,25 @@ def _config_or_none(pooler):
         return codec.to_plain(pooler, of="head" if isinstance(pooler, TokenHead) else "pooler")
     except ValueError:
         return None
+
+
+def identity_of(backbone: Backbone, dataset: Dataset, *, include_prefix: bool) -> dict[str, Any]:
+    """What records say of a backbone and the data that it reads, and heads are known by."""
+    identity = {
+        "dataset": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "backbone": type(backbone).__name__,
+        "backbone_config": describe_config(backbone.config),
+        "backbone_fingerprint": fingerprint_of(backbone),
+        "preprocess": backbone.preprocessing.describe_for(dataset.inputs.shape),
+        "include_prefix": include_prefix,
+    }
+    if backbone.pooler is not None:
+        identity["backbone_pooler"] = describe(backbone.pooler)
+    positions = backbone.describe_positions(dataset.inputs.shape)
+    if positions is not None:
+        identity["positions"] = positions
+    return identity
 
 
 def fingerprint_of(backbone: Backbone) -> str:

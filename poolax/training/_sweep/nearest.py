@@ -32,8 +32,7 @@ class Nearest:
     def __init__(
         self, of: str, task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
     ):
-        has_classes = isinstance(task, Classification) and of != "none"
-        self._task = task if has_classes else None
+        self._task = task if isinstance(task, Classification) and of != "none" else None
         self._trained, self._targets, self._splits = of == "all", targets, splits
         self._fixed: dict[str, dict[str, Any]] = {}
 

@@ -16,6 +16,7 @@ from poolax._progress import Progress
 from poolax._signals import PreemptedError
 from poolax.records import Records, environment
 from poolax.training._convex.choose import solve_head
+from poolax.training._convex.head import SolvedHead
 from poolax.training._engine.best import Until
 from poolax.training._engine.jobs import Job, JobMaker
 from poolax.training._engine.keeping import Keeper
@@ -124,6 +125,7 @@ class SweepPlan:
         *,
         about: Mapping[str, Any],
         pooled: Mapping[str, np.ndarray] | None = None,
+        given: Mapping[str, SolvedHead] | None = None,
         read_inputs: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """Train all that is not finished, and record it.
@@ -136,6 +138,7 @@ class SweepPlan:
             progress: As for :func:`sweep`.
             about: What records say beside, on which no head depends.
             pooled: Vectors of the fixed poolers, where they are there already.
+            given: Heads of poolers that are solved already, and are to be recorded alone.
             read_inputs: Gives raw inputs of examples, of which rules predict that learn nothing.
 
         Raises:
@@ -167,7 +170,7 @@ class SweepPlan:
             fixed = {label: heads.poolers[label] for label in labels}
             vectors = pooled or pool(fixed, views, source, self._limits.mapping)
             solved = {label: vectors[label] for label in labels if label in heads.solved}
-            self._solve(solved, targets, splits, progress, about, nearest)
+            self._solve(solved, targets, splits, progress, about, nearest, given or {})
             labels = [label for label in labels if label not in heads.solved]
             for label in labels:  # before they are brought to units of their spread
                 nearest.of_fixed(label, vectors[label])
@@ -200,6 +203,7 @@ class SweepPlan:
         progress: Progress,
         about: Mapping[str, Any],
         nearest: Nearest,
+        given: Mapping[str, SolvedHead],
     ) -> None:
         """Solve the heads of these poolers on their vectors, and record each as it is found."""
         heads, solver = self._heads, self._heads.solver
@@ -211,7 +215,9 @@ class SweepPlan:
             started = time.perf_counter()
             if agreed(self._limits.should_stop())[0]:
                 raise PreemptedError("stopped before the next head; those that are solved are kept")
-            head = solve_head(vectors[label], targets, heads.task, splits, solver, seed=run[1])
+            head = given.get(label)
+            if head is None:
+                head = solve_head(vectors[label], targets, heads.task, splits, solver, seed=run[1])
             row = solved_row(
                 heads.fields(label, run), heads.task, head, vectors[label], targets, splits
             )

@@ -32,13 +32,20 @@ from poolax.training._states.sources import (
     memory_source,
 )
 from poolax.training._states.store import open_store
-from poolax.training._sweep.identities import Heads, describe, fingerprint_of
+from poolax.training._sweep.identities import Heads, identity_of
 from poolax.training._sweep.methods import methods_of
 from poolax.training._sweep.plan import SweepPlan
-from poolax.training._sweep.readers import PoolerLike, as_module, check_shape, labelled, readers_of
+from poolax.training._sweep.readers import (
+    PoolerLike,
+    Reader,
+    as_module,
+    check_shape,
+    labelled,
+    readers_of,
+)
 from poolax.training._sweep.write import Folder
 from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
-from poolax.training.former import describe_config, former_preprocess
+from poolax.training.former import former_preprocess
 from poolax.training.holding import holds_out
 from poolax.training.layers import OUTPUT, Layers, needed_layers, readings_of
 from poolax.training.solver import Converged, solver_of
@@ -67,7 +74,7 @@ def _check_sweep(
     check_choice("features", features, ("auto", *MODES))
     check_choice("feature_dtype", feature_dtype, ("float32", "bfloat16"))
     check_flag("include_prefix", include_prefix)
-    _readings(backbone, layers)
+    layers_of(backbone, layers)
     if feature_dir is not None:
         check_path("feature_dir", feature_dir)
 
@@ -166,31 +173,14 @@ def sweep(
         >>> [(row["pooler"], row["resolved"]["name"], row["seed"]) for row in records]
         [('last', 'first', 0), ('last', 'first', 1), ('avg', 'avg', 0), ('avg', 'avg', 1)]
     """
-    token = backbone.summary_token
-    named = {label: as_module(pooler, token) for label, pooler in labelled(poolers).items()}
-    readings = _readings(backbone, layers)
+    readings = layers_of(backbone, layers)
     needed = needed_layers(readings)
     limits = limits or Limits()
     if prompt is not None:
         backbone = with_prompt(backbone, dataset.inputs, prompt)
     if max_tokens is not None:
         backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
-    backbone_fingerprint = fingerprint_of(backbone)
-    preprocess = backbone.preprocessing.describe_for(dataset.inputs.shape)
-    identity = {
-        "dataset": dataset.name,
-        "data_fingerprint": dataset.fingerprint,
-        "backbone": type(backbone).__name__,
-        "backbone_config": describe_config(backbone.config),
-        "backbone_fingerprint": backbone_fingerprint,
-        "preprocess": preprocess,
-        "include_prefix": include_prefix,
-    }
-    if backbone.pooler is not None:
-        identity["backbone_pooler"] = describe(backbone.pooler)
-    positions = backbone.describe_positions(dataset.inputs.shape)
-    if positions is not None:
-        identity["positions"] = positions
+    identity = identity_of(backbone, dataset, include_prefix=include_prefix)
     task.check_targets(dataset.targets)
     # States are what costs: of a small subset of many examples, its own alone.
     check_splits(dataset.splits, len(dataset.inputs))
@@ -212,13 +202,7 @@ def sweep(
         "features": "stream" if mode == "stream" else "kept",
         "feature_dtype": feature_dtype if mode == "disk" else "float32",
     }
-    prepare = backbone.preprocess
-    not_pooled = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
-
-    def prefix(pooler):
-        return prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=not_pooled)
-
-    readers = readers_of(named, readings, needed, passed.shape[-1] // len(needed), prefix)
+    readers = readers_of_pass(passed, backbone, poolers, readings, include_prefix=include_prefix)
     views = {key: reader.view for key, reader in readers.items()}
     trained_by = solver_of(solver)
     if trained_by is not None:
@@ -235,7 +219,7 @@ def sweep(
         epochs=epochs,
         batch_size=batch_size,
         source=identity,
-        former=former_preprocess(backbone.preprocess, preprocess),
+        former=former_preprocess(backbone.preprocess, identity["preprocess"]),
         solver=trained_by,
         methods=methods,
     )
@@ -248,7 +232,7 @@ def sweep(
     started = time.perf_counter()
     pooled, source = None, StreamedSource(passed)
     fixed = plan.to_pool(passed.shape, views, streams=mode == "stream")
-    key = {"backbone": backbone_fingerprint, "data": identity["data_fingerprint"]}
+    key = {"backbone": identity["backbone_fingerprint"], "data": identity["data_fingerprint"]}
     if fixed:
         if mode == "disk":
             pooled = pool_features(fixed, views, passed, progress, directory, key, dtype=feature_dtype)
@@ -295,8 +279,36 @@ def _notes(source, train, batch_size):
     return [note] if note else []
 
 
-def _readings(backbone, layers):
+def layers_of(backbone: Backbone, layers: Any) -> tuple[Layers, ...]:
     """What is read of the layers that a backbone has."""
     readings = readings_of(layers, (*range(backbone.num_layers), OUTPUT))
     backbone.check_layer(needed_layers(readings))
     return readings
+
+
+def readers_of_pass(
+    passed: FeaturePass,
+    backbone: Backbone,
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike],
+    readings: Sequence[Layers],
+    *,
+    include_prefix: bool,
+) -> dict[str, Reader]:
+    """Each pooler on each reading of what a pass gives; prompts are left out as the backbone says.
+
+    Args:
+        passed: The pass, over all layers that are read.
+        backbone: Its backbone.
+        poolers: As for :func:`sweep`.
+        readings: What is read.
+        include_prefix: As for :func:`sweep`.
+    """
+    token, prepare = backbone.summary_token, backbone.preprocess
+    named = {label: as_module(pooler, token) for label, pooler in labelled(poolers).items()}
+    not_pooled = prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
+
+    def prefix(pooler):
+        return prefix_of(pooler, passed.num_prefix, include_prefix=include_prefix, prompt=not_pooled)
+
+    needed = needed_layers(readings)
+    return readers_of(named, readings, needed, passed.shape[-1] // len(needed), prefix)

@@ -20,7 +20,12 @@ from poolax.training._sweep.methods import methods_of
 from poolax.training._sweep.plan import SweepPlan
 from poolax.training._sweep.readers import PoolerLike, as_module, check_shape, labelled, readers_of
 from poolax.training._sweep.write import Folder
-from poolax.training.arguments import check_run, check_splits, check_targets_of_splits
+from poolax.training.arguments import (
+    check_run,
+    check_splits,
+    check_targets_of_splits,
+    checked_mask,
+)
 from poolax.training.holding import holds_out
 from poolax.training.layers import OUTPUT, Layers, needed_layers, readings_of
 from poolax.training.solver import Converged, solver_of
@@ -132,11 +137,7 @@ def sweep_states(
             f"states: expected one row for each of {max(num_targets)} targets, got {shape}"
         )
     if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype != np.bool_ or mask.shape != shape[:-1]:
-            raise ValueError(
-                f"mask: expected bool{list(shape[:-1])}, got {mask.dtype}{list(mask.shape)}"
-            )
+        mask = checked_mask(mask, shape)
         zeros = {k: np.zeros((), array.dtype) for k, array in arrays.items()}
         arrays = {k: np.where(mask[..., None], array, zeros[k]) for k, array in arrays.items()}
     check_shape(shape, task)
