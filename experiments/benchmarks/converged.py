@@ -86,14 +86,15 @@ def _accuracies(rows):
 def _theirs(pooler, states, mask, targets, splits, strengths):
     """Seconds of scikit-learn for these strengths, and the test accuracy of the best by validation."""
     import sklearn.linear_model
+    import sklearn.preprocessing
 
     from poolax.pooling import from_name
     from poolax.training import Converged
 
     vectors = np.asarray(from_name(pooler).apply({}, states, mask))
     train, validation, test = (splits[name] for name in ("train", "validation", "test"))
-    own = vectors[train]
-    inputs = ((vectors - own.mean(axis=0)) / own.std(axis=0)).astype(np.float32)
+    scaler = sklearn.preprocessing.StandardScaler().fit(vectors[train].astype(np.float64))
+    inputs = scaler.transform(vectors.astype(np.float64)).astype(np.float32)
     start, scores = time.perf_counter(), []
     for strength in strengths:
         model = sklearn.linear_model.LogisticRegression(
