@@ -3,7 +3,17 @@
 import jax
 import numpy as np
 import pytest
-from parity import TOLERANCE, assert_layers, edit_config, reference, run, save, torch
+from parity import (
+    TOLERANCE,
+    assert_layers,
+    build,
+    edit_config,
+    reference,
+    run,
+    save,
+    torch,
+    transformers,
+)
 
 from poolax import backbones
 
@@ -169,3 +179,21 @@ def test_patchtst_that_is_not_read(change, message, tmp_path):
     edit_config(tmp_path, **change)
     with pytest.raises(ValueError, match=message):
         backbones.load(tmp_path)
+
+
+HEADS = {
+    "TimesFm2_5ModelForPrediction": TIMESFM | {"horizon_length": 4, "output_quantile_len": 8},
+    # Masks what it reads, which is not done here.
+    "PatchTSTForPretraining": PATCHTST,
+    "PatchTSTForClassification": PATCHTST | {"num_targets": 3},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_left_aside(head, tmp_path):
+    cls = getattr(transformers, head)
+    model = build(cls, cls.config_class(**HEADS[head]))
+    whole = backbones.load(save(model, tmp_path / "whole"))
+    alone = backbones.load(save(model.model, tmp_path / "alone"))
+    assert whole.config == alone.config
+    jax.tree.map(np.testing.assert_array_equal, whole.params, alone.params)
