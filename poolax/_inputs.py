@@ -8,6 +8,7 @@ import numpy as np
 from poolax._splits import row_digests
 
 
+@runtime_checkable
 class Inputs(Protocol):
     """What examples are read from: a NumPy array, or anything that reads examples when indexed.
 
