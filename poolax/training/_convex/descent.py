@@ -117,11 +117,11 @@ def descend_draws(
     """
     strengths = np.sort(np.asarray(strengths, np.float64))[::-1]
     num_draws, num_rows, dim = inputs.shape
-    rank = min(num_rows, dim)
+    kept = min(num_rows, dim)
     rows = np.asarray(inputs, np.float64)
     spectra = [scipy.linalg.eigh(own.T @ own / num_rows, check_finite=False) for own in rows]
-    axes = np.stack([vectors[:, -rank:] for _, vectors in spectra])
-    eigenvalues = np.stack([np.maximum(values[-rank:], 0.0) for values, _ in spectra])
+    axes = np.stack([vectors[:, -kept:] for _, vectors in spectra])
+    eigenvalues = np.stack([np.maximum(values[-kept:], 0.0) for values, _ in spectra])
     own = jax.tree.map(
         jnp.asarray,
         (
@@ -130,9 +130,9 @@ def descend_draws(
             eigenvalues.astype(np.float32),
         ),
     )
-    origin = jnp.zeros((rank, num_outputs), jnp.float32)
+    origin = jnp.zeros((kept, num_outputs), jnp.float32)
     solve = _program_of_draws(own, loss, max_steps)
-    zeros = (jnp.zeros((num_draws, rank, num_outputs)), jnp.zeros((num_draws, num_outputs)))
+    zeros = (jnp.zeros((num_draws, kept, num_outputs)), jnp.zeros((num_draws, num_outputs)))
     head, found = _Head(*zeros), []
     for strength in strengths.astype(np.float32):
         head, *reached = solve(head, strength, *own, origin, np.float32(tolerance))
@@ -142,7 +142,8 @@ def descend_draws(
         np.stack(parts, axis=1) for parts in zip(*found, strict=True)
     )
     kernel = np.einsum("sdr,sark->sadk", axes, kernel.astype(np.float64))
-    parts = zip(kernel, bias, objective, gradient, num_steps, gradient <= tolerance, strict=True)
+    ranks = [rank_of(values) for values, _ in spectra]
+    parts = zip(kernel, bias, objective, gradient, num_steps, gradient <= tolerance, ranks, strict=True)
     return [Path(strengths, *part) for part in parts]
 
 

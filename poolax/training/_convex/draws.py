@@ -97,4 +97,5 @@ def _head(scores, paths, task) -> SolvedHead:
         gradient=float(path.gradient[place]),
         num_steps=int(path.num_steps[place]),
         converged=bool(path.converged[place]),
+        rank=path.rank,
     )
