@@ -91,10 +91,10 @@ def _theirs(pooler, states, mask, targets, splits, strengths):
     from poolax.pooling import from_name
     from poolax.training import Converged
 
-    vectors = np.asarray(from_name(pooler).apply({}, states, mask))
+    vectors = np.asarray(from_name(pooler).apply({}, states, mask), np.float64)
     train, validation, test = (splits[name] for name in ("train", "validation", "test"))
-    scaler = sklearn.preprocessing.StandardScaler().fit(vectors[train].astype(np.float64))
-    inputs = scaler.transform(vectors.astype(np.float64)).astype(np.float32)
+    scaler = sklearn.preprocessing.StandardScaler().fit(vectors[train])
+    inputs = np.asarray(scaler.transform(vectors), np.float32)
     start, scores = time.perf_counter(), []
     for strength in strengths:
         model = sklearn.linear_model.LogisticRegression(
