@@ -140,9 +140,12 @@ DIGITS = ("--datasets", "digits", *PRETRAINED, *ADAM)
 
 
 def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
-    arguments = (*DIGITS, "--poolers", "avg", "--learning-rates", "1e38", "--out", tmp_path)
+    layers = ("--layers", "0", "mix:0+output")
+    arguments = (*DIGITS, "--poolers", "avg", "--learning-rates", "1e38", *layers, "--out", tmp_path)
     assert run("vision", *arguments) == 3
-    assert "Complete with 2 diverged heads" in capsys.readouterr().err
+    records = Records.read(tmp_path / "vision.jsonl")
+    assert [row["layers"] for row in records] == ["0", "0", "mix:0+output", "mix:0+output"]
+    assert "Complete with 4 diverged heads" in capsys.readouterr().err
     assert "| diverged |" in (tmp_path / "vision.md").read_text()
 
 

@@ -26,6 +26,9 @@ class Options:
         learning_rates: Tried for each pooler with "adam" and chosen by validation.
         solvers: "adam" is the paper's protocol, "converged" trains heads until nothing is to be gained;
             they stand side by side.
+        layers: What heads read of a backbone: "output", a block's number, several side by side as in
+            "3+6", a learned mixture as in "mix:3+6", "all" for each layer, "mix:all"; each has rows of
+            its own.
         num_examples: Most examples of each split; by default those that the table's notes tell.
         features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
         memory_budget: MiB for token states, and for the heads that are trained at once; by default half
@@ -44,6 +47,7 @@ class Options:
     epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
     solvers: tuple[Literal["adam", "converged"], ...] = ("adam", "converged")
+    layers: tuple[str, ...] = ("output",)
     num_examples: OptionalCount = None
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None
@@ -56,7 +60,7 @@ class Options:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
         for name in self.datasets:
             check_choice("datasets", name, datasets)
-        for field in ("poolers", "solvers"):
+        for field in ("poolers", "solvers", "layers"):
             if not getattr(self, field):
                 raise ValueError(f"{field}: expected at least one, got none")
         for name in self.poolers:

@@ -97,6 +97,7 @@ def _sweep(study: Study, context: Context) -> Records:
                     batch_size=case.batch_size,
                     learning_rates=options.learning_rates,
                     solver=solver,
+                    layers=options.layers,
                     features=options.features,
                     out=context.out,
                     limits=_limits(options, should_stop),

@@ -16,6 +16,8 @@ _FIELDS = (
     *("id", "dataset", "task", "task_options", "metric", "higher_is_better", "pooler", "resolved"),
     *("learning_rate", "seed", "epochs", "batch_size", "validation", "test", "test_metrics"),
     *(
+        "layers",
+        "knn",
         "solver",
         "convex",
         "strength",
