@@ -181,7 +181,9 @@ def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin
         return jnp.einsum("...d,dk->...k", inputs, kernel, precision=_EXACT) + bias
 
     at_start = outputs_of(origin, jnp.zeros_like(head.bias))
-    unit, curvature = _scales(loss, at_start, targets)
+    unit, _ = _scales(loss, at_start, targets)
+    # Where a stronger penalty has led the loss is curved otherwise than where that one started.
+    _, curvature = _scales(loss, outputs_of(head.kernel, head.bias), targets)
     # Rows of the kernel in units in which the loss is curved by about 1.
     unit_of_row = jax.lax.rsqrt(curvature * eigenvalues + strength)[:, None]
 
