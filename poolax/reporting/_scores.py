@@ -77,6 +77,8 @@ def _summary(entrant: Entrant, variant: str) -> dict[str, Any]:
         "validation": entrant.validation,
         "mean": float(np.mean(scores)) if scores else None,
         "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "knn_validation": _of_neighbours(entrant, "validation"),
+        "knn_test": _of_neighbours(entrant, "test"),
         "is_solved": entrant.is_solved,
         "num_seeds": len(scores),
         "num_diverged": len(entrant.chosen) - len(scores),
@@ -84,3 +86,9 @@ def _summary(entrant: Entrant, variant: str) -> dict[str, Any]:
         "best_constant": first.get("best_constant"),
         "test_in_train": first.get("duplicates", {}).get("test in train"),
     }
+
+
+def _of_neighbours(entrant: Entrant, split: str) -> float | None:
+    """Mean score of nearest neighbours among the vectors of the chosen heads, where records hold it."""
+    scores = [row["knn"][split] for row in entrant.sound if "knn" in row]
+    return float(np.mean(scores)) if scores else None
