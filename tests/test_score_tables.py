@@ -268,3 +268,15 @@ def test_terminals_that_are_narrow_break_cells_and_then_the_table(monkeypatch, c
 def test_nothing_to_show():
     with pytest.raises(ValueError, match="records: expected at least one head record, got none"):
         reporting.score_tables([])
+
+
+def test_scores_of_nearest_neighbours_stand_behind_those_of_heads():
+    with_votes = [row | {"knn": {"validation": 0.55, "test": 0.45}} for row in (*ADAM[:2], SOLVED[0])]
+    [table] = reporting.score_tables([*with_votes, *ADAM[2:], SOLVED[1]])
+    assert list(table.columns[-2:]) == ["k-NN, validation", "k-NN, test"]
+    assert cells(table, "avg")[-2:] == ["55.00", "45.00"]
+    assert cells(table, "max")[-2:] == ["–", "–"]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert any(note.startswith("k-NN: ") for note in table.notes)
+    [without] = reporting.score_tables([*ADAM, *SOLVED])
+    assert not any("k-NN" in text for text in (*without.columns, *without.notes))

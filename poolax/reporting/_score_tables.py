@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from poolax.reporting._marks import (
@@ -25,6 +26,13 @@ _DIFFERENCE = (
 )
 
 _MISSING = "A dash: no such heads were trained."
+
+_NEIGHBOURS = (
+    "k-NN: accuracy of a vote of the 20 nearest training vectors by cosine, without a trained head; a "
+    "dash where vectors of learned poolers were not compared."
+)
+
+_NO_CELLS = (Cell(""), Cell(""))
 
 
 def score_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -93,10 +101,17 @@ def _table(comparison: Comparison) -> Table:
         rows.append(cells)
     examples = [place.example for place in comparison.protocols.values()]
     rows += _constants(examples, num_blank=len(headings) - 2)
+    neighbours = _neighbours(poolers, summaries)
+    if neighbours:
+        rows = [[*row, *cells] for row, cells in zip_longest(rows, neighbours, fillvalue=_NO_CELLS)]
     metric = summaries[0]["metric"]
     return Table(
         title=f"{comparison.name} ({unit(metric)})",
-        columns=["pooler", *(f"{word}{heading}" for word in words for heading in headings)],
+        columns=[
+            "pooler",
+            *(f"{word}{heading}" for word in words for heading in headings),
+            *(["k-NN, validation", "k-NN, test"] if neighbours else []),
+        ],
         rows=rows,
         notes=[
             *remarks_on(comparison),
@@ -104,6 +119,7 @@ def _table(comparison: Comparison) -> Table:
             *([_MISSING] if any(len(found) < len(poolers) for found in places.values()) else []),
             test_note(summaries),
             *_difference_notes(summaries),
+            *([_NEIGHBOURS] if neighbours else []),
             constants_note(examples),
         ],
         tidy=[{"protocol": name} | entry for name, entries in places.items() for entry in entries],
@@ -123,6 +139,22 @@ def _cells(pooler: str, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
         Cell(mean_and_std(entry), bold=chosen, underlined=pooler in best_on_test(entries)),
         Cell("chosen" if chosen else apart, bold=chosen),
     ]
+
+
+def _neighbours(poolers: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
+    """Validation and test score of nearest neighbours of each pooler; nothing where no record has one.
+
+    Vectors of fixed poolers are the same whatever way their heads were trained.
+    """
+    known = {entry["pooler"]: entry for entry in reversed(summaries) if entry["knn_test"] is not None}
+    if not known:
+        return []
+    rows = []
+    for pooler in poolers:
+        entry = known.get(pooler)
+        scores = [None, None] if entry is None else [entry["knn_validation"], entry["knn_test"]]
+        rows.append([Cell(score(value, summaries[0]["metric"])) for value in scores])
+    return rows
 
 
 def _constants(examples: Sequence[Mapping[str, Any]], *, num_blank: int) -> list[list[Cell]]:
