@@ -299,7 +299,9 @@ class Rotary:
             return jnp.concatenate([turned, rest], axis=-1)
         num_tokens, half = x.shape[-3], x.shape[-1] // 2
         dtype = accumulation_dtype(x)
-        if offset is None and (lengths is None or self.scaling is None):
+        # A symbolic size, of an export for any length, is no constant.
+        is_fixed = isinstance(num_tokens, int) and offset is None
+        if is_fixed and (lengths is None or self.scaling is None):
             cos, sin = _table(self, num_tokens, half, dtype)
         else:
             cos, sin = self._turns(num_tokens, half, dtype, lengths, offset)
