@@ -415,7 +415,7 @@ def test_files_of_fused_projections_have_as_many_rows_as_the_configuration_says(
 
 
 def test_scales_stored_less_one_are_rounded_once(tmp_path):
-    # In bfloat16 1 + 0.0037 would be 1 or 1.0078.
+    # In bfloat16 1 + 0.0037 would be 1 or 1.0078: they are kept as they are stored.
     fields = {"model_type": "gemma2", "num_hidden_layers": 1, "head_dim": 4}
     fields["sliding_window"] = 4
     tensors = llama_tensors(ml_dtypes.bfloat16, layers=1)
@@ -423,7 +423,7 @@ def test_scales_stored_less_one_are_rounded_once(tmp_path):
         tensors[f"model.layers.0.{name}.weight"] = np.full(16, 0.0037, ml_dtypes.bfloat16)
     write(tmp_path / "a", tensors, CONFIG | fields)
     scale = backbones.load(tmp_path / "a", dtype=jnp.float32).params["encoder"]["block_0"]["norm2"]
-    expected = np.float32(1) + np.float32(ml_dtypes.bfloat16(0.0037))
+    expected = np.float32(ml_dtypes.bfloat16(0.0037))
     np.testing.assert_array_equal(scale["scale"], np.full(16, expected))
     half = backbones.load(tmp_path / "a").params["encoder"]["block_0"]["norm2"]["scale"]
     assert half.dtype == jnp.bfloat16

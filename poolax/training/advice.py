@@ -177,6 +177,7 @@ def advise(
     Example:
         >>> import jax
         >>> from poolax import backbones, data
+        >>> from poolax.training import task_for
         >>> config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
         >>> vit = backbones.ViT.init(config, jax.random.key(0), backbones.ImagePreprocess(scale=1 / 16))
         >>> digits = data.load("digits").subset(200)

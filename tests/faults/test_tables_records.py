@@ -9,9 +9,12 @@ from heads import toy
 
 from poolax.pooling import from_name
 from poolax.training import Classification, Limits, Records, head_directory, sweep_states
+from poolax.training._states.views import WHOLE
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.plan import SweepPlan
+from poolax.training._sweep.readers import Reader
 from poolax.training._sweep.write import Folder
+from poolax.training.layers import Layers
 
 TASK = Classification(3)
 OPTIONS = {"poolers": ["avg", "max"], "seeds": 1, "epochs": 2}
@@ -24,11 +27,11 @@ def finished(tmp_path_factory):
     states, mask, targets, splits = toy(30)
     records = sweep_states(states, mask, targets, TASK, splits=splits, out=out, **OPTIONS)
     identity = {"states_fingerprint": records[0]["states_fingerprint"]}
-    poolers = {name: from_name(name) for name in OPTIONS["poolers"]}
+    readers = {name: Reader(name, from_name(name), WHOLE, Layers()) for name in OPTIONS["poolers"]}
 
     def heads_of(folder):
         numbers = {"seeds": 1, "learning_rates": (1e-3,), "epochs": 2, "batch_size": 32}
-        heads = Heads.of(TASK, poolers, **numbers, source=identity)
+        heads = Heads.of(TASK, readers, **numbers, source=identity)
         return SweepPlan(heads, Folder(folder), Limits(), resume=True).finished
 
     assert list(heads_of(out).values()) == list(records)

@@ -223,7 +223,7 @@ class SweepPlan:
             )
             wall_s = round(time.perf_counter() - started, 3)
             row |= heads.methods[label].describe() | nearest.of_fixed(label, vectors[label])
-            row |= self._noted(label, row, targets, splits)
+            row |= self._noted(label, {**row, **about}, targets, splits)
             row |= {"wall_s": wall_s, **about, **environment()}
             variables = {"params": {"output": {"kernel": head.kernel, "bias": head.bias}}}
             self._folder.save(row, variables, heads.config(label, run))
@@ -290,7 +290,7 @@ class SweepPlan:
                     row = row_of(fields, task, heads, place, targets, splits) | common
                     if label in methods:
                         row |= methods[label].describe()
-                        row |= self._noted(label, row, targets, splits)
+                        row |= self._noted(label, {**row, **about}, targets, splits)
                     own = jax.tree.map(lambda leaf, place=place: leaf[place], heads.variables)
                     if isinstance(job.source, PooledSource):
                         row |= nearest.of_fixed(label, job.source.pooled[:, index])
