@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from poolax import backbones, cli, data, reporting, training
+from poolax import backbones, cli, data, reporting, statistics, training
 from poolax.records import Predictions
 from poolax.training import Classification
 from poolax.training._advice import evidence
 from poolax.training._advice.choice import Price, choose
+from poolax.training._advice.reasons import reasons_of_scores
 
 NUM, TOKENS, WIDTH = 700, 10, 12
 SPLITS = dict(zip(("train", "validation", "test"), np.split(np.arange(NUM), [300, 450]), strict=True))
@@ -71,6 +72,7 @@ def test_a_right_pooler_is_recommended(kind, right):
         "sum",
     }
     assert advice.runner_up is not None
+    assert advice.sentence.endswith("which scores alike.") == (len(advice.equals) > 1)
     assert advice.head.predict(states[:3]).shape == (3, 2)
     assert advice.directory is None
 
@@ -191,3 +193,30 @@ def test_a_backbone_of_another_kind_is_refused_before_anything_is_trained(tmp_pa
     assert cli.main(["advise", str(tmp_path / "vit"), str(file)]) == 2
     assert "expected a backbone of modality language" in capsys.readouterr().err
     assert data.from_files(file).num_classes == 2
+
+
+def test_what_does_not_fit_the_memory_is_left_out_and_said():
+    config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    vit = backbones.ViT.init(config, jax.random.key(0), backbones.ImagePreprocess(scale=1 / 16))
+    digits = data.load("digits").subset(300)
+    # Five tokens of eight numbers an example.
+    limits = training.Limits(memory_budget=4 * 5 * 8 * 400)
+    advice = training.advise(vit, digits, Classification(10), poolers=["avg"], limits=limits)
+    assert any("read 400 of 900 examples" in reason for reason in advice.reasons)
+    assert advice.test["avg"].num_examples == 133
+
+
+def test_words_on_a_cheaper_pooler_are_those_of_the_difference():
+    rng = np.random.default_rng(0)
+    right = {"dear": rng.random(600) < 0.6, "cheap": rng.random(600) < 0.9}
+    test = {name: predictions(values) for name, values in right.items()}
+    prices = {"dear": Price(9, 1.0), "cheap": Price(0, 1.0)}
+    validation = {"dear": 0.9, "cheap": 0.8}
+    choice = choose(validation, test, prices, higher_is_better=True)
+    scores = statistics.resample(test)
+    intervals = {name: scores.interval(name) for name in test}
+    row = {"metric": "accuracy", "higher_is_better": True}
+    said = " ".join(reasons_of_scores(choice, intervals, validation, row, None))
+    assert choice.recommended == "cheap"
+    assert "better beyond noise, and it costs less" in said
+    assert "none beyond noise" not in said

@@ -76,3 +76,16 @@ def test_another_backbone_is_refused(tmp_path):
     head = head_of(pooling.from_name("avg"), backbone_fingerprint="of another")
     with pytest.raises(ValueError, match="backbone: expected the one that the head was trained on"):
         training.export_head(head, tmp_path / "whole.jax", backbone=vit)
+
+
+def test_the_layer_that_a_head_reads_goes_with_it(tmp_path):
+    config = backbones.ViTConfig(8, 4, 1, width=WIDTH, num_layers=2, num_heads=2, mlp_dim=8)
+    vit = backbones.ViT.init(config, jax.random.key(0), backbones.ImagePreprocess(scale=1 / 16))
+    head = head_of(pooling.from_name("avg"), layers="1")
+    training.export_head(head, tmp_path / "whole.jax", backbone=vit)
+    exported = jax.export.deserialize(bytearray((tmp_path / "whole.jax").read_bytes()))
+    images = np.random.default_rng(0).uniform(0, 16, (3, 8, 8, 1)).astype(np.float32)
+    expected = head.predict(training.extract_states(vit, images, layer=1).states)
+    np.testing.assert_allclose(exported.call(images), expected, rtol=1e-5, atol=1e-6)
+    output = head.predict(training.extract_states(vit, images).states)
+    assert np.abs(np.asarray(expected) - np.asarray(output)).max() > 1e-3

@@ -16,7 +16,6 @@ from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._models import load_model
 from poolax.cli._options import OptionalCount, OptionalNumber, OptionalPath
 from poolax.cli._own_data import FileFlags, load_data
-from poolax.cli._program import asking
 from poolax.pooling import from_name
 from poolax.records import Records, environment
 from poolax.reporting import advice_table, plot_advice
@@ -102,7 +101,7 @@ class Advise:
                 max_tokens=self.max_tokens,
                 out=self.out,
                 seed=self.seed,
-                progress=asking(progress),
+                progress=progress,
             )
         record = {
             **advice.to_record(),

@@ -19,7 +19,7 @@ from poolax.cli._data_list import describe_entry, print_entries
 from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
 from poolax.cli._options import OptionalPath
-from poolax.cli._own_data import FileFlags, load_data
+from poolax.cli._own_data import FileFlags, is_own, load_data
 from poolax.cli._program import asking
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
@@ -159,6 +159,8 @@ class Show:
             option=self.option,
         )
         record = describe_dataset(entry, dataset, options)
+        # Copies are told by the whole of every input, which published sets were looked at for.
+        record["warnings"] = list(data.examine(dataset).warnings) if is_own(self.name) else []
         if entry.modality != "language":
             record["picture"] = str(self._draw(entry, dataset))
         if self.as_json:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from poolax.cli._data_list import describe_entry
-from poolax.data import Dataset, Entry, examine
+from poolax.data import Dataset, Entry
 
 NUM_SAMPLES = 3
 
@@ -66,7 +66,6 @@ def describe_dataset(entry: Entry, dataset: Dataset, options: Mapping[str, Any])
         "source": dataset.source,
         "licence": dataset.licence,
         "notes": [*entry.notes, *dataset.notes],
-        "warnings": list(examine(dataset).warnings),
     }
 
 

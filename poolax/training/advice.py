@@ -102,7 +102,9 @@ class Advice:
         if self.runner_up is None:
             return f"Take {self.recommended}: no other pooler was tried."
         if self.decided:
-            return f"Take {self.recommended}: it is better than every other pooler beyond noise."
+            alike = [name for name in self.equals if name != self.recommended]
+            but = f" but {', '.join(alike)}, which scores alike" if alike else ""
+            return f"Take {self.recommended}: better beyond noise than every other pooler{but}."
         shown = ", ".join(self.equals[:_SHOWN]) + (", …" if len(self.equals) > _SHOWN else "")
         return f"Take {self.recommended}, the cheapest of {shown}: no difference is beyond noise."
 
@@ -197,16 +199,20 @@ def advise(
         name: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
         for name, pooler in given.items()
     }
-    dataset, notes = _fitting(backbone, dataset, minutes, limits, seed)
-    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
-    passed = FeaturePass(
-        backbone,
-        dataset.inputs,
-        dataset.mask,
-        indices=used,
-        should_stop=limits.should_stop,
-        mapping=limits.mapping,
-    )
+    used, passed = _pass(backbone, dataset, limits)
+    most, why = limits.budget // (4 * int(np.prod(passed.shape[1:]))), "memory"
+    if minutes is not None and len(used) > _ALWAYS:
+        check_number("minutes", minutes, above=0.0)
+        rate = _examples_per_second(backbone, dataset, limits, seed)
+        most, why = min((most, why), (int(rate * _SHARE_OF_FEATURES * _SECONDS * minutes), "time"))
+    notes = dataset.notes
+    if len(used) > most:
+        dataset = _fewer(dataset, most / len(used), seed)
+        notes = (
+            f"read {most} of {len(used)} examples, chosen at random: there is no more {why}",
+            *notes,
+        )
+        used, passed = _pass(backbone, dataset, limits)
     collected: Any = passed.collect(progress)
     features_s = time.monotonic() - started
     return _advise(
@@ -222,7 +228,7 @@ def advise(
         limits=limits,
         progress=progress,
         name=backbone.name,
-        notes=(*notes, *dataset.notes),
+        notes=notes,
         features_s=features_s,
     )
 
@@ -340,7 +346,9 @@ def _advise(
         tokens = evidence.Tokens.of(states, mask, runs.test)
         prices = {label: evidence.price(head, tokens) for label, head in heads.items()}
         choice = _chosen(trained, prices, seed)
-        half = _half(sweeper, modules, choice.recommended, seed) if not _late(deadline) else None
+        half, taken = None, choice.recommended
+        if deadline is None or time.monotonic() < deadline:
+            half = sweeper.on_half(taken, modules[taken], seed)
     scores = statistics.resample(trained.predictions("test"), seed=seed)
     test = {label: scores.interval(label) for label in trained.rows}
     leading = sorted(choice.equals, key=lambda label: prices[label].key)[:_LEADING]
@@ -381,10 +389,6 @@ def _advise(
     )
 
 
-def _late(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
-
-
 def _chosen(trained: Trained, prices: Mapping[str, Price], seed: int) -> Choice:
     row = next(iter(next(iter(trained.rows.values())).values()))
     return choose(
@@ -396,35 +400,31 @@ def _chosen(trained: Trained, prices: Mapping[str, Price], seed: int) -> Choice:
     )
 
 
-def _half(sweeper: Sweeper, modules: Mapping[str, Any], label: str, seed: int) -> float:
-    """The test score of a pooler trained on half of the training examples."""
-    return sweeper.on_half(label, modules[label], seed)
+def _pass(backbone: Backbone, dataset: Dataset, limits: Limits) -> tuple[np.ndarray, FeaturePass]:
+    """The examples that any split holds, and the pass over them, which is not run yet."""
+    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
+    return used, _pass_over(backbone, dataset, used, limits)
 
 
-def _fitting(
-    backbone: Backbone, dataset: Dataset, minutes: float | None, limits: Limits, seed: int
-) -> tuple[Dataset, tuple[str, ...]]:
-    """The data set, or as much of it as there is memory and time for."""
-    num_examples = sum(len(part) for part in dataset.splits.values())
-    passed = FeaturePass(backbone, dataset.inputs, dataset.mask, indices=np.zeros(1, int))
-    most = limits.budget // (4 * int(np.prod(passed.shape[1:])))
-    why = "memory"
-    if minutes is not None and num_examples > _ALWAYS:
-        check_number("minutes", minutes, above=0.0)
-        rate = _examples_per_second(backbone, dataset, limits, seed)
-        in_time = int(rate * _SHARE_OF_FEATURES * _SECONDS * minutes)
-        if in_time < most:
-            most, why = in_time, "time"
-    if num_examples <= most:
-        return dataset, ()
-    share = most / num_examples
-    parts = {name: max(2, int(share * len(part))) for name, part in dataset.splits.items()}
+def _pass_over(backbone: Backbone, dataset: Dataset, indices: Any, limits: Limits) -> FeaturePass:
+    return FeaturePass(
+        backbone,
+        dataset.inputs,
+        dataset.mask,
+        indices=indices,
+        should_stop=limits.should_stop,
+        mapping=limits.mapping,
+    )
+
+
+def _fewer(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """The data set with a share of each split, chosen at random."""
     rng = np.random.default_rng(seed)
     splits = {
-        name: np.sort(rng.permutation(part)[: parts[name]]) for name, part in dataset.splits.items()
+        name: np.sort(rng.permutation(part)[: max(2, int(share * len(part)))])
+        for name, part in dataset.splits.items()
     }
-    note = f"{sum(parts.values())} of {num_examples} examples, chosen at random: there is no more {why}"
-    return dataclasses.replace(dataset, splits=splits), (note,)
+    return dataclasses.replace(dataset, splits=splits)
 
 
 def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits, seed: int) -> float:
@@ -432,12 +432,5 @@ def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits, s
     train = np.asarray(dataset.splits["train"])
     some = np.random.default_rng(seed).permutation(train)[:_SAMPLED]
     started = time.monotonic()
-    FeaturePass(
-        backbone,
-        dataset.inputs,
-        dataset.mask,
-        indices=np.sort(some),
-        should_stop=limits.should_stop,
-        mapping=limits.mapping,
-    ).collect(no_progress)
+    _pass_over(backbone, dataset, np.sort(some), limits).collect(no_progress)
     return len(some) / (time.monotonic() - started)

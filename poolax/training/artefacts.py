@@ -14,7 +14,7 @@ from poolax.backbones import Backbone, SeriesPreprocess, TextPreprocess
 from poolax.records import as_written, environment
 from poolax.training._engine.heads import Head
 from poolax.training._states.prefixes import leave_out, prefix_of
-from poolax.training._sweep.identities import fingerprint_of
+from poolax.training.exports import check_backbone_of
 from poolax.training.tasks import SentenceCompletion, SentenceSimilarity
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -61,7 +61,7 @@ def export_head(head: Head, path: epath.PathLike, *, backbone: Backbone | None =
         call, arguments, described = _on_states(head)
     else:
         check_instance("backbone", backbone, Backbone, "a Backbone")
-        _check_backbone(head, backbone)
+        check_backbone_of(head, backbone)
         call, arguments, described = _on_inputs(head, backbone)
     exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*arguments)
     target = absolute_path(path)
@@ -118,7 +118,7 @@ def _on_inputs(head: Head, backbone: Backbone):
     skipped = prefix_of(head.pooler, backbone.num_prefix, include_prefix=include, prompt=prompt)
 
     def outputs(inputs, mask):
-        tokens = backbone.apply(backbone.params, inputs, mask)
+        tokens = backbone.apply(backbone.params, inputs, mask, layer=head.layer)
         return head.predict(*leave_out(tokens.states, tokens.mask, skipped))
 
     if is_text or backbone.modality == "language":
@@ -178,12 +178,3 @@ def _scope(head: Head, backbone: Backbone | None) -> jax.export.SymbolicScope:
 
 def _symbolic(axes: str, dtype: Any, scope: jax.export.SymbolicScope) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jax.export.symbolic_shape(axes, scope=scope), dtype)
-
-
-def _check_backbone(head: Head, backbone: Backbone) -> None:
-    known = head.config.get("backbone_fingerprint")
-    if known not in (None, fingerprint_of(backbone)):
-        raise ValueError(
-            f"backbone: expected the one that the head was trained on, whose fingerprint is {known}, "
-            f"got {fingerprint_of(backbone)}"
-        )

@@ -87,14 +87,7 @@ def _pooler_of(head, backbone, with_output):
         raise ValueError(
             f"head: expected one that reads the output of its backbone, got one of layer {head.layer}"
         )
-    known = head.config.get("backbone_fingerprint")
-    if known not in (None, fingerprint_of(backbone)):
-        raise ValueError(
-            f"backbone: expected the one that the head was trained on, whose fingerprint is {known}, "
-            f"got {fingerprint_of(backbone)}; after a sweep with max_tokens=N give "
-            "backbone.replace(preprocess=backbone.preprocess.cut_to(N)), with a prompt "
-            "with_prompt(prompt)"
-        )
+    check_backbone_of(head, backbone)
     pooler, params = head.pooler, head.variables["params"].get("pooler", {})
     include = head.config.get("include_prefix", True)
     skipped = prefix_of(pooler, backbone.num_prefix, include_prefix=include)
@@ -106,3 +99,15 @@ def _pooler_of(head, backbone, with_output):
         inner = {"pooler": params} if params else {}
         params = {"dense": head.variables["params"]["output"], **inner}
     return pooler, params
+
+
+def check_backbone_of(head: Head, backbone: Backbone) -> None:
+    """Refuse a backbone that a head was not trained on, where its checkpoint says on which it was."""
+    known = head.config.get("backbone_fingerprint")
+    if known not in (None, fingerprint_of(backbone)):
+        raise ValueError(
+            f"backbone: expected the one that the head was trained on, whose fingerprint is {known}, "
+            f"got {fingerprint_of(backbone)}; after a sweep with max_tokens=N give "
+            "backbone.replace(preprocess=backbone.preprocess.cut_to(N)), with a prompt "
+            "with_prompt(prompt)"
+        )

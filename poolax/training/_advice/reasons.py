@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from poolax.statistics import Interval
-from poolax.training._advice.choice import Choice
+from poolax.training._advice.choice import LEVEL, Choice
 
 _MORE_DATA = 0.01
 
@@ -36,7 +36,9 @@ def reasons_of_scores(
         found = choice.comparisons[taken]
         said.append(
             f"{taken} has {_of(test[taken])}: {found.value:+.4g} [{found.low:+.4g}, {found.high:+.4g}] "
-            f"to {best}, adjusted p = {found.adjusted:.2g}: none beyond noise, and it costs less"
+            f"to {best}, adjusted p = {found.adjusted:.2g}: "
+            + ("none beyond noise" if found.adjusted >= LEVEL else "better beyond noise")
+            + ", and it costs less"
         )
     worse = [name for name in choice.comparisons if name not in choice.equals]
     if worse:
@@ -44,7 +46,7 @@ def reasons_of_scores(
     ahead = [
         name
         for name, found in choice.comparisons.items()
-        if found.adjusted < 0.05 and sign * found.value > 0
+        if found.adjusted < LEVEL and sign * found.value > 0
     ]
     if ahead:
         said.append(
