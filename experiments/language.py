@@ -4,6 +4,9 @@
 
 DIR holds banking77/, tweet_emotion/, stsb/ and hellaswag/, see "poolax data list". Records, heads, the
 table (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
+Other data sets of that list and your own files are named in place of these:
+
+    python experiments/language.py --datasets reviews.csv --text-column body --label-column topic
 """
 
 if __name__ == "__main__":
@@ -37,9 +40,9 @@ class Options(comparison.Options):
     backbone: str | None = None
     max_tokens: OptionalCount = None
 
-    def check(self, datasets: tuple[str, ...]) -> None:
+    def check(self) -> None:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
-        super().check(datasets)
+        super().check()
         if self.max_tokens is not None:
             check_count("max_tokens", self.max_tokens)
 
@@ -55,7 +58,7 @@ def case(name, task, *, max_tokens, limit=None):
     """
 
     def dataset(context):
-        data = context.load(name, limit=limit)
+        data = context.read(name, limit)
         length = context.options.max_tokens or max_tokens
         return comparison.with_notes(data, f"texts cut to {length} tokens")
 
@@ -80,6 +83,7 @@ def classification(data):
 
 STUDY = comparison.Study(
     name="language",
+    modality="language",
     title="Language: poolers on a frozen sentence encoder",
     options=Options(),
     cases={
@@ -90,6 +94,7 @@ STUDY = comparison.Study(
             "hellaswag", lambda _: training.SentenceCompletion(), max_tokens=64, limit=2000
         ),
     },
+    other=lambda name: case(name, training.task_for, max_tokens=128),
 )
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@
 DIR holds ucr/ or folders of its four sets, and ett/, see "poolax data list". The transformer learns to
 fill in hidden patches of the training splits of all data sets together. Records, heads, the table
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
+Other data sets of that list (long series with NAME_forecasting or NAME_imputation) and your own files
+are named in place of these, each with a transformer of its own:
+
+    python experiments/time_series.py --datasets etth2 meters.csv --time-column date
 """
 
 if __name__ == "__main__":
@@ -21,6 +25,7 @@ import numpy as np
 
 from poolax import quickstart, training
 from poolax.backbones import SeriesPreprocess
+from poolax.data import entry, names
 
 NUM_STEPS, PATCH_LEN, HORIZON = 512, 8, 96
 # One window in eight of ETTh1, every eighth hour.
@@ -62,26 +67,61 @@ UCR = ("ecg200", "italy_power_demand", "small_kitchen_appliances", "swedish_leaf
 @functools.cache
 def backbone(context):
     """A patch transformer pretrained on the training splits of all data sets, and its name."""
+    datasets = (*map(context.load, UCR), forecasts(context))
+    return pretrained(context, datasets, context.out / "pretraining", "patch transformer")
+
+
+def pretrained(context, datasets, out, name):
+    """A patch transformer pretrained on the training splits of some data sets, and its name."""
     prepare = SeriesPreprocess(NUM_STEPS, PATCH_LEN)
     series = []
-    for data in (*map(context.load, UCR), forecasts(context)):
+    for data in datasets:
         values, observed = prepare(data.inputs[data.splits["train"]])
         series.append(np.where(observed, values, np.float32(np.nan)))
     options = context.options
     schedule = quickstart.pretraining_schedule(
         options.pretrain_epochs,
         seed=options.pretrain_seed,
-        out=context.out / "pretraining",
+        out=out,
         progress=context.progress,
     )
     moment = quickstart.pretrain_moment(
         np.concatenate(series), schedule, num_steps=NUM_STEPS, patch_len=PATCH_LEN
     )
-    return moment, f"patch transformer ({options.pretrain_epochs} epochs)"
+    return moment, f"{name} ({options.pretrain_epochs} epochs)"
+
+
+def other(name):
+    """A row for another data set, or for one's own series."""
+    base, task = comparison.named_task(name)
+    is_long = base in names() and entry(base).task != "classification"
+
+    def dataset(context):
+        if not is_long:
+            return context.read(base)
+        if entry(base).embedded is not None:
+            return context.read(base, task=task or "forecasting")
+        steps = {} if task == "imputation" else {"horizon": HORIZON}
+        options = {"task": task or "forecasting", "context": NUM_STEPS, "stride": STRIDE, **steps}
+        return context.read(base, **options)
+
+    def own_backbone(context):
+        data = dataset(context)
+        out = context.out / "pretraining" / data.name
+        return pretrained(context, [data], out, f"patch transformer of {data.name}")
+
+    return comparison.Case(
+        dataset=dataset,
+        task=training.task_for,
+        backbone=own_backbone,
+        epochs=10 if is_long else 20,
+        batch_size=64,
+    )
 
 
 STUDY = comparison.Study(
     name="time_series",
+    modality="series",
     title="Time series: poolers on a small patch transformer, pretrained by filling in patches",
     options=Options(),
     cases={
@@ -99,6 +139,7 @@ STUDY = comparison.Study(
             batch_size=64,
         ),
     },
+    other=other,
 )
 
 if __name__ == "__main__":

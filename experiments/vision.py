@@ -4,6 +4,10 @@
 
 DIR holds cifar10/, see "poolax data list"; the digits come with scikit-learn. Records, heads, the table
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
+Other data sets of that list (filled in with NAME_inpainting) and your own images are named in place of
+these:
+
+    python experiments/vision.py --datasets photos/ --size 32
 """
 
 if __name__ == "__main__":
@@ -12,6 +16,7 @@ if __name__ == "__main__":
     take_signals("vision")
 
 import dataclasses
+import math
 import sys
 
 import comparison
@@ -19,7 +24,10 @@ import numpy as np
 
 from poolax import quickstart, training
 from poolax.backbones import ImagePreprocess
+from poolax.data import entry, names
 from poolax.data.vision import inpainting
+
+GRID = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +48,18 @@ class Images:
     """Images and the Vision Transformer that is pretrained on their training split.
 
     Attributes:
-        name: Name of the data set.
-        patch_size: Pixels a side of a patch.
-        white: Value of a white pixel.
+        name: Name of the data set, or path of one's own.
+        patch_size: Pixels a side of a patch; ``None`` for about eight patches a side.
+        white: Value of a white pixel; ``None`` for the largest there is.
     """
 
     name: str
-    patch_size: int
-    white: int
+    patch_size: int | None = None
+    white: int | None = None
 
     def dataset(self, context):
         """The images with their labels."""
-        return context.load(self.name)
+        return context.read(self.name)
 
     def inpainted(self, context):
         """The images without their centre, which is to be predicted."""
@@ -65,16 +73,33 @@ class Images:
         schedule = quickstart.pretraining_schedule(
             options.pretrain_epochs,
             seed=options.pretrain_seed,
-            out=context.out / "pretraining" / self.name,
+            out=context.out / "pretraining" / data.name,
             progress=context.progress,
         )
+        images = np.asarray(data.inputs[data.splits["train"]])
         vit = quickstart.pretrain_vit(
-            np.asarray(data.inputs[data.splits["train"]]),
+            images,
             schedule,
-            patch_size=self.patch_size,
-            preprocess=ImagePreprocess(scale=1 / self.white),
+            patch_size=self.patch_size or patch_size(images.shape[1]),
+            preprocess=ImagePreprocess(scale=1 / (self.white or white(images))),
         )
-        return vit, f"ViT of {self.name} ({options.pretrain_epochs} epochs)"
+        return vit, f"ViT of {data.name} ({options.pretrain_epochs} epochs)"
+
+
+def patch_size(side):
+    """The patch of which about eight fit a side.
+
+    Example:
+        >>> [patch_size(side) for side in (8, 28, 32, 224)]
+        [1, 4, 4, 28]
+    """
+    sizes = [size for size in range(1, side + 1) if side % size == 0]
+    return min(sizes, key=lambda size: abs(math.log(side / size / GRID)))
+
+
+def white(images):
+    """The value of a white pixel: 255 of bytes, else the largest there is."""
+    return 255 if images.dtype == np.uint8 else float(np.abs(images).max()) or 1.0
 
 
 def classification(images):
@@ -86,21 +111,44 @@ def classification(images):
     )
 
 
+def inpainting_task(data):
+    """As many pixels as are hidden."""
+    return training.Inpainting(data.targets.shape[1])
+
+
+def filled_in(images):
+    """What stands in the centre of images."""
+    return comparison.Case(
+        dataset=images.inpainted,
+        task=inpainting_task,
+        backbone=images.backbone,
+    )
+
+
+def other(name):
+    """A row for another data set, or for one's own images."""
+    base, task = comparison.named_task(name)
+    if task == "inpainting":
+        return filled_in(Images(base))
+    images = Images(name)
+    is_inpainted = name in names() and entry(name).task == "inpainting"
+    task = inpainting_task if is_inpainted else training.task_for
+    return comparison.Case(dataset=images.dataset, task=task, backbone=images.backbone)
+
+
 DIGITS = Images("digits", patch_size=2, white=16)
 CIFAR10 = Images("cifar10", patch_size=4, white=255)
 STUDY = comparison.Study(
     name="vision",
+    modality="vision",
     title="Vision: poolers on small Vision Transformers, pretrained by filling in patches",
     options=Options(),
     cases={
         "digits": classification(DIGITS),
         "cifar10": classification(CIFAR10),
-        "cifar10_inpainting": comparison.Case(
-            dataset=CIFAR10.inpainted,
-            task=lambda data: training.Inpainting(data.targets.shape[1]),
-            backbone=CIFAR10.backbone,
-        ),
+        "cifar10_inpainting": filled_in(CIFAR10),
     },
+    other=other,
 )
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from poolax import quickstart
+from poolax import cli, quickstart
 from poolax._progress import no_progress
 from poolax.records import packed
 from poolax.training import PreemptedError, Records
@@ -136,6 +137,90 @@ def test_output_grid(experiments, test_data, tmp_path):
     assert data.targets.shape[1] == 8 * 8 // 4 * 3
 
 
+def own_texts(path, column="text"):
+    rows = [f"{word} the {i},{word}" for i in range(12) for word in ("of", "is")]
+    path.write_text("\n".join([f"{column},label", *rows]))
+    return path
+
+
+def test_own_texts_are_compared_on(run, bert, tmp_path, capsys):
+    own = own_texts(tmp_path / "reviews.csv", "body")
+    arguments = ["--backbone", bert, "--datasets", own, "--text-column", "body", "--split-seed", "3"]
+    arguments += ["--poolers", "avg", "--solvers", "converged", "--out", tmp_path / "out"]
+    assert run("language", *arguments) == 0
+    told = capsys.readouterr()
+    assert "reviews: test has 4 examples alone" in told.err
+    assert "(stratified by label, seed 3)" in told.out
+    records = Records.read(tmp_path / "out" / "language.jsonl")
+    assert {row["dataset"] for row in records} == {"reviews"}
+    assert {row["test"] for row in records} == {1.0}
+
+
+def images(folder):
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for index in range(9):
+            pixels = np.random.default_rng(index).integers(0, 256, (12, 10, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{index}.png")
+    return folder
+
+
+def ucr_file(path):
+    lines = ["\t".join(map(str, [i % 2, *np.arange(20) + i])) for i in range(18)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def long_file(path):
+    rows = [f"{step},{step % 7}" for step in range(300)]
+    path.write_text("\n".join(["date,load", *rows]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("study", "name", "flags", "task"),
+    [
+        ("vision", lambda folder: images(folder / "photos"), {"size": 8}, "classification"),
+        ("time_series", lambda folder: ucr_file(folder / "beats.tsv"), {}, "classification"),
+        (
+            "time_series",
+            lambda folder: long_file(folder / "meter.csv"),
+            {"time_column": "date", "context": 16, "horizon": 4},
+            "forecasting",
+        ),
+        ("time_series", lambda _: "sunspots", {}, "forecasting"),
+        ("time_series", lambda _: "sunspots_imputation", {}, "imputation"),
+        ("vision", lambda _: "digits_inpainting", {}, "inpainting"),
+        ("language", lambda _: "topics", {}, "classification"),
+    ],
+)
+def test_rows_of_other_data_sets(experiments, tmp_path, study, name, flags, task):
+    comparison, case = experiments("comparison"), experiments("comparison._chosen")
+    study, path = experiments(study).STUDY, str(name(tmp_path))
+    files = cli.FileFlags(**flags)
+    options = dataclasses.replace(study.options, datasets=(path,), num_examples=8, files=files)
+    [(_, row)] = case.chosen_cases(study, options).items()
+    data = row.dataset(comparison.Context(options, tmp_path, no_progress))
+    case.check_together(study, {path: data})
+    found = row.task(data)
+    assert found.name == task
+    found.check_targets(data.targets)
+    assert len(data.splits["train"]) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "name", "flags"),
+    [
+        ("vision", lambda folder: images(folder / "photos"), ["--size", "8"]),
+        ("time_series", lambda folder: ucr_file(folder / "beats.tsv"), []),
+    ],
+)
+def test_backbones_of_other_data_sets(run, tmp_path, study, name, flags):
+    arguments = ["--datasets", name(tmp_path), *flags, "--out", tmp_path / "out", *PRETRAINED]
+    assert run(study, *arguments, *ADAM) == 0
+
+
 DIGITS = ("--datasets", "digits", *PRETRAINED, *ADAM)
 
 
@@ -152,7 +237,14 @@ def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--datasets", "mnist"], "vision: datasets: expected one of"),
+        (["--datasets", "mnist"], "vision: datasets: expected digits, cifar10, cifar10_inpainting, "),
+        (["--datasets", "ecg200"], "vision: datasets: expected those of modality vision, got 'ecg200'"),
+        (["--size", "8"], "vision: --size: expected for files of your own, got it without one"),
+        (["--datasets", "{own}"], "vision: datasets: expected those of modality vision, got '/"),
+        (
+            ["--datasets", "{own}", "--label-column", "topic"],
+            "vision: label_column: expected a column of /",
+        ),
         (["--poolers", "mean"], "vision: name: expected"),
         (["--seeds", "0"], "vision: seeds: expected a whole number >= 1, got 0"),
         (["--data-dir", "/nowhere"], "vision: data_dir: expected a folder, got /nowhere"),
@@ -160,8 +252,11 @@ def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
     ],
 )
 def test_usage_errors_are_one_line(run, arguments, message, tmp_path, capsys):
-    assert run("vision", "--out", tmp_path, *arguments) == 2
+    own = own_texts(tmp_path / "reviews.csv")
+    arguments = [argument.replace("{own}", str(own)) for argument in arguments]
+    assert run("vision", "--out", tmp_path / "out", *arguments) == 2
     told = capsys.readouterr().err
+    told = "".join(line for line in told.splitlines(True) if not line.startswith("reviews: "))
     assert told.startswith(message)
     assert told.count("\n") == 1
 

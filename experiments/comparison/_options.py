@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from poolax.cli import OptionalCount, OptionalPath, check_choice, check_count
+from poolax.cli import FileFlags, OptionalCount, OptionalPath, check_count
 from poolax.pooling import from_name
 
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
@@ -19,7 +19,8 @@ class Options:
         data_dir: Folder with the data sets' files, each in a folder of its name; by default what
             "poolax data prepare" has prepared.
         out: Folder for records, heads, table and figure; a second run goes on from what is finished.
-        datasets: What is compared on, a table each; by default all.
+        datasets: What is compared on, a table each; by default all that stand in the README. Others of
+            "poolax data list" and files or folders of your own are taken as well.
         poolers: Rows of the tables.
         seeds: Heads of each pooler.
         epochs: Passes over the training split with "adam"; by default those of the protocol.
@@ -35,6 +36,7 @@ class Options:
             of what is free.
         shard: What is split over devices: "batch", "heads" or "auto".
         devices: Simulate this many CPU devices; by default all local devices are used.
+        files: How your own files are read.
         as_json: Print records instead of the table.
         debug: Show where an error comes from.
     """
@@ -53,13 +55,12 @@ class Options:
     memory_budget: OptionalCount = None
     shard: Literal["auto", "batch", "heads"] = "auto"
     devices: OptionalCount = None
+    files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 
-    def check(self, datasets: tuple[str, ...]) -> None:
+    def check(self) -> None:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
-        for name in self.datasets:
-            check_choice("datasets", name, datasets)
         for field in ("poolers", "solvers", "layers"):
             if not getattr(self, field):
                 raise ValueError(f"{field}: expected at least one, got none")
@@ -82,8 +83,8 @@ class PretrainingOptions(Options):
     pretrain_epochs: int = 100
     pretrain_seed: int = 0
 
-    def check(self, datasets: tuple[str, ...]) -> None:
+    def check(self) -> None:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
-        super().check(datasets)
+        super().check()
         check_count("pretrain_epochs", self.pretrain_epochs)
         check_count("pretrain_seed", self.pretrain_seed, at_least=0)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import rich.console
@@ -12,8 +12,9 @@ import tyro
 from etils import epath
 from rich.logging import RichHandler
 
+from comparison._chosen import check_together, chosen_cases
 from comparison._options import Options
-from comparison._study import Context, Study
+from comparison._study import Case, Context, Study
 from comparison._tables import markdown, published, tables
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
 from poolax.records import write_atomically
@@ -51,7 +52,8 @@ class _Command:
         return self.options.debug
 
     def run(self) -> int:
-        self.options.check(tuple(self.study.cases))
+        self.options.check()
+        cases = chosen_cases(self.study, self.options)
         if self.options.devices is not None:
             simulate_devices(self.options.devices)
         console = rich.console.Console(file=sys.stderr)
@@ -61,7 +63,7 @@ class _Command:
         out = epath.Path(self.options.out)
         with holding(out):
             with progress_bars(console) as progress:
-                records = _sweep(self.study, Context(self.options, out, progress))
+                records = _sweep(self.study, cases, Context(self.options, out, progress))
             shown = tables(records)
             _write(self.study, out, records, shown)
         show(shown, records, as_json=self.options.as_json)
@@ -73,16 +75,14 @@ class _Command:
         return COMPLETE
 
 
-def _sweep(study: Study, context: Context) -> Records:
+def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records:
     """The records of all cases, without what is long."""
     options = context.options
-    chosen = {
-        name: case for name, case in study.cases.items() if name in (options.datasets or study.cases)
-    }
     # All data first: what is missing is told before anything is trained.
-    datasets = {name: case.dataset(context) for name, case in chosen.items()}
+    datasets = {name: case.dataset(context) for name, case in cases.items()}
+    check_together(study, datasets)
     rows = []
-    for name, case in chosen.items():
+    for name, case in cases.items():
         backbone, model = case.backbone(context)
         found = []
         for solver in dict.fromkeys(options.solvers):

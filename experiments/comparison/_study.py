@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
 from comparison._options import Options
 from poolax.backbones import Backbone
+from poolax.cli import is_own, load_data, warn_of
 from poolax.data import Dataset, entry, load
 from poolax.training import Progress, Task
 
@@ -36,7 +37,23 @@ class Context:
         """
         # Data sets that come with a library are in no folder.
         data_dir = None if entry(name).embedded is not None else self.options.data_dir
-        data = load(name, data_dir=data_dir, **options)
+        return self._limited(load(name, data_dir=data_dir, **options), limit)
+
+    def read(self, name: str, limit: int | None = None, **options: Any) -> Dataset:
+        """A data set by its name, or a user's own file or folder, whose flaws are told.
+
+        Args:
+            name: Its name, or the path.
+            limit: Most examples of a split unless ``--num-examples`` says otherwise; ``None`` for all.
+            **options: Options of a data set that has a name.
+        """
+        if not is_own(name):
+            return self.load(name, limit=limit, **options)
+        _, data, _ = load_data(name, self.options.files)
+        warn_of(data)
+        return self._limited(data, limit)
+
+    def _limited(self, data: Dataset, limit: int | None) -> Dataset:
         limit = self.options.num_examples or limit
         return data if limit is None else data.subset(limit)
 
@@ -66,15 +83,19 @@ class Study:
 
     Attributes:
         name: Of its files.
+        modality: What its backbones read.
         title: Of its table.
         options: Its command line with all defaults.
         cases: Rows of the table by name.
+        other: Gives the row for another data set by its name, or for a user's own file or folder.
     """
 
     name: str
+    modality: Literal["language", "vision", "series"]
     title: str
     options: Options
     cases: Mapping[str, Case]
+    other: Callable[[str], Case]
 
 
 def with_notes(data: Dataset, *notes: str) -> Dataset:

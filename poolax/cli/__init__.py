@@ -2,6 +2,7 @@
 
 from poolax._checks import check_choice as check_choice
 from poolax._checks import check_count as check_count
+from poolax._checks import did_you_mean as did_you_mean
 from poolax.cli._console import COMPLETE as COMPLETE
 from poolax.cli._console import DIVERGED as DIVERGED
 from poolax.cli._console import FAILURE as FAILURE
@@ -15,5 +16,10 @@ from poolax.cli._options import OptionalCount as OptionalCount
 from poolax.cli._options import OptionalNumber as OptionalNumber
 from poolax.cli._options import OptionalPath as OptionalPath
 from poolax.cli._options import OptionalText as OptionalText
+from poolax.cli._own_data import FileFlags as FileFlags
+from poolax.cli._own_data import is_own as is_own
+from poolax.cli._own_data import load_data as load_data
+from poolax.cli._own_data import own_entry as own_entry
+from poolax.cli._own_data import warn_of as warn_of
 from poolax.cli._program import run_program as run_program
 from poolax.cli._program import simulate_devices as simulate_devices

@@ -10,7 +10,7 @@ from etils import epath
 from poolax import data
 from poolax._checks import did_you_mean
 from poolax._inputs import dtype_of
-from poolax.cli._console import progress_bars, stderr
+from poolax.cli._console import progress_bars, stderr, tell
 from poolax.cli._data_options import errors_in_flags, in_flags, parse_options
 from poolax.cli._program import asking
 from poolax.training import task_for
@@ -132,6 +132,14 @@ def load_data(
     with errors_in_flags(entry):
         dataset = data.load(name, data_dir=data_dir, tfds_dir=tfds_dir, **options)
     return entry, dataset, options
+
+
+def warn_of(dataset: data.Dataset) -> tuple[str, ...]:
+    """Say on standard error what to look at first in a data set, and give it."""
+    warnings = data.examine(dataset).warnings
+    for warning in warnings:
+        tell(stderr(), f"{dataset.name}: {warning}")
+    return warnings
 
 
 def _read_own(name: str, files: FileFlags) -> data.Dataset:

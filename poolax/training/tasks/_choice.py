@@ -5,11 +5,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from poolax._dataset import Dataset
+from poolax._inputs import dtype_of
 from poolax.training.tasks._base import Task
 from poolax.training.tasks._classification import Classification
 from poolax.training.tasks._regression import Regression
+from poolax.training.tasks._segmentation import Segmentation
 from poolax.training.tasks._series import Forecasting, Imputation
-from poolax.training.tasks._texts import SentenceSimilarity
+from poolax.training.tasks._texts import SentenceCompletion, SentenceSimilarity
+
+
+def _are_texts(inputs) -> bool:
+    dtype = dtype_of(inputs)
+    return dtype is not None and dtype.kind in "OU"
 
 
 def task_for(dataset: Dataset) -> Task:
@@ -19,12 +26,13 @@ def task_for(dataset: Dataset) -> Task:
         dataset: With labels, numbers, scores of pairs, or values of series.
 
     Returns:
-        :class:`Classification` for labels; :class:`SentenceSimilarity` for a score of each pair;
-        :class:`Regression` for other numbers; :class:`Forecasting` for ``values`` of series, or
-        :class:`Imputation` where these lie within the inputs.
+        :class:`Classification` for labels; :class:`SentenceCompletion` for labels that are numbers of
+        endings; :class:`Segmentation` for labels of cells; :class:`SentenceSimilarity` for a score of
+        each pair; :class:`Regression` for other numbers; :class:`Forecasting` for ``values`` of series,
+        or :class:`Imputation` where these lie within the inputs.
 
     Raises:
-        ValueError: for targets that can be for several tasks, such as labels of each pixel.
+        ValueError: for targets of no task.
 
     Example:
         >>> from poolax import data
@@ -40,7 +48,12 @@ def task_for(dataset: Dataset) -> Task:
             return Imputation(steps) if hidden else Forecasting(steps)
         raise ValueError(f"task: expected to be given for targets {', '.join(targets)}, got none")
     if targets.ndim == 1 and dataset.num_classes is not None:
+        # A context and its endings, each a text.
+        if dataset.inputs.shape[1:] == (1 + dataset.num_classes,) and _are_texts(dataset.inputs):
+            return SentenceCompletion(dataset.num_classes)
         return Classification(dataset.num_classes)
+    if targets.ndim == 3 and dataset.num_classes is not None:
+        return Segmentation(dataset.num_classes, targets.shape[1])
     if np.issubdtype(targets.dtype, np.floating) and targets.ndim <= 2:
         if targets.ndim == 2:
             return Regression(targets.shape[1])

@@ -1,0 +1,91 @@
+"""Which data sets are compared on: those of a study, others of the library, and a user's own."""
+
+from collections.abc import Mapping
+
+from etils import epath
+
+from comparison._options import Options
+from comparison._study import Case, Study
+from poolax.cli import did_you_mean, own_entry
+from poolax.data import Dataset, entry, names
+
+_TASKS = ("forecasting", "imputation", "inpainting")
+
+
+def named_task(name: str) -> tuple[str, str | None]:
+    """A data set and what it is used for, from a name such as ``"etth2_imputation"``.
+
+    Example:
+        >>> named_task("etth2_imputation"), named_task("etth2"), named_task("my_imputation.csv")
+        (('etth2', 'imputation'), ('etth2', None), ('my_imputation.csv', None))
+    """
+    base, _, task = name.rpartition("_")
+    return (base, task) if task in _TASKS and base in names() else (name, None)
+
+
+def chosen_cases(study: Study, options: Options) -> dict[str, Case]:
+    """The rows that ``--datasets`` names, or all of the study.
+
+    Args:
+        study: The comparison.
+        options: Its command line.
+
+    Raises:
+        ValueError: for what is neither a data set of the study's modality nor a file or folder, and for
+            flags of files where there are none.
+    """
+    flags = options.files.given()
+    if flags and not any(_is_file(study, name) for name in options.datasets):
+        flag = f"--{next(iter(flags)).replace('_', '-')}"
+        raise ValueError(f"{flag}: expected for files of your own, got it without one in --datasets")
+    return {name: _case(study, name) for name in options.datasets or study.cases}
+
+
+def check_together(study: Study, datasets: Mapping[str, Dataset]) -> None:
+    """Refuse files of another modality than the study's, and two data sets of one name.
+
+    Args:
+        study: The comparison.
+        datasets: What was read, by what it was asked for with.
+    """
+    paths: dict[str, str] = {}
+    for path, data in datasets.items():
+        if not _is_file(study, path):
+            paths.setdefault(data.name, path)
+            continue
+        _check_modality(study, path, own_entry(data).modality)
+        if data.name in paths:
+            raise ValueError(
+                f"datasets: expected files of different names, got {paths[data.name]} and {path}"
+            )
+        paths[data.name] = path
+
+
+def _is_file(study: Study, name: str) -> bool:
+    return name not in study.cases and named_task(name)[0] not in names()
+
+
+def _case(study: Study, name: str) -> Case:
+    if name in study.cases:
+        return study.cases[name]
+    if not _is_file(study, name):
+        known = entry(named_task(name)[0])
+        _check_modality(study, name, known.modality)
+        if known.task == "next_token":
+            raise ValueError(f"datasets: expected one with targets, got {name!r}: {known.task}")
+    elif not epath.Path(name).expanduser().exists():
+        others = [known for known in names() if entry(known).modality == study.modality]
+        every = [*study.cases, *(known for known in others if entry(known).task != "next_token")]
+        every = list(dict.fromkeys(every))
+        raise ValueError(
+            f"datasets: expected {', '.join(every)}, or a file or folder of your own, got {name!r}"
+            f"{did_you_mean(name, every)}"
+        )
+    return study.other(name)
+
+
+def _check_modality(study: Study, name: str, modality: str) -> None:
+    if modality != study.modality:
+        raise ValueError(
+            f"datasets: expected those of modality {study.modality}, got {name!r}: {modality}"
+        )
