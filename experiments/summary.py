@@ -1,4 +1,4 @@
-"""The tables in experiments/README.md, made from the records in experiments/results alone.
+"""The tables in experiments/README.md and results/paper, made from the records in results/ alone.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write the tables
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import comparison
+import paper_table
 import tyro
 
 from poolax.cli import COMPLETE, FAILURE, run_program
@@ -29,7 +30,7 @@ END = "<!-- Written by summary.py from results/: end -->"
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Write the tables in README.md from the records in results/.
+    """Write the tables in README.md and results/paper from the records in results/.
 
     Attributes:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
@@ -51,16 +52,30 @@ class Summary:
         folder = pathlib.Path(self.folder)
         for source in self.take:
             take_over(pathlib.Path(source), folder / "results")
-        readme = folder / "README.md"
-        before = readme.read_text()
-        after = with_section(before, section(folder / "results"))
-        if self.check:
-            if after == before:
-                return COMPLETE
-            print("README.md: its tables are not what results/ gives", file=sys.stderr)
+        stale = []
+        for path, text in documents(folder).items():
+            if path.exists() and path.read_text() == text:
+                continue
+            stale.append(str(path.relative_to(folder)))
+            if not self.check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, text)
+        if self.check and stale:
+            print(f"{', '.join(stale)}: not what the records in results/ give", file=sys.stderr)
             return FAILURE
-        write_atomically(readme, after)
         return COMPLETE
+
+
+def documents(folder: pathlib.Path) -> dict[pathlib.Path, str]:
+    """All that is made of the records in results/: where it stands, and its text."""
+    results = folder / "results"
+    readme = folder / "README.md"
+    records = [row for path in paper_table.stored(results) for row in Records.read(path)]
+    beside = paper_table.texts(records)
+    return {
+        readme: with_section(readme.read_text(), section(results)),
+        **{results / "paper" / name: text for name, text in beside.items()},
+    }
 
 
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
@@ -87,6 +102,10 @@ def section(results: pathlib.Path) -> str:
             f"{shown}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
             f"```sh\n{commands}\n```\n"
         )
+    parts.append(
+        "## The paper's values beside ours\n\n[results/paper](results/paper/paper.md), by\n\n"
+        "```sh\npython experiments/paper_table.py\n```\n"
+    )
     return "\n".join(parts)
 
 

@@ -369,7 +369,10 @@ def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     readme.write_text(f"# Tables\n\n{summary.BEGIN}\nformer tables\n{summary.END}\n\nmore\n")
     folder = ["--folder", str(tmp_path)]
     assert summary.main([*folder, "--check"]) == 1
-    assert "not what results/ gives" in capsys.readouterr().err
+    assert (
+        "README.md, results/paper/paper.md, results/paper/paper.csv: not what"
+        in capsys.readouterr().err
+    )
     assert summary.main([*folder, "--take", str(out)]) == 0
     text = readme.read_text()
     assert "## Language\n\n### bert, banking77, classification (accuracy in %)\n" in text
@@ -380,5 +383,9 @@ def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     assert text.endswith("\n\nmore\n")
     assert "former tables" not in text
     assert summary.main([*folder, "--check"]) == 0
+    assert (
+        "| **bert, banking77, adam** | – | 60.00 ± 14.14 |"
+        in (tmp_path / "results" / "paper" / "paper.md").read_text()
+    )
     assert summary.main([*folder, "--take", str(tmp_path / "none")]) == 2
     assert "take: expected the folder of a finished comparison" in capsys.readouterr().err

@@ -178,18 +178,35 @@ class Entry:
         allowed = {"partial": True} if partial else {}
         return _in_or_below(self.name, data_dir, functools.partial(self.stored.read, **allowed))
 
-    def _other_sizes(self, dataset: Dataset, directory: epath.Path) -> list[tuple[str, int, int]]:
-        """Published splits of other sizes in the data set, as of files that are cut off."""
-        if any((directory / file).exists() for file in self.own_layouts):
-            return []
+    def other_sizes(self, counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
+        """Published splits that a data set does not hold whole.
+
+        Args:
+            counts: Examples of each split of the data set.
+
+        Returns:
+            The name of each such split, its examples in the data set, and those that were published;
+            nothing of splits that it does not hold by design.
+
+        Example:
+            >>> from poolax.data import entry
+            >>> entry("stsb").other_sizes({"train": 5749, "validation": 1500, "test": 20})
+            [('test', 20, 1379)]
+        """
         others = []
         for split, published in self.sizes.items():
             is_cut = split == "train" and "validation" not in self.sizes
             held_by = self.holds.get(split, (split, "validation") if is_cut else (split,))
-            found = sum(len(dataset.splits[name]) for name in held_by)
+            found = sum(counts.get(name, 0) for name in held_by)
             if held_by and found != published:
                 others.append((split, found, published))
         return others
+
+    def _other_sizes(self, dataset: Dataset, directory: epath.Path) -> list[tuple[str, int, int]]:
+        """Published splits of other sizes in the data set, as of files that are cut off."""
+        if any((directory / file).exists() for file in self.own_layouts):
+            return []
+        return self.other_sizes({name: len(rows) for name, rows in dataset.splits.items()})
 
 
 def other_size(where: epath.PathLike, what: str, found: int, published: int) -> DamagedFileError:
