@@ -10,7 +10,7 @@ from poolax._checks import check_count, check_number
 from poolax.records import Predictions
 from poolax.statistics._draws import example_weights, seed_shares
 from poolax.statistics._holm import holm
-from poolax.statistics._intervals import Difference, Interval, ends, tails
+from poolax.statistics._intervals import Difference, Interval, ends, shares
 from poolax.statistics._metrics import Metric, main_metric, metric_of, problem_of, value_of
 
 Scores = Sequence[Predictions] | Float[np.ndarray, "..."]
@@ -77,7 +77,7 @@ class Resampled:
         """
         values = self._defined(self._of(label) - self._of(other), f"{label} less {other}")
         low, high = ends(values, _checked(confidence))
-        at_most, at_least = tails(values)
+        at_most, at_least = shares(values, 0.0)
         p_value = min(1.0, 2 * min(at_most, at_least))
         return Difference(
             self.observed[label] - self.observed[other],
@@ -92,6 +92,22 @@ class Resampled:
             at_least,
             p_value,
         )
+
+    def gain(self, label: str, other: str) -> Float[np.ndarray, " b"]:
+        """By how much one is better than another in every draw in which both have a score.
+
+        Args:
+            label: Whose gain.
+            other: Over whom.
+
+        Returns:
+            Score less score, positive where the first one is better.
+
+        Raises:
+            ValueError: for an unknown label, or where no draw has both scores.
+        """
+        values = self._defined(self._of(label) - self._of(other), f"{label} less {other}")
+        return values if self.higher_is_better else -values
 
     def _of(self, label):
         if label not in self.draws:

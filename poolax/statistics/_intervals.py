@@ -54,7 +54,8 @@ def ends(draws: Float[np.ndarray, " B"], confidence: float) -> tuple[float, floa
     return float(low), float(high)
 
 
-def tails(draws: Float[np.ndarray, " B"]) -> tuple[float, float]:
-    """Shares of draws of at most and of at least 0; the observed sample counts as a draw of both."""
+def shares(draws: Float[np.ndarray, " B"], limit: float) -> tuple[float, float]:
+    """Shares of draws of at most and of at least a limit; the observed sample is a draw of both."""
     count = len(draws) + 1
-    return float((np.sum(draws <= 0) + 1) / count), float((np.sum(draws >= 0) + 1) / count)
+    at_most, at_least = np.sum(draws <= limit) + 1, np.sum(draws >= limit) + 1
+    return float(at_most / count), float(at_least / count)
