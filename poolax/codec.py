@@ -2,8 +2,8 @@
 
 Each part of the package registers what is its own where it is defined, under a type (``"pooler"``,
 ``"attention"``, ``"rotary"``, ``"backbone"``, ``"preprocess"``, ``"task"``, ``"solver"``, ``"tbm"``,
-``"head"``, ``"recipe"``) and a name. What is registered becomes ``{"type": ..., "name": ..., "options":
-{...}}`` and is read from it.
+``"head"``, ``"recipe"``, ``"optimisation"``) and a name. What is registered becomes ``{"type": ...,
+"name": ..., "options": {...}}`` and is read from it.
 """
 
 import dataclasses

@@ -108,21 +108,23 @@ class CheckpointWriter:
             check_only_checkpoints(directory)
             self._manager = open_manager(self._path, keep=keep, in_background=True)
 
-    def save(self, step: int, tree: PyTree) -> None:
+    def save(self, step: int, tree: PyTree, *, metadata: Mapping[str, Any] | None = None) -> None:
         """Begin to save; arrays may change afterwards. Every process has to call.
 
         Args:
             step: Above those that are there.
             tree: Arrays.
+            metadata: Plain JSON, such as the configuration.
 
         Raises:
             ValueError: if there is a checkpoint at or after ``step``.
         """
+        metadata = plain_metadata(metadata)
         host = on_writer(tree)
         if self._manager is None:
             return
         with writing_to(self._path):
-            if not save_items(self._manager, step, host, {}):
+            if not save_items(self._manager, step, host, metadata):
                 latest = self._manager.latest_step()
                 raise ValueError(f"step: expected above {latest}, the latest checkpoint, got {step}")
 

@@ -369,6 +369,25 @@ class BlockBackbone(Backbone):
         encoder = _layers.stack_blocks(self.params["encoder"])
         return dataclasses.replace(self, params={**self.params, "encoder": encoder})
 
+    def unstack_layers(self) -> Self:
+        """The same model with parameters by block again; undoes :meth:`stack_layers`.
+
+        Returns:
+            The model.
+
+        Example:
+            >>> import jax
+            >>> from poolax.backbones import ViT, ViTConfig
+            >>> config = ViTConfig(4, 2, 1, width=8, num_layers=2, num_heads=2, mlp_dim=8)
+            >>> stacked = ViT.init(config, jax.random.key(0)).stack_layers()
+            >>> sorted(stacked.params["encoder"]), sorted(stacked.unstack_layers().params["encoder"])
+            (['blocks', 'norm'], ['block_0', 'block_1', 'norm'])
+        """
+        if not _layers.is_stacked(self.params["encoder"]):
+            return self
+        encoder = _layers.unstack_blocks(self.params["encoder"])
+        return dataclasses.replace(self, params={**self.params, "encoder": encoder})
+
     def check_stackable(self) -> None:
         """See :meth:`Backbone.check_stackable`."""
         blocks = [self.block(index) for index in range(self.num_layers)]

@@ -69,6 +69,13 @@ def stack_blocks(params: dict[str, PyTree], *, consume: bool = False) -> dict[st
     return {**rest, STACKED: jax.tree.unflatten(tree, stacked)}
 
 
+def unstack_blocks(params: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Parameters of blocks by name, of stacked ones; undoes :func:`stack_blocks`."""
+    rest = {name: value for name, value in params.items() if name != STACKED}
+    number = len(jax.tree.leaves(params[STACKED])[0])
+    return {**rest, **{block_name(index): block_params(params, index) for index in range(number)}}
+
+
 def block_params(params: Mapping[str, PyTree], index: int) -> PyTree:
     """Parameters of one block, from either layout."""
     if is_stacked(params):

@@ -232,3 +232,23 @@ class DataRecord(TypedDict):
     options_given: dict[str, Any]
     splits: dict[str, int]
     arrays: dict[str, Any]
+
+
+@record_kind("pretraining")
+class PretrainingRecord(MadeWith):
+    """What a run of pretraining has come to at a step, as curves show it.
+
+    ``loss`` is the mean since the record before, ``evaluation_loss`` that of the batches held out.
+    """
+
+    id: str
+    run: str
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    evaluation_loss: NotRequired[float]
+    tokens_per_second: NotRequired[float]
+    matrix_share: NotRequired[float]
+    observed: NotRequired[dict[str, Any]]

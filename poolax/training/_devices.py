@@ -26,8 +26,17 @@ from poolax.training._shard_map import ShardMapped
 MAPPINGS = ("auto", "shard_map")
 
 
-def _over_devices(mapping, fn, **options):
-    """A function mapped over the leading axis, one row a device."""
+def over_devices(mapping: str, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A function mapped over the leading axis, one row a device.
+
+    Args:
+        mapping: ``"auto"`` for ``pmap`` where there is one, or ``"shard_map"``.
+        fn: Of one device's part.
+        options: Of ``pmap`` and of :class:`ShardMapped`.
+
+    Returns:
+        The mapped function.
+    """
     check_choice("mapping", mapping, MAPPINGS)
     if mapping == "shard_map" or not hasattr(jax, "pmap"):
         return ShardMapped(fn, **options)
@@ -62,7 +71,7 @@ class Trainer:
         self.optimizer = optimizer
         self.own = own
         self.shard = shard
-        self._mapped = _over_devices(mapping, self._all_runs, axis_name=AXIS, donate_argnums=0)
+        self._mapped = over_devices(mapping, self._all_runs, axis_name=AXIS, donate_argnums=0)
         # One program, where each of its operations would be compiled by itself.
         self._first = jax.jit(jax.vmap(optimizer.init), compiler_options=compile_quickly())
 
@@ -268,7 +277,7 @@ class Mapper:
         self.per_device = -(-batch_size // devices)
         self.batch_size = self.per_device * devices
         if mesh is None:
-            self._mapped = _over_devices(mapping, fn, axis_name=AXIS, devices=jax.local_devices())
+            self._mapped = over_devices(mapping, fn, axis_name=AXIS, devices=jax.local_devices())
         else:
             compiled = jax.jit(fn)
             self._mapped = lambda shared, batch: jax.tree.map(

@@ -1,18 +1,14 @@
 """A Vision Transformer learns to fill in hidden patches."""
 
-import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from poolax._checks import check_instance, check_number
-from poolax._patches import patchify
+from poolax._checks import check_instance
 from poolax.backbones import ViT, ViTConfig
-from poolax.training.pretraining._recipes import MaskedPatches
-from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
+from poolax.training.pretraining._masked_patches import MaskedPatches
+from poolax.training.pretraining._schedule import Schedule, run_schedule
 
 
 def pretrain_masked_patches(
@@ -57,32 +53,7 @@ def pretrain_masked_patches(
     """
     check_instance("config", config, ViTConfig, "a ViTConfig")
     check_instance("schedule", schedule, Schedule, "a Schedule")
-    check_number("hidden_fraction", hidden_fraction, above=0.0, below=1.0)
-    if not config.use_mask_token:
-        raise ValueError("config: expected use_mask_token=True for pretraining, got False")
+    objective = MaskedPatches(config, hidden_fraction)
     inputs = np.asarray(images if preprocess is None else preprocess(images))
-    expected = (config.image_size, config.image_size, config.num_channels)
-    if inputs.ndim != 4 or inputs.shape[1:] != expected or len(inputs) == 0:
-        raise ValueError(f"images: expected shape {('N', *expected)}, got {inputs.shape}")
-
-    model_key, head_key = jax.random.split(jax.random.key(schedule.seed))
-    vit = ViT.init(config, model_key, preprocess)
-    kernel = jax.nn.initializers.lecun_normal()(head_key, (config.width, config.patch_dim))
-    params = {
-        "backbone": vit.params,
-        "reconstruction": {"kernel": kernel, "bias": jnp.zeros(config.patch_dim)},
-    }
-    num_hidden = max(1, round(hidden_fraction * config.num_patches))
-
-    def loss(params, data, indices, keys):
-        images = data["images"][indices]
-        hidden = choose_hidden(keys, config.num_patches, num_hidden)
-        embeddings: Any = vit.embed(params["backbone"], images, hidden=hidden)[0]
-        states = vit.encode(params["backbone"], embeddings).states[:, 1:]
-        head = params["reconstruction"]
-        error = states @ head["kernel"] + head["bias"] - patchify(images, config.patch_size)
-        return jnp.sum(jnp.mean(jnp.square(error), axis=-1) * hidden, axis=-1) / num_hidden
-
-    recipe = MaskedPatches(config, hidden_fraction)
-    params = run_schedule(schedule, params, loss, {"images": inputs}, recipe)
-    return dataclasses.replace(vit, params=params["backbone"])
+    model: Any = run_schedule(schedule, objective, {"images": inputs}, preprocess)
+    return model

@@ -1,16 +1,14 @@
 """A MOMENT encoder learns to fill in hidden patches of series."""
 
-import dataclasses
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from poolax._checks import check_instance, check_number
+from poolax._checks import check_instance
 from poolax.backbones import Moment, MomentConfig
-from poolax.training.pretraining._recipes import MaskedSeries
-from poolax.training.pretraining._schedule import Schedule, choose_hidden, run_schedule
+from poolax.training.pretraining._masked_series import MaskedSeries
+from poolax.training.pretraining._schedule import Schedule, run_schedule
 
 
 def pretrain_masked_series(
@@ -57,36 +55,11 @@ def pretrain_masked_series(
     """
     check_instance("config", config, MomentConfig, "a MomentConfig")
     check_instance("schedule", schedule, Schedule, "a Schedule")
-    check_number("hidden_fraction", hidden_fraction, above=0.0, below=1.0)
-    if not config.use_head:
-        raise ValueError("config: expected use_head=True for pretraining, got False")
-    model = Moment.init(config, jax.random.key(schedule.seed), preprocess)
+    objective = MaskedSeries(config, hidden_fraction)
     observed = ~np.isnan(series)
     inputs = np.where(observed, series, 0)
     if preprocess is not None:
         inputs, observed = map(np.asarray, preprocess(series))
-    if inputs.ndim != 2 or len(inputs) == 0 or inputs.shape[1] % config.patch_len:
-        raise ValueError(
-            f"series: expected shape (N, steps), steps in patches of {config.patch_len}, got "
-            f"{inputs.shape}"
-        )
-    num_patches = inputs.shape[1] // config.patch_len
-    num_hidden = max(1, round(hidden_fraction * num_patches))
-
-    def loss(params, data, indices, keys):
-        x, observed = data["series"][indices], data["observed"][indices]
-        hidden = choose_hidden(keys, num_patches, num_hidden)
-        hidden = jnp.repeat(hidden, config.patch_len, axis=-1)
-        found = model.reconstruct(params, x, observed, hidden)
-        count = jnp.maximum(jnp.sum(observed, axis=-1, keepdims=True), 1)
-        mean = jnp.sum(x * observed, axis=-1, keepdims=True) / count
-        variance = jnp.sum(jnp.square(x - mean) * observed, axis=-1) / count[..., 0]
-        whole = observed.reshape(len(x), num_patches, -1).all(axis=-1)
-        scored = hidden & jnp.repeat(whole, config.patch_len, axis=-1)
-        error = jnp.sum(jnp.where(scored, jnp.square(found - x), 0), axis=-1)
-        return error / jnp.maximum(jnp.sum(scored, axis=-1), 1) / (variance + 1e-5)
-
-    recipe = MaskedSeries(config, hidden_fraction)
     arrays = {"series": inputs, "observed": observed}
-    params = run_schedule(schedule, model.params, loss, arrays, recipe)
-    return dataclasses.replace(model, params=params)
+    model: Any = run_schedule(schedule, objective, arrays, preprocess)
+    return model

@@ -1,17 +1,14 @@
 """A GPT-2 learns to predict the next token."""
 
-import dataclasses
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Bool, Int
 
 from poolax._checks import check_instance
 from poolax.backbones import GPT2, GPT2Config
-from poolax.training.pretraining._recipes import NextTokens
 from poolax.training.pretraining._schedule import Schedule, run_schedule
+from poolax.training.pretraining._tokens import NextToken
 
 
 def pretrain_next_token(
@@ -54,22 +51,6 @@ def pretrain_next_token(
     check_instance("config", config, GPT2Config, "a GPT2Config")
     check_instance("schedule", schedule, Schedule, "a Schedule")
     ids = np.asarray(ids)
-    if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] < 2:
-        raise ValueError(f"ids: expected shape (N, n) with n >= 2, got {ids.shape}")
     mask = np.ones(ids.shape, bool) if mask is None else np.asarray(mask)
-    model = GPT2.init(config, jax.random.key(schedule.seed), preprocess)
-    model.embed(model.params, jnp.asarray(ids), jnp.asarray(mask))
-
-    def loss(params, data, indices, keys):
-        del keys
-        ids, mask = data["ids"][indices], data["mask"][indices]
-        states = model.apply(params, ids[:, :-1], mask[:, :-1]).states
-        logits = states @ params["embeddings"]["token"].T
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
-        scored = mask[:, 1:] & mask[:, :-1]
-        return jnp.sum(losses * scored, axis=-1) / jnp.maximum(jnp.sum(scored, axis=-1), 1)
-
-    recipe = NextTokens(config)
-    arrays = {"ids": ids, "mask": mask}
-    params = run_schedule(schedule, model.params, loss, arrays, recipe)
-    return dataclasses.replace(model, params=params)
+    model: Any = run_schedule(schedule, NextToken(config), {"ids": ids, "mask": mask}, preprocess)
+    return model
