@@ -235,7 +235,7 @@ def test_prepare_and_show(said, test_data, tmp_path):
         (["prepare", "digits"], r"name: expected a data set that has to be prepared, got 'digits', .*"),
         (["prepare", "miniplaces", "--tfds-dir", "t"], r"miniplaces: expected a data_dir \(--data-dir\) .*"),
         (["prepare"], r"Missing from poolax data prepare: .*"),
-        ([], r"Expected one of \{list, prepare, show\}."),
+        ([], r"Expected one of \{list, prepare, show, tokens\}."),
     ],
 )  # fmt: skip
 def test_usage_errors_take_one_line(arguments, message, capsys):
@@ -334,4 +334,4 @@ def test_the_readme_names_data_sets_and_builders_that_need_tensorflow(pytestconf
     builders = [data.entry(name).tfds for name in data.names()]
     assert listed == [tfds.name for tfds in builders if tfds is not None and tfds.needs_tensorflow]
     for command in re.findall(r"^poolax data (\w+)", section, re.MULTILINE):
-        assert command in ("list", "prepare", "show")
+        assert command in ("list", "prepare", "show", "tokens")

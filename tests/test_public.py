@@ -32,6 +32,8 @@ MODULES = (
     "quickstart",
     "cli",
     "data.series",
+    "data.tokens",
+    "data.unlabelled",
     "data.vision",
     "training.tasks",
     "training.pretraining",

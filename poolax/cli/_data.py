@@ -16,18 +16,14 @@ from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._data_describe import describe_dataset
 from poolax.cli._data_figures import contact_sheet, series_figure
 from poolax.cli._data_list import describe_entry, print_entries
-from poolax.cli._data_options import errors_in_flags, parse_options, with_option_flags
+from poolax.cli._data_options import DatasetOptions, errors_in_flags, parse_options, with_option_flags
 from poolax.cli._data_show import show_dataset
+from poolax.cli._data_tokens import Tokens
 from poolax.cli._options import OptionalPath
 from poolax.cli._own_data import FileFlags, is_own, load_data
 from poolax.cli._program import asking
 
 _NAME = tyro.conf.arg(metavar="NAME", help="Name of a data set, see poolax data list.")
-_OPTION = tyro.conf.arg(
-    metavar="KEY=VALUE",
-    help="Option of the data set; --size 128 is short for --option size=128.",
-)
-_Options = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _OPTION]
 _Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
@@ -79,7 +75,7 @@ class Prepare:
     data_dir: OptionalPath = None
     tfds_dir: OptionalPath = None
     download_dir: OptionalPath = None
-    option: _Options = ()
+    option: DatasetOptions = ()
     as_json: _Json = False
     debug: bool = False
 
@@ -144,7 +140,7 @@ class Show:
     data_dir: OptionalPath = None
     tfds_dir: OptionalPath = None
     out: str = "poolax-data"
-    option: _Options = ()
+    option: DatasetOptions = ()
     files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
     as_json: _Json = False
     debug: bool = False
@@ -179,7 +175,7 @@ class Show:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Data sets: list them, prepare one, look at one.
+    """Data sets: list them, prepare one, look at one, write texts as tokens.
 
     Attributes:
         command: What to do.
@@ -189,6 +185,7 @@ class Data:
         Annotated[List, tyro.conf.subcommand("list")]
         | Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Show, tyro.conf.subcommand("show")]
+        | Annotated[Tokens, tyro.conf.subcommand("tokens")]
     ]
 
     @property
@@ -206,7 +203,7 @@ class Data:
         return self.command.run()
 
 
-_COMMANDS = {"list": List, "prepare": Prepare, "show": Show}
+_COMMANDS = {"list": List, "prepare": Prepare, "show": Show, "tokens": Tokens}
 
 
 def expand_options(arguments: Sequence[str]) -> list[str]:

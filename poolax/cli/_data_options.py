@@ -5,11 +5,21 @@ import contextlib
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from poolax import data
 from poolax._files import DamagedFileError
 from poolax.data import Entry
+
+DatasetOptions = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(
+        metavar="KEY=VALUE",
+        help="Option of the data set; --size 128 is short for --option size=128.",
+    ),
+]
 
 
 def with_option_flags(arguments: Sequence[str], command_flags: Collection[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """Data sets: named entries with fixed, recorded splits, and batches of them."""
 
 from poolax._dataset import Dataset as Dataset
+from poolax.data import tokens as tokens
+from poolax.data import unlabelled as unlabelled
 from poolax.data._entry import Entry as Entry
 from poolax.data._examine import Examination as Examination
 from poolax.data._examine import examine as examine

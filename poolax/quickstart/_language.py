@@ -4,13 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from etils import epath
 
 from poolax._progress import Progress
 from poolax.backbones import GPT2Config, TextPreprocess
 from poolax.data import Dataset
 from poolax.data.language import next_token, topics
+from poolax.data.tokens import train_tokenizer
 from poolax.quickstart._recipes import pretraining_schedule
 from poolax.quickstart._settings import Settings
 from poolax.quickstart._study import Noisy, Study, Tokens
@@ -33,7 +33,8 @@ def language(out: epath.Path, settings: Settings, progress: Progress) -> Study:
     topic: Any = data.targets
     unlabelled = _unlabelled(data)
     longest = settings.max_tokens
-    preprocess = TextPreprocess(_tokenizer(unlabelled), longest)
+    tokenizer = train_tokenizer(unlabelled, _VOCAB_SIZE, end_of_text=None)
+    preprocess = TextPreprocess(tokenizer.to_str(), longest)
     ids, mask = preprocess(unlabelled)
     # Half the passes over twice the texts: such a small corpus is soon learned by heart.
     schedule = pretraining_schedule(
@@ -85,17 +86,3 @@ def _unlabelled(data: Dataset) -> list[str]:
     held_out = {*texts[data.splits["validation"]], *texts[data.splits["test"]]}
     everything: Any = topics(min_paragraphs=_FEW_PARAGRAPHS).inputs
     return [text for text in everything if text not in held_out]
-
-
-def _tokenizer(texts: list[str]) -> str:
-    """A byte-level vocabulary of the training texts."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=_VOCAB_SIZE,
-        show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer.to_str()

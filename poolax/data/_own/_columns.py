@@ -101,10 +101,19 @@ def _texts(
         usual = tuple(found for name in pair if (found := _usual(table, (name,))) is not None)
         if len(usual) == len(pair):
             return usual
+    return (usual_text_column(table),)
+
+
+def usual_text_column(table: Table) -> str:
+    """The column of texts, by its usual names.
+
+    Raises:
+        ValueError: where no column has one; the error lists those that there are.
+    """
     found = _usual(table, _TEXTS)
     if found is None:
         raise _not_found(table, "text_column")
-    return (found,)
+    return found
 
 
 def _usual(table: Table, names: Sequence[str]) -> str | None:
