@@ -2,17 +2,18 @@
 
     python experiments/benchmark.py --suite forward --data-dir DIR  # backbones beside PyTorch
     python experiments/benchmark.py --suite forward --profile       # where their time goes
+    python experiments/benchmark.py --suite pretrain     # training steps of GPT-2 beside PyTorch
     python experiments/benchmark.py --suite lipschitz    # Jacobian norms beside dense Jacobians
     python experiments/benchmark.py --suite ledger       # bounds of seven billion parameters
     python experiments/benchmark.py --suite sweep --data-dir DIR    # heads beside PyTorch
     python experiments/benchmark.py --suite solvers --data-dir DIR  # heads beside scikit-learn
     python experiments/benchmark.py --suite scale        # a sweep on disk against examples and heads
 
-In "forward" and "lipschitz" the runs of all contestants are interleaved, figures are medians, and
-before each timed call there is a pause, for idle threads of one library's pool spin for a while and
-would slow the other down, and one call that is not timed. "ledger", "sweep", "solvers" and "scale"
-take minutes and are run once, with compilation, each side of "sweep" and each case of "scale" in a
-process of its own. Ratios come from one run alone.
+In "forward", "pretrain" and "lipschitz" the runs of all contestants are interleaved, figures are
+medians, and before each timed call there is a pause, for idle threads of one library's pool spin for a
+while and would slow the other down, and one call that is not timed. "ledger", "sweep", "solvers" and
+"scale" take minutes and are run once, with compilation, each side of "sweep" and each case of "scale"
+in a process of its own. Ratios come from one run alone.
 """
 
 if __name__ == "__main__":
@@ -30,7 +31,7 @@ from typing import Literal, TypedDict
 import rich
 import rich.table
 import tyro
-from benchmarks import converged, forward, ledger, lipschitz, scale, sweep
+from benchmarks import converged, forward, ledger, lipschitz, pretrain, scale, sweep
 from benchmarks.banking77 import Plan
 
 from poolax.records import Records, record_kind, write_atomically
@@ -49,12 +50,13 @@ class Options:
 
     Attributes:
         suite: What is measured, in float32: "forward" is the forward pass of frozen backbones beside
-            PyTorch, and loading them; "lipschitz" the Jacobian norm of a pooled block, matrix-free
-            beside exact, and the search for its largest; "ledger" the bounds of a decoder with seven
-            billion parameters, once; "sweep" heads of six poolers and five seeds on BANKING77 with
-            MiniLM beside PyTorch and, trained to the end, beside scikit-learn, once; "solvers" the
-            latter alone, beside Adam's; "scale" time and memory of a sweep on disk, against examples
-            and heads.
+            PyTorch, and loading them; "pretrain" a training step of small GPT-2s beside PyTorch, L2
+            attention beside dot product, and their memory; "lipschitz" the Jacobian norm of a pooled
+            block, matrix-free beside exact, and the search for its largest; "ledger" the bounds of a
+            decoder with seven billion parameters, once; "sweep" heads of six poolers and five seeds on
+            BANKING77 with MiniLM beside PyTorch and, trained to the end, beside scikit-learn, once;
+            "solvers" the latter alone, beside Adam's; "scale" time and memory of a sweep on disk,
+            against examples and heads.
         repeats: Timed calls of each contestant.
         pause: Seconds of rest before each call.
         threads: Threads of PyTorch; by default as many as there are cores.
@@ -70,7 +72,9 @@ class Options:
         json: Print records instead of a table.
     """
 
-    suite: Literal["forward", "lipschitz", "ledger", "sweep", "solvers", "scale"] = "forward"
+    suite: Literal["forward", "pretrain", "lipschitz", "ledger", "sweep", "solvers", "scale"] = (
+        "forward"
+    )
     repeats: int = 9
     pause: float = 0.3
     threads: int | None = None
@@ -142,6 +146,9 @@ def main() -> None:
             data_dir=options.data_dir,
             by_part=options.profile,
         )
+    elif options.suite == "pretrain":
+        columns = pretrain.COLUMNS
+        records = pretrain.run(repeats=options.repeats, pause=options.pause, threads=options.threads)
     elif options.suite == "lipschitz":
         columns = lipschitz.COLUMNS
         records = lipschitz.run(repeats=options.repeats, pause=options.pause)

@@ -104,3 +104,15 @@ def test_tables_are_made_of_records(benchmarks):
         "\n"
         "| case | load seconds |\n| --- | --- |\n| b | 0.2 |\n"
     )
+
+
+def test_training_steps_are_those_of_pytorch(benchmarks):
+    """Of the tiniest size; what is measured and what memory takes is printed by the suite."""
+    pytest.importorskip("transformers")
+    pretrain = benchmarks("pretrain")
+    case = pretrain.Case(width=16, num_layers=1, num_heads=2, block=8, rows=2, vocab_size=20)
+    model = pretrain.reference(case)
+    ours, theirs = pretrain.with_weights_of(model, case), pretrain.in_torch(model, case.ids)
+    losses = [(ours(), theirs()) for _ in range(3)]
+    assert np.allclose(*np.transpose(losses), rtol=1e-5)
+    assert losses[2][0] < losses[0][0]

@@ -5,11 +5,10 @@ device, which alone takes some 50 MiB; a tokenizer is part of what grows.
 """
 
 import multiprocessing
-import pathlib
-import re
 import time
 from typing import Any
 
+from benchmarks.timing import own_peak_mebibytes
 from benchmarks.weights import folder
 
 MODELS = {"minilm": "MiniLM-L6", "dinov2": "DINOv2-small", "smollm2": "SmolLM2-135M"}
@@ -32,18 +31,9 @@ def _load(directory: str) -> dict[str, Any]:
     from poolax import backbones
 
     jax.numpy.zeros(1).block_until_ready()
-    before, start = _peak_mebibytes(), time.perf_counter()
+    before, start = own_peak_mebibytes(), time.perf_counter()
     backbone = backbones.load(directory)
     jax.block_until_ready(backbone.params)
-    seconds, grown = time.perf_counter() - start, _peak_mebibytes() - before
+    seconds, grown = time.perf_counter() - start, own_peak_mebibytes() - before
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(backbone.params)) / 2**20
     return {"load_seconds": seconds, "mebibytes": size, "growth_of_peak": grown / size}
-
-
-def _peak_mebibytes() -> float:
-    # Of this program alone: what getrusage says goes on from the process that started it.
-    status = pathlib.Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    if found is None:
-        raise RuntimeError("/proc/self/status: expected the peak of memory, VmHWM, got none")
-    return int(found.group(1)) / 2**10

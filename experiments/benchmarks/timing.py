@@ -1,5 +1,7 @@
 """Side-by-side timing: interleaved calls, medians, ratios from one run alone; peaks of memory."""
 
+import pathlib
+import re
 import resource
 import statistics
 import time
@@ -42,3 +44,15 @@ def peak_mebibytes() -> float:
     """Most memory of this process so far."""
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def own_peak_mebibytes() -> float:
+    """Most memory since this program started.
+
+    Of this program alone: what getrusage says goes on from the process that started it.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    if found is None:
+        raise RuntimeError("/proc/self/status: expected the peak of memory, VmHWM, got none")
+    return int(found.group(1)) / 2**10
