@@ -264,11 +264,7 @@ REFUSED = {
         r"line 5: split_column: expected a split \(.*\), got 'fold1'",
     ),
     "both": ("text,label\na,b\n", {"label_column": "label", "score_column": "text"}, r"beside"),
-    "pairs with labels": (
-        "text1,text2,label\na,b,c\n",
-        {"label_column": "label"},
-        r"label_column: expected score_column for pairs",
-    ),
+    "pairs without either": ("text1,text2,kind\na,b,c\n", {}, r"label_column: .*text1, text2, kind"),
     "share": ("text,label\n" + "a,b\nc,d\n" * 9, {"test": 1.5}, r"test: expected .*1\.5"),
     "seed": ("text,label\na,b\n", {"seed": -1}, r"seed: "),
 }

@@ -153,7 +153,12 @@ class Bounds:
             yield row | describe_domain(num_tokens, domain) | constant_fields(found)
 
     def _of_head(self, head: Head) -> dict[str, Any]:
-        dim = head.variables["params"]["output"]["kernel"].shape[0]
+        if head.joins_parts:
+            raise ValueError(
+                "checkpoint: expected a head of one sequence, got one of pairs, whose product has no "
+                "Lipschitz constant"
+            )
+        dim = head.width
         num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
         pooler: Any = head.pooler
         row = {"attention": "none", "pooler": to_config(pooler)["name"], "dim": dim}

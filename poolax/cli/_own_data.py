@@ -27,7 +27,7 @@ class FileFlags:
     Attributes:
         text_column: Column of texts; by default one called text, sentence, ….
         label_column: Column of labels; by default one called label, category, ….
-        pair_columns: The two columns of pairs of texts.
+        pair_columns: The two columns of pairs of texts, with a label or a score.
         score_column: Column of numbers to predict, in place of labels.
         split_column: Column with the split of each example; by default split, where there is one.
         validation: File of the validation split, or the share of the training examples for it; by

@@ -37,6 +37,7 @@ from poolax.training.tasks import Forecasting as Forecasting
 from poolax.training.tasks import Imputation as Imputation
 from poolax.training.tasks import Inpainting as Inpainting
 from poolax.training.tasks import NextToken as NextToken
+from poolax.training.tasks import PairClassification as PairClassification
 from poolax.training.tasks import Regression as Regression
 from poolax.training.tasks import Segmentation as Segmentation
 from poolax.training.tasks import SentenceCompletion as SentenceCompletion

@@ -86,7 +86,7 @@ def _on_states(head: Head):
     """A head as a function of token states."""
     width = _width(head)
     scope = _scope(head, None)
-    axes = "b, parts, n" if head.config.get("task") in _IN_PARTS else "b, n"
+    axes = _places(head)
     states = _symbolic(f"{axes}, {width}", jnp.float32, scope)
     mask = _symbolic(axes, jnp.bool_, scope)
 
@@ -101,12 +101,19 @@ def _on_states(head: Head):
     return call, (states, mask), described
 
 
+def _places(head: Head) -> str:
+    """Axes of the tokens of examples."""
+    if head.joins_parts:
+        return "b, 2, n"
+    return "b, parts, n" if head.config.get("task") in _IN_PARTS else "b, n"
+
+
 def _width(head: Head) -> int:
     """Width of the token states that a head reads."""
     if "scaling" in head.variables:
         return int(head.variables["scaling"]["mean"].shape[-1])
     width = head.config.get("width")
-    return int(head.variables["params"]["output"]["kernel"].shape[0] if width is None else width)
+    return int(head.width if width is None else width)
 
 
 def _on_inputs(head: Head, backbone: Backbone):
@@ -123,7 +130,7 @@ def _on_inputs(head: Head, backbone: Backbone):
 
     if is_text or backbone.modality == "language":
         scope = _scope(head, backbone)
-        axes = "b, parts, n" if head.config.get("task") in _IN_PARTS else "b, n"
+        axes = _places(head)
         arguments = (_symbolic(axes, jnp.int32, scope), _symbolic(axes, jnp.bool_, scope))
         names = (("ids", "int32", "token ids"), ("mask", "bool", "true at real tokens"))
         extra = {"preprocess": _described(backbone)}

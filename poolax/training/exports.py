@@ -94,6 +94,10 @@ def _pooler_of(head, backbone, with_output):
     if skipped:
         pooler, params = SkipPool(pooler, skipped), {"pooler": params} if params else {}
     compared = head.config.get("task") in _COMPARED
+    if with_output and head.joins_parts:
+        raise ValueError(
+            "with_output: expected False for a head of pairs, whose linear layer reads both, got True"
+        )
     if compared if with_output is None else with_output:
         pooler = ProjectedPool(pooler, head.config["num_outputs"])
         inner = {"pooler": params} if params else {}

@@ -69,17 +69,10 @@ def choose_columns(
         if name is not None:
             table.column(argument, name)
     texts = _texts(table, text_column, pair_columns)
-    if len(texts) == 2 and label_column is not None:
-        raise ValueError(
-            "label_column: expected score_column for pairs of texts, whose similarity is learned, got "
-            f"{label_column!r}"
-        )
     score = score_column
     if score is None and label_column is None:
-        # A pair has a score; a single text has a label, and a score where there is none.
+        # A pair has a score, and a label where there is none; a single text the other way round.
         score = _usual(table, _SCORES) if len(texts) == 2 or not _usual(table, _LABELS) else None
-    if len(texts) == 2 and score is None:
-        raise _not_found(table, "score_column")
     label = label_column or (_usual(table, _LABELS) if score is None else None)
     if label is None and score is None:
         raise _not_found(table, "label_column")

@@ -81,7 +81,7 @@ def from_files(
         path: File or folder, or one of the objects above.
         text_column: Column of texts; by default one that is called ``text``, ``sentence``, …
         label_column: Column of labels; by default one that is called ``label``, ``category``, …
-        pair_columns: The two columns of pairs of texts, whose similarity is a score.
+        pair_columns: The two columns of pairs of texts, with a score of their similarity or a label.
         score_column: Column of numbers to predict, in place of labels.
         split_column: Column with the split of each example; by default ``split``, where there is one.
         validation: File of the validation split, or the share of the training examples that is cut off

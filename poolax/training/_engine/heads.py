@@ -21,8 +21,11 @@ from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
 from poolax.training._states.sources import MemorySource, PooledSource
 from poolax.training.arguments import check_runs, check_splits, check_targets_of_splits, check_task
 from poolax.training.layers import Layers
-from poolax.training.tasks import Task
+from poolax.training.tasks import Task, joined_pair
 from poolax.training.token_head import TokenHead
+
+# Vectors that stand side by side in what is read of a pair.
+_JOINED = 4
 
 
 @codec.register("head", "linear")
@@ -34,6 +37,8 @@ class HeadModule(nn.Module):
         num_outputs: Width of the linear layer.
         standardized: Whether token states are brought to the units that the head was trained in: less
             ``mean``, divided by ``deviation``, which stand in the collection ``"scaling"``.
+        pairs: Whether an example is two sequences, ``z (*batch, 2, n, d)``, whose vectors the linear
+            layer reads together, see :func:`poolax.training.tasks.joined_pair`.
 
     Parameters: ``pooler`` if it has any, and ``output`` with kernel and bias.
     """
@@ -41,6 +46,7 @@ class HeadModule(nn.Module):
     pooler: nn.Module
     num_outputs: int
     standardized: bool = False
+    pairs: bool = codec.added(False)
 
     @nn.compact
     def __call__(
@@ -53,12 +59,14 @@ class HeadModule(nn.Module):
             mean = self.variable("scaling", "mean", jnp.zeros, z.shape[-1])
             deviation = self.variable("scaling", "deviation", jnp.ones, z.shape[-1])
             z = (z - mean.value) / deviation.value
-        return nn.Dense(self.num_outputs, name="output")(self.pooler(z, mask))
+        vectors = self.pooler(z, mask)
+        inputs = joined_pair(vectors) if self.pairs else vectors
+        return nn.Dense(self.num_outputs, name="output")(inputs)
 
 
-def head_module(pooler: nn.Module, num_outputs: int) -> nn.Module:
+def head_module(pooler: nn.Module, num_outputs: int, *, pairs: bool = False) -> nn.Module:
     """The head of a pooler; a :class:`TokenHead` is one already."""
-    return pooler if isinstance(pooler, TokenHead) else HeadModule(pooler, num_outputs)
+    return pooler if isinstance(pooler, TokenHead) else HeadModule(pooler, num_outputs, pairs=pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +89,17 @@ class Head:
         """The layer that it reads, ``-1`` for the output; several for states side by side."""
         return Layers.parse(self.config.get("layers", str(Layers()))).layer
 
+    @property
+    def joins_parts(self) -> bool:
+        """Whether it takes two sequences an example, ``(*batch, 2, n, d)``, to one output."""
+        return self.config.get("joins_parts", False)
+
+    @property
+    def width(self) -> int:
+        """Width of the pooled vectors that its linear layer reads."""
+        width = self.variables["params"]["output"]["kernel"].shape[0]
+        return width // _JOINED if self.joins_parts else width
+
     def predict(
         self, states: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
     ) -> Float[Array, "*batch k"]:
@@ -97,7 +116,7 @@ class Head:
         Raises:
             ValueError: for states of another width, or as the pooler raises.
         """
-        width, given = self.variables["params"]["output"]["kernel"].shape[0], jnp.shape(states)[-1:]
+        width, given = self.width, jnp.shape(states)[-1:]
         if given and (parts_of(self.pooler) or isinstance(self.pooler, MultiMaxPool)):
             # Vectors may be of another width than tokens: side by side, behind a layer, of few heads.
             pooler = self.pooler
@@ -105,7 +124,7 @@ class Head:
             given = jax.eval_shape(pooler.apply, inner, states, mask).shape[-1:]
         if given != (width,):
             raise ValueError(f"states: expected width {width}, got shape {jnp.shape(states)}")
-        module = head_module(self.pooler, self.config["num_outputs"])
+        module = head_module(self.pooler, self.config["num_outputs"], pairs=self.joins_parts)
         if isinstance(module, HeadModule) and "scaling" in self.variables:
             module = module.clone(standardized=True)
         outputs = module.apply(self.variables, states, mask)

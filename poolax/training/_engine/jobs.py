@@ -114,7 +114,7 @@ class JobMaker:
 
         Args:
             pending: Runs of each pooler.
-            pooled: Vectors of the fixed poolers, where they are there already.
+            pooled: What linear layers read of the fixed poolers, where it is there already.
         """
         fixed = {
             label: self.poolers[label]
@@ -135,11 +135,13 @@ class JobMaker:
     def _on_vectors(self, fixed, pending, pooled) -> Iterator[Job]:
         """Structures of fixed poolers; pooled vectors leave memory with the last of them."""
         if pooled is None:
-            pooled = pool(fixed, self.views, self.source, self.limits.mapping)
+            found = pool(fixed, self.views, self.source, self.limits.mapping)
+            pooled = {label: self.task.inputs_of(vectors) for label, vectors in found.items()}
         alike = {label: (pending[label], pooled[label].shape[-1]) for label in fixed}
         for runs, width in dict.fromkeys(alike.values()):
             labels = tuple(label for label in fixed if alike[label] == (runs, width))
-            # (N, group, *parts, d): an average over one token is the vector itself.
+            # (N, group, *parts, d), parts that are read together joined: an average over one token is
+            # the vector itself.
             vectors = PooledSource(np.stack([pooled[label] for label in labels], axis=1))
             group = HeadGroup(
                 head_module(AveragePool(), self.task.num_outputs),
@@ -153,13 +155,15 @@ class JobMaker:
 
     def _group(self, label: str, runs: tuple[Run, ...], view: View) -> HeadGroup:
         return HeadGroup(
-            head_module(self.poolers[label], self.task.num_outputs),
+            head_module(self.poolers[label], self.task.num_outputs, pairs=self.task.joins_parts),
             runs,
             view=view,
             lipschitz=self._factors([label]),
         )
 
     def _factors(self, labels: Sequence[str]):
+        if self.task.joins_parts:  # a product of two vectors has no constant
+            return None
         poolers = [self.poolers[label] for label in labels]
         views = [self.views[label] for label in labels]
         spread = None

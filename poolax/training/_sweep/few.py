@@ -345,7 +345,9 @@ def _compare(
             pending = {key for plan, _ in own.values() for key in plan.pending()}
             # Of all draws, finished or not: how many stand in a program is to change nothing.
             solved = {
-                key: solve_draws(vectors[key], labels, task, parts, held_out["validation"], solver)
+                key: solve_draws(
+                    task.inputs_of(vectors[key]), labels, task, parts, held_out["validation"], solver
+                )
                 for key in modules
                 if key in pending and key in fixed and methods[key].name != SCHEDULE
             }

@@ -230,6 +230,7 @@ class Heads:
             "pooler": _config_or_none(self.poolers[label]),
             "num_outputs": self.task.num_outputs,
             "task": self.task.name,
+            **({"joins_parts": True} if self.task.joins_parts else {}),
             "learning_rate": run[0],
             "seed": run[1],
             "epochs": self.epochs,

@@ -1,6 +1,7 @@
 """How the heads of each pooler are trained to the end, and what it costs: planned beforehand."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -79,7 +80,8 @@ def methods_of(
         if not is_fixed(pooler, shapes[label]):
             found[label] = Method(SCHEDULE, "the pooler has parameters", is_fixed=False)
             continue
-        sizes = (num_examples * task.num_parts, _width_of(pooler, shapes[label]), task.num_outputs)
+        *parts, width = _inputs_of(pooler, shapes[label], task)
+        sizes = (num_examples * math.prod(parts), width, task.num_outputs)
         starts = 0 if task.is_convex else solver.num_starts - 1
         numbers = {"num_solves": num_folds * len(solver.strengths) + starts, "num_folds": num_folds}
         if closed:
@@ -114,8 +116,8 @@ def _method(cost: Cost, task: Task, solver: Converged, *, closed: bool) -> Metho
     return Method("lbfgs", reason, is_fixed=True, cost=cost)
 
 
-def _width_of(pooler: nn.Module, shape: tuple[int, ...]) -> int:
-    """Width of the vectors of a pooler without parameters."""
+def _inputs_of(pooler: nn.Module, shape: tuple[int, ...], task: Task) -> tuple[int, ...]:
+    """Shape ``(*parts, d)`` of what a linear layer reads of a pooler without parameters."""
     states = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
-    vectors: Any = jax.eval_shape(lambda z: pooler.apply({}, z), states)
-    return vectors.shape[-1]
+    inputs: Any = jax.eval_shape(lambda z: task.inputs_of(pooler.apply({}, z)), states)
+    return inputs.shape[1:]

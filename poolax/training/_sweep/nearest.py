@@ -32,7 +32,9 @@ class Nearest:
     def __init__(
         self, of: str, task: Task, targets: PyTree, splits: Mapping[str, Int[np.ndarray, "_"]]
     ):
-        self._task = task if isinstance(task, Classification) and of != "none" else None
+        # Vectors of pairs are compared with each other and not with those of other pairs.
+        is_asked = of != "none" and not task.joins_parts
+        self._task = task if isinstance(task, Classification) and is_asked else None
         self._trained, self._targets, self._splits = of == "all", targets, splits
         self._fixed: dict[str, dict[str, Any]] = {}
 

@@ -145,6 +145,8 @@ class SweepPlan:
             PreemptedError: if asked to stop.
         """
         heads, until = self._heads, None
+        if pooled is not None:
+            pooled = {label: heads.task.inputs_of(vectors) for label, vectors in pooled.items()}
         nearest = Nearest(self._neighbours, heads.task, targets, splits)
         about = {**about, **constants_of(heads.task, targets, splits, read_inputs)}
         if heads.solver is not None:
@@ -168,7 +170,10 @@ class SweepPlan:
         labels = [label for label in self.pending() if label in heads.on_vectors]
         if labels:
             fixed = {label: heads.poolers[label] for label in labels}
-            vectors = pooled or pool(fixed, views, source, self._limits.mapping)
+            vectors = pooled or {
+                label: heads.task.inputs_of(own)
+                for label, own in pool(fixed, views, source, self._limits.mapping).items()
+            }
             solved = {label: vectors[label] for label in labels if label in heads.solved}
             self._solve(solved, targets, splits, progress, about, nearest, given or {})
             labels = [label for label in labels if label not in heads.solved]

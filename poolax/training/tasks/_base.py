@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from poolax.training.tasks._joined import joined_pair
+
 # Probabilities of more classes are made for no example.
 _MOST_CLASSES = 256
 
@@ -51,6 +53,8 @@ class Task(abc.ABC):
             :meth:`metrics` gives.
         num_parts: Sequences of an example. With one, outputs have shape ``(*batch, k)``, otherwise
             ``(*batch, parts, k)``: every part is pooled and projected alike.
+        joins_parts: Whether the linear layer reads the vectors of both of two parts together, as
+            :func:`joined_pair` gives them: outputs then have shape ``(*batch, k)``.
         is_convex: Whether the loss is a convex function of the outputs, so that a linear head has one
             least loss, whatever it starts from.
     """
@@ -60,12 +64,17 @@ class Task(abc.ABC):
     higher_is_better: bool
     further_metrics: tuple[str, ...] = ()
     num_parts: int = 1
+    joins_parts: bool = False
     is_convex: bool = False
 
     @property
     @abc.abstractmethod
     def num_outputs(self) -> int:
         """Width ``k`` of the linear head."""
+
+    def inputs_of(self, vectors: Any) -> Any:
+        """What the linear layer reads of pooled vectors ``(*batch, *parts, d)``, of NumPy or JAX."""
+        return joined_pair(vectors) if self.joins_parts else vectors
 
     @abc.abstractmethod
     def loss(self, outputs: Float[Array, "*batch k"], targets: PyTree) -> Float[Array, "*batch"]:

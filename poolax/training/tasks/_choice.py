@@ -7,7 +7,7 @@ import numpy as np
 from poolax._dataset import Dataset
 from poolax._inputs import dtype_of
 from poolax.training.tasks._base import Task
-from poolax.training.tasks._classification import Classification
+from poolax.training.tasks._classification import Classification, PairClassification
 from poolax.training.tasks._regression import Regression
 from poolax.training.tasks._segmentation import Segmentation
 from poolax.training.tasks._series import Forecasting, Imputation
@@ -26,10 +26,11 @@ def task_for(dataset: Dataset) -> Task:
         dataset: With labels, numbers, scores of pairs, or values of series.
 
     Returns:
-        :class:`Classification` for labels; :class:`SentenceCompletion` for labels that are numbers of
-        endings; :class:`Segmentation` for labels of cells; :class:`SentenceSimilarity` for a score of
-        each pair; :class:`Regression` for other numbers; :class:`Forecasting` for ``values`` of series,
-        or :class:`Imputation` where these lie within the inputs.
+        :class:`Classification` for labels, :class:`PairClassification` for those of pairs of texts;
+        :class:`SentenceCompletion` for those of a context and as many endings; :class:`Segmentation`
+        for labels of cells; :class:`SentenceSimilarity` for a score of each pair; :class:`Regression`
+        for other numbers; :class:`Forecasting` for ``values`` of series, or :class:`Imputation` where
+        these lie within the inputs.
 
     Raises:
         ValueError: for targets of no task.
@@ -48,8 +49,10 @@ def task_for(dataset: Dataset) -> Task:
             return Imputation(steps) if hidden else Forecasting(steps)
         raise ValueError(f"task: expected to be given for targets {', '.join(targets)}, got none")
     if targets.ndim == 1 and dataset.num_classes is not None:
-        # A context and its endings, each a text.
-        if dataset.inputs.shape[1:] == (1 + dataset.num_classes,) and _are_texts(dataset.inputs):
+        num_texts = dataset.inputs.shape[1:] if _are_texts(dataset.inputs) else ()
+        if num_texts == (2,):
+            return PairClassification(dataset.num_classes)
+        if num_texts == (1 + dataset.num_classes,):  # a context and its endings
             return SentenceCompletion(dataset.num_classes)
         return Classification(dataset.num_classes)
     if targets.ndim == 3 and dataset.num_classes is not None:

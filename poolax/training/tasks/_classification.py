@@ -86,6 +86,28 @@ class Classification(Task):
         check_labels(targets, self.num_classes)
 
 
+@codec.register("task", "pair_classification")
+@dataclasses.dataclass(frozen=True)
+class PairClassification(Classification):
+    """Classification of pairs of texts, such as paraphrases or what follows from a sentence.
+
+    Both texts are pooled alike, to ``u`` and ``v``; a linear layer reads ``(u, v, |u - v|, u v)``, see
+    :func:`joined_pair`. Loss, metrics and records are those of :class:`Classification`.
+
+    Attributes:
+        num_classes: Number of classes.
+
+    Example:
+        >>> task = PairClassification(num_classes=3)
+        >>> task.num_parts, task.inputs_of(np.ones((5, 2, 8))).shape
+        (2, (5, 32))
+    """
+
+    name = "pair_classification"
+    num_parts = 2
+    joins_parts = True
+
+
 @codec.register("task", "next_token")
 @dataclasses.dataclass(frozen=True)
 class NextToken(Task):
