@@ -13,7 +13,7 @@ from poolax.reporting._places import comparisons_of
 from poolax.reporting._scores import summaries_of
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Errors further apart than by this factor, such as those of a baseline, need a logarithmic axis.
 _WIDE = 20
@@ -82,7 +82,7 @@ def _plot_panel(axes, name, protocols):
 def _plot_protocol(axes, index, protocol, entries, poolers, num_protocols):
     """Scores of heads that were trained in one way, beside those of the other ways."""
     # The ring in the legend is that of the last.
-    colour = _COLOURS[index % len(_COLOURS)]
+    colour = COLOURS[index % len(COLOURS)]
     shift = 0.24 * (index - (num_protocols - 1) / 2)
     places = [poolers.index(entry["pooler"]) + shift for entry in entries]
     means = [entry["mean"] for entry in entries]
@@ -95,7 +95,7 @@ def _plot_protocol(axes, index, protocol, entries, poolers, num_protocols):
         color=colour,
         markersize=6,
         capsize=3,
-        label=_label(protocol),
+        label=legend_label(protocol),
     )
     chosen = [k for k, entry in enumerate(entries) if entry["chosen"]]
     axes.scatter(
@@ -133,7 +133,7 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
 def draw_noise_curves(axes: Any, records: Iterable[Mapping[str, Any]]) -> None:
     """A line for each pooler with the band of its interval."""
     for index, row in enumerate(records):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         shown = [k for k, epsilon in enumerate(row["epsilon"]) if epsilon > 0]
         epsilon, mean, low, high = (
             [row[name][k] for k in shown] for name in ("epsilon", "mean", "low", "high")
@@ -144,7 +144,7 @@ def draw_noise_curves(axes: Any, records: Iterable[Mapping[str, Any]]) -> None:
             marker=_MARKERS[index % len(_MARKERS)],
             color=colour,
             markersize=5,
-            label=_label(row["pooler"]),
+            label=legend_label(row["pooler"]),
         )
         axes.fill_between(epsilon, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xscale("log", base=2)
@@ -163,11 +163,11 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     kinds = list(dict.fromkeys(row["attention"] for row in found))
     figure, panels = new_figure(2.9 * len(kinds) + 0.8, 3.8, columns=len(kinds))
     series = {
-        "measured_real": ("at real inputs", "o", _COLOURS[0]),
-        "measured_adversarial": ("adversarial", "^", _COLOURS[4]),
-        "tight": ("tight bound", "_", _COLOURS[1]),
-        "sharp": ("sharp bound", "_", _COLOURS[2]),
-        "published": ("published bound", "_", _COLOURS[6]),
+        "measured_real": ("at real inputs", "o", COLOURS[0]),
+        "measured_adversarial": ("adversarial", "^", COLOURS[4]),
+        "tight": ("tight bound", "_", COLOURS[1]),
+        "sharp": ("sharp bound", "_", COLOURS[2]),
+        "published": ("published bound", "_", COLOURS[6]),
     }
     series = {
         name: look for name, look in series.items() if any(row[name] is not None for row in found)
@@ -200,7 +200,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
     save_figure(figure, path)
 
 
-def _label(name):
+def legend_label(name):
     """A name in a legend, which would leave out one that begins with an underscore."""
     return f"\N{ZERO WIDTH SPACE}{one_line(name)}".replace("$", r"\$")
 
