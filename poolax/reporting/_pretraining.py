@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, new_figure, save_figure
+from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
 
 
 def plot_pretraining(
