@@ -1,4 +1,4 @@
-"""The tables in experiments/README.md and results/paper, made from the records in results/ alone.
+"""The tables in experiments/README.md, and all in results/paper and results/claims, made from records.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write the tables
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
+import claims
 import comparison
 import paper_table
 import tyro
@@ -30,7 +31,7 @@ END = "<!-- Written by summary.py from results/: end -->"
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Write the tables in README.md and results/paper from the records in results/.
+    """Write the tables in README.md, results/paper and results/claims from the records in results/.
 
     Attributes:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
@@ -52,8 +53,12 @@ class Summary:
         folder = pathlib.Path(self.folder)
         for source in self.take:
             take_over(pathlib.Path(source), folder / "results")
-        stale = []
-        for path, text in documents(folder).items():
+        records = [row for path in paper_table.stored(folder / "results") for row in Records.read(path)]
+        verdicts = claims.judged(records, folder / "results" / "claims")
+        stale = [f"results/claims/{name}" for name in claims.stale(verdicts, folder / "results/claims")]
+        if not self.check:
+            claims.write(verdicts, folder / "results" / "claims")
+        for path, text in documents(folder, records).items():
             if path.exists() and path.read_text() == text:
                 continue
             stale.append(str(path.relative_to(folder)))
@@ -66,11 +71,10 @@ class Summary:
         return COMPLETE
 
 
-def documents(folder: pathlib.Path) -> dict[pathlib.Path, str]:
-    """All that is made of the records in results/: where it stands, and its text."""
+def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Path, str]:
+    """The tables that are made of the records in results/: where each stands, and its text."""
     results = folder / "results"
     readme = folder / "README.md"
-    records = [row for path in paper_table.stored(results) for row in Records.read(path)]
     beside = paper_table.texts(records)
     return {
         readme: with_section(readme.read_text(), section(results)),
@@ -103,8 +107,10 @@ def section(results: pathlib.Path) -> str:
             f"```sh\n{commands}\n```\n"
         )
     parts.append(
-        "## The paper's values beside ours\n\n[results/paper](results/paper/paper.md), by\n\n"
-        "```sh\npython experiments/paper_table.py\n```\n"
+        "## The paper's values and claims\n\n"
+        "Its values beside ours: [paper](results/paper/paper.md). "
+        "What becomes of its claims: [claims](results/claims/claims.md). By\n\n"
+        "```sh\npython experiments/paper_table.py\npython experiments/claims.py\n```\n"
     )
     return "\n".join(parts)
 

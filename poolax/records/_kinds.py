@@ -205,6 +205,32 @@ class AdviceRecord(MadeWith):
     head: NotRequired[str | None]
 
 
+@record_kind("claim")
+class ClaimRecord(MadeWith):
+    """A verdict on a claim about poolers, with what it stands on."""
+
+    id: str
+    claim: str
+    text: str
+    source: str
+    backbone: str | None
+    pretrained: str
+    solver: str | None
+    verdict: str
+    missing: str
+    adjusted: float | None
+    p_for: float | None
+    p_against: float | None
+    comparisons: list[dict[str, Any]]
+    level: float
+    num_tested: int
+    records: str | None
+    paper: dict[str, Any] | None
+    found: NotRequired[str]
+    draws: NotRequired[int]
+    seed: NotRequired[int]
+
+
 @record_kind("data set")
 class DataSetRecord(TypedDict):
     """What ``poolax data list`` prints."""

@@ -2,6 +2,10 @@
 
 from poolax.reporting._advice import advice_table as advice_table
 from poolax.reporting._advice import plot_advice as plot_advice
+from poolax.reporting._claims.judging import judge_claims as judge_claims
+from poolax.reporting._claims.statements import Claim as Claim
+from poolax.reporting._claims.statements import Contrast as Contrast
+from poolax.reporting._claims.tables import claims_tables as claims_tables
 from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity

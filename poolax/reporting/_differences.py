@@ -11,11 +11,15 @@ from poolax.statistics import Resampled, resample
 _DRAWS = 2000
 
 
-def resampled(heads: Mapping[str, Sequence[Mapping[str, Any]]]) -> Resampled | str:
+def resampled(
+    heads: Mapping[str, Sequence[Mapping[str, Any]]], *, draws: int = _DRAWS, seed: int = 0
+) -> Resampled | str:
     """Test scores of poolers in draws of test examples and seeds, the same for all.
 
     Args:
         heads: For each pooler the records of its heads, a seed each, on one test split.
+        draws: Number of draws.
+        seed: Of the draws.
 
     Returns:
         The draws, or why there are none.
@@ -25,7 +29,7 @@ def resampled(heads: Mapping[str, Sequence[Mapping[str, Any]]]) -> Resampled | s
     if not known or any(len(known.get(name, ())) < len(rows) for name, rows in found.items()):
         return "the records hold no scores of single examples"
     try:
-        return resample(known, draws=_DRAWS)
+        return resample(known, draws=draws, seed=seed)
     except ValueError as error:  # of a metric that is not made of what records hold, or other examples
         return str(error)
 

@@ -3,6 +3,7 @@
 from poolax.statistics._bootstrap import Resampled as Resampled
 from poolax.statistics._bootstrap import compare as compare
 from poolax.statistics._bootstrap import resample as resample
+from poolax.statistics._evidence import RELATIONS as RELATIONS
 from poolax.statistics._evidence import Evidence as Evidence
 from poolax.statistics._evidence import Verdict as Verdict
 from poolax.statistics._evidence import all_of as all_of

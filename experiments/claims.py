@@ -1,0 +1,136 @@
+"""Verdicts on the paper's claims and on two of ours, from the test scores that stored records hold.
+
+    python experiments/claims.py            # from results/, into results/claims/
+    python experiments/claims.py --check    # exit code 1 if they are not what results/ gives
+
+Each claim is a statement about differences of poolers on named data, for a named backbone, under each
+solver. It is tested on test examples by a paired bootstrap of two levels (examples, then seeds; 10,000
+draws), with Holm's correction over all claims; claims_cases.py states them. Reads records alone: a
+minute or two on one core, seconds where the records are those of the verdicts that stand there. The
+paper reports means and standard deviations over five seeds, and no test.
+"""
+
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("claims")
+
+import collections
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tyro
+from claims_cases import OWN, PAPER, PRETRAINED, geometry
+
+from poolax.cli import COMPLETE, FAILURE, check_count, run_program
+from poolax.records import Records, as_written, environment, write_atomically
+from poolax.reporting import claims_tables, joined, judge_claims
+
+HERE = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """Test claims about poolers on the scores that records hold.
+
+    Attributes:
+        records: Files of records of comparisons; by default those in results/.
+        out: Folder for claims.jsonl, claims.md and claims.csv.
+        draws: Draws of the bootstrap.
+        seed: Of the draws.
+        quick: A tenth of the draws.
+        check: Write nothing, and fail if the folder does not hold what the records give.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    records: tuple[str, ...] = ()
+    out: str = str(HERE / "results" / "claims")
+    draws: int = 10_000
+    seed: int = 0
+    quick: bool = False
+    check: bool = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        check_count("draws", self.draws)
+        check_count("seed", self.seed, at_least=0)
+        paths = [*map(pathlib.Path, self.records)] or sorted((HERE / "results").glob("*.jsonl"))
+        heads = [row for path in paths for row in Records.read(path)]
+        out = pathlib.Path(self.out)
+        draws = max(1, self.draws // 10) if self.quick else self.draws
+        rows = judged(heads, out, draws=draws, seed=self.seed)
+        if self.check:
+            found = stale(rows, out)
+            if found:
+                print(f"{', '.join(found)}: not what the records give", file=sys.stderr)
+            return FAILURE if found else COMPLETE
+        write(rows, out)
+        told = collections.Counter(row["verdict"] for row in rows)
+        print(", ".join(f"{count} {verdict}" for verdict, count in told.most_common()))
+        return COMPLETE
+
+
+def judged(heads: Sequence[dict], out: pathlib.Path, *, draws: int = 10_000, seed: int = 0) -> Records:
+    """A verdict on each claim; those on the same heads as before are taken from the folder.
+
+    Args:
+        heads: Records of comparisons.
+        out: Folder of earlier verdicts.
+        draws: Draws of the bootstrap.
+        seed: Of the draws.
+    """
+    known = Records.read(out / "claims.jsonl")
+    about = {**environment(), "command": "python experiments/claims.py"}
+    rows = judge_claims(
+        [*PAPER, *OWN], heads, pretrained=PRETRAINED, draws=draws, seed=seed, known=known, about=about
+    )
+    own = geometry()
+    before = [row for row in known if (row["id"], row["records"]) == (own["id"], own["records"])]
+    shared = {name: rows[0][name] for name in ("level", "num_tested")}
+    return Records([*rows, (before[0] if before else about) | own | shared])
+
+
+def texts(rows: Records) -> dict[str, str]:
+    """The tables in Markdown and as tidy rows, by the names of their files."""
+    tables = claims_tables(rows)
+    shown = "\n".join(table.markdown(level=2) for table in tables)
+    found = {"claims.md": f"# What becomes of the claims\n\n{shown}", "claims.csv": tables[0].csv()}
+    return found | ({"comparisons.csv": joined(tables[1:]).csv()} if tables[1:] else {})
+
+
+def stale(rows: Records, out: pathlib.Path) -> list[str]:
+    """Names of files that do not hold what these verdicts give."""
+    kept = [
+        {k: v for k, v in row.items() if k != "digest"} for row in Records.read(out / "claims.jsonl")
+    ]
+    new = [{k: v for k, v in as_written(row).items() if k != "digest"} for row in rows]
+    wrong = [] if kept == new else ["claims.jsonl"]
+    files = {out / name: text for name, text in texts(rows).items()}
+    return wrong + [path.name for path, text in files.items() if not _holds(path, text)]
+
+
+def _holds(path: pathlib.Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
+
+
+def write(rows: Records, out: pathlib.Path) -> None:
+    """The verdicts, and their tables."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows.write_as(out / "claims.jsonl")
+    for name, text in texts(rows).items():
+        write_atomically(out / name, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and judge the claims."""
+    return run_program("claims", lambda: tyro.cli(Claims, args=arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

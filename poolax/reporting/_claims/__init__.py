@@ -1,0 +1,1 @@
+"""Claims about poolers, and what records say of them."""
