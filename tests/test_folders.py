@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 from parity import build, run, torch, transformers
 
 from poolax import backbones
@@ -122,6 +123,73 @@ def test_a_tower_of_a_whole_model_becomes_a_model_of_its_own(tmp_path, name, cap
     assert theirs.keys() == tower.state_dict().keys()
     for part, tensor in tower.state_dict().items():
         assert torch.equal(tensor, theirs[part]), part
+
+
+OWN = {"width": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 24}
+MADE = {
+    "GPT2Model": (backbones.GPT2, backbones.GPT2Config(20, 8, **OWN), None),
+    "BertModel": (backbones.Bert, backbones.BertConfig(20, 8, **OWN), None),
+    "ViTModel": (
+        backbones.ViT,
+        backbones.ViTConfig(8, 4, 3, **OWN, use_mask_token=True),
+        backbones.ImagePreprocess(1 / 16),
+    ),
+    "Moment": (
+        backbones.Moment,
+        backbones.MomentConfig(16, 4, 4, **OWN, head_dim=4),
+        backbones.SeriesPreprocess(16, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_models_of_ones_own_are_written_as_the_reference_reads_them(name, tmp_path):
+    family, config, preprocess = MADE[name]
+    ours = family.init(config, jax.random.key(0), preprocess)
+    stacked = name == "GPT2Model"
+    written = ours.stack_layers() if stacked else ours
+    backbones.save(written, tmp_path / "folder", format="huggingface")
+    again = backbones.load(tmp_path / "folder")
+    inputs = np.arange(16.0, dtype=np.float32)[None] ** 2 % 7
+    if name == "ViTModel":
+        inputs = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    elif name != "Moment":
+        inputs = np.array([[2, 7, 19, 0]])
+    expected = ours(inputs).states
+    np.testing.assert_array_equal(again(inputs).states, expected)
+    assert again.preprocess == preprocess
+    if name == "Moment":
+        return
+    reference = getattr(transformers, name).from_pretrained(tmp_path / "folder").eval()
+    given = torch.from_numpy(np.moveaxis(inputs, -1, 1) if name == "ViTModel" else inputs)
+    with torch.no_grad():
+        theirs = reference(given).last_hidden_state.numpy()
+    np.testing.assert_allclose(theirs, expected, atol=2e-5)
+
+
+def test_a_tokenizer_of_ones_own_is_written_too(tmp_path):
+    vocabulary = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "a": 3, "b": 4}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    sizes = backbones.BertConfig(20, 8, **OWN)
+    for prefix, suffix in (((), ()), (("[CLS]",), ("[SEP]",)), ((), ("[SEP]",))):
+        prepare = backbones.TextPreprocess(words.to_str(), 8, prefix=prefix, suffix=suffix, pad_id=1)
+        folder = tmp_path / f"{len(prefix)}{len(suffix)}"
+        bert = backbones.Bert.init(sizes, jax.random.key(0), prepare)
+        backbones.save(bert, folder, format="huggingface")
+        assert backbones.load(folder).preprocess == prepare
+    odd = backbones.TextPreprocess(words.to_str(), 8, prefix=("[CLS]", "[SEP]"))
+    with pytest.raises(
+        ValueError, match=r"preprocess: expected special tokens that the tokenizer adds"
+    ):
+        backbones.save(bert.replace(preprocess=odd), tmp_path / "x", format="huggingface")
+    narrow = dataclasses.replace(sizes, embedding_dim=4)
+    odd_sizes = backbones.Bert.init(narrow, jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"backbone: expected sizes and switches that a folder of 'bert'"
+    ):
+        backbones.save(odd_sizes, tmp_path / "x", format="huggingface")
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_cannot_be_written_is_refused_by_name(tmp_path):

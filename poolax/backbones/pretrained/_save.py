@@ -64,7 +64,9 @@ def save(backbone: Backbone, directory: epath.PathLike, *, format: str = "orbax"
     modules of sentence-transformers. The tower of a larger model becomes a model of its own, such as
     ``clip_vision_model`` of a whole CLIP. Tensors that the backbone does not have, of heads
     (``pooler.dense``, ``lm_head``, a classifier) and of other towers, are left out, and a warning in
-    the log names them. The folder appears whole or not at all.
+    the log names them. The folder appears whole or not at all. A GPT-2 with dot-product attention,
+    BERT, ViT or MOMENT that was loaded from none, such as one that was pretrained here, is written as
+    the reference library's plain model of its sizes.
 
     Args:
         backbone: The backbone.
@@ -73,8 +75,7 @@ def save(backbone: Backbone, directory: epath.PathLike, *, format: str = "orbax"
 
     Raises:
         ValueError: if there is a checkpoint or folder, the preprocessing or pooler is not one of this
-            library, or for a backbone that was not loaded from such a folder or cannot be written
-            as one.
+            library, or for a backbone that cannot be written as such a folder.
     """
     check_instance("backbone", backbone, Backbone, "a Backbone")
     check_choice("format", format, ("orbax", "huggingface"))

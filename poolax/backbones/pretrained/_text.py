@@ -22,7 +22,7 @@ def read_text_preprocess(directory, raw, config):
         tokenizer = read_tokenizer(text, "content")
     padding_side = settings.get("padding_side") or "right"
     check_choice("padding_side", padding_side, ("right", "left"))
-    prefix, suffix = _special_tokens(tokenizer, settings)
+    prefix, suffix = special_tokens(tokenizer, settings)
     # Positions that are counted from the padding token's number leave fewer than the table has rows.
     limits = [settings.get("model_max_length"), getattr(config, "max_tokens", None)]
     limits += [raw.get(field) for field in ("max_position_embeddings", "n_positions")]
@@ -40,7 +40,7 @@ def read_text_preprocess(directory, raw, config):
     )
 
 
-def _special_tokens(tokenizer, settings):
+def special_tokens(tokenizer, settings):
     """Tokens in front and at the end of a text, with or without those that settings name."""
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -10,6 +10,7 @@ from poolax.backbones import _layers
 from poolax.backbones._base import Backbone
 from poolax.backbones.pretrained._families import find_architecture
 from poolax.backbones.pretrained._fill import stacked_place
+from poolax.backbones.pretrained._making import make_origin
 from poolax.backbones.pretrained._origin import Origin, whole_tensors
 from poolax.backbones.pretrained._sources import Architecture, Convert, Sources
 
@@ -142,17 +143,15 @@ def _refusal(backbone, name, problem):
 
 
 def check_has_origin(backbone: Backbone) -> Origin:
-    """The backbone's origin.
+    """The backbone's origin, or what it would be of one that was loaded from no folder.
 
     Raises:
-        ValueError: for a backbone that was not loaded from a folder in Hugging Face layout, or from one
-            whose configuration describes more than was loaded.
+        ValueError: for a backbone that was loaded from a folder whose configuration describes more, or
+            as :func:`make_origin` raises.
     """
     kind = f"{type(backbone).__name__} {backbone.name!r}" if backbone.name else type(backbone).__name__
     if backbone.origin is None:
-        raise ValueError(
-            f"backbone: expected one that was loaded from a folder in Hugging Face layout, got {kind}"
-        )
+        return make_origin(backbone)
     architecture, raw, _ = _family_of(backbone.origin)
     towers = [name for name in ("text_config", "vision_config") if raw.get(name)]
     if len(towers) > 1 and architecture.read_tower(raw) is None:
