@@ -8,6 +8,8 @@ What each is, from the smallest to the largest:
 - *tight*, *sharp*, *published*: bounds on the whole domain, never below what is found.
 """
 
+from poolax.measure._along import along_training as along_training
+from poolax.measure._along import check_along as check_along
 from poolax.measure._at_inputs import AtInputs as AtInputs
 from poolax.measure._at_inputs import block_at_inputs as block_at_inputs
 from poolax.measure._at_inputs import measure_block as measure_block

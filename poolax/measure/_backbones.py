@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +26,6 @@ from poolax.measure._methods import known
 from poolax.pooling import FIXED_POOLERS, Pooler, from_name
 
 
-@on_one_thread
 def measure_backbone(
     backbone: Backbone,
     embeddings: Float[Array, "N n d"],
@@ -55,41 +54,80 @@ def measure_backbone(
     Raises:
         ValueError: for a wrong shape, an unknown pooler, or as the bounds raise.
     """
-    modules = [from_name(name) for name in poolers]
-    check_tokens("embeddings", embeddings)
-    for module in modules:
-        if jax.tree.leaves(jax.eval_shape(module.init, key, jnp.zeros(jnp.shape(embeddings)[-2:]))):
-            raise ValueError(f"poolers: expected ones without parameters, got {type(module).__name__}")
-    if jnp.ndim(embeddings) != 3:
-        raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
-    embeddings = jnp.asarray(embeddings)
-    num_tokens, domain = embeddings_domain(embeddings, mask)
-    ledgers = backbone_ledgers(backbone, num_tokens, domain, progress=progress)
-    num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
-    rows: list[dict[str, Any]] = [
-        {"pooler": name, "measured": [], "log10_local": [], "converged": True} for name in poolers
-    ]
-    measure, local = jax.jit(_measure(backbone, modules, key)), _local(backbone, modules)
-    first = (backbone.params, embeddings[0], None if mask is None else mask[0])
-    # Traced alone, it says whether a local bound is known before anything is computed.
-    has_local = known(jax.eval_shape, local, *first) is not None
-    total, done = len(embeddings) * len(rows), 0
-    # The first of them waits for programs to be compiled, one for all inputs and poolers each.
-    progress("inputs", done, total)
-    for at, x in enumerate(embeddings):
-        real = None if mask is None else mask[at]
-        logs = local(backbone.params, x, real).tolist() if has_local else [None] * len(rows)
-        for index, row in enumerate(rows):
-            found = measure(backbone.params, x, real, index)
-            row["measured"].append(float(found.value))
-            row["converged"] &= bool(found.converged)
-            log = logs[index]
-            row["log10_local"].append(None if log is None else log / math.log(10))
-            done += 1
-            progress("inputs", done, total)
-    for row, module in zip(rows, modules, strict=True):
-        row |= constant_fields(pooled_ledgers(ledgers, module, num_pooled))
-    return rows
+    return PooledNorms(poolers, key)(backbone, embeddings, mask, progress)
+
+
+class PooledNorms:
+    """What :func:`measure_backbone` measures, of one set of parameters after the other.
+
+    Programs are compiled for the first backbone, and again for one of another configuration.
+
+    Args:
+        poolers: Names of poolers without parameters.
+        key: Random key of the Lanczos iteration.
+    """
+
+    def __init__(self, poolers: Sequence[str], key: Array):
+        self._names, self._key = list(poolers), key
+        self._modules = [from_name(name) for name in poolers]
+        self._programs: tuple[Any, Callable, Callable] | None = None
+
+    @on_one_thread
+    def __call__(
+        self,
+        backbone: Backbone,
+        embeddings: Float[Array, "N n d"],
+        mask: Bool[Array, "N n"] | None = None,
+        progress: Progress = no_progress,
+    ) -> list[dict[str, Any]]:
+        """Arguments, result and errors are those of :func:`measure_backbone`."""
+        modules = self._modules
+        check_tokens("embeddings", embeddings)
+        for module in modules:
+            tokens = jnp.zeros(jnp.shape(embeddings)[-2:])
+            if jax.tree.leaves(jax.eval_shape(module.init, self._key, tokens)):
+                name = type(module).__name__
+                raise ValueError(f"poolers: expected ones without parameters, got {name}")
+        if jnp.ndim(embeddings) != 3:
+            raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
+        embeddings = jnp.asarray(embeddings)
+        num_tokens, domain = embeddings_domain(embeddings, mask)
+        ledgers = backbone_ledgers(backbone, num_tokens, domain, progress=progress)
+        num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
+        rows: list[dict[str, Any]] = [
+            {"pooler": name, "measured": [], "log10_local": [], "converged": True}
+            for name in self._names
+        ]
+        measure, local = self._of(backbone)
+        first = (backbone.params, embeddings[0], None if mask is None else mask[0])
+        # Traced alone, it says whether a local bound is known before anything is computed.
+        has_local = known(jax.eval_shape, local, *first) is not None
+        total, done = len(embeddings) * len(rows), 0
+        # The first of them waits for programs to be compiled, one for all inputs and poolers each.
+        progress("inputs", done, total)
+        for at, x in enumerate(embeddings):
+            real = None if mask is None else mask[at]
+            logs = local(backbone.params, x, real).tolist() if has_local else [None] * len(rows)
+            for index, row in enumerate(rows):
+                found = measure(backbone.params, x, real, index)
+                row["measured"].append(float(found.value))
+                row["converged"] &= bool(found.converged)
+                log = logs[index]
+                row["log10_local"].append(None if log is None else log / math.log(10))
+                done += 1
+                progress("inputs", done, total)
+        for row, module in zip(rows, modules, strict=True):
+            row |= constant_fields(pooled_ledgers(ledgers, module, num_pooled))
+        return rows
+
+    def _of(self, backbone):
+        """The programs, which take the parameters of each backbone of this configuration."""
+        told = (type(backbone), backbone.config)
+        if self._programs is None or self._programs[0] != told:
+            own = backbone.replace(params=None)
+            measure = jax.jit(_measure(own, self._modules, self._key))
+            self._programs = (told, measure, _local(own, self._modules))
+        return self._programs[1:]
 
 
 def _measure(backbone, poolers, key):

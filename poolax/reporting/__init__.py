@@ -18,6 +18,7 @@ from poolax.reporting._paper.cells import paper_results as paper_results
 from poolax.reporting._paper.tables import paper_counts as paper_counts
 from poolax.reporting._paper.tables import paper_tables as paper_tables
 from poolax.reporting._pretraining import plot_pretraining as plot_pretraining
+from poolax.reporting._pretraining import plot_training_lipschitz as plot_training_lipschitz
 from poolax.reporting._score_tables import joined as joined
 from poolax.reporting._score_tables import notes_once as notes_once
 from poolax.reporting._score_tables import score_tables as score_tables
