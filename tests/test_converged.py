@@ -68,6 +68,18 @@ def test_logistic_regression_is_that_of_the_reference(states):
         assert ours >= theirs - 1e-7
 
 
+def test_many_classes_take_few_steps():
+    """The bias is curved as little as the softmax of many classes is: left in its own units it lags."""
+    rng = np.random.default_rng(8)
+    labels = np.arange(600) % 60
+    inputs = rng.normal(size=(600, 8)) + 2 * rng.normal(size=(60, 8))[labels]
+    inputs = Scaling.of(inputs).apply(inputs)
+    task, strengths = Classification(60), np.array([1e-3, 1e-2, 1e-1])
+    path = descend_path(inputs, labels, task.loss, 60, strengths)
+    assert path.converged.all()
+    assert path.num_steps.max() <= 60, path.num_steps
+
+
 @pytest.mark.parametrize("num", [NUM, 4], ids=["primal", "dual"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_least_squares_are_those_of_the_reference(states, num, weighted):

@@ -16,6 +16,8 @@ from poolax.training._convex.path import Path, rank_of
 
 _EXACT = jax.lax.Precision.HIGHEST
 _PROBES = 4
+# Of a loss that is not convex the mean curvature may be anything, and no penalty holds the bias.
+_LEAST_CURVATURE = 1e-6
 
 
 def descend_path(
@@ -32,7 +34,8 @@ def descend_path(
     """Linear heads of least mean loss, for all strengths of the penalty.
 
     L-BFGS in coordinates in which the loss is about equally curved in all directions: those of the
-    eigenvectors of the inputs' covariance, in units of ``(curvature * eigenvalue + strength)^(-1/2)``.
+    eigenvectors of the inputs' covariance, in units of ``(curvature * eigenvalue + strength)^(-1/2)``,
+    and of the bias in units of ``curvature^(-1/2)``.
     Each strength starts from the head of the stronger one before it; one compiled program serves all of
     them, and all poolers. Under ``vmap`` every line search would compute both of its branches, at
     several times the cost.
@@ -184,21 +187,22 @@ def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin
     unit, _ = _scales(loss, at_start, targets)
     # Where a stronger penalty has led the loss is curved otherwise than where that one started.
     _, curvature = _scales(loss, outputs_of(head.kernel, head.bias), targets)
-    # Rows of the kernel in units in which the loss is curved by about 1.
+    # Rows of the kernel, and the bias, in units in which the loss is curved by about 1.
     unit_of_row = jax.lax.rsqrt(curvature * eigenvalues + strength)[:, None]
+    unit_of_bias = jax.lax.rsqrt(jnp.maximum(curvature, _LEAST_CURVATURE))
 
     def objective(head):
         moved = unit_of_row * head.kernel
-        losses = loss(outputs_of(origin + moved, head.bias), targets)
+        losses = loss(outputs_of(origin + moved, unit_of_bias * head.bias), targets)
         return jnp.mean(losses) + strength / 2 * jnp.sum(jnp.square(moved))
 
     def size(gradient):
         largest = jnp.max(jnp.abs(gradient.kernel / unit_of_row))
-        return jnp.maximum(largest, jnp.max(jnp.abs(gradient.bias))) / unit
+        return jnp.maximum(largest, jnp.max(jnp.abs(gradient.bias / unit_of_bias))) / unit
 
-    head = _Head((head.kernel - origin) / unit_of_row, head.bias)
+    head = _Head((head.kernel - origin) / unit_of_row, head.bias / unit_of_bias)
     head, gradient, step = _minimize(objective, head, size, tolerance, max_steps)
-    solved = _Head(origin + unit_of_row * head.kernel, head.bias)
+    solved = _Head(origin + unit_of_row * head.kernel, unit_of_bias * head.bias)
     return solved, objective(head), gradient, step
 
 
