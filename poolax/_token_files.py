@@ -32,6 +32,7 @@ class TokenShards:
         arrays: Their content, memory-mapped.
         digests: SHA-256 of the content of each file; ``None`` where none was written with it.
         record: What :func:`poolax.data.tokens.write` wrote beside them; empty for bare files.
+        recorded_fingerprint: The fingerprint that is in the record; ``None`` where none is.
 
     Example:
         >>> import pathlib, tempfile
@@ -48,6 +49,7 @@ class TokenShards:
     arrays: tuple[np.ndarray, ...]
     digests: tuple[str | None, ...]
     record: Mapping[str, Any]
+    recorded_fingerprint: str | None = None
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
@@ -83,7 +85,9 @@ class TokenShards:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content, shortened to 16 digits, however many files hold it."""
-        digest = hashlib.sha256(self.dtype.str.encode())
+        if self.recorded_fingerprint is not None:
+            return self.recorded_fingerprint
+        digest = fingerprint_of(self.dtype)
         for array in self.arrays:
             _update(digest, array)
         return digest.hexdigest()[:16]
@@ -189,9 +193,9 @@ def _recorded(folder: epath.Path, split: str, dtype: str | None, verify: bool) -
     where = folder / RECORD
     record, written = _read_record(where, dtype)
     try:
-        parts = [
-            (part["file"], part["tokens"], part["sha256"]) for part in record["splits"][split]["files"]
-        ]
+        of_split = record["splits"][split]
+        parts = [(part["file"], part["tokens"], part["sha256"]) for part in of_split["files"]]
+        recorded = of_split["fingerprint"]
     except (KeyError, TypeError):
         raise damaged(where, f"expected the files of {split}, got none", _REMEDY) from None
     tokens = _open([folder / file for file, _, _ in parts], written)
@@ -199,7 +203,7 @@ def _recorded(folder: epath.Path, split: str, dtype: str | None, verify: bool) -
         if len(array) != count:
             raise damaged(path, f"expected {count} tokens, got {len(array)}", _REMEDY)
     digests = tuple(digest for _, _, digest in parts)
-    tokens = dataclasses.replace(tokens, digests=digests, record=record)
+    tokens = dataclasses.replace(tokens, digests=digests, record=record, recorded_fingerprint=recorded)
     if verify:
         tokens.check()
     return tokens
@@ -215,6 +219,11 @@ def _open(paths: Sequence[epath.Path], dtype: str) -> TokenShards:
             raise damaged(path, f"expected {expected}, got {size} bytes", _REMEDY)
         arrays.append(np.memmap(os.fspath(path), dtype=kind, mode="r"))
     return TokenShards(tuple(map(os.fspath, paths)), tuple(arrays), (None,) * len(arrays), {})
+
+
+def fingerprint_of(dtype: np.dtype) -> Any:
+    """A digest of tokens of one type, to be fed with their bytes."""
+    return hashlib.sha256(dtype.newbyteorder("<").str.encode())
 
 
 def _update(digest: Any, array: np.ndarray) -> None:

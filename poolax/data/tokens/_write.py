@@ -14,7 +14,7 @@ from etils import epath
 from poolax._checks import check_count, check_number
 from poolax._paths import absolute_path, new_folder
 from poolax._progress import Progress, no_progress
-from poolax._token_files import RECORD, as_record, shard_name
+from poolax._token_files import RECORD, as_record, fingerprint_of, shard_name
 from poolax.data.tokens._documents import Documents
 from poolax.data.tokens._sources import documents as documents_of
 from poolax.data.tokens._tokenizers import load_tokenizer, token_that_ends, train_tokenizer
@@ -232,6 +232,7 @@ class _Split:
 
     def __post_init__(self):
         self.documents, self.bytes = 0, 0
+        self.whole = fingerprint_of(np.dtype(self.dtype))
         self.done: list[tuple[int, str]] = []
         self.tokens, self.digest, self.file = 0, hashlib.sha256(), None
 
@@ -240,6 +241,7 @@ class _Split:
         self.documents += ends
         self.bytes += size
         tokens = np.asarray(ids, np.dtype(self.dtype).newbyteorder("<"))
+        self.whole.update(tokens.tobytes())
         while len(tokens):
             part, tokens = np.split(tokens, [self.most - self.tokens])
             if self.file is None:
@@ -260,7 +262,13 @@ class _Split:
             self._temporary(index).rename(self.folder / name)
             files.append({"file": name, "tokens": count, "sha256": digest})
         tokens = sum(count for count, _ in self.done)
-        return {"documents": self.documents, "bytes": self.bytes, "tokens": tokens, "files": files}
+        return {
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "tokens": tokens,
+            "fingerprint": self.whole.hexdigest()[:16],
+            "files": files,
+        }
 
     def _temporary(self, index):
         return self.folder / f"{self.split}-{index}.part"

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from poolax import codec
 from poolax._checks import check_number
@@ -108,19 +109,44 @@ class MaskedPatches(Objective):
     def loss(self, model, params, batch, keys):
         """See :class:`Objective`."""
         images, config = batch["images"], self.config
-        targets = patchify(images, config.patch_size * self._merged)
-        num_patches = targets.shape[-2]
-        num_hidden = max(1, round(self.hidden_fraction * num_patches))
-        hidden = choose_hidden(keys, num_patches, num_hidden)
+        hidden = self.hide(images, keys)
         backbone = params["backbone"]
         if isinstance(config, ViTConfig):
             embeddings = model.embed(backbone, images, hidden=hidden)[0]
         else:
             embeddings = self._hide(model.embed(backbone, images)[0], params, hidden)
         states = model.encode(backbone, embeddings).states[:, model.num_prefix :]
-        error = linear(params["reconstruction"], states).astype(targets.dtype) - targets
-        losses = jnp.sum(jnp.mean(jnp.square(error), axis=-1) * hidden, axis=-1) / num_hidden
+        losses = self.errors(linear(params["reconstruction"], states), images, hidden)
         return losses, jnp.ones_like(losses)
+
+    def hide(self, images: Float[Array, "rows h w c"], keys: Array) -> Bool[Array, "rows patches"]:
+        """True at random patches, those that :meth:`loss` hides with these keys."""
+        num_patches = self.patches(images).shape[-2]
+        return choose_hidden(keys, num_patches, max(1, round(self.hidden_fraction * num_patches)))
+
+    def patches(self, images: Float[Array, "rows h w c"]) -> Float[Array, "rows patches p"]:
+        """Images cut into what is hidden or not."""
+        return patchify(images, self.config.patch_size * self._merged)
+
+    def errors(
+        self,
+        found: Float[Array, "rows patches p"],
+        images: Float[Array, "rows h w c"],
+        hidden: Bool[Array, "rows patches"],
+    ) -> Float[Array, " rows"]:
+        """Mean squared error of the pixels of hidden patches.
+
+        Args:
+            found: Pixels of all patches, by a model or by a simpler rule.
+            images: The images, preprocessed.
+            hidden: True at hidden patches.
+
+        Returns:
+            Shape ``(rows,)``.
+        """
+        targets = self.patches(images)
+        error = jnp.mean(jnp.square(found.astype(targets.dtype) - targets), axis=-1)
+        return jnp.sum(error * hidden, axis=-1) / jnp.sum(hidden, axis=-1)
 
     def _hide(self, embeddings, params, hidden):
         """Patches of hidden tokens of the last stage have the mask token, and keep their position."""

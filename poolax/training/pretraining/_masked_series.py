@@ -148,20 +148,45 @@ class MaskedSeries(Objective):
         found = linear(params["reconstruction"], states).astype(series.dtype)
         return found.reshape(series.shape) * scale + mean
 
+    def hide(self, series: Float[Array, "rows steps"], keys: Array) -> Bool[Array, "rows steps"]:
+        """True at the steps of random patches, those that :meth:`loss` hides with these keys."""
+        num_patches = series.shape[1] // self.config.patch_len
+        num_hidden = max(1, round(self.hidden_fraction * num_patches))
+        hidden = choose_hidden(keys, num_patches, num_hidden)
+        return jnp.repeat(hidden, self.config.patch_len, axis=-1)
+
     def loss(self, model, params, batch, keys):
         """See :class:`Objective`."""
         x, observed = batch["series"], batch.get("observed")
-        patch_len = self.config.patch_len
-        num_patches = x.shape[1] // patch_len
-        num_hidden = max(1, round(self.hidden_fraction * num_patches))
-        hidden = jnp.repeat(choose_hidden(keys, num_patches, num_hidden), patch_len, axis=-1)
+        hidden = self.hide(x, keys)
         found = self.reconstruct(model, params, x, observed, hidden)
+        losses = self.errors(found, x, observed, hidden)
+        return losses, jnp.ones_like(losses)
+
+    def errors(
+        self,
+        found: Float[Array, "rows steps"],
+        series: Float[Array, "rows steps"],
+        observed: Bool[Array, "rows steps"] | None,
+        hidden: Bool[Array, "rows steps"],
+    ) -> Float[Array, " rows"]:
+        """Mean squared error at hidden patches that are observed, in units of each series' variance.
+
+        Args:
+            found: What was filled in, by a model or by a simpler rule.
+            series: The series.
+            observed: True at observed steps; ``None`` if all are.
+            hidden: True at steps of hidden patches.
+
+        Returns:
+            Shape ``(rows,)``.
+        """
+        x, patch_len = series, self.config.patch_len
         known = jnp.ones(x.shape, bool) if observed is None else observed
         count = jnp.maximum(jnp.sum(known, axis=-1, keepdims=True), 1)
         mean = jnp.sum(jnp.where(known, x, 0), axis=-1, keepdims=True) / count
         variance = jnp.sum(jnp.where(known, jnp.square(x - mean), 0), axis=-1) / count[..., 0]
-        whole = known.reshape(len(x), num_patches, patch_len).all(axis=-1)
+        whole = known.reshape(len(x), -1, patch_len).all(axis=-1)
         scored = hidden & jnp.repeat(whole, patch_len, axis=-1)
         error = jnp.sum(jnp.where(scored, jnp.square(found - x), 0), axis=-1)
-        losses = error / jnp.maximum(jnp.sum(scored, axis=-1), 1) / (variance + _ADDED_TO_VARIANCE)
-        return losses, jnp.ones_like(losses)
+        return error / jnp.maximum(jnp.sum(scored, axis=-1), 1) / (variance + _ADDED_TO_VARIANCE)

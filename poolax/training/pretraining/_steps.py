@@ -23,6 +23,11 @@ from poolax.training.pretraining._spectral import cap_spectral_norms
 _EVALUATION = 2**31 - 1
 
 
+def evaluation_key(seed: int) -> Array:
+    """Key of all evaluations of a run: each batch's is folded in, then each row's."""
+    return jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+
+
 @struct.dataclass
 class Steps:
     """What steps of one call gave, in their order; entries behind them are zero.
@@ -97,7 +102,7 @@ class Stepper:
         self, state: TrainState, batches: Mapping[str, np.ndarray], start: int, count: int, seed: int
     ) -> Any:
         """Begin to evaluate batches, from number ``start`` on; as :meth:`steps`."""
-        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+        key = evaluation_key(seed)
         return self._evaluate(state.params, batches, *_on_devices(key, start, count))
 
     def split(self, batches: list[Mapping[str, np.ndarray]], capacity: int) -> dict[str, np.ndarray]:
