@@ -37,7 +37,7 @@ CONTRACT = {
     """,
     "training": """
         sweep sweep_states few_shot save_checkpoint restore_checkpoint
-        load_head Head.predict Limits
+        load_head Head.predict Limits export_head
     """,
     "statistics": "measure resample compare Resampled.interval Resampled.difference holm",
     "records": "Records.predictions Predictions",

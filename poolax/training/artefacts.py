@@ -1,20 +1,21 @@
 """Trained heads as files that JAX alone runs, for inputs of any number and length."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.export
 import jax.numpy as jnp
 from etils import epath
 
-from poolax._checks import check_instance
+from poolax._checks import check_choice, check_instance
 from poolax._paths import absolute_path, write_atomically
-from poolax.backbones import Backbone, SeriesPreprocess, TextPreprocess
+from poolax.backbones import Backbone, Preprocess, SeriesPreprocess, TextPreprocess
 from poolax.records import as_written, environment
 from poolax.training._engine.heads import Head
 from poolax.training._states.prefixes import leave_out, prefix_of
 from poolax.training.exports import check_backbone_of
+from poolax.training.onnx_graphs import check_converts, onnx_graph
 from poolax.training.tasks import SentenceCompletion, SentenceSimilarity
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -22,13 +23,25 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _IN_PARTS = (SentenceSimilarity.name, SentenceCompletion.name)
 
 
-def export_head(head: Head, path: epath.PathLike, *, backbone: Backbone | None = None) -> None:
+def export_head(
+    head: Head,
+    path: epath.PathLike,
+    *,
+    backbone: Backbone | None = None,
+    format: Literal["jax", "onnx"] = "jax",
+) -> None:
     """Write a trained head, with its backbone or without, as one file that JAX alone runs.
 
     The file is an artefact of :mod:`jax.export` for CPU, CUDA and TPU, with weights in it and for any
     number of inputs and tokens. ``jax.export.deserialize(bytearray(content)).call(inputs, mask)`` gives
     the head's outputs, such as logits, in a process that has neither poolax nor Flax. What the inputs
-    are is described beside it, in ``PATH.json``.
+    are, and how raw ones become them, is described beside it, in ``PATH.json``; of texts
+    ``PATH.tokenizer.json`` has the tokenizer, which the library tokenizers reads.
+
+    ``format="onnx"`` writes an ONNX graph of a head on token states instead, for any number of inputs
+    and tokens too, made by jax2onnx (``pip install "poolax[onnx]"``) without PyTorch and TensorFlow and
+    compared with the head in onnxruntime before it is written. Backbones are left out of it: of their
+    attention jax2onnx 0.17 writes an operator that onnxruntime 1.32 does not have.
 
     Args:
         head: What :func:`load_head` gives.
@@ -37,9 +50,12 @@ def export_head(head: Head, path: epath.PathLike, *, backbone: Backbone | None =
             ids ``(b, n)`` and their mask, images ``(b, height, width, channels)``, or series ``(b,
             steps)`` and their mask, before they are scaled. ``None`` for token states ``(b, n, d)`` and
             their mask.
+        format: ``"jax"``, or ``"onnx"`` for poolers without parameters, weighted averages, latents and
+            queries.
 
     Raises:
-        ValueError: for a backbone that the head was not trained on.
+        ValueError: for a backbone that the head was not trained on; of ``"onnx"`` also for any backbone
+            or another pooler, without jax2onnx, or where its graph gives other numbers than the head.
 
     Example:
         >>> import pathlib, tempfile
@@ -57,25 +73,42 @@ def export_head(head: Head, path: epath.PathLike, *, backbone: Backbone | None =
         True
     """
     check_instance("head", head, Head, "a Head")
+    check_choice("format", format, ("jax", "onnx"))
     if backbone is None:
         call, arguments, described = _on_states(head)
     else:
         check_instance("backbone", backbone, Backbone, "a Backbone")
         check_backbone_of(head, backbone)
         call, arguments, described = _on_inputs(head, backbone)
-    exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*arguments)
-    target = absolute_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if format == "onnx":
+        if backbone is not None:
+            raise ValueError(
+                'backbone: expected None for format "onnx", which takes token states, got '
+                f"{type(backbone).__name__}"
+            )
+        check_converts(head.pooler)
+        names = [one["name"] for one in described]
+        content = onnx_graph(call, arguments, names=names, sizes=_some_sizes(head))
+        runs = {"format": "onnx"}
+    else:
+        exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*arguments)
+        content = bytes(exported.serialize())
+        runs = {"format": "jax", "platforms": list(PLATFORMS)}
     about = {
         "inputs": described,
-        "outputs": {"dtype": "float32", "shape": [*_axes(exported.out_avals[0].shape)]},
-        "platforms": list(PLATFORMS),
+        "outputs": {"dtype": "float32", "shape": _axes(jax.eval_shape(call, *arguments).shape)},
+        **runs,
         "head": as_written(dict(head.config)),
         **environment(),
     }
-    write_atomically(target, bytes(exported.serialize()))
-    beside = target.parent / f"{target.name}.json"
-    write_atomically(beside, json.dumps(about, indent=2).encode())
+    target = absolute_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if backbone is not None and isinstance(backbone.preprocess, TextPreprocess):
+        beside = target.parent / f"{target.name}.tokenizer.json"
+        about["tokenizer"] = beside.name
+        write_atomically(beside, backbone.preprocess.tokenizer_json)
+    write_atomically(target, content)
+    write_atomically(target.parent / f"{target.name}.json", json.dumps(about, indent=2).encode())
 
 
 def _axes(shape) -> list[Any]:
@@ -133,7 +166,7 @@ def _on_inputs(head: Head, backbone: Backbone):
         axes = _places(head)
         arguments = (_symbolic(axes, jnp.int32, scope), _symbolic(axes, jnp.bool_, scope))
         names = (("ids", "int32", "token ids"), ("mask", "bool", "true at real tokens"))
-        extra = {"preprocess": _described(backbone)}
+        extra = {"preprocess": backbone.preprocessing.describe_for((1,))}
         return outputs, arguments, _described_inputs(names, arguments, extra)
     if isinstance(prepare, SeriesPreprocess) or backbone.modality == "series":
         steps = backbone.config.num_steps
@@ -147,7 +180,8 @@ def _on_inputs(head: Head, backbone: Backbone):
         def of_series(series, mask):
             return outputs(*backbone.preprocessing.prepare(series, mask))
 
-        return of_series, arguments, _described_inputs(names, arguments, {})
+        extra = {"preprocess": backbone.preprocessing.describe_for((1, steps))}
+        return of_series, arguments, _described_inputs(names, arguments, extra)
     size, channels = backbone.config.image_size, backbone.config.num_channels
     scope = jax.export.SymbolicScope()
     arguments = (_symbolic(f"b, {size}, {size}, {channels}", jnp.float32, scope),)
@@ -155,8 +189,10 @@ def _on_inputs(head: Head, backbone: Backbone):
     def of_images(images):
         return outputs(*backbone.preprocessing.prepare(images, None))
 
-    names = (("images", "float32", "channels last, before they are scaled"),)
-    return of_images, arguments, _described_inputs(names, arguments, {})
+    names = (("images", "float32", "channels last, of this size, before they are scaled"),)
+    # How files of any size are brought to this one is part of it.
+    extra = {"preprocess": Preprocess.describe_for(backbone.preprocessing, (1, size, size, channels))}
+    return of_images, arguments, _described_inputs(names, arguments, extra)
 
 
 def _described_inputs(names, arguments, extra) -> list[dict[str, Any]]:
@@ -166,12 +202,8 @@ def _described_inputs(names, arguments, extra) -> list[dict[str, Any]]:
     ]
 
 
-def _described(backbone: Backbone) -> Any:
-    return backbone.preprocessing.describe_for((1,))
-
-
-def _scope(head: Head, backbone: Backbone | None) -> jax.export.SymbolicScope:
-    """Sizes that are any, lengths up to what has positions or weights."""
+def _longest(head: Head, backbone: Backbone | None) -> int | None:
+    """Most tokens that there are weights or positions for; ``None`` for any number."""
     limits = [
         leaf.shape[0]
         for place, leaf in jax.tree_util.tree_leaves_with_path(head.variables["params"])
@@ -179,8 +211,21 @@ def _scope(head: Head, backbone: Backbone | None) -> jax.export.SymbolicScope:
     ]
     if backbone is not None and isinstance(backbone.preprocess, TextPreprocess):
         limits.append(backbone.preprocess.max_tokens)
-    constraints = ["n >= 1", "b >= 1", *([f"n <= {min(limits)}"] if limits else [])]
+    return min(limits, default=None)
+
+
+def _scope(head: Head, backbone: Backbone | None) -> jax.export.SymbolicScope:
+    """Sizes that are any, lengths up to what has positions or weights."""
+    longest = _longest(head, backbone)
+    constraints = ["n >= 1", "b >= 1", *([] if longest is None else [f"n <= {longest}"])]
     return jax.export.SymbolicScope(constraints)
+
+
+def _some_sizes(head: Head) -> list[dict[str, int]]:
+    """Numbers of inputs, parts and tokens at which a graph is tried."""
+    longest = _longest(head, None)
+    lengths = [length for length in (1, 2, 7) if longest is None or length <= longest]
+    return [{"b": batch, "parts": 2, "n": length} for batch in (1, 3) for length in lengths]
 
 
 def _symbolic(axes: str, dtype: Any, scope: jax.export.SymbolicScope) -> jax.ShapeDtypeStruct:
