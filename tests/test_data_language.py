@@ -115,6 +115,7 @@ def test_checksums_are_those_of_the_samples(test_data, name):
 def test_entries_say_where_data_come_from():
     assert list(ENTRIES) == [
         "banking77", "tweet_sentiment", "tweet_emotion", "stsb", "hellaswag", "tinystories", "topics",
+        "documentation",
     ]  # fmt: skip
     for entry in ENTRIES.values():
         assert entry.modality == "language"
@@ -358,6 +359,37 @@ def test_paragraphs_of_topics_stand_in_the_documentation():
         language.topics(min_paragraphs=1000)
     with pytest.raises(ValueError, match=r"min_paragraphs: expected a whole number >= 5, got 1"):
         language.topics(min_paragraphs=1)
+
+
+def test_documentation_of_a_library(tmp_path, monkeypatch):
+    """Docstrings by module, each once, none of tests or of what ``topics`` has."""
+    from pydoc_data.topics import topics
+
+    quoted = next(
+        b for b in re.split(r"\n\s*\n", topics["debugger"]) if len(b.split()) > 20 and b[0] != " "
+    )
+    for n in range(30):
+        (tmp_path / f"m{n:02d}.py").write_text(
+            f'''"""Module number {n} is here to be read by tests.\n\nIt has more."""\nclass A:\n'''
+            f'''    """A class that all of the modules have in common."""\n    def f(self):\n'''
+            f'''        """Its method {n}, with enough words to be kept."""\n    def g(self):\n'''
+            f'''        """Too short."""\n'''
+        )
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "odd.py").write_text("no python")
+    (tmp_path / "z.py").write_text(f'"""{quoted}"""')
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    found = language.documentation()
+    check_splits(found)
+    common = "A class that all of the modules have in common.\n\n"
+    assert found.inputs.tolist() == [
+        f"Module number {n} is here to be read by tests.\n\nIt has more.\n\n{common if n == 0 else ''}"
+        f"Its method {n}, with enough words to be kept."
+        for n in range(30)
+    ]
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path / "nowhere")})
+    with pytest.raises(ValueError, match=r"expected modules of the standard library in .*nowhere"):
+        language.documentation()
 
 
 def test_sentences():

@@ -2,6 +2,8 @@
 
 from poolax.data._entry import Entry
 from poolax.data.language._banking77 import BANKING77
+from poolax.data.language._documentation import DOCUMENTATION
+from poolax.data.language._documentation import documentation as documentation
 from poolax.data.language._hellaswag import HELLASWAG
 from poolax.data.language._next_token import next_token as next_token
 from poolax.data.language._sentences import sentences as sentences
@@ -20,4 +22,5 @@ ENTRIES: tuple[Entry, ...] = (
     HELLASWAG,
     TINYSTORIES,
     TOPICS,
+    DOCUMENTATION,
 )
