@@ -45,7 +45,12 @@ _FIELDS = (
         "git",
     ),
 )
-_PATHS = {"--data-dir": "DIR", "--out": None, "--backbone": None}
+_PATHS = {
+    "--data-dir": "DIR",
+    "--out": None,
+    "--backbone": None,
+    **dict.fromkeys(("--minilm", "--smollm2", "--dinov2"), "MODEL"),
+}
 
 
 def published(
