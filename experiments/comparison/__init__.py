@@ -3,6 +3,7 @@
 from comparison._chosen import named_task as named_task
 from comparison._options import Options as Options
 from comparison._options import PretrainingOptions as PretrainingOptions
+from comparison._options import Solvers as Solvers
 from comparison._run import main as main
 from comparison._study import Case as Case
 from comparison._study import Context as Context

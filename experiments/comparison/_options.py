@@ -8,6 +8,7 @@ import tyro
 from poolax.cli import FileFlags, OptionalCount, OptionalPath, check_count
 from poolax.pooling import from_name
 
+Solvers = Annotated[tuple[Literal["adam", "converged"], ...], tyro.conf.arg(aliases=["--solver"])]
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
 
 
@@ -48,9 +49,9 @@ class Options:
     seeds: int = 5
     epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
-    solvers: tuple[Literal["adam", "converged"], ...] = ("adam", "converged")
+    solvers: Solvers = ("adam", "converged")
     layers: tuple[str, ...] = ("output",)
-    num_examples: OptionalCount = None
+    num_examples: Annotated[OptionalCount, tyro.conf.arg(aliases=["--limit"])] = None
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None
     shard: Literal["auto", "batch", "heads"] = "auto"

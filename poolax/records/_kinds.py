@@ -94,6 +94,37 @@ class NoiseCurveRecord(MadeWith):
     num_inputs: int
 
 
+@record_kind("agreement")
+class AgreementRecord(MadeWith):
+    """How alike the vectors of two trained poolers are, over inputs."""
+
+    id: str
+    model: str
+    dataset: str
+    task: str
+    pooler: str
+    other: str
+    seed: int
+    mean: float
+    low: float
+    high: float
+    num_inputs: int
+
+
+@record_kind("position_weights")
+class PositionWeightsRecord(MadeWith):
+    """What a trained weighted average weighs each position by, over all positions."""
+
+    id: str
+    model: str
+    dataset: str
+    task: str
+    pooler: str
+    seed: int
+    weights: list[float]
+    reached: list[float]
+
+
 @record_kind("lipschitz", renew=with_attention_names)
 class LipschitzRecord(MadeWith):
     """What is measured of a trained block, beside its bounds."""

@@ -9,6 +9,8 @@ from poolax.reporting._claims.tables import claims_tables as claims_tables
 from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
+from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
+from poolax.reporting._optimisation import plot_training_curves as plot_training_curves
 from poolax.reporting._overview import score_table as score_table
 from poolax.reporting._paper.beside import Beside as Beside
 from poolax.reporting._paper.beside import OwnValue as OwnValue
@@ -23,6 +25,10 @@ from poolax.reporting._score_tables import joined as joined
 from poolax.reporting._score_tables import notes_once as notes_once
 from poolax.reporting._score_tables import score_tables as score_tables
 from poolax.reporting._scores import summarize_scores as summarize_scores
+from poolax.reporting._sizes import plot_sizes as plot_sizes
+from poolax.reporting._sizes import size_tables as size_tables
 from poolax.reporting._table import Cell as Cell
 from poolax.reporting._table import Table as Table
 from poolax.reporting._tables import sensitivity_table as sensitivity_table
+from poolax.reporting._weights import plot_weights as plot_weights
+from poolax.reporting._weights import weight_tables as weight_tables

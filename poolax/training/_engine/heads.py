@@ -130,6 +130,29 @@ class Head:
         outputs = module.apply(self.variables, states, mask)
         return jnp.asarray(outputs)
 
+    def pool(
+        self, states: Float[Array, "*batch n d"], mask: Bool[Array, "*#batch n"] | None = None
+    ) -> Float[Array, "*batch k"]:
+        """Pooled vectors, which the linear layer reads.
+
+        Args:
+            states: Token states, as for :meth:`predict`.
+            mask: True at real tokens; ``None`` if all are real.
+
+        Returns:
+            Vectors, shape ``(*batch, width)``.
+
+        Raises:
+            ValueError: for a head that pools nothing, or as the pooler raises.
+        """
+        if isinstance(self.pooler, TokenHead):
+            raise ValueError("pooler: expected one that gives a vector, got a head on single tokens")
+        if "scaling" in self.variables:
+            scaling = self.variables["scaling"]
+            states = (jnp.asarray(states) - scaling["mean"]) / scaling["deviation"]
+        inner = {"params": self.variables["params"].get("pooler", {})}
+        return jnp.asarray(self.pooler.apply(inner, states, mask))
+
 
 def load_head(directory: epath.PathLike, *, pooler: nn.Module | None = None) -> Head:
     """Load a head that a sweep saved, on any number of devices.

