@@ -19,6 +19,7 @@ from poolax.training import (
 from poolax.training._convex.choose import solve_head
 from poolax.training._convex.descent import descend_path
 from poolax.training._convex.ridge import ridge_path
+from poolax.training._convex.rule import HeldOut, best_of
 from poolax.training._scaling import Scaling
 
 NUM, TOKENS, WIDTH, CLASSES = 240, 4, 6, 3
@@ -158,11 +159,31 @@ def test_strengths_go_on_beyond_an_edge(states):
     # It goes on until a stronger penalty is no better.
     assert head.tried[0] < head.strength < head.tried[-1]
     assert not head.at_edge
-    sign = 1 if task.higher_is_better else -1
-    assert (
-        sign * max(sign * score for score in head.tried_scores)
-        == head.tried_scores[head.tried.index(head.strength)]
-    )
+    losses = dict(zip(head.tried, head.tried_losses, strict=True))
+    assert losses[head.strength] == min(losses.values())
+
+
+def _held(*rights, losses):
+    """What heads of strengths 1, 2, … are worth that get the first so many of 200 examples right."""
+    right = np.arange(200) < np.array(rights)[:, None]
+    return {
+        float(strength): HeldOut(float(own.mean()), loss, own.astype(float))
+        for strength, (own, loss) in enumerate(zip(right, losses, strict=True), 1)
+    }
+
+
+def test_one_example_more_does_not_choose():
+    """Scores a few examples apart are one: the loss, which does not jump, tells them apart."""
+    task = Classification(CLASSES)
+    for rights in ((180, 181, 179), (181, 180, 179), (179, 180, 181), (180, 180, 180)):
+        assert best_of(_held(*rights, losses=(0.4, 0.3, 0.35)), task) == 2.0
+    # What is worse by more than noise is out of the choice, whatever its loss.
+    assert best_of(_held(181, 150, 180, losses=(0.4, 0.3, 0.35)), task) == 3.0
+    # Of what is equal up to rounding the strongest, and never what is no number.
+    assert best_of(_held(180, 180, 180, losses=(0.3, 0.3 * (1 + 1e-7), 0.31)), task) == 2.0
+    assert best_of(_held(180, 180, 180, losses=(np.nan, 0.4, 0.5)), task) == 2.0
+    broken = {1.0: HeldOut(np.nan, 0.1), 2.0: HeldOut(0.5, 0.7), 3.0: HeldOut(0.4, 0.2)}
+    assert best_of(broken, task) == 2.0
 
 
 def test_few_validation_examples_make_it_cross_validation(states):
@@ -257,6 +278,8 @@ def test_sweep_to_the_end(states, tmp_path):
         if row["learning_rate"] is None:
             assert row["converged"]
             assert row["gradient"] <= 1e-5
+            assert len(row["losses_tried"]) == len(row["strengths_tried"])
+            assert row["rule"].startswith("least loss")
             continue
         curve = row["validation_score"]
         assert len(curve) == row["epochs_trained"] == len(row["train_loss"])

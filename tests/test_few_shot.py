@@ -66,7 +66,8 @@ def test_heads_of_all_draws_at_once_are_those_one_by_one(data):
     heads = solve_draws(vectors, labels, TASK, parts, SPLITS["validation"], solver)
     for head, part in zip(heads, parts, strict=True):
         assert head.converged
-        assert head.tried_scores[head.tried.index(head.strength)] == max(head.tried_scores)
+        # Scores of neighbours are one up to noise.
+        assert head.score_tried >= max(head.tried_scores) - 0.1
         one = solve_head(vectors, labels, TASK, {**SPLITS, "train": part}, solver)
         assert abs(head.score_tried - one.score_tried) < 0.03
         assert set(solver.strengths) <= set(head.tried)

@@ -19,9 +19,11 @@ class Converged:
     Inputs of a linear head are standardised by the training split. Poolers without parameters get the
     head of least ``mean loss + strength / 2 |kernel|^2``: in closed form for squared errors, by L-BFGS
     otherwise; the strength is chosen by validation, or by cross-validation where fewer than 50 examples
-    are for it. Losses that are not convex are descended from several starts, of which the lowest is
-    taken. Where this would take more than is stated, as with the head of a language model, these heads
-    are trained along the schedule of the other poolers, on standardised vectors; records say so.
+    are for it: of those whose score is within one standard error of the best one, over the same
+    examples, the one of least loss. Losses that are not convex are descended from several starts, of
+    which the lowest is taken. Where this would take more than is stated, as with the head of a language
+    model, these heads are trained along the schedule of the other poolers, on standardised vectors;
+    records say so.
 
     Other poolers see token states whose entries are standardised over all real tokens of the training
     split. Adam's learning rate rises and then decays along a cosine; the state of the best validation

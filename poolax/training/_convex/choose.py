@@ -13,15 +13,11 @@ from poolax.training._convex.descent import descend_path
 from poolax.training._convex.head import SolvedHead, Start
 from poolax.training._convex.path import Path
 from poolax.training._convex.ridge import ridge_path
+from poolax.training._convex.rule import HeldOut, best_of, beyond_the_edge
 from poolax.training._folds import NUM_FOLDS, even_folds
 from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
-
-# Scores are one within what rounding makes of equal heads.
-_ALIKE = 1e-5
-_FACTOR = 10.0
-_LOWEST, _HIGHEST = 1e-9, 1e4
 
 
 def solve_head(
@@ -35,8 +31,9 @@ def solve_head(
 ) -> SolvedHead:
     """The linear head of least loss on the training split, of the strength that validates best.
 
-    Of strengths that score alike the strongest is taken. Where the best one lies at the edge of those
-    that were tried, weaker or stronger ones are tried as well.
+    Of strengths whose scores are within a standard error of the best one, the one of least loss is
+    taken (:func:`best_of`). Where it lies at the edge of those that were tried, weaker or stronger ones
+    are tried as well.
 
     Args:
         vectors: Pooled vectors.
@@ -54,15 +51,16 @@ def solve_head(
     folds = [(train, validation)]
     if count_folds(len(train), len(validation)) > 1:
         folds = even_folds(np.concatenate([train, validation]), targets, seed)
-    scores, tried_paths = {}, {}
+    held: dict[float, HeldOut] = {}
+    tried_paths = {}
     pending = sorted(map(float, solver.strengths))
     while pending:
         fitted = [fit(part, tuple(pending)) for part, _ in folds]
-        scores |= scores_of(fitted, [held_out for _, held_out in folds], vectors, targets, task)
+        held |= worth_of(fitted, [held_out for _, held_out in folds], vectors, targets, task)
         if len(folds) == 1:
             tried_paths |= dict.fromkeys(pending, fitted[0])
-        pending = beyond_the_edge(scores, task)
-    best = best_of(scores, task)
+        pending = beyond_the_edge(held, task)
+    best = best_of(held, task)
     whole = np.concatenate([train, validation]) if solver.refit else train
     if len(folds) > 1 or solver.refit:
         tried_paths = {best: fit(whole, (best,))}
@@ -76,13 +74,14 @@ def solve_head(
         lowest = next(number for number, start in enumerate(starts) if start.is_chosen)
         (scaling, path), place = found[lowest], 0
     kernel, bias = scaling.fold(path.kernel[place], path.bias[place])
-    tried = sorted(scores)
+    tried = sorted(held)
     return SolvedHead(
         kernel,
         bias,
         best,
         tuple(tried),
-        tuple(scores[strength] for strength in tried),
+        tuple(held[strength].score for strength in tried),
+        tuple(held[strength].loss for strength in tried),
         "validation" if len(folds) == 1 else "cross-validation",
         best in (tried[0], tried[-1]),
         starts,
@@ -107,7 +106,8 @@ def _starts(found, held_out, vectors, targets, task) -> tuple[Start, ...]:
     scores = [None] * len(found)
     if held_out is not None:
         scores = [
-            next(iter(scores_of([one], [held_out], vectors, targets, task).values())) for one in found
+            next(iter(worth_of([one], [held_out], vectors, targets, task).values())).score
+            for one in found
         ]
     lowest = int(np.argmin(np.nan_to_num(objectives, nan=np.inf)))
     return tuple(
@@ -156,40 +156,22 @@ def _fit(vectors, targets, task, solver, seed, examples, strengths, *, start=0) 
     return scaling, path
 
 
-def scores_of(fitted, held_out, vectors, targets, task: Task) -> dict[float, float]:
-    """The metric of each strength, over the held-out examples of all folds."""
+def worth_of(fitted, held_out, vectors, targets, task: Task) -> dict[float, HeldOut]:
+    """What the head of each strength is worth, over the held-out examples of all folds."""
     chosen = np.concatenate(held_out)
     inputs = [scaling.apply(vectors[part]) for (scaling, _), part in zip(fitted, held_out, strict=True)]
     own = jax.tree.map(lambda array: np.asarray(array)[chosen], targets)
     found = {}
     for place, strength in enumerate(fitted[0][1].strengths):
         outputs = [
-            np.einsum("...d,dk->...k", rows, path.kernel[place]) + path.bias[place]
+            rows @ path.kernel[place] + path.bias[place]
             for (_, path), rows in zip(fitted, inputs, strict=True)
         ]
-        scores = task.score(jnp.asarray(np.concatenate(outputs), jnp.float32), own)
-        found[float(strength)] = task.metrics(np.asarray(scores), own)[task.metric]
+        outputs = jnp.asarray(np.concatenate(outputs), jnp.float32)
+        scores = np.asarray(task.score(outputs, own))
+        value = task.metrics(scores, own)[task.metric]
+        single = np.asarray(task.example_scores(scores, own), np.float64)
+        loss = float(jnp.mean(task.loss(outputs, own)))
+        is_mean = single.ndim == 1 and np.isclose(single.mean(), value, rtol=1e-4, atol=0)
+        found[float(strength)] = HeldOut(value, loss, single if is_mean else None)
     return found
-
-
-def best_of(scores: Mapping[float, float], task: Task) -> float:
-    """The strongest of those that score alike, up to what rounding makes of equal heads."""
-    sign = 1 if task.higher_is_better else -1
-    # What is no number is worse than any.
-    values = {
-        strength: sign * score if np.isfinite(score) else -np.inf for strength, score in scores.items()
-    }
-    best = max(values.values())
-    least = best - _ALIKE * abs(best) if np.isfinite(best) else best
-    return max(strength for strength, value in values.items() if value >= least)
-
-
-def beyond_the_edge(scores: Mapping[float, float], task: Task) -> list[float]:
-    """Strengths to try beside those that were, where the best of them is the last on its side."""
-    best = best_of(scores, task)
-    beyond = []
-    if best == min(scores):
-        beyond += [best / _FACTOR, best / _FACTOR**2]
-    if best == max(scores):
-        beyond += [best * _FACTOR, best * _FACTOR**2]
-    return sorted(s for s in beyond if _LOWEST <= s <= _HIGHEST)

@@ -79,7 +79,7 @@ def descend_path(
         found.append(jax.device_get((head.kernel, head.bias, *reached)))
     kernel, bias, *reached = (np.stack(parts) for parts in zip(*found, strict=True))
     objective, gradient, num_steps = reached
-    kernel = np.einsum("de,sek->sdk", axes, kernel.astype(np.float64))
+    kernel = axes @ kernel
     return Path(
         strengths,
         kernel,

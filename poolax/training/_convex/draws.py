@@ -6,9 +6,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from poolax.training._convex.choose import best_of, beyond_the_edge, count_folds, scores_of, solve_head
+from poolax.training._convex.choose import count_folds, solve_head, worth_of
 from poolax.training._convex.descent import descend_draws
 from poolax.training._convex.head import SolvedHead
+from poolax.training._convex.rule import HeldOut, best_of, beyond_the_edge
 from poolax.training._scaling import Scaling
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
@@ -52,7 +53,7 @@ def solve_draws(
         [scaling.apply(vectors[part]) for scaling, part in zip(scalings, draws, strict=True)]
     )
     together = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
-    scores: list[dict[float, float]] = [{} for _ in draws]
+    held: list[dict[float, HeldOut]] = [{} for _ in draws]
     paths: list[dict[float, tuple]] = [{} for _ in draws]
     asked = [sorted(map(float, solver.strengths)) for _ in draws]
     while any(asked):
@@ -70,17 +71,17 @@ def solve_draws(
             for number, path in enumerate(found):
                 if tuple(asked[number]) == strengths:
                     fitted = (scalings[number], path)
-                    scores[number] |= scores_of([fitted], [validation], vectors, targets, task)
+                    held[number] |= worth_of([fitted], [validation], vectors, targets, task)
                     paths[number] |= dict.fromkeys(strengths, fitted)
         asked = [
-            beyond_the_edge(own, task) if one else [] for own, one in zip(scores, asked, strict=True)
+            beyond_the_edge(own, task) if one else [] for own, one in zip(held, asked, strict=True)
         ]
-    return [_head(own, kept, task) for own, kept in zip(scores, paths, strict=True)]
+    return [_head(own, kept, task) for own, kept in zip(held, paths, strict=True)]
 
 
-def _head(scores, paths, task) -> SolvedHead:
-    """The head of the strength that validates best."""
-    best, tried = best_of(scores, task), sorted(scores)
+def _head(held, paths, task) -> SolvedHead:
+    """The head of the strength that is taken."""
+    best, tried = best_of(held, task), sorted(held)
     scaling, path = paths[best]
     place = int(np.flatnonzero(path.strengths == best)[0])
     kernel, bias = scaling.fold(path.kernel[place], path.bias[place])
@@ -89,7 +90,8 @@ def _head(scores, paths, task) -> SolvedHead:
         bias,
         best,
         tuple(tried),
-        tuple(scores[strength] for strength in tried),
+        tuple(held[strength].score for strength in tried),
+        tuple(held[strength].loss for strength in tried),
         "validation",
         best in (tried[0], tried[-1]),
         (),

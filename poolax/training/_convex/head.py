@@ -31,6 +31,7 @@ class SolvedHead:
         strength: Of the penalty, for inputs in units of their deviation.
         tried: All strengths that were tried, ascending.
         tried_scores: The task's metric of each on what they were chosen by.
+        tried_losses: The task's mean loss of each there.
         chosen_by: ``"validation"``, or ``"cross-validation"`` where it has too few examples.
         at_edge: Whether the strength is the least or the greatest that may be tried.
         starts: From which heads of this strength were looked for, where the loss is not convex; else
@@ -47,6 +48,7 @@ class SolvedHead:
     strength: float
     tried: tuple[float, ...]
     tried_scores: tuple[float, ...]
+    tried_losses: tuple[float, ...]
     chosen_by: str
     at_edge: bool
     starts: tuple["Start", ...]

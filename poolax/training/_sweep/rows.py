@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from poolax.training._convex.head import SolvedHead
+from poolax.training._convex.rule import RULE
 from poolax.training._engine.train import TrainedHeads
 from poolax.training._sweep.kept import kept_of, rows_of, written
 from poolax.training.tasks import Task
@@ -146,7 +147,9 @@ def solved_row(
         "strength": head.strength,
         "strengths_tried": list(head.tried),
         "scores_tried": list(head.tried_scores),
+        "losses_tried": list(head.tried_losses),
         "chosen_by": head.chosen_by,
+        "rule": RULE,
         "at_edge": head.at_edge,
         "gradient": head.gradient,
         "num_steps": head.num_steps,
