@@ -12,7 +12,7 @@ from poolax import cli, data
 from poolax._files import DamagedFileError
 from poolax.backbones import GPT2, GPT2Config, TextPreprocess, save
 from poolax.data import tokens
-from poolax.data.tokens import _documents
+from poolax.data.tokens import _documents, _write
 
 TALES = [f"Tale {n}: the fox met {n * n} geese.\nThey ran." for n in range(60)]
 
@@ -70,6 +70,7 @@ def test_several_files_are_one_long_array(tmp_path):
         tokens.read(tmp_path / "several", split="validation")
 
 
+@pytest.mark.slow
 def test_the_same_texts_give_the_same_bytes_however_many_threads(tmp_path):
     program = (
         "import sys; from poolax.data import tokens; "
@@ -83,6 +84,18 @@ def test_the_same_texts_give_the_same_bytes_however_many_threads(tmp_path):
         for name in ("alone", "here")
     )
     assert alone == here
+
+
+def test_the_same_texts_give_the_same_bytes(tmp_path, monkeypatch):
+    """Whatever is tokenised at once."""
+    written(tmp_path / "one", vocab_size=400)
+    monkeypatch.setattr(_write, "_MOST_PIECES", 7)
+    written(tmp_path / "other", vocab_size=400)
+    one, other = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("one", "other")
+    )
+    assert one == other
 
 
 def test_copies_of_a_document_are_held_out_together(tmp_path):

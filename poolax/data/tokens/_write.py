@@ -23,7 +23,7 @@ VOCAB_SIZE = 4096
 _END_OF_TEXT = "<|endoftext|>"
 _TOKENIZER = "tokenizer.json"
 # Characters that are tokenised at once.
-_BATCH = 1 << 22
+_BATCH = 1 << 20
 _MOST_PIECES = 1 << 14
 
 
