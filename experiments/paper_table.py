@@ -69,8 +69,8 @@ class PaperTable:
 
 
 def stored(results: pathlib.Path) -> list[pathlib.Path]:
-    """Files of records of comparisons, in order."""
-    return sorted(results.glob("*.jsonl"))
+    """Files of records of comparisons, in order; those of pretraining are none."""
+    return sorted(path for path in results.glob("*.jsonl") if path.name != "pretrain.jsonl")
 
 
 def texts(records: Sequence[Mapping], *, models: Mapping[str, str] | None = None) -> dict[str, str]:

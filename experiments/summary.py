@@ -13,17 +13,19 @@ if __name__ == "__main__":
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import claims
 import comparison
 import paper_table
+import pretraining
 import tyro
 
 from poolax.cli import COMPLETE, FAILURE, run_program
 from poolax.records import Records, write_atomically
 
+PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
@@ -83,21 +85,31 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
 
 
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
-    """Copy the records of a finished comparison, in place of earlier ones of the same tasks."""
+    """Copy the records of a finished comparison, in place of earlier ones of the same tasks.
+
+    Of pretraining in place of earlier ones of the same preset, seed, steps and data.
+    """
     found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
     results.mkdir(exist_ok=True)
     target, new = results / found[0].name, Records.read(found[0])
-    tasks = {(row["dataset"], row["task"]) for row in new}
-    others = [row for row in Records.read(target) if (row["dataset"], row["task"]) not in tasks]
+    tasks = set(map(_taken_by, new))
+    others = [row for row in Records.read(target) if _taken_by(row) not in tasks]
     Records([*new, *others]).write_as(target)
+
+
+def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a record stands for: the newest with the same is kept."""
+    if row["kind"] == "pretrained":
+        return row["preset"], row["seed"], row["steps"], tuple(row["data"])
+    return row["dataset"], row["task"]
 
 
 def section(results: pathlib.Path) -> str:
     """All tables, each with its command, in Markdown."""
     parts = []
-    for path in sorted(results.glob("*.jsonl")):
+    for path in paper_table.stored(results):
         records = Records.read(path)
         shown = comparison.markdown(comparison.tables(records), title=records[0]["title"])
         commands = "\n".join(comparison.commands(records))
@@ -105,6 +117,13 @@ def section(results: pathlib.Path) -> str:
         parts.append(
             f"{shown}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
             f"```sh\n{commands}\n```\n"
+        )
+    if (results / PRETRAINED).exists():
+        records = Records.read(results / PRETRAINED)
+        shown = pretraining.summary_table(records).markdown(level=2)
+        commands = "\n".join(comparison.commands(records))
+        parts.append(
+            f"{shown}\nRecords: [{PRETRAINED}](results/{PRETRAINED}), by\n\n```sh\n{commands}\n```\n"
         )
     parts.append(
         "## The paper's values and claims\n\n"

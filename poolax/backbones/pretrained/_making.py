@@ -188,6 +188,10 @@ def _stored(
         by_name.setdefault(source.names[0], []).append(path)
     found = {}
     for name, paths in by_name.items():
+        if any(path not in shapes for path in paths):
+            raise ValueError(
+                f"backbone: expected the parameter {paths[0]}, which a folder has, got none"
+            )
         made = [(sources[path].convert, shapes[path]) for path in paths]
         fitting = (shape for shape in _candidates(made, known.get(name)) if _fits(shape, made))
         shape = next(fitting, None)

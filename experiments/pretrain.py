@@ -1,0 +1,164 @@
+"""Pretrains small and large backbones without labels: GPT-2, BERT, ViT, LipsFormer, Swin, MOMENT.
+
+    python experiments/pretrain.py --preset gpt2-l2-64 --data-dir DIR --out run
+    python experiments/pretrain.py --preset gpt2-64 --data tales.txt            # text of your own
+    python experiments/pretrain.py --preset gpt2-paper --data openwebtext/      # token files, on GPUs
+    python experiments/pretrain.py --preset vit --quick                         # to see it run
+
+In --out stand records (records.jsonl), curves (curves.png), checkpoints, the model ("backbone", which
+"backbones.load" reads, and where the family has one "huggingface", in that layout). The same command
+goes on from what is there, to the same bits; SIGTERM and Ctrl-C save first.
+"""
+
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("pretrain")
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pretraining
+import rich.console
+import tyro
+from etils import epath
+
+from poolax import backbones, measure
+from poolax.cli import COMPLETE, progress_bars, run_program, show, simulate_devices, tell
+from poolax.records import Records
+from poolax.reporting import Cell, Table, plot_pretraining, plot_training_lipschitz
+from poolax.training import Progress
+from poolax.training.pretraining import Plan, Pretrained, pretrain
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    options: pretraining.Options
+
+    resumable: ClassVar[bool] = True
+
+    @property
+    def debug(self) -> bool:
+        return self.options.debug
+
+    def run(self) -> int:
+        options = self.options
+        preset = options.chosen()
+        if options.devices is not None:
+            simulate_devices(options.devices)
+        out, console = epath.Path(options.out), rich.console.Console(file=sys.stderr)
+        if not options.resume and out.exists() and any(out.iterdir()):
+            raise ValueError(f"out: expected a new folder with --no-resume, got {out}")
+        with progress_bars(console) as progress:
+            prepared = pretraining.prepare(options, preset, out, progress)
+            found = _trained(options, preset, prepared, out, progress)
+            _write(options, found, out, console)
+            records = list(found.records)
+            shown = [curve_table(options.preset, records)]
+            if options.worth:
+                loss = records[-1].get("evaluation_loss")
+                worth = pretraining.worth_of(options, preset, prepared, found.backbone, loss, progress)
+                Records([worth]).write_as(out / "pretrain.jsonl")
+                records, shown = [*records, worth], [*shown, pretraining.summary_table([worth])]
+        show(shown, records, as_json=options.as_json)
+        tell(console, f"Complete: {out}")
+        return COMPLETE
+
+
+def _trained(
+    options: pretraining.Options,
+    preset: pretraining.Preset,
+    prepared: pretraining.Prepared,
+    out: epath.Path,
+    progress: Progress,
+) -> Pretrained:
+    plan = Plan(
+        preset.steps,
+        preset.optimisation,
+        seed=options.seed,
+        evaluate_every=preset.evaluate_every,
+    )
+    observers = []
+    if options.lipschitz:
+        observers = [measure.along_training(prepared.inputs(options.lipschitz))]
+    return pretrain(
+        prepared.objective,
+        prepared.batches,
+        plan,
+        evaluation=prepared.evaluation,
+        out=out,
+        init=None if options.init is None else backbones.load(options.init),
+        preprocess=prepared.preprocess,
+        observers=observers,
+        progress=progress,
+    )
+
+
+def _write(options, found: Pretrained, out: epath.Path, console) -> None:
+    """The model and the figures, from whatever run they come."""
+    if not backbones.is_saved_backbone(out / "backbone"):
+        backbones.save(found.backbone, out / "backbone")
+    if not (out / "huggingface").exists():
+        try:
+            backbones.save(found.backbone, out / "huggingface", format="huggingface")
+        except ValueError as error:
+            tell(console, f"Not in Hugging Face's layout: {error}")
+    records = list(found.records)
+    plot_pretraining({options.preset: records}, out / "curves.png")
+    if any("lipschitz" in row.get("observed", {}) for row in records):
+        plot_training_lipschitz({options.preset: records}, out / "lipschitz.png")
+
+
+def curve_table(name: str, records: Sequence[dict]) -> Table:
+    """Records of evaluations as a table.
+
+    Args:
+        name: Name of the preset.
+        records: Records of kind ``"pretraining"``.
+    """
+    fields = {
+        "step": "{}",
+        "tokens": "{}",
+        "loss": "{:.4f}",
+        "evaluation_loss": "{:.4f}",
+        "tokens_per_second": "{:.0f}",
+        "matrix_share": "{:.2f}",
+    }
+    rows = [row for row in records if row.get("evaluation_loss") is not None] or records[-1:]
+    cells = [
+        [Cell("" if row.get(name) is None else form.format(row[name])) for name, form in fields.items()]
+        for row in rows
+    ]
+    columns = [name.replace("_", " ") for name in fields]
+    return Table(f"Pretraining: {name}", columns, cells, [], rows)
+
+
+def presets_help() -> str:
+    """What ``--help`` says of the presets."""
+    lines = [
+        f"{name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in pretraining.PRESETS.items()
+    ]
+    return "Presets:\n\n" + "\n\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and pretrain.
+
+    Args:
+        arguments: The command line; ``None`` for the process's own.
+
+    Returns:
+        The process's exit code: 0 complete, 1 failure, 2 usage, 75 interrupted and resumable.
+    """
+    description = f"{(pretraining.Options.__doc__ or '').splitlines()[0]}\n\n{presets_help()}"
+    read = functools.partial(
+        tyro.cli, pretraining.Options, prog="pretrain.py", args=arguments, description=description
+    )
+    return run_program("pretrain", lambda: _Command(read()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

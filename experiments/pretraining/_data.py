@@ -1,0 +1,213 @@
+"""What presets read: batches to train on, batches held out, preprocessing and objective."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from poolax import data
+from poolax.backbones import ImagePreprocess, SeriesPreprocess, TextPreprocess
+from poolax.cli import is_own, load_data
+from poolax.data.series import read_series
+from poolax.records import digest
+from poolax.training import Progress
+from poolax.training.pretraining import (
+    ArrayBatches,
+    Batches,
+    MaskedPatches,
+    MaskedSeries,
+    MaskedTokens,
+    NextToken,
+    Objective,
+    TokenBatches,
+)
+from pretraining._options import Options
+from pretraining._presets import Preset
+
+_MASK = "[MASK]"
+# Of the windows of series, which have no validation split of their own.
+_HELD_OUT = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a run is made of.
+
+    Attributes:
+        objective: What is learned.
+        batches: What it is learned from.
+        evaluation: Batches held out, or ``None``.
+        preprocess: From raw inputs to the model's.
+        images: Preprocessed images that are trained on; else ``None``.
+    """
+
+    objective: Objective
+    batches: Batches
+    evaluation: Batches | None
+    preprocess: Any
+    images: np.ndarray | None = None
+
+    def inputs(self, count: int) -> Any:
+        """Fixed inputs, the first that are held out: token ids, images or series."""
+        batch = (self.batches if self.evaluation is None else self.evaluation).batch(0)
+        name = next(name for name in ("ids", "images", "series") if name in batch)
+        rows = np.asarray(batch[name][:count])
+        if name != "ids":
+            return rows
+        most = self.objective.config.max_tokens
+        return rows[:, :most].astype(np.int32)
+
+
+def prepare(options: Options, preset: Preset, out: epath.Path, progress: Progress) -> Prepared:
+    """Read what a preset is trained on.
+
+    Args:
+        options: The command line.
+        preset: The preset with all that is said otherwise.
+        out: Folder for token files.
+        progress: Called with a description, the number done and the total.
+
+    Raises:
+        ValueError: for data of another kind, or none.
+    """
+    if not preset.data:
+        raise ValueError("data: expected token files or texts for this preset, got none")
+    if preset.family in ("gpt2", "bert"):
+        return _texts(options, preset, out, progress)
+    if preset.family == "moment":
+        return _series(options, preset)
+    return _images(options, preset)
+
+
+def _datasets(options: Options, names: Sequence[str]) -> list[data.Dataset]:
+    found = []
+    for name in names:
+        embedded = not is_own(name) and data.entry(name).embedded is not None
+        folder = None if is_own(name) or embedded else options.data_dir
+        found.append(load_data(name, options.files, data_dir=folder)[1])
+    return found
+
+
+def _texts(options, preset, out, progress) -> Prepared:
+    tokens, tokenizer = _token_files(options, preset, out, progress)
+    record = data.tokens.read(tokens).record if epath.Path(tokens).is_dir() else {}
+    vocab_size = record.get("vocab_size", preset.vocab_size)
+    if preset.family == "gpt2":
+        objective: Objective = NextToken(preset.text_config(vocab_size))
+    else:
+        # The mask token stands behind the vocabulary, whatever that is.
+        end = record.get("end_of_text")
+        config = preset.text_config(vocab_size + 1)
+        kept = () if end is None else (end,)
+        objective = MaskedTokens(config, vocab_size, preset.hidden_fraction, kept)
+    rows = {"block": preset.block, "batch_size": preset.batch_size}
+    rows["overlap"] = 1 if preset.family == "gpt2" else 0
+    batches = TokenBatches(tokens, **rows, seed=options.seed)
+    evaluation = None
+    if epath.Path(tokens).is_dir() and "validation" in record.get("splits", {"validation": {}}):
+        evaluation = TokenBatches(tokens, **rows, order="sequential", split="validation")
+    preprocess = None if tokenizer is None else _text_preprocess(tokenizer, preset, record)
+    return Prepared(objective, batches, evaluation, preprocess)
+
+
+def _token_files(options, preset, out, progress):
+    """A folder or file of tokens, and the tokenizer where one is known."""
+    if len(preset.data) == 1 and _are_tokens(preset.data[0]):
+        if options.vocab_size is not None and options.tokenizer is not None:
+            raise ValueError("vocab_size: expected none beside a tokenizer, got both")
+        given, folder = options.tokenizer, epath.Path(preset.data[0])
+        if given is None and folder.is_dir() and (folder / "tokenizer.json").exists():
+            given = folder
+        return preset.data[0], None if given is None else data.tokens.load_tokenizer(given)
+    source = _documents(options, preset.data)
+    vocab_size = None if options.tokenizer is not None else preset.vocab_size
+    told = {"data": preset.data, "vocab_size": vocab_size, "tokenizer": options.tokenizer}
+    folder = out / f"tokens-{digest(told)[:8]}"
+    if not folder.exists():
+        data.tokens.write(
+            source, folder, tokenizer=options.tokenizer, vocab_size=vocab_size, progress=progress
+        )
+    return str(folder), data.tokens.load_tokenizer(folder)
+
+
+def _are_tokens(name):
+    path = epath.Path(name)
+    return name.endswith(".bin") or (path.is_dir() and any(path.glob("*.bin")))
+
+
+def _documents(options, names):
+    """One source as it is, so that it may be larger than memory; of several all their texts."""
+    if len(names) == 1 and is_own(names[0]):
+        return data.tokens.documents(names[0], text_column=options.files.text_column)
+    texts: list[str] = []
+    for name in names:
+        if is_own(name):
+            texts += data.tokens.documents(name, text_column=options.files.text_column)
+        else:
+            texts += data.unlabelled.training_texts(_datasets(options, [name])[0])
+    return texts
+
+
+def _text_preprocess(tokenizer, preset, record):
+    if preset.family == "bert":
+        tokenizer.add_special_tokens([_MASK])
+    end = record.get("end_of_text_token")
+    around = () if end is None else (end,)
+    # As in training, where the end of the document before stands in front of each.
+    suffix = around if preset.family == "bert" else ()
+    return TextPreprocess(tokenizer.to_str(), preset.block, prefix=around, suffix=suffix)
+
+
+def _images(options, preset) -> Prepared:
+    if len(preset.data) != 1:
+        raise ValueError(f"data: expected one set of images, got {len(preset.data)}")
+    [dataset] = _datasets(options, preset.data)
+    images = data.unlabelled.training_images(dataset)
+    _, side, _, channels = images.shape
+    is_bytes = images.dtype == np.uint8
+    prepare = ImagePreprocess(scale=1 / (255 if is_bytes else float(np.abs(images).max()) or 1.0))
+    config = preset.image_config(side, channels)
+    objective = MaskedPatches(config, preset.hidden_fraction)
+    tokens = (side // preset.patch) ** 2
+    rows = {"batch_size": preset.batch_size, "tokens_per_row": tokens}
+    inputs = np.asarray(prepare(images), np.float32)
+    batches = ArrayBatches({"images": inputs}, **rows, seed=options.seed)
+    evaluation = None
+    if "validation" in dataset.splits:
+        held_out: Any = prepare(np.asarray(dataset.inputs[dataset.splits["validation"]]))
+        held_out = np.asarray(held_out, np.float32)
+        evaluation = ArrayBatches({"images": held_out}, **rows, shuffle=False)
+    return Prepared(objective, batches, evaluation, prepare, images=inputs)
+
+
+def _series(options, preset) -> Prepared:
+    sources: list[Any] = []
+    for name in preset.data:
+        is_long = not is_own(name) and data.entry(name).task != "classification"
+        if is_long:
+            embedded = data.entry(name).embedded is not None
+            folder = None if embedded else options.data_dir
+            sources.append(read_series(name, folder))
+        else:
+            sources += _datasets(options, [name])
+    series, observed = data.unlabelled.training_series(
+        sources, num_steps=preset.block, patch_len=preset.patch
+    )
+    order = np.random.default_rng(0).permutation(len(series))
+    held_out, kept = np.split(order, [max(1, round(_HELD_OUT * len(series)))])
+    if not len(kept):
+        raise ValueError(f"data: expected several windows of series, got {len(series)}")
+    rows = {"batch_size": preset.batch_size, "tokens_per_row": preset.block // preset.patch}
+
+    def batches(chosen, **how):
+        arrays = {"series": series[chosen], "observed": observed[chosen]}
+        return ArrayBatches(arrays, **rows, **how)
+
+    return Prepared(
+        MaskedSeries(preset.series_config(), preset.hidden_fraction),
+        batches(kept, seed=options.seed),
+        batches(held_out, shuffle=False),
+        SeriesPreprocess(preset.block, preset.patch),
+    )

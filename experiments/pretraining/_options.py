@@ -1,0 +1,148 @@
+"""The command line of pretraining."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from poolax.cli import (
+    FileFlags,
+    OptionalCount,
+    OptionalNumber,
+    OptionalPath,
+    OptionalText,
+    check_choice,
+    check_count,
+)
+from pretraining._presets import PRESETS, Preset
+
+_OF_PRESET = ("width", "num_layers", "num_heads", "block", "batch_size", "steps", "evaluate_every")
+_OF_OPTIMISATION = (
+    *("optimizer", "learning_rate", "muon_learning_rate", "warmup_steps", "spectral_cap", "dtype"),
+    *("accumulation", "remat", "scan_layers"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Pretrain a backbone from nothing, without labels, or go on from where that stopped.
+
+    Attributes:
+        preset: Recipe that all that is not said otherwise comes from: one of those below.
+        data: What is read in place of the preset's data: data sets of "poolax data list", text files,
+            tables, folders of texts or images, or token files (.bin, or a folder of them).
+        data_dir: Folder with the data sets' files, each in a folder of its name; by default what
+            "poolax data prepare" has prepared.
+        out: Folder for everything that is written; the same command goes on from what is there.
+        resume: Go on from what is in --out; with --no-resume it has to be new.
+        tokenizer: A tokenizer that is there: a file, folder or hub id; by default one is trained.
+        vocab_size: Tokens of a tokenizer that is trained.
+        init: Checkpoint or hub id of a backbone to go on from, in place of random weights.
+        attention: Of a GPT-2: "dot" or "l2".
+        width: Width of the tokens.
+        num_layers: Blocks.
+        num_heads: Attention heads.
+        block: Tokens of a row of text, or steps of a series.
+        batch_size: Rows of a step, of all devices and micro-batches.
+        steps: Steps of the optimizer.
+        evaluate_every: Steps between two evaluations.
+        optimizer: "adamw" or "muon", which is for matrices and leaves the rest to AdamW.
+        learning_rate: Peak rate of AdamW.
+        muon_learning_rate: Peak rate of Muon.
+        warmup_steps: Steps over which rates rise.
+        spectral_cap: Largest spectral norm of a kernel.
+        dtype: What blocks compute in.
+        accumulation: Micro-batches into which each device cuts its rows.
+        remat: Compute blocks again in the backward pass.
+        scan_layers: One program for all blocks, which compiles faster.
+        seed: Sets initialisation, order of batches and what is hidden.
+        lipschitz: Inputs at which Jacobian norms of pooled outputs and their bounds are measured at
+            every evaluation; 0 for none.
+        worth: Measure what the model is worth at the end: a linear head on its averaged states, beside
+            random weights and raw inputs, and what models that learn little come to.
+        devices: Simulate this many CPU devices; by default all local devices are used.
+        quick: The smallest sizes, on data that comes with libraries: to see it run.
+        files: How your own files are read.
+        as_json: Print records instead of the table.
+        debug: Show where an error comes from.
+    """
+
+    preset: str = "gpt2-64"
+    data: tuple[str, ...] = ()
+    data_dir: OptionalPath = None
+    out: str = "poolax-pretrain"
+    resume: bool = True
+    tokenizer: OptionalPath = None
+    vocab_size: OptionalCount = None
+    init: OptionalPath = None
+    attention: Literal["dot", "l2"] | None = None
+    width: OptionalCount = None
+    num_layers: OptionalCount = None
+    num_heads: OptionalCount = None
+    block: OptionalCount = None
+    batch_size: OptionalCount = None
+    steps: OptionalCount = None
+    evaluate_every: OptionalCount = None
+    optimizer: OptionalText = None
+    learning_rate: OptionalNumber = None
+    muon_learning_rate: OptionalNumber = None
+    warmup_steps: OptionalCount = None
+    spectral_cap: OptionalNumber = None
+    dtype: OptionalText = None
+    accumulation: OptionalCount = None
+    remat: bool | None = None
+    scan_layers: bool | None = None
+    seed: int = 0
+    lipschitz: int = 0
+    worth: bool = False
+    devices: OptionalCount = None
+    quick: bool = False
+    files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def chosen(self) -> Preset:
+        """The preset with all that is said otherwise.
+
+        Raises:
+            ValueError: for an unknown preset, or numbers out of range.
+        """
+        check_choice("preset", self.preset, PRESETS)
+        for field in ("seed", "lipschitz"):
+            check_count(field, getattr(self, field), at_least=0)
+        preset = PRESETS[self.preset]()
+        if self.attention is not None and preset.family != "gpt2":
+            raise ValueError(f"attention: expected none for {self.preset}, got {self.attention!r}")
+        preset = quickened(preset) if self.quick else preset
+        given = self._given(_OF_OPTIMISATION)
+        optimisation = dataclasses.replace(preset.optimisation, **given)
+        given = self._given((*_OF_PRESET, "vocab_size", "attention"))
+        for field in (*_OF_PRESET, "vocab_size"):
+            if field in given:
+                check_count(field, given[field])
+        if self.data:
+            given["data"] = self.data
+        return dataclasses.replace(preset, **given, optimisation=optimisation)
+
+    def _given(self, fields):
+        found = {field: getattr(self, field) for field in fields}
+        return {field: value for field, value in found.items() if value is not None}
+
+
+def quickened(preset: Preset) -> Preset:
+    """A preset at the smallest sizes, on data that comes with libraries."""
+    return dataclasses.replace(
+        preset,
+        data=preset.quick,
+        probe=(),
+        width=16,
+        num_layers=2,
+        num_heads=2,
+        block=min(preset.block, 64 if preset.family == "moment" else 16),
+        patch=preset.patch if preset.family == "moment" else 2,
+        batch_size=8,
+        steps=6,
+        evaluate_every=3,
+        vocab_size=300,
+        optimisation=dataclasses.replace(preset.optimisation, accumulation=1, warmup_steps=1),
+    )

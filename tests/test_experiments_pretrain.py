@@ -1,0 +1,98 @@
+"""Presets of pretraining: what they are made of, a run of the smallest, and its tables."""
+
+import importlib
+import json
+
+import pytest
+
+from poolax import backbones
+from poolax.records import Records
+
+
+@pytest.fixture(scope="module")
+def experiments(pytestconfig):
+    """Imports modules of the experiments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
+        yield importlib.import_module
+
+
+def test_presets_have_sizes_that_fit(experiments):
+    pretraining = experiments("pretraining")
+    for name, make in pretraining.PRESETS.items():
+        preset = make()
+        assert preset.family in ("gpt2", "bert", "vit", "lipsformer", "swin", "moment")
+        assert (make.__doc__ or "").strip()
+        for chosen in (preset, pretraining.Options(preset=name, quick=True).chosen()):
+            if chosen.family in ("gpt2", "bert"):
+                chosen.text_config(chosen.vocab_size)
+            elif chosen.family == "moment":
+                chosen.series_config()
+            else:
+                chosen.image_config(32, 3)
+
+
+def test_presets_of_the_paper_are_its_sizes(experiments):
+    preset = experiments("pretraining").PRESETS["gpt2-l2-paper"]()
+    config, optimisation = preset.text_config(preset.vocab_size), preset.optimisation
+    assert backbones.GPT2Config(kind=config.kind) == config
+    assert (preset.block, preset.steps, optimisation.accumulation) == (1024, 60_000, 40)
+    assert preset.batch_size == 12 * optimisation.accumulation
+
+
+def test_all_of_a_preset_may_be_said_otherwise(experiments):
+    options = experiments("pretraining").Options
+    chosen = options(width=32, optimizer="muon", spectral_cap=1.0, data=("a.txt",)).chosen()
+    assert (chosen.width, chosen.data, chosen.num_layers) == (32, ("a.txt",), 4)
+    assert (chosen.optimisation.optimizer, chosen.optimisation.spectral_cap) == ("muon", 1.0)
+    with pytest.raises(ValueError, match=r"preset: expected one of .*'gpt2-64'.*, got 'gpt3'"):
+        options(preset="gpt3").chosen()
+    with pytest.raises(ValueError, match="attention: expected none for vit, got 'l2'"):
+        options(preset="vit", attention="l2").chosen()
+    with pytest.raises(ValueError, match="steps: "):
+        options(steps=0).chosen()
+
+
+def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
+    """The same command again trains nothing, and gives the same model."""
+    text, out = tmp_path / "tales.txt", tmp_path / "out"
+    text.write_text("\n\n".join(f"The {number}th of many small tales." for number in range(200)))
+    command = ["--preset", "gpt2-l2-64", "--quick", "--data", text, "--worth", "--json", "--out", out]
+    main = experiments("pretrain").main
+    assert main([str(argument) for argument in command]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows[:-1]] == list(range(7))
+    worth = rows[-1]
+    assert worth["unit"] == "bits per byte"
+    assert worth["score"] > worth["beside"]["trigram"] > 0
+    assert (out / "curves.png").exists()
+    assert not (out / "huggingface").exists()
+    model = backbones.load(out / "backbone")
+    ids, mask = model.prepare(["The 3rd of many small tales."])
+    assert model(ids, mask).states.shape[-1] == 16
+    assert main([str(argument) for argument in command]) == 0
+    assert len(Records.read(out / "records.jsonl")) == 7
+    command = [*command, "--no-resume"]
+    assert main([str(argument) for argument in command]) == 2
+    assert "out: expected a new folder with --no-resume" in capsys.readouterr().err
+
+
+def test_worth_over_seeds_is_a_row(experiments, tmp_path):
+    heads = {"banking77": {"trained": 0.5, "random": 0.25, "raw": 0.75}}
+    row = {
+        "kind": "pretrained", "id": "a", "preset": "gpt2-64", "seed": 0, "steps": 6, "data": ["stsb"],
+        "num_parameters": 1234, "evaluation_loss": 2.0, "score": 1.5, "unit": "bits per byte",
+        "beside": {"trigram": 2.0}, "heads": heads, "command": "pretrain.py",
+    }  # fmt: skip
+    better = {**row, "id": "b", "seed": 1, "score": 1.7}
+    table = experiments("pretraining").summary_table([row, better])
+    [cells] = [[cell.text for cell in row] for row in table.rows]
+    assert cells[1:6] == ["2", "1,234", "1.600 ± 0.141 bits per byte", "trigram 2.000", "banking77"]
+    assert cells[6:] == ["50.0 ± 0.0", "25.0 ± 0.0", "75.0 ± 0.0"]
+    summary, source = experiments("summary"), tmp_path / "run"
+    source.mkdir()
+    for rows in ([row], [{**row, "score": 1.4}], [better]):
+        Records(rows).write_as(source / "pretrain.jsonl")
+        summary.take_over(source, tmp_path / "results")
+    kept = Records.read(tmp_path / "results" / "pretrain.jsonl")
+    assert sorted(row["score"] for row in kept) == [1.4, 1.7]
