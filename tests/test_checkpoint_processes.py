@@ -168,6 +168,47 @@ assert once(lambda: 3, "a file") == 3
 """
 )
 
+RUN = """
+import numpy as np
+from poolax import backbones
+from poolax.training import PreemptedError
+from poolax.training.pretraining import ArrayBatches, NextToken, Optimisation, Plan, pretrain
+
+objective = NextToken(
+    backbones.GPT2Config(12, 8, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+)
+batches = ArrayBatches({"ids": (np.arange(14)[:, None] + np.arange(8)) % 12}, batch_size=5)
+plan = Plan(4, Optimisation(learning_rate=0.01, eps=1e-3, accumulation=2), checkpoint_every=1)
+"""
+
+PRETRAIN = (
+    START
+    + RUN
+    + """
+import signal
+
+def stop(description, step, total):
+    if step == 2 and process == 1:
+        signal.raise_signal(signal.SIGTERM)
+
+try:
+    pretrain(objective, batches, plan, evaluation=batches, out=out / "run", progress=stop)
+except PreemptedError as error:
+    assert "stopped after step 2, saved in" in str(error), error
+else:
+    raise AssertionError("one process was told to stop, and not all did")
+steps = []
+found = pretrain(
+    objective, batches, plan, evaluation=batches, out=out / "run",
+    progress=lambda description, step, total: steps.append(step),
+)
+assert steps == [3, 4], steps
+if process == 0:
+    assert [row["step"] for row in found.records] == [0, 1, 2, 3, 4]
+    np.savez(out / "found.npz", *jax.tree.leaves(found.params))
+"""
+)
+
 
 def run_two(program, folder, devices=2):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "8"}
@@ -228,3 +269,14 @@ def test_heads_of_a_sweep_are_there_for_every_process(tmp_path, devices):
     assert len(Records.read(tmp_path / "records.jsonl")) == 0
     for head in heads:
         training.load_head(head)
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one_does_and_stop_together(tmp_path):
+    run_two(PRETRAIN, tmp_path)
+    names = {}
+    exec(RUN, names)
+    whole = names["pretrain"](names["objective"], names["batches"], names["plan"])
+    with np.load(tmp_path / "found.npz") as found:
+        for leaf, file in zip(jax.tree.leaves(whole.params), found.files, strict=True):
+            np.testing.assert_allclose(found[file], leaf, rtol=1e-4, atol=1e-6)

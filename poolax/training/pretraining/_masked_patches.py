@@ -112,7 +112,8 @@ class MaskedPatches(Objective):
         hidden = self.hide(images, keys)
         backbone = params["backbone"]
         if isinstance(config, ViTConfig):
-            embeddings = model.embed(backbone, images, hidden=hidden)[0]
+            vit: Any = model
+            embeddings = vit.embed(backbone, images, hidden=hidden)[0]
         else:
             embeddings = self._hide(model.embed(backbone, images)[0], params, hidden)
         states = model.encode(backbone, embeddings).states[:, model.num_prefix :]

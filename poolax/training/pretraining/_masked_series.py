@@ -141,7 +141,8 @@ class MaskedSeries(Objective):
         spread = jnp.sum(jnp.where(seen, jnp.square(series - mean), 0), axis=-1, keepdims=True) / count
         scale = jnp.sqrt(spread + _ADDED_TO_VARIANCE)
         # The model's own scaling would look at hidden steps, or take their patches for no tokens.
-        unscaled = model.replace(config=dataclasses.replace(self.config, scaling="none"))
+        as_is = dataclasses.replace(self.config, scaling="none")
+        unscaled = dataclasses.replace(model, config=as_is)
         values = jnp.where(seen, (series - mean) / scale, 0)
         tokens = unscaled.apply(params["backbone"], values, observed)
         states = tokens.states[:, model.num_prefix :]

@@ -47,7 +47,8 @@ def matrices_of(params: PyTree) -> PyTree:
             return None
         first = int(_STACKED in names)
         last = jnp.ndim(leaf)
-        split = first + 1 if names[-2] in _BY_HEAD else last - 1
+        is_by_head = len(names) > 1 and names[-2] in _BY_HEAD
+        split = first + 1 if is_by_head else last - 1
         return Matrix(tuple(range(first, split)), tuple(range(split, last)))
 
     return jax.tree_util.tree_map_with_path(find, params)

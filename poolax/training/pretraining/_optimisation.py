@@ -176,8 +176,10 @@ def _decays(params: PyTree) -> PyTree:
 
     def decays(path, leaf):
         names = [str(getattr(key, "key", key)) for key in path]
-        is_vector = names[-1] in ("bias", "scale") or names[-1].endswith("_scale")
-        return not is_vector and jnp.ndim(leaf) - ("blocks" in names) > 1
+        # Tables of relative biases, one a head and distance, are biases as well.
+        is_bias = any(name.endswith("bias") for name in names)
+        is_scale = names[-1] == "scale" or names[-1].endswith("_scale")
+        return not is_bias and not is_scale and jnp.ndim(leaf) - ("blocks" in names) > 1
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

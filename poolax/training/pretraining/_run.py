@@ -106,7 +106,7 @@ class Run:
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         if not self.plan.optimisation.scan_layers:
             return params
-        model: Any = objective.model().replace(params=objective.of_backbone(params))
+        model: Any = dataclasses.replace(objective.model(), params=objective.of_backbone(params))
         model.check_stackable()
         return objective.with_backbone(params, model.stack_layers().params)
 

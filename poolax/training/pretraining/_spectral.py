@@ -35,11 +35,11 @@ def cap_spectral_norms(params: PyTree, cap: float, method: str = "cap") -> PyTre
 
     Example:
         >>> import jax.numpy as jnp
-        >>> params = {"kernel": jnp.diag(jnp.array([3.0, 0.5]))}
+        >>> params = {"kernel": jnp.diag(jnp.array([3.0, 0.75]))}
         >>> cap_spectral_norms(params, 1.0)["kernel"].round(3).tolist()
-        [[1.0, 0.0], [0.0, 0.5]]
+        [[1.0, 0.0], [0.0, 0.75]]
         >>> cap_spectral_norms(params, 1.0, "normalize")["kernel"].round(3).tolist()
-        [[1.0, 0.0], [0.0, 0.16699999570846558]]
+        [[1.0, 0.0], [0.0, 0.25]]
 
     Reference:
         Newhouse et al., "Training Transformers with Enforced Lipschitz Constants" (2025).

@@ -1,5 +1,6 @@
 """Steps of pretraining over devices and micro-batches, several in one compiled program."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +61,9 @@ class Stepper:
 
     def __init__(self, objective: Objective, optimisation: Optimisation, *, steps: int, rows: int):
         dtype = None if optimisation.dtype == "float32" else jnp.dtype(optimisation.dtype)
-        self._model = objective.model().replace(compute_dtype=dtype, remat=optimisation.remat)
+        self._model = dataclasses.replace(
+            objective.model(), compute_dtype=dtype, remat=optimisation.remat
+        )
         self._objective, self._optimisation = objective, optimisation
         self._optimizer = optimisation.transformation(steps)
         parts = jax.device_count() * optimisation.accumulation
@@ -137,7 +140,8 @@ class Stepper:
 
         zeros = jnp.zeros(len(next(iter(batches.values()))), jnp.float32)
         state, found = jax.lax.fori_loop(0, count, step, (state, (zeros, zeros, zeros)))
-        return state, Steps(*found, state.diverged_step)
+        loss, weight, norm = found
+        return state, Steps(loss, weight, norm, state.diverged_step)
 
     def _step(self, state, batch, key):
         key = jax.random.fold_in(key, state.step)
@@ -173,20 +177,17 @@ class Stepper:
         per_device = self._rows_per_device
         # A row's key is that of its place in the whole batch, wherever it is computed.
         rows = jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
-        micro = jax.tree.map(
-            lambda leaf: leaf.reshape(number, per_device // number, *leaf.shape[1:]), (batch, rows)
-        )
         gradient_of = jax.value_and_grad(self._total, has_aux=True)
         if number == 1:
-            (loss, weight), gradient = gradient_of(params, *jax.tree.map(lambda x: x[0], micro), key)
-            return (loss, weight), gradient
+            return gradient_of(params, batch, rows, key)
 
         def add(carry, part):
-            return jax.tree.map(jnp.add, carry, gradient_of(params, *part, key)), None
+            some, places = part
+            return jax.tree.map(jnp.add, carry, gradient_of(params, some, places, key)), None
 
         zero = jnp.zeros((), jnp.float32)
         start = ((zero, zero), jax.tree.map(jnp.zeros_like, params))
-        return jax.lax.scan(add, start, micro)[0]
+        return jax.lax.scan(add, start, _in_parts((batch, rows), number))[0]
 
     def _total(self, params, batch, rows, key):
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
@@ -204,12 +205,11 @@ class Stepper:
             rows = jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
 
             def add(sums, part):
-                return jax.tree.map(jnp.add, sums, self._total(params, *part, of_batch)), None
+                some, places = part
+                of_part = self._total(params, some, places, of_batch)
+                return jax.tree.map(jnp.add, sums, of_part), None
 
-            micro = jax.tree.map(
-                lambda leaf: leaf.reshape(number, per_device // number, *leaf.shape[1:]), (batch, rows)
-            )
-            return jax.lax.scan(add, sums, micro)[0]
+            return jax.lax.scan(add, sums, _in_parts((batch, rows), number))[0]
 
         zero = jnp.zeros((), jnp.float32)
         return _sum(jax.lax.fori_loop(0, count, evaluate, (zero, zero)))
@@ -250,6 +250,11 @@ def _on_devices(key, *numbers):
 def _sum(tree):
     # The sum over one device would be a copy of every gradient.
     return jax.lax.psum(tree, AXIS) if jax.device_count() > 1 else tree
+
+
+def _in_parts(tree, number):
+    """Rows of arrays in so many parts: ``(number, rows / number, ...)``."""
+    return jax.tree.map(lambda leaf: leaf.reshape(number, -1, *leaf.shape[1:]), tree)
 
 
 def _at(leaf: Array, index: Array) -> Float[Array, "..."]:
