@@ -21,13 +21,13 @@ from poolax.records import NoiseCurve, Records
 from poolax.statistics import Difference, Interval
 from poolax.training._advice import evidence
 from poolax.training._advice.choice import Choice, Price, choose, is_worse
+from poolax.training._advice.fitting import pass_over, room_for, used_by
 from poolax.training._advice.heads import Trained, train_in_rounds
 from poolax.training._advice.reasons import reasons_of_scores
 from poolax.training._advice.runs import Splits, runs_of
 from poolax.training._advice.sweeper import Sweeper
 from poolax.training._engine.heads import Head, load_head
 from poolax.training._engine.limits import Limits
-from poolax.training._states.features import FeaturePass
 from poolax.training._states.lengths import with_max_tokens
 from poolax.training._states.pooled import is_fixed
 from poolax.training._sweep.readers import PoolerLike, as_module, labelled
@@ -36,12 +36,8 @@ from poolax.training.tasks import Task
 POOLERS = ("avg", "last", "max", "sum", "l2", "wavg", "map", "attn", "abmil", "hybrid")
 # Of the time that is given; the rest is for what is looked at when all heads are trained.
 _SHARE_OF_HEADS = 0.8
-_SHARE_OF_FEATURES = 0.4
 _LEADING = 3
 _SHOWN = 4
-# So many examples are read whatever the time is.
-_ALWAYS = 4000
-_SAMPLED = 1000
 _SECONDS = 60.0
 
 
@@ -194,27 +190,60 @@ def advise(
     task.check_targets(dataset.targets)
     if max_tokens is not None:
         backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
+    room = room_for(backbone, dataset, minutes=minutes, limits=limits, seed=seed)
+    return advise_on_all(
+        backbone,
+        room.cut(dataset, seed),
+        task,
+        started=started,
+        minutes=minutes,
+        poolers=poolers,
+        out=out,
+        seed=seed,
+        limits=limits,
+        progress=progress,
+    )
+
+
+def advise_on_all(
+    backbone: Backbone,
+    dataset: Dataset,
+    task: Task,
+    *,
+    started: float,
+    minutes: float | None,
+    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike] | None,
+    out: epath.PathLike | None,
+    seed: int,
+    limits: Limits,
+    progress: Progress,
+    name: str | None = None,
+) -> Advice:
+    """What :func:`advise` says where all examples of the splits are read.
+
+    Args:
+        backbone: As for :func:`advise`, and so on.
+        dataset: All of whose splits is read.
+        task: What heads predict.
+        started: When, by ``time.monotonic``.
+        minutes: Time from then on.
+        poolers: What is compared.
+        out: Folder for records and heads.
+        seed: Of everything random.
+        limits: Memory, devices, checkpoints.
+        progress: Called with a description, the number done and the total.
+        name: What records call the model; ``None`` for the name of its checkpoint.
+
+    Returns:
+        The advice.
+    """
     given = labelled(POOLERS if poolers is None else poolers)
     named = {
-        name: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
-        for name, pooler in given.items()
+        label: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
+        for label, pooler in given.items()
     }
-    used, passed = _pass(backbone, dataset, limits)
-    most, why = limits.budget // (4 * int(np.prod(passed.shape[1:]))), "memory"
-    if minutes is not None and len(used) > _ALWAYS:
-        check_number("minutes", minutes, above=0.0)
-        rate = _examples_per_second(backbone, dataset, limits, seed)
-        most, why = min((most, why), (int(rate * _SHARE_OF_FEATURES * _SECONDS * minutes), "time"))
-    notes = dataset.notes
-    if len(used) > most:
-        dataset = _fewer(dataset, most / len(used), seed)
-        notes = (
-            f"read {most} of {len(used)} examples, chosen at random: there is no more {why}",
-            *notes,
-        )
-        used, passed = _pass(backbone, dataset, limits)
-    collected: Any = passed.collect(progress)
-    features_s = time.monotonic() - started
+    used = used_by(dataset)
+    collected: Any = pass_over(backbone, dataset, used, limits).collect(progress)
     return _advise(
         np.asarray(collected.states),
         None if collected.mask is None else np.asarray(collected.mask),
@@ -227,9 +256,9 @@ def advise(
         seed=seed,
         limits=limits,
         progress=progress,
-        name=backbone.name,
-        notes=notes,
-        features_s=features_s,
+        name=name or backbone.name,
+        notes=dataset.notes,
+        features_s=time.monotonic() - started,
     )
 
 
@@ -398,39 +427,3 @@ def _chosen(trained: Trained, prices: Mapping[str, Price], seed: int) -> Choice:
         higher_is_better=row["higher_is_better"],
         seed=seed,
     )
-
-
-def _pass(backbone: Backbone, dataset: Dataset, limits: Limits) -> tuple[np.ndarray, FeaturePass]:
-    """The examples that any split holds, and the pass over them, which is not run yet."""
-    used = np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
-    return used, _pass_over(backbone, dataset, used, limits)
-
-
-def _pass_over(backbone: Backbone, dataset: Dataset, indices: Any, limits: Limits) -> FeaturePass:
-    return FeaturePass(
-        backbone,
-        dataset.inputs,
-        dataset.mask,
-        indices=indices,
-        should_stop=limits.should_stop,
-        mapping=limits.mapping,
-    )
-
-
-def _fewer(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """The data set with a share of each split, chosen at random."""
-    rng = np.random.default_rng(seed)
-    splits = {
-        name: np.sort(rng.permutation(part)[: max(2, int(share * len(part)))])
-        for name, part in dataset.splits.items()
-    }
-    return dataclasses.replace(dataset, splits=splits)
-
-
-def _examples_per_second(backbone: Backbone, dataset: Dataset, limits: Limits, seed: int) -> float:
-    """How fast token states are made, compilation counted, so that there is rather more time."""
-    train = np.asarray(dataset.splits["train"])
-    some = np.random.default_rng(seed).permutation(train)[:_SAMPLED]
-    started = time.monotonic()
-    _pass_over(backbone, dataset, np.sort(some), limits).collect(no_progress)
-    return len(some) / (time.monotonic() - started)
