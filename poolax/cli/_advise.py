@@ -6,16 +6,13 @@ import time
 from typing import Annotated, ClassVar
 
 import tyro
-from rich.text import Text
 
-from poolax import data
 from poolax._paths import absolute_path
-from poolax._text import one_line, printable
-from poolax.backbones import Backbone
+from poolax._text import one_line
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
-from poolax.cli._models import load_model
+from poolax.cli._models import load_backbone
 from poolax.cli._options import OptionalCount, OptionalNumber, OptionalPath
-from poolax.cli._own_data import FileFlags, load_data
+from poolax.cli._own_data import FileFlags, load_data, warn_of
 from poolax.pooling import from_name
 from poolax.records import Records, environment
 from poolax.reporting import advice_table, plot_advice
@@ -76,20 +73,8 @@ class Advise:
         entry, dataset, _ = load_data(self.dataset, self.files, data_dir=self.data_dir)
         if self.num_examples is not None:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
-        warnings = data.examine(dataset).warnings
-        if not self.as_json:
-            for warning in warnings:
-                stderr().print(Text(printable(f"{dataset.name}: {warning}")))
-        backbone = load_model(self.model)
-        if not isinstance(backbone, Backbone):
-            raise ValueError(
-                f"model: expected a backbone, got {type(backbone).__name__} ({self.model})"
-            )
-        if backbone.modality != entry.modality:
-            raise ValueError(
-                f"model: expected a backbone of modality {entry.modality} for {dataset.name!r}, got "
-                f"{backbone.modality} ({self.model})"
-            )
+        warnings = warn_of(dataset)
+        backbone = load_backbone(self.model, entry.modality, dataset.name)
         started = time.perf_counter()
         with progress_bars(stderr()) as progress:
             advice = advise(

@@ -9,6 +9,7 @@ import poolax
 from poolax._text import one_line
 from poolax.cli._advise import Advise
 from poolax.cli._bounds import Bounds
+from poolax.cli._compare import Compare
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
 from poolax.cli._embed import Embed
@@ -22,6 +23,7 @@ _COMMANDS = {
     "bounds": Bounds,
     "lipschitz": Lipschitz,
     "advise": Advise,
+    "compare": Compare,
     "embed": Embed,
     "models": Models,
     "data": Data,

@@ -32,6 +32,23 @@ def load_model(path: str) -> Blocks | Head | Backbone:
     return found
 
 
+def load_backbone(path: str, modality: str, dataset: str) -> Backbone:
+    """The backbone at ``path``, for a data set of a modality.
+
+    Raises:
+        ValueError: for another model, or a backbone of another modality.
+    """
+    backbone = load_model(path)
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"model: expected a backbone, got {type(backbone).__name__} ({path})")
+    if backbone.modality != modality:
+        raise ValueError(
+            f"model: expected a backbone of modality {modality} for {dataset!r}, got "
+            f"{backbone.modality} ({path})"
+        )
+    return backbone
+
+
 def inputs_beside(path: str, name: str) -> epath.Path | None:
     """The file ``name`` beside the one-block models at ``path``, if there is one."""
     folder = absolute_path(path)

@@ -264,6 +264,23 @@ class ClaimRecord(MadeWith):
     seed: NotRequired[int]
 
 
+@record_kind("comparison")
+class ComparisonRecord(MadeWith):
+    """Which of several backbones to take, as ``poolax compare`` says and prints it."""
+
+    recommended: str
+    pooler: str
+    best: str
+    decided: bool
+    sentence: str
+    metric: str
+    higher_is_better: bool
+    comparisons: dict[str, Any]
+    num_parameters: dict[str, int]
+    advice: dict[str, Any]
+    dataset: NotRequired[str | None]
+
+
 @record_kind("data set")
 class DataSetRecord(TypedDict):
     """What ``poolax data list`` prints."""

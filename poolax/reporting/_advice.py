@@ -32,9 +32,7 @@ def advice_table(record: Mapping[str, Any]) -> Table:
             name,
             f"{record['validation'][name]:.4g}",
             f"{test['value']:.4g} [{test['low']:.4g}, {test['high']:.4g}]",
-            "–"
-            if found is None
-            else f"{found['value']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]",
+            "–" if found is None else signed(found),
             "–" if found is None else f"{found['adjusted']:.2g}",
             str(cost["num_parameters"][name]),
             _factor(cost["lipschitz_factor"][name]),
@@ -56,7 +54,8 @@ def advice_table(record: Mapping[str, Any]) -> Table:
     return Table(title=title, columns=columns, rows=rows, notes=record["reasons"], tidy=tidy)
 
 
-def _signed(found: Mapping[str, Any]) -> str:
+def signed(found: Mapping[str, Any]) -> str:
+    """A difference with its interval, signs before all numbers."""
     return f"{found['value']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
 
 

@@ -23,6 +23,8 @@ from poolax.training.advice import Advice as Advice
 from poolax.training.advice import advise as advise
 from poolax.training.advice import advise_states as advise_states
 from poolax.training.artefacts import export_head as export_head
+from poolax.training.comparing import Comparison as Comparison
+from poolax.training.comparing import compare as compare
 from poolax.training.embeddings import embed as embed
 from poolax.training.exports import export_sentence_transformers as export_sentence_transformers
 from poolax.training.layers import Layers as Layers

@@ -26,24 +26,24 @@ class Room(NamedTuple):
     """How many examples may be read.
 
     Attributes:
-        count: So many.
+        num_examples: So many.
         why: What there is no more of: ``"memory"`` or ``"time"``.
     """
 
-    count: int
+    num_examples: int
     why: str
 
     def cut(self, dataset: Dataset, seed: int) -> Dataset:
         """The data set with a share of each split, chosen at random, which its notes say."""
         total = len(used_by(dataset))
-        if total <= self.count:
+        if total <= self.num_examples:
             return dataset
         rng = np.random.default_rng(seed)
         splits = {
-            name: np.sort(rng.permutation(part)[: max(2, int(self.count / total * len(part)))])
+            name: np.sort(rng.permutation(part)[: max(2, int(self.num_examples / total * len(part)))])
             for name, part in dataset.splits.items()
         }
-        note = f"read {self.count} of {total} examples, chosen at random: there is no more {self.why}"
+        note = f"read {self.num_examples} of {total} examples, chosen at random: there is no more {self.why}"
         return dataclasses.replace(dataset, splits=splits, notes=(note, *dataset.notes))
 
 
