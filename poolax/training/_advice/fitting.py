@@ -43,7 +43,8 @@ class Room(NamedTuple):
             name: np.sort(rng.permutation(part)[: max(2, int(self.num_examples / total * len(part)))])
             for name, part in dataset.splits.items()
         }
-        note = f"read {self.num_examples} of {total} examples, chosen at random: there is no more {self.why}"
+        read = f"read {self.num_examples} of {total} examples"
+        note = f"{read}, chosen at random: there is no more {self.why}"
         return dataclasses.replace(dataset, splits=splits, notes=(note, *dataset.notes))
 
 
