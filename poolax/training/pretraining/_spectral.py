@@ -36,10 +36,11 @@ def cap_spectral_norms(params: PyTree, cap: float, method: str = "cap") -> PyTre
     Example:
         >>> import jax.numpy as jnp
         >>> params = {"kernel": jnp.diag(jnp.array([3.0, 0.75]))}
-        >>> cap_spectral_norms(params, 1.0)["kernel"].round(3).tolist()
-        [[1.0, 0.0], [0.0, 0.75]]
-        >>> cap_spectral_norms(params, 1.0, "normalize")["kernel"].round(3).tolist()
-        [[1.0, 0.0], [0.0, 0.25]]
+        >>> for method in ("cap", "normalize"):
+        ...     found = cap_spectral_norms(params, 1.0, method)["kernel"]
+        ...     print([f"{value:.2f}" for value in found.diagonal()])
+        ['1.00', '0.75']
+        ['1.00', '0.25']
 
     Reference:
         Newhouse et al., "Training Transformers with Enforced Lipschitz Constants" (2025).
