@@ -158,6 +158,8 @@ def _read_own(name: str, files: FileFlags) -> data.Dataset:
 
 def _in_flags(text: str) -> str:
     """A message with arguments as one writes them on the command line."""
+    if text.startswith("seed: "):  # which is another seed's name on the command line
+        text = f"split_{text}"
     text = in_flags(text, (field.name for field in dataclasses.fields(FileFlags)))
     return text.replace("--skip-bad True", "--skip-bad").replace("--quotes False", "--no-quotes")
 

@@ -21,7 +21,8 @@ class Examination:
         sizes: Examples of each split.
         class_counts: Examples of each class in the training split, by its name; empty without classes.
         duplicates: Copies between splits, see :meth:`Dataset.count_duplicates`.
-        empty: Texts without a character but blanks, by split; empty where inputs are no texts.
+        empty: Texts without a character but blanks, and inputs all of whose numbers are missing, by
+            split.
         warnings: What to look at first, a line each.
     """
 
@@ -61,7 +62,8 @@ def examine(dataset: Dataset) -> Examination:
             warnings.append(f"{count} of {sizes[split]} {split} examples {stand} in {other}, too")
     for split, count in empty.items():
         if count:
-            warnings.append(f"{count} of {sizes[split]} {split} texts {_are(count)} empty")
+            what = "texts" if _are_texts(dataset) else "inputs"
+            warnings.append(f"{count} of {sizes[split]} {split} {what} {_are(count)} empty")
     if class_counts:
         few, many = min(class_counts, key=class_counts.__getitem__), max(class_counts.values())
         if many >= _IMBALANCE * class_counts[few]:
@@ -91,10 +93,18 @@ def _class_counts(dataset: Dataset) -> dict[str, int]:
 
 
 def _empty(dataset: Dataset) -> dict[str, int]:
+    inputs = dataset.inputs
+    if _are_texts(dataset):
+        return {
+            split: sum(not text.strip() for text in np.ravel(inputs[indices]))
+            for split, indices in dataset.splits.items()
+        }
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
+        missing = np.isnan(inputs.reshape(len(inputs), -1)).all(axis=1)
+        return {split: int(missing[indices].sum()) for split, indices in dataset.splits.items()}
+    return {}
+
+
+def _are_texts(dataset: Dataset) -> bool:
     dtype = dtype_of(dataset.inputs)
-    if dtype is None or dtype.kind not in "OU":
-        return {}
-    return {
-        split: sum(not text.strip() for text in np.ravel(dataset.inputs[indices]))
-        for split, indices in dataset.splits.items()
-    }
+    return dtype is not None and dtype.kind in "OU"

@@ -165,7 +165,7 @@ def from_files(
         try:
             return ucr_dataset(name, with_test, splitting, missing=missing, source=source)
         except DamagedFileError as error:
-            raise ValueError(str(error).removesuffix(f"; {RESTORE}")) from None
+            raise ValueError(str(error).replace(f"; {RESTORE}", "")) from None
     _check_suffix(given)
     tables = {
         split: read_table(file, encoding=encoding, quotes=quotes) for split, file in files.items()

@@ -1,5 +1,6 @@
 """Rows of a user's file, column by column, each with the place where it was read."""
 
+import codecs
 import csv
 import dataclasses
 import json
@@ -9,6 +10,7 @@ from typing import Any
 from etils import epath
 
 DELIMITERS = (",", ";", "\t")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +89,10 @@ def read_text(path: epath.Path, encoding: str) -> str:
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         line = content.count(b"\n", 0, start) + 1
+        likely = "utf-16" if content.startswith(_UTF16) else "cp1252"
         raise ValueError(
             f"{path}, line {line}: expected text in {encoding.upper()}, got byte 0x{content[start]:02x}"
-            "; encoding='cp1252', or what it was written in, reads it"
+            f"; encoding='{likely}', or what it was written in, reads it"
         ) from None
 
 
