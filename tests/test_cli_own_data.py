@@ -139,7 +139,7 @@ def test_images_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
     arguments = ["data", "show", str(folder), "--size", "8", "--skip-bad", "--out", str(tmp_path)]
     assert cli.main([*arguments, "--json"]) == 0
     [record] = map(json.loads, capsys.readouterr().out.splitlines())
-    assert record["splits"] == {"train": 12, "validation": 2, "test": 2}
+    assert record["splits"] == {"train": 10, "validation": 2, "test": 4}
     assert record["notes"][0].startswith("2 of 18 images left out")
 
 
