@@ -202,6 +202,7 @@ def advice_of(name: str, context: comparison.Context) -> dict[str, Any]:
         "model": model,
         "dataset": case.dataset,
         "num_examples": {split: len(part) for split, part in data.splits.items()},
+        "num_tested": int(advice.records.predictions()[0].score.size),
         "data_notes": list(data.notes),
         "data_warnings": list(examine(data).warnings),
         "max_tokens": case.max_tokens,

@@ -14,7 +14,8 @@ _HEAD = """\
 <!-- Written by experiments/advice.py from its records; changes are made there. -->
 
 What `poolax advise` says of backbones and data sets that are at hand, as an example of how to read it.
-Each section is one run, its numbers are those of its record.
+Each section is one run, its numbers are those of its record, its seconds those of a machine that may
+have had other work.
 
 ## How to read an advice
 
@@ -87,7 +88,7 @@ def _how_sure(record: Record) -> str:
         return "no other pooler was tried."
     alike = [name for name in record["equals"] if name != best]
     worse = {name: found for name, found in compared.items() if name not in alike}
-    parts = [f"{best} was best by validation; on {_test_examples(record)}"]
+    parts = [f"{best} was best by validation; on {record['num_tested']} test examples"]
     if worse:
         closest = min(worse, key=lambda name: abs(worse[name]["value"]))
         found = worse[closest]
@@ -105,10 +106,6 @@ def _how_sure(record: Record) -> str:
     return parts[0] + " " + "; ".join(parts[1:]) + "."
 
 
-def _test_examples(record: Record) -> str:
-    return f"{record['num_examples']['test']} test examples"
-
-
 def _interval(found: Mapping[str, float]) -> str:
     return f"{found['low']:+.3g} to {found['high']:+.3g}"
 
@@ -117,12 +114,13 @@ def _cost(record: Record) -> str:
     cost, splits = record["cost"], record["num_examples"]
     heads = sum(cost["heads_seconds"].values())
     sizes = ", ".join(f"{count} {name}" for name, count in splits.items())
-    limits = [
+    given = [
+        f"examples given: {sizes}",
         *([f"texts cut to {record['max_tokens']} tokens"] if record["max_tokens"] else []),
         *([f"images of {record['image_size']} pixels a side"] if record["image_size"] else []),
     ]
     return (
         f"{record['wall_s']:.0f} s on {record['devices']}, {cost['features_seconds']:.0f} s of them "
-        f"for token states and {heads:.0f} s for heads; {'; '.join([f'examples: {sizes}', *limits])}. "
+        f"for token states and {heads:.0f} s for heads; {'; '.join(given)}. "
         f"{record['minutes']:g} minutes were given."
     )

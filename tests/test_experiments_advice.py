@@ -54,6 +54,7 @@ RECORD = {
     "model": "a model",
     "dataset": "ecg200",
     "num_examples": {"train": 200, "validation": 40, "test": 60},
+    "num_tested": 50,
     "data_warnings": ["one label is * rare"],
     "max_tokens": 16,
     "image_size": None,
@@ -80,7 +81,7 @@ def test_a_section_says_how_sure_an_advice_is(script, tmp_path, capsys):
     _, first, second = text.split("## a model on ecg200")
     assert "## a model on ecg200\n\n**Take last: better beyond noise than every other pooler.**" in text
     assert (
-        "How sure: last was best by validation; on 60 test examples 2 of 2 others are worse beyond "
+        "How sure: last was best by validation; on 50 test examples 2 of 2 others are worse beyond "
         "noise, the closest of them avg by 0.15 (interval -0.25 to -0.05, adjusted p 0.004)."
     ) in second
     assert "1 of 2 others are worse beyond noise" in first
