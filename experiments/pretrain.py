@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import pretraining
@@ -106,10 +106,27 @@ def _write(options, found: Pretrained, out: epath.Path, console) -> None:
             backbones.save(found.backbone, out / "huggingface", format="huggingface")
         except ValueError as error:
             tell(console, f"Not in Hugging Face's layout: {error}")
-    records = list(found.records)
-    plot_pretraining({options.preset: records}, out / "curves.png")
-    if any("lipschitz" in row.get("observed", {}) for row in records):
-        plot_training_lipschitz({options.preset: records}, out / "lipschitz.png")
+    runs = {out.name: list(found.records)}
+    for folder in map(epath.Path, options.beside):
+        runs[folder.name] = list(Records.read(folder / "records.jsonl").where(kind="pretraining"))
+    draw(runs, out)
+
+
+def draw(runs: Mapping[str, Sequence[dict]], out: epath.Path) -> None:
+    """Curves of runs, and where they have them norms and bounds, a colour for each run.
+
+    Args:
+        runs: Records of kind ``"pretraining"`` of each run by name.
+        out: Folder to write to.
+    """
+    plot_pretraining(runs, out / "curves.png")
+    observed = {
+        name: rows
+        for name, rows in runs.items()
+        if any("lipschitz" in row.get("observed", {}) for row in rows)
+    }
+    if observed:
+        plot_training_lipschitz(observed, out / "lipschitz.png")
 
 
 def curve_table(name: str, records: Sequence[dict]) -> Table:

@@ -66,6 +66,7 @@ def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
     assert worth["unit"] == "bits per byte"
     assert worth["score"] > worth["beside"]["trigram"] > 0
     assert (out / "curves.png").exists()
+    assert not (out / "lipschitz.png").exists()
     assert not (out / "huggingface").exists()
     model = backbones.load(out / "backbone")
     ids, mask = model.prepare(["The 3rd of many small tales."])
@@ -96,3 +97,14 @@ def test_worth_over_seeds_is_a_row(experiments, tmp_path):
         summary.take_over(source, tmp_path / "results")
     kept = Records.read(tmp_path / "results" / "pretrain.jsonl")
     assert sorted(row["score"] for row in kept) == [1.4, 1.7]
+
+
+def test_runs_are_drawn_side_by_side(experiments, tmp_path):
+    """Norms of those that have some."""
+    norms = {"measured": [2.0], "log10_local": [1.0], "log10_tight": 9.0}
+    plain = {"step": 0, "tokens": 0, "loss": 3.0}
+    draw = experiments("pretrain").draw
+    draw({"dot": [plain]}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    draw({"dot": [plain], "L2": [{**plain, "observed": {"lipschitz": norms}}]}, tmp_path)
+    assert (tmp_path / "lipschitz.png").exists()

@@ -60,6 +60,7 @@ class Options:
             every evaluation; 0 for none.
         worth: Measure what the model is worth at the end: a linear head on its averaged states, beside
             random weights and raw inputs, and what models that learn little come to.
+        beside: Folders of other runs, drawn in the same figures.
         devices: Simulate this many CPU devices; by default all local devices are used.
         quick: The smallest sizes, on data that comes with libraries: to see it run.
         files: How your own files are read.
@@ -95,6 +96,7 @@ class Options:
     seed: int = 0
     lipschitz: int = 0
     worth: bool = False
+    beside: tuple[str, ...] = ()
     devices: OptionalCount = None
     quick: bool = False
     files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
