@@ -345,3 +345,28 @@ def test_real_files_are_read():
     dataset = data.from_files(folder / "ECG200_TRAIN.tsv")
     assert dataset.inputs.shape == (200, 96)
     assert len(dataset.splits["test"]) == 100
+
+
+def test_arrays_of_several_files_are_splits(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, number in (("train", 20), ("test", 6)):
+        image = rng.integers(0, 256, (number, 4, 4, 3), np.uint8)
+        classes = np.array(["cat", "dog"])
+        np.savez(tmp_path / f"{name}.npz", image=image, label=np.arange(number) % 2, classes=classes)
+    dataset = data.from_files(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.splits["test"].tolist() == list(range(20, 26))
+    assert len(dataset.splits["train"]) + len(dataset.splits["validation"]) == 20
+    again = data.from_files(tmp_path / "train.npz", test=tmp_path / "test.npz", name=dataset.name)
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_a_folder_of_the_archive_is_one_data_set(tmp_path):
+    folder = tmp_path / "Beats"
+    folder.mkdir()
+    for split, number in (("TRAIN", 12), ("TEST", 4)):
+        lines = ["\t".join(map(str, [i % 2, *range(i, i + 5)])) for i in range(number)]
+        (folder / f"Beats_{split}.tsv").write_text("\n".join(lines))
+    dataset = data.from_files(folder)
+    assert (dataset.name, dataset.inputs.shape) == ("Beats", (16, 5))
+    assert dataset.splits["test"].tolist() == [12, 13, 14, 15]

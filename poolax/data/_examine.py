@@ -100,8 +100,11 @@ def _empty(dataset: Dataset) -> dict[str, int]:
             for split, indices in dataset.splits.items()
         }
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
-        missing = np.isnan(inputs.reshape(len(inputs), -1)).all(axis=1)
-        return {split: int(missing[indices].sum()) for split, indices in dataset.splits.items()}
+        rows = inputs.reshape(len(inputs), -1)
+        return {
+            split: int(np.isnan(rows[indices]).all(axis=1).sum())
+            for split, indices in dataset.splits.items()
+        }
     return {}
 
 

@@ -13,8 +13,9 @@ from poolax._splits import SPLITS
 from poolax.data._own._assemble import Splitting, labelled, valued
 from poolax.data._own._split import ALIASES, splits_of_names
 
-_INPUTS = ("inputs", "x", "images", "series", "texts", "data")
+_INPUTS = ("inputs", "x", "images", "image", "series", "texts", "text", "data")
 _TARGETS = ("targets", "y", "labels", "label", "target")
+_CLASSES = ("class_names", "classes")
 
 
 def from_arrays(
@@ -99,42 +100,37 @@ def from_arrays(
     )
 
 
-def read_npz(path: epath.Path, name: str, splitting: Splitting) -> Dataset:
-    """A data set from a file of arrays.
+def read_npz(files: Mapping[str, epath.Path], name: str, splitting: Splitting) -> Dataset:
+    """A data set from files of arrays.
 
     Args:
-        path: The file. It holds ``inputs`` and ``targets`` (or ``x`` and ``y``), and may hold ``mask``,
-            ``split`` (a name for each example) and ``class_names``; or ``x_train``, ``y_train``,
-            ``x_test``, ``y_test`` and others of such names.
+        files: The file of each split that has one. A file holds ``inputs`` and ``targets`` (or ``x``
+            and ``y``), and may hold ``mask``, ``split`` (a name for each example) and ``class_names``;
+            or ``x_train``, ``y_train``, ``x_test``, ``y_test`` and others of such names. Of several
+            files each holds one split.
         name: Name of the data set.
         splitting: How the splits that are not given are cut off.
 
     Raises:
         ValueError: for a file without these arrays; the error lists those that it holds.
     """
-    try:
-        with path.open("rb") as file:
-            arrays = {key.lower(): array for key, array in read_arrays(file).items()}
-    except ARRAY_ERRORS as error:
-        raise ValueError(f"{path}: expected a file of arrays, got: {error}") from None
+    path = files["train"]
+    arrays = _read(path)
     parts = _parts(arrays)
     options: dict[str, Any] = {}
+    if len(files) > 1:
+        parts = {split: _pair(_read(files[split]), files[split]) for split in SPLITS if split in files}
     if parts:
         inputs, targets = (np.concatenate([part[side] for part in parts.values()]) for side in (0, 1))
         names = [split for split, part in parts.items() for _ in part[0]]
         options["splits"] = names
     else:
-        keys = [next((key for key in keys if key in arrays), None) for keys in (_INPUTS, _TARGETS)]
-        if keys[0] is None or keys[1] is None:
-            raise ValueError(
-                f"{path}: expected arrays 'inputs' and 'targets' (or 'x' and 'y', or 'x_train', "
-                f"'y_train', …), got {', '.join(arrays) or 'none'}"
-            )
-        inputs, targets = arrays[keys[0]], arrays[keys[1]]
+        inputs, targets = _pair(arrays, path)
         options["splits"] = arrays["split"].tolist() if "split" in arrays else None
         options["mask"] = arrays.get("mask")
-    if "class_names" in arrays:
-        options["class_names"] = arrays["class_names"].tolist()
+    names_of_classes = next((key for key in _CLASSES if key in arrays), None)
+    if names_of_classes is not None:
+        options["class_names"] = arrays[names_of_classes].tolist()
     return from_arrays(
         inputs,
         targets,
@@ -143,8 +139,27 @@ def read_npz(path: epath.Path, name: str, splitting: Splitting) -> Dataset:
         test=splitting.test,
         seed=splitting.seed,
         name=name,
-        source=str(path),
+        source=", ".join(map(str, files.values())),
     )
+
+
+def _read(path: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            return {key.lower(): array for key, array in read_arrays(file).items()}
+    except ARRAY_ERRORS as error:
+        raise ValueError(f"{path}: expected a file of arrays, got: {error}") from None
+
+
+def _pair(arrays: Mapping[str, np.ndarray], path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of a file."""
+    keys = [next((key for key in keys if key in arrays), None) for keys in (_INPUTS, _TARGETS)]
+    if keys[0] is None or keys[1] is None:
+        raise ValueError(
+            f"{path}: expected arrays 'inputs' and 'targets' (or 'x' and 'y', or 'x_train', "
+            f"'y_train', …), got {', '.join(arrays) or 'none'}"
+        )
+    return arrays[keys[0]], arrays[keys[1]]
 
 
 def _parts(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

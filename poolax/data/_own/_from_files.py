@@ -70,8 +70,8 @@ def from_files(
     - labelled series: a file of the UCR archive's format (``NAME_TRAIN.tsv`` finds ``NAME_TEST.tsv``),
       or a table with a row for each step and ``series_column``, ``value_column``, ``label_column``;
     - a long series: ``.csv`` with ``time_column`` and a column for each channel;
-    - a folder with such files called ``train``, ``validation`` (or ``valid``, ``val``, ``dev``) and
-      ``test``;
+    - a folder with such tables or arrays called ``train``, ``validation`` (or ``valid``, ``val``,
+      ``dev``) and ``test``, or with ``NAME_TRAIN.tsv``;
     - data sets of Hugging Face's library ``datasets``, as objects or as ``save_to_disk`` wrote them,
       where that is installed; and ``(inputs, targets)``, see :func:`from_arrays`.
 
@@ -159,7 +159,7 @@ def from_files(
         files = {**_files_of_splits(given), **{k: v for k, v in files.items() if k != "train"}}
         given = files["train"]
     if given.suffix.lower() in (".npz", ".npy"):
-        return read_npz(given, name, splitting)
+        return read_npz(files, name, splitting)
     if series_column is None and time_column is None and is_ucr(given):
         with_test = {**files, **_beside(given), **files}
         try:
@@ -276,16 +276,20 @@ def _existing(argument: str, path: Any) -> epath.Path:
 
 
 def _files_of_splits(folder: epath.Path) -> dict[str, epath.Path]:
-    """Files that are called by their splits."""
+    """Files that are called by their splits, or the archive's one file of a training split."""
+    kinds = (*TABLES, ".npz")
     files = {
         ALIASES[file.stem.lower()]: file
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in TABLES and file.stem.lower() in ALIASES
+        if file.suffix.lower() in kinds and file.stem.lower() in ALIASES
     }
+    archived = [file for file in sorted(folder.iterdir()) if file.stem.endswith("_TRAIN")]
+    if "train" not in files and len(archived) == 1:
+        return {"train": archived[0]}
     if "train" not in files:
         raise ValueError(
             "path: expected a folder of images by class, one that save_to_disk wrote, or one with a "
-            f"file called train ({', '.join(TABLES)}), got {folder}"
+            f"file called train ({', '.join(kinds)}) or NAME_TRAIN.tsv, got {folder}"
         )
     return files
 
