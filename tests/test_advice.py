@@ -115,11 +115,9 @@ def test_all_poolers_on_states_of_known_answers(kind):
         assert advice.recommended in RIGHT[kind], (advice.sentence, advice.validation)
 
 
-def predictions(rights, seed=0):
+def predictions(rights, seed=0, metric="accuracy"):
     value = float(np.mean(rights))
-    return [
-        Predictions({"score": np.asarray(rights, float)}, seed=seed, metric="accuracy", value=value)
-    ]
+    return [Predictions({"score": np.asarray(rights, float)}, seed=seed, metric=metric, value=value)]
 
 
 def test_the_choice_is_validations_and_the_verdict_the_tests():
@@ -132,22 +130,23 @@ def test_the_choice_is_validations_and_the_verdict_the_tests():
     prices = {"good": Price(10, 1.0), "same": Price(0, 5.0), "bad": Price(0, 0.1)}
     validation = {"good": 0.91, "same": 0.9, "bad": 0.95}
     # Validation was wrong: the best is what it says, and equals of it are cheaper or not there.
-    found = choose(validation, test, prices, higher_is_better=True)
+    found = choose(validation, statistics.resample(test), prices)
     assert found.best == "bad"
     validation["bad"] = 0.5
-    found = choose(validation, test, prices, higher_is_better=True)
+    found = choose(validation, statistics.resample(test), prices)
     assert (found.best, found.recommended, found.runner_up) == ("good", "same", "good")
     assert found.equals == ("good", "same")
     assert not found.decided
-    alone = choose({"good": 0.9}, {"good": test["good"]}, prices, higher_is_better=True)
+    alone = choose({"good": 0.9}, statistics.resample({"good": test["good"]}), prices)
     assert (alone.recommended, alone.runner_up, alone.decided) == ("good", None, False)
 
 
 def test_errors_are_better_the_smaller_they_are():
     rng = np.random.default_rng(0)
-    test = {"low": predictions(rng.random(300)), "high": predictions(rng.random(300) + 0.5)}
+    scores = {"low": rng.random(300), "high": rng.random(300) + 0.5}
+    test = {name: predictions(values, metric="mse") for name, values in scores.items()}
     prices = {"low": Price(5, 1.0), "high": Price(0, 1.0)}
-    found = choose({"low": 0.5, "high": 1.0}, test, prices, higher_is_better=False)
+    found = choose({"low": 0.5, "high": 1.0}, statistics.resample(test), prices)
     assert (found.recommended, found.decided) == ("low", True)
 
 
@@ -212,7 +211,7 @@ def test_words_on_a_cheaper_pooler_are_those_of_the_difference():
     test = {name: predictions(values) for name, values in right.items()}
     prices = {"dear": Price(9, 1.0), "cheap": Price(0, 1.0)}
     validation = {"dear": 0.9, "cheap": 0.8}
-    choice = choose(validation, test, prices, higher_is_better=True)
+    choice = choose(validation, statistics.resample(test), prices)
     scores = statistics.resample(test)
     intervals = {name: scores.interval(name) for name in test}
     row = {"metric": "accuracy", "higher_is_better": True}

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from poolax._checks import check_number
 from poolax._paths import absolute_path
 from poolax._text import one_line
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
@@ -21,6 +22,8 @@ from poolax.training import Advice, advise, task_for
 FAST = ("avg", "last", "max", "sum", "l2", "wavg")
 _FAST_MINUTES = 1.0
 _MINUTES = 3.0
+# Seconds before the command itself begins; a share of the time that is left in any case.
+_STARTING, _LEAST_SHARE = 4.0, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Advise:
 
     def run(self) -> int:
         """Run the command and give its exit code."""
+        started = time.perf_counter()
         for pooler in self.poolers:
             from_name(pooler)
         entry, dataset, _ = load_data(self.dataset, self.files, data_dir=self.data_dir)
@@ -75,13 +79,12 @@ class Advise:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
         warnings = warn_of(dataset)
         backbone = load_backbone(self.model, entry.modality, dataset.name)
-        started = time.perf_counter()
         with progress_bars(stderr()) as progress:
             advice = advise(
                 backbone,
                 dataset,
                 task_for(dataset),
-                minutes=self._minutes(),
+                minutes=self._minutes(time.perf_counter() - started),
                 poolers=self.poolers or (FAST if self.fast else None),
                 max_tokens=self.max_tokens,
                 out=self.out,
@@ -104,10 +107,13 @@ class Advise:
                 print(line)
         return COMPLETE
 
-    def _minutes(self) -> float:
-        if self.minutes is not None:
-            return self.minutes
-        return _FAST_MINUTES if self.fast else _MINUTES
+    def _minutes(self, spent: float) -> float:
+        """Minutes that are left of those that are given, of which something has to be."""
+        given = self.minutes
+        if given is None:
+            given = _FAST_MINUTES if self.fast else _MINUTES
+        check_number("minutes", given, above=0.0)
+        return max(given - (spent + _STARTING) / 60, _LEAST_SHARE * given)
 
     def _write(self, record) -> None:
         folder = absolute_path(self.out)

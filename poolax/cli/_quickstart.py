@@ -23,6 +23,9 @@ from poolax.cli._options import OptionalCount, OptionalPath
 from poolax.cli._program import simulate_devices
 from poolax.reporting import joined
 
+# What to type next.
+_NEXT = "poolax advise BACKBONE your.csv, with a BACKBONE of poolax models, or your own folder"
+
 
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
@@ -99,14 +102,26 @@ def _show(report, out, console):
         console.print(f"The backbone's CLS token was {trained}.")
     _print_path(console, "Records, tables, figures and checkpoints", out)
     _print_path(console, "A trained head to reload", report.example_head)
+    console.print(Text(_recommendation(report)))
+    console.print(Text(f"For your own data: {_NEXT}"), soft_wrap=True)
 
 
 def _print_path(console, name, path):
     console.print(Text(printable(f"{name}: {path}")), soft_wrap=True)
 
 
+def _recommendation(report):
+    """The advice and how sure it is, in one sentence."""
+    sentence, certainty = report.advice.sentence.rstrip("."), report.advice.certainty
+    return f"{sentence} ({certainty})." if certainty else f"{sentence}."
+
+
 def _summary(report, out):
     return {
+        "recommended": report.advice.recommended,
+        "decided": report.advice.decided,
+        "recommendation": _recommendation(report),
+        "next": _NEXT,
         "out": str(out),
         "cls_token_trained": report.cls_token_trained,
         "num_diverged": report.num_diverged,

@@ -4,6 +4,7 @@ import dataclasses
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
 from poolax._checks import check_path
@@ -31,10 +32,14 @@ from poolax.reporting import (
     summarize_scores,
 )
 from poolax.training import (
+    Choice,
     Limits,
     Records,
     checkpoint_metadata,
+    choose_pooler,
+    extract_states,
     head_directory,
+    load_head,
     stop_on_sigterm,
     sweep,
 )
@@ -46,6 +51,8 @@ MODALITIES: Mapping[str, Callable[[epath.Path, Settings, Progress], Study]] = {
     "language": language,
     "series": series,
 }
+# Test examples at which the Lipschitz factors of poolers are taken.
+_NUM_PRICED = 64
 # What earlier programs say.
 _FORMER = {"time_series": "series"}
 
@@ -61,6 +68,7 @@ class Report:
         cls_token_trained: Whether the pretraining trained the backbone's CLS token; ``None`` if it has
             none.
         example_head: Checkpoint of one trained head.
+        advice: Which pooler to take for the first task, by its heads that were trained to the end.
     """
 
     records: Records
@@ -68,6 +76,7 @@ class Report:
     sensitivity: Table
     cls_token_trained: bool | None
     example_head: epath.Path
+    advice: Choice
 
     @property
     def num_diverged(self) -> int:
@@ -155,7 +164,18 @@ def _run(out, settings, modality, progress) -> Report:
         sensitivity=sensitivity,
         cls_token_trained=checkpoint_metadata(out / "pretraining").get("cls_token_trained"),
         example_head=head_directory(out, next(iter(best.values()))),
+        advice=_advice(study, out, Records(row for row in heads if row.get("solver")).where(**first)),
     )
+
+
+def _advice(study: Study, out: epath.Path, heads: Records) -> Choice:
+    """What the heads of the first task say, without any more of them."""
+    dataset, _ = study.tasks[0]
+    some = np.sort(dataset.splits["test"])[:_NUM_PRICED]
+    tokens = extract_states(study.backbone, dataset.inputs, dataset.mask, indices=some)
+    loaded = {row["pooler"]: load_head(head_directory(out, row)) for row in heads}
+    mask = None if tokens.mask is None else np.asarray(tokens.mask)
+    return choose_pooler(heads, loaded, np.asarray(tokens.states), mask)
 
 
 def _best_heads(heads: Records):

@@ -236,6 +236,7 @@ class AdviceRecord(MadeWith):
     model: NotRequired[str | None]
     dataset: NotRequired[str | None]
     head: NotRequired[str | None]
+    certainty: NotRequired[str]
 
 
 @record_kind("claim")

@@ -109,6 +109,31 @@ class Resampled:
         values = self._defined(self._of(label) - self._of(other), f"{label} less {other}")
         return values if self.higher_is_better else -values
 
+    def against(self, chosen: str, *, confidence: float = 0.95) -> dict[str, Difference]:
+        """Every other one less a chosen one, with Holm's correction over all of these comparisons.
+
+        Args:
+            chosen: The label of the one that the others are compared with; it has to have been chosen
+                by other examples than these.
+            confidence: Of the interval of each difference by itself.
+
+        Returns:
+            The differences by label, in order, ``adjusted`` by :func:`holm`.
+
+        Raises:
+            ValueError: as :meth:`difference`.
+        """
+        differences = {
+            label: self.difference(label, chosen, confidence=confidence)
+            for label in self.draws
+            if label != chosen
+        }
+        adjusted = holm([difference.p_value for difference in differences.values()])
+        return {
+            label: dataclasses.replace(difference, adjusted=float(p_value))
+            for (label, difference), p_value in zip(differences.items(), adjusted, strict=True)
+        }
+
     def _of(self, label):
         if label not in self.draws:
             raise ValueError(f"label: expected one of {', '.join(self.draws)}, got {label!r}")
@@ -229,17 +254,7 @@ def compare(
     """
     if chosen not in groups:
         raise ValueError(f"chosen: expected one of {', '.join(groups)}, got {chosen!r}")
-    found = resample(groups, metric, draws=draws, seed=seed)
-    differences = {
-        label: found.difference(label, chosen, confidence=confidence)
-        for label in groups
-        if label != chosen
-    }
-    adjusted = holm([difference.p_value for difference in differences.values()])
-    return {
-        label: dataclasses.replace(difference, adjusted=float(p_value))
-        for (label, difference), p_value in zip(differences.items(), adjusted, strict=True)
-    }
+    return resample(groups, metric, draws=draws, seed=seed).against(chosen, confidence=confidence)
 
 
 def _heads(label: str, group: Scores) -> list[Predictions]:

@@ -23,6 +23,8 @@ from poolax.training.advice import Advice as Advice
 from poolax.training.advice import advise as advise
 from poolax.training.advice import advise_states as advise_states
 from poolax.training.artefacts import export_head as export_head
+from poolax.training.choosing import Choice as Choice
+from poolax.training.choosing import choose_pooler as choose_pooler
 from poolax.training.comparing import Comparison as Comparison
 from poolax.training.comparing import compare as compare
 from poolax.training.embeddings import embed as embed

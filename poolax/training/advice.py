@@ -20,9 +20,9 @@ from poolax.pooling import FirstPool
 from poolax.records import NoiseCurve, Records
 from poolax.statistics import Difference, Interval
 from poolax.training._advice import evidence
-from poolax.training._advice.choice import Choice, Price, choose, is_worse
-from poolax.training._advice.fitting import pass_over, room_for, used_by
-from poolax.training._advice.heads import Trained, train_in_rounds
+from poolax.training._advice.choice import Choice, choose, is_worse
+from poolax.training._advice.fitting import not_pooled, pass_over, room_for, used_by
+from poolax.training._advice.heads import is_over, train_in_rounds, within
 from poolax.training._advice.reasons import reasons_of_scores
 from poolax.training._advice.runs import Splits, runs_of
 from poolax.training._advice.sweeper import Sweeper
@@ -33,12 +33,12 @@ from poolax.training._states.pooled import is_fixed
 from poolax.training._sweep.readers import PoolerLike, as_module, labelled
 from poolax.training.tasks import Task
 
-POOLERS = ("avg", "last", "max", "sum", "l2", "wavg", "map", "attn", "abmil", "hybrid")
-# Of the time that is given; the rest is for what is looked at when all heads are trained.
-_SHARE_OF_HEADS = 0.8
+# Where the time may end before all are trained, those first that cost little or help often.
+POOLERS = ("avg", "last", "max", "sum", "l2", "wavg", "hybrid", "map", "abmil", "attn")
 _LEADING = 3
-_SHOWN = 4
 _SECONDS = 60.0
+# Seconds, and a share of the time that is given, for what is looked at when all heads are trained.
+_AFTERWARDS, _SHARE_AFTERWARDS, _LARGEST_SHARE = 10.0, 0.05, 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +95,18 @@ class Advice:
     @property
     def sentence(self) -> str:
         """The advice in a sentence."""
-        if self.runner_up is None:
-            return f"Take {self.recommended}: no other pooler was tried."
-        if self.decided:
-            alike = [name for name in self.equals if name != self.recommended]
-            but = f" but {', '.join(alike)}, which scores alike" if alike else ""
-            return f"Take {self.recommended}: better beyond noise than every other pooler{but}."
-        shown = ", ".join(self.equals[:_SHOWN]) + (", …" if len(self.equals) > _SHOWN else "")
-        return f"Take {self.recommended}, the cheapest of {shown}: no difference is beyond noise."
+        return self._choice.sentence
+
+    @property
+    def certainty(self) -> str:
+        """How sure that is, by the comparison that it stands on; empty where there is none."""
+        return self._choice.certainty
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(
+            self.recommended, self.runner_up, self.best, self.decided, self.comparisons, self.equals
+        )
 
     def to_record(self) -> dict[str, Any]:
         """Plain JSON of all but the records and the head."""
@@ -112,6 +116,7 @@ class Advice:
             "runner_up": self.runner_up,
             "decided": self.decided,
             "sentence": self.sentence,
+            "certainty": self.certainty,
             "best": self.best,
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
@@ -244,6 +249,10 @@ def advise_on_all(
     }
     used = used_by(dataset)
     collected: Any = pass_over(backbone, dataset, used, limits).collect(progress)
+    num_skipped, notes = not_pooled(backbone), dataset.notes
+    if num_skipped:
+        note = f"{num_skipped} tokens in front are not pooled, as the checkpoint says of its prompt"
+        notes = (*notes, note)
     return _advise(
         np.asarray(collected.states),
         None if collected.mask is None else np.asarray(collected.mask),
@@ -257,7 +266,8 @@ def advise_on_all(
         limits=limits,
         progress=progress,
         name=name or backbone.name,
-        notes=dataset.notes,
+        notes=notes,
+        num_skipped=num_skipped,
         features_s=time.monotonic() - started,
     )
 
@@ -279,10 +289,10 @@ def advise_states(
     """Which pooler to put on token states of any model, why, and how sure that is.
 
     All heads are trained to the end (``solver="converged"``): of poolers without parameters one a
-    split, of the others two, and five of those that are not worse than the best by validation beyond
-    noise. The best by validation is compared with every other one on the test examples, which had no
-    part in that choice. Where others are not worse beyond noise, the cheapest of them is recommended:
-    of fewest parameters, then of the smallest Lipschitz factor.
+    split, of the others one by either of two learning rates, and two more of those that are not worse
+    than the best by validation beyond noise. The best by validation is compared with every other one on
+    the test examples, which had no part in that choice. Where others are not worse beyond noise, the
+    cheapest of them is recommended: of fewest parameters, then of the smallest Lipschitz factor.
 
     Args:
         states: Token states, shape ``(N, n, d)``; ``(N, parts, n, d)`` for a task whose examples have
@@ -348,50 +358,57 @@ def _advise(
     progress: Progress,
     name: str | None = None,
     notes: tuple[str, ...] = (),
+    num_skipped: int = 0,
     features_s: float = 0.0,
 ) -> Advice:
     check_count("seed", seed, at_least=0)
     started = time.monotonic() - features_s
-    deadline = None
-    if minutes is not None:
-        check_number("minutes", minutes, above=0.0)
-        deadline = started + _SHARE_OF_HEADS * _SECONDS * minutes
+    seconds = _seconds(minutes)
+    deadline = end = None
+    if seconds is not None:
+        end = started + seconds
+        deadline = end - min(_AFTERWARDS + _SHARE_AFTERWARDS * seconds, _LARGEST_SHARE * seconds)
     modules = {label: as_module(pooler) for label, pooler in poolers.items()}
     runs = runs_of(targets, splits, seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = epath.Path(temporary if out is None else out)
-        sweeper = Sweeper(states, mask, targets, task, runs, folder, limits, name)
+        sweeper = Sweeper(states, mask, targets, task, runs, folder, limits, name, num_skipped)
         fixed = [label for label, module in modules.items() if is_fixed(module, states.shape)]
         learned = [label for label in modules if label not in fixed]
 
         def say(label: str) -> None:
             progress(f"heads of {label}", list(modules).index(label), len(modules))
 
-        def train(label, of, should_stop):
-            return sweeper.heads(label, modules[label], of, should_stop)
+        def train(label, of, rate, should_stop):
+            return sweeper.heads(label, modules[label], of, rate, should_stop)
 
         trained = train_in_rounds(train, fixed, learned, runs, deadline=deadline, say=say)
         heads = {label: load_head(sweeper.directory(label, trained)) for label in trained.rows}
-        tokens = evidence.Tokens.of(states, mask, runs.test)
+        tokens = evidence.Tokens.of(states, mask, runs.test, num_skipped)
         prices = {label: evidence.price(head, tokens) for label, head in heads.items()}
-        choice = _chosen(trained, prices, seed)
+        validation = {label: trained.validation(label) for label in trained.rows}
+        scores = statistics.resample(trained.predictions("test"), seed=seed)
+        choice = choose(validation, scores, prices)
         half, taken = None, choice.recommended
-        if deadline is None or time.monotonic() < deadline:
-            half = sweeper.on_half(taken, modules[taken], seed)
-    scores = statistics.resample(trained.predictions("test"), seed=seed)
+        if not is_over(deadline):
+            rate = trained.records(taken)[0]["learning_rate"]
+            half = within(end, sweeper.on_half, taken, modules[taken], seed, rate)
     test = {label: scores.interval(label) for label in trained.rows}
     leading = sorted(choice.equals, key=lambda label: prices[label].key)[:_LEADING]
     first = trained.records(choice.best)[0]
-    validation = {label: trained.validation(label) for label in trained.rows}
+    vectors = {label: evidence.pooled(head, tokens) for label, head in heads.items()}
     reasons = (
         runs.note,
         *reasons_of_scores(choice, test, validation, first, half),
-        *evidence.reasons_of_vectors(heads, tokens),
+        *evidence.reasons_of_vectors(heads, vectors, tokens.median_length),
         *evidence.reasons_of_heads({label: trained.records(label) for label in trained.rows}),
+        *(f"{label} has fewer heads: the time was over" for label in trained.in_question),
         *(f"{label} was left out: the time was over" for label in trained.left_out),
         *notes,
     )
-    drawn = {label: heads[label] for label in (choice.recommended, choice.best, *leading)}
+    shown = dict.fromkeys((choice.recommended, choice.best, *leading))
+    # Past the end there is time for one curve at most.
+    drawn = {label: heads[label] for label in ([taken] if is_over(end) else shown)}
     return Advice(
         recommended=choice.recommended,
         runner_up=choice.runner_up,
@@ -412,18 +429,14 @@ def _advise(
         higher_is_better=first["higher_is_better"],
         baseline=first.get("baseline"),
         records=Records(row for label in trained.rows for row in trained.records(label)),
-        curves=evidence.curves(drawn, tokens, seed=seed),
+        curves=evidence.curves(drawn, tokens, vectors, seed=seed),
         head=heads[choice.recommended],
         directory=None if out is None else sweeper.directory(choice.recommended, trained),
     )
 
 
-def _chosen(trained: Trained, prices: Mapping[str, Price], seed: int) -> Choice:
-    row = next(iter(next(iter(trained.rows.values())).values()))
-    return choose(
-        {label: trained.validation(label) for label in trained.rows},
-        trained.predictions("test"),
-        prices,
-        higher_is_better=row["higher_is_better"],
-        seed=seed,
-    )
+def _seconds(minutes: float | None) -> float | None:
+    if minutes is None:
+        return None
+    check_number("minutes", minutes, above=0.0)
+    return _SECONDS * minutes

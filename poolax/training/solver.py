@@ -38,8 +38,8 @@ class Converged:
         refit: Whether the head of the chosen strength is trained on training and validation split;
             records then have the validation score by which it was chosen.
         learning_rates: Of poolers with parameters, largest ones of their schedule. All are tried with
-            the first seed, and up to two beyond either edge where the best stands there; the other
-            seeds take the one that validates best. A single one is taken as it is.
+            the first seed, and up to ``further_rates`` beyond either edge where the best stands there;
+            the other seeds take the one that validates best. A single one is taken as it is.
         max_epochs: Most passes over the training split of these, along which the schedule runs;
             ``None`` for as many as make 600 steps, at least 10 and at most 100.
         patience: Epochs after which one of these stops if neither validation score nor loss became
@@ -50,6 +50,7 @@ class Converged:
         max_flops: Most operations that solving the heads of a pooler and seed may take, as planned.
             Two cores do about 1e11 in a second.
         max_bytes: Most memory that it may take.
+        further_rates: Learning rates that are tried beyond either edge, at most.
 
     Example:
         >>> Converged(strengths=[1e-2, 1e-1], patience=5).strengths
@@ -67,6 +68,7 @@ class Converged:
     num_starts: int = codec.added(3)
     max_flops: float = codec.added(2e13)
     max_bytes: float = codec.added(4e9)
+    further_rates: int = codec.added(2)
 
     __repr__ = codec.brief  # type: ignore[assignment]
 
@@ -89,6 +91,7 @@ class Converged:
         check_count("num_starts", self.num_starts)
         check_number("max_flops", self.max_flops, at_least=0.0)
         check_number("max_bytes", self.max_bytes, at_least=0.0)
+        check_count("further_rates", self.further_rates, at_least=0)
 
     def num_epochs(self, num_train: int, batch_size: int) -> int:
         """Most passes over a training split of so many examples.

@@ -1,15 +1,14 @@
 """Which pooler to take: chosen by validation, compared on test examples, the cheapest of equals."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from poolax import statistics
-from poolax.records import Predictions
-from poolax.statistics import Difference
+from poolax.statistics import Difference, Resampled
 
 LEVEL = 0.05
 # Poolers whose scores surely differ by less are one, as average and sum of as many tokens.
 _ALIKE = 0.005
+_SHOWN = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +51,43 @@ class Choice:
     comparisons: Mapping[str, Difference]
     equals: tuple[str, ...]
 
+    @property
+    def sentence(self) -> str:
+        """The advice in a sentence."""
+        if self.runner_up is None:
+            return f"Take {self.recommended}: no other pooler was tried."
+        if self.decided:
+            alike = [name for name in self.equals if name != self.recommended]
+            but = f" but {', '.join(alike)}, which scores alike" if alike else ""
+            return f"Take {self.recommended}: better beyond noise than every other pooler{but}."
+        shown = ", ".join(self.equals[:_SHOWN]) + (", …" if len(self.equals) > _SHOWN else "")
+        return f"Take {self.recommended}, the cheapest of {shown}: no difference is beyond noise."
+
+    @property
+    def certainty(self) -> str:
+        """How sure that is, by the comparison that it stands on; empty where there is none."""
+        if not self.comparisons:
+            return ""
+        worse = [name for name in self.comparisons if name not in self.equals]
+        if self.recommended != self.best:
+            name = self.recommended
+        else:  # that which is nearest to being another verdict
+            name = max(worse if self.decided else self.comparisons, key=self._p_value)
+        found = self.comparisons[name]
+        return (
+            f"{name} less {self.best}, the best by validation: {found.value:+.3g} [{found.low:+.3g}, "
+            f"{found.high:+.3g}] on {found.num_examples} test examples, "
+            f"adjusted p = {found.adjusted:.2g}"
+        )
+
+    def _p_value(self, name: str) -> float:
+        return self.comparisons[name].adjusted
+
 
 def choose(
     validation: Mapping[str, float],
-    test: Mapping[str, Sequence[Predictions]],
+    test: Resampled,
     prices: Mapping[str, Price],
-    *,
-    higher_is_better: bool,
-    seed: int = 0,
 ) -> Choice:
     """The pooler to take.
 
@@ -70,18 +98,16 @@ def choose(
 
     Args:
         validation: Mean validation score of each pooler.
-        test: Its predictions of the test examples.
+        test: Their scores in draws of test examples and seeds.
         prices: What each costs.
-        higher_is_better: Whether a larger score is better.
-        seed: Of the bootstrap.
 
     Returns:
         The choice.
     """
-    sign = 1 if higher_is_better else -1
+    sign = 1 if test.higher_is_better else -1
     order = sorted(validation, key=lambda name: (-sign * validation[name], *prices[name].key))
     best = order[0]
-    comparisons = statistics.compare(test, best, seed=seed) if len(order) > 1 else {}
+    comparisons = test.against(best) if len(order) > 1 else {}
 
     equals = [best, *(name for name in order[1:] if not is_worse(comparisons[name], sign))]
     recommended = min(equals, key=lambda name: prices[name].key)

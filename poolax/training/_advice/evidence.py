@@ -17,6 +17,7 @@ from poolax.pooling import WeightedAveragePool
 from poolax.records import NoiseCurve, warnings_of
 from poolax.training._advice.choice import Price
 from poolax.training._engine.heads import Head
+from poolax.training._states.prefixes import leave_out, prefix_of
 
 # Examples that vectors are compared on.
 MOST_EXAMPLES = 256
@@ -34,48 +35,69 @@ class Tokens:
     Attributes:
         states: Shape ``(N, n, d)``.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        num_skipped: Tokens in front that no pooler but first sees.
     """
 
     states: Float[np.ndarray, "N n d"]
     mask: Bool[np.ndarray, "N n"] | None
+    num_skipped: int = 0
 
     @classmethod
-    def of(cls, states: np.ndarray, mask: np.ndarray | None, examples: np.ndarray) -> "Tokens":
+    def of(
+        cls,
+        states: np.ndarray,
+        mask: np.ndarray | None,
+        examples: np.ndarray,
+        num_skipped: int = 0,
+    ) -> "Tokens":
         """Of at most 256 examples, evenly spaced."""
         chosen = examples[:: max(1, -(-len(examples) // MOST_EXAMPLES))]
         own = np.asarray(states[chosen], np.float32)
         rows = own.reshape(-1, *own.shape[-2:])
-        return cls(rows, None if mask is None else mask[chosen].reshape(rows.shape[:-1]))
+        own = None if mask is None else mask[chosen].reshape(rows.shape[:-1])
+        return cls(rows, own, num_skipped)
 
     @property
-    def token_range(self) -> TokenRange:
-        """Fewest and most real tokens, at least one."""
+    def median_length(self) -> int:
+        """Real tokens of the median example, at least one."""
         if self.mask is None:
-            return TokenRange(self.states.shape[1], self.states.shape[1])
-        counts = self.mask.sum(axis=-1)
-        return TokenRange(max(1, int(counts.min())), max(1, int(counts.max())))
+            return self.states.shape[1]
+        return max(1, int(np.median(self.mask.sum(axis=-1))))
+
+    def seen_by(self, head: Head) -> tuple[Float[Array, "N n d"], Bool[Array, "N n"] | None]:
+        """States and mask that a pooler sees: in units of their spread, where it was trained so."""
+        mask = None if self.mask is None else jnp.asarray(self.mask)
+        skipped = prefix_of(head.pooler, self.num_skipped, include_prefix=False)
+        return leave_out(_scaled(head, self.states), mask, skipped)
+
+
+def _token_range(states: Array, mask: Array | None) -> TokenRange:
+    """Fewest and most real tokens, at least one."""
+    if mask is None:
+        return TokenRange(states.shape[1], states.shape[1])
+    counts = np.asarray(mask).sum(axis=-1)
+    return TokenRange(max(1, int(counts.min())), max(1, int(counts.max())))
 
 
 def price(head: Head, tokens: Tokens) -> Price:
     """What a pooler costs on these tokens."""
     inner = {"params": head.variables["params"].get("pooler", {})}
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(inner))
-    states = _seen(head, tokens.states)
-    mask = None if tokens.mask is None else jnp.asarray(tokens.mask)
+    states, mask = tokens.seen_by(head)
     factor: Any = np.inf
     with contextlib.suppress(NoBoundError):
         factor = bounds.pooler(
             head.pooler,  # pyright: ignore[reportArgumentType]  heads of single tokens have no bound
             inner,
-            num_tokens=tokens.token_range,
+            num_tokens=_token_range(states, mask),
             dim=states.shape[-1],
             spread=bounds.domain_of(states, mask).spread,
         ).l2
     return Price(int(num_parameters), float(factor))
 
 
-def _seen(head: Head, states: Any) -> Float[Array, "N n d"]:
-    """The states that a pooler sees: in units of their spread, where it was trained so."""
+def _scaled(head: Head, states: Any) -> Float[Array, "N n d"]:
+    """States in units of their spread, where a head was trained so."""
     scaling = head.variables.get("scaling")
     if scaling is None:
         return jnp.asarray(states)
@@ -86,8 +108,7 @@ def _seen(head: Head, states: Any) -> Float[Array, "N n d"]:
 def pooled(head: Head, tokens: Tokens) -> Float[np.ndarray, "N k"]:
     """The vectors that a head's linear layer reads."""
     inner = {"params": head.variables["params"].get("pooler", {})}
-    mask = None if tokens.mask is None else jnp.asarray(tokens.mask)
-    return np.asarray(head.pooler.apply(inner, _seen(head, tokens.states), mask))
+    return np.asarray(head.pooler.apply(inner, *tokens.seen_by(head)))
 
 
 def mean_cosine(vectors: Float[np.ndarray, "N k"]) -> float:
@@ -106,12 +127,19 @@ def mean_cosine(vectors: Float[np.ndarray, "N k"]) -> float:
     return float(total / (count * (count - 1)))
 
 
-def curves(heads: Mapping[str, Head], tokens: Tokens, *, seed: int) -> dict[str, NoiseCurve]:
+def curves(
+    heads: Mapping[str, Head],
+    tokens: Tokens,
+    vectors: Mapping[str, Float[np.ndarray, "N k"]],
+    *,
+    seed: int,
+) -> dict[str, NoiseCurve]:
     """How far noise on token states moves the vectors of each head, both in units of their spread.
 
     Args:
         heads: By pooler.
         tokens: Of at least two examples.
+        vectors: What :func:`pooled` gives of them.
         seed: Of the noise.
 
     Returns:
@@ -123,13 +151,15 @@ def curves(heads: Mapping[str, Head], tokens: Tokens, *, seed: int) -> dict[str,
     sizes = np.sqrt(np.prod(tokens.states.shape[1:])) * deviation
     result = {}
     for name, head in heads.items():
-        vectors = pooled(head, tokens)
-        spread = float(np.sqrt(np.square(vectors - vectors.mean(axis=0)).sum(axis=-1).mean()))
+        own = vectors[name]
+        spread = float(np.sqrt(np.square(own - own.mean(axis=0)).sum(axis=-1).mean()))
         inner = {"params": head.variables["params"].get("pooler", {})}
 
-        def move(states, mask=None, head=head, inner=inner, spread=spread):
-            vectors = jnp.asarray(head.pooler.apply(inner, _seen(head, states), mask))
-            return vectors / max(spread, 1e-30)
+        skipped = prefix_of(head.pooler, tokens.num_skipped, include_prefix=False)
+
+        def move(states, mask=None, head=head, inner=inner, spread=spread, skipped=skipped):
+            seen = leave_out(_scaled(head, states), mask, skipped)
+            return jnp.asarray(head.pooler.apply(inner, *seen)) / max(spread, 1e-30)
 
         masks = () if tokens.mask is None else (jnp.asarray(tokens.mask[some]),)
         found = noise_curve(
@@ -158,26 +188,40 @@ def weights_entropy(head: Head, num_tokens: int) -> float:
     return float(entropy / np.log(max(2, len(weights))))
 
 
-def reasons_of_vectors(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
-    """What is to be said of pooled vectors and of weights, a line each."""
+def reasons_of_vectors(
+    heads: Mapping[str, Head], vectors: Mapping[str, Float[np.ndarray, "N k"]], num_tokens: int
+) -> list[str]:
+    """What is to be said of pooled vectors and of weights, a line each.
+
+    Args:
+        heads: By pooler.
+        vectors: What :func:`pooled` gives of some examples.
+        num_tokens: Tokens that a weighted average sees.
+    """
     said = []
-    for name, head in heads.items():
-        cosine = mean_cosine(pooled(head, tokens))
+    for name, own in vectors.items():
+        cosine = mean_cosine(own)
         if cosine > _COLLAPSED:
             said.append(
                 f"the vectors of {name} nearly collapse: the mean cosine between two examples is "
                 f"{cosine:.3f}; a linear head sees little but what they differ by"
             )
-    for head in heads.values():
+    for name, head in heads.items():
         if isinstance(head.pooler, WeightedAveragePool) and head.pooler.normalize == "softmax":
-            entropy = weights_entropy(head, tokens.states.shape[1])
+            entropy = weights_entropy(head, num_tokens)
             shape = "flat, as those of the average" if entropy > _FLAT else "peaked"
             said.append(
-                f"the weights of wavg are {shape}: their entropy is {entropy:.0%} of equal weights'"
+                f"the weights of {name} are {shape}: their entropy is {entropy:.0%} of equal weights'"
             )
     return said
 
 
 def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What is to be said of training, a line each."""
-    return [f"{name}: {warning.words}" for name, own in rows.items() for warning in warnings_of(own)]
+    return [
+        f"{name}: {warning.words}"
+        for name, own in rows.items()
+        for warning in warnings_of(own)
+        # Two learning rates are both edges of what was tried.
+        if warning.code != "at_edge" or own[0]["learning_rate"] is None
+    ]

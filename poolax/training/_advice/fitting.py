@@ -10,7 +10,7 @@ from jaxtyping import Int
 from poolax._checks import check_number
 from poolax._dataset import Dataset
 from poolax._progress import no_progress
-from poolax.backbones import Backbone
+from poolax.backbones import Backbone, TextPreprocess
 from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
 
@@ -73,6 +73,12 @@ def room_for(
 def used_by(dataset: Dataset) -> Int[np.ndarray, " used"]:
     """The examples that any split holds."""
     return np.unique(np.concatenate([np.asarray(part) for part in dataset.splits.values()]))
+
+
+def not_pooled(backbone: Backbone) -> int:
+    """Tokens in front of every text that are not to be pooled, as the checkpoint says of its prompt."""
+    prepare = backbone.preprocessing
+    return prepare.tokens_not_pooled() if isinstance(prepare, TextPreprocess) else 0
 
 
 def pass_over(

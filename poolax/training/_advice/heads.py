@@ -1,4 +1,4 @@
-"""The heads that an advice stands on: few of each pooler, more of those that stay in question."""
+"""The heads that an advice stands on: one of each pooler, more of those that stay in question."""
 
 import dataclasses
 import time
@@ -12,12 +12,13 @@ from poolax._signals import PreemptedError, stop_asked
 from poolax.records import Predictions, Records
 from poolax.training._advice.runs import Runs
 
-FIRST_SEEDS = 2
 # A pooler that validates worse than the best at this level is out of question.
 _OUT_OF_QUESTION = 0.01
 
-Train = Callable[[str, Sequence[int], Callable[[], bool]], Mapping[int, Sequence[Mapping[str, Any]]]]
-"""Gives the records of a pooler's heads in some runs, and raises where the last argument says so."""
+Rows = Mapping[int, Sequence[Mapping[str, Any]]]
+Train = Callable[[str, Sequence[int], float | None, Callable[[], bool]], Rows]
+"""Gives the records of a pooler's heads in some runs, of one learning rate or all that are tried, and
+raises where the last argument says so."""
 
 
 @dataclasses.dataclass
@@ -27,16 +28,18 @@ class Trained:
     Attributes:
         rows: The record of each run of each pooler.
         left_out: Poolers of which no head was finished in time.
+        in_question: Poolers with parameters of which more heads were asked for than there was time.
         wall_s: Seconds that the heads of each pooler took.
+        is_crossed: Whether runs hold out other examples each.
     """
 
     rows: dict[str, dict[int, dict[str, Any]]] = dataclasses.field(default_factory=dict)
     left_out: list[str] = dataclasses.field(default_factory=list)
+    in_question: list[str] = dataclasses.field(default_factory=list)
     wall_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    is_crossed: bool = False
 
-    def add(
-        self, pooler: str, found: Mapping[int, Sequence[Mapping[str, Any]]], seconds: float
-    ) -> None:
+    def add(self, pooler: str, found: Rows, seconds: float) -> None:
         """Take records of a pooler, of which a run has one for each learning rate."""
         self.wall_s[pooler] = self.wall_s.get(pooler, 0.0) + seconds
         self.rows.setdefault(pooler, {}).update((run, best_of(rows)) for run, rows in found.items())
@@ -47,8 +50,22 @@ class Trained:
         return [rows[run] for run in sorted(rows)]
 
     def validation(self, pooler: str) -> float:
-        """The mean over runs of the validation metric."""
-        return float(np.mean([row["validation"] for row in self.records(pooler)]))
+        """The mean over runs of the validation metric.
+
+        Runs may hold out other examples, of which some are harder: of a pooler that has but a few it is
+        what it has more there than those that have all of them, added to their mean over all.
+        """
+        own = [row["validation"] for row in self.rows[pooler].values()]
+        most = max(len(rows) for rows in self.rows.values())
+        complete = [rows for rows in self.rows.values() if len(rows) == most]
+        if not self.is_crossed or len(own) == most:
+            return float(np.mean(own))
+        of_runs = {run: np.mean([rows[run]["validation"] for rows in complete]) for run in complete[0]}
+        return float(
+            np.mean(own)
+            - np.mean([of_runs[run] for run in self.rows[pooler]])
+            + np.mean(list(of_runs.values()))
+        )
 
     def predictions(self, split: str) -> dict[str, list[Predictions]]:
         """What the heads of each pooler predict of a split, known by their runs."""
@@ -83,48 +100,58 @@ def train_in_rounds(
 ) -> Trained:
     """Heads of all poolers, as far as the time goes.
 
-    Poolers without parameters come first and cost little. Of the others a few seeds each are trained,
-    then more of those that are not worse than the best beyond the noise of the validation examples.
+    Poolers without parameters come first and cost little. Of the others one run each is trained, then
+    more of those that are not worse than the best beyond the noise of the validation examples, those
+    that validate best first.
 
     Args:
         train: Trains heads.
         fixed: Poolers without parameters.
         learned: Poolers with parameters, the most promising first.
         runs: All runs.
-        deadline: Of ``time.monotonic``; ``None`` for none.
+        deadline: Of ``time.monotonic``; ``None`` for none. One pooler is trained in any case.
         say: Called with what is done next.
 
     Returns:
         What was trained.
     """
-    trained = Trained()
+    trained = Trained(is_crossed=runs.is_crossed)
     every = range(len(runs.seeds))
     # The heads of fixed poolers depend on the split alone.
-    _add(trained, train, fixed, list(every) if runs.is_crossed else [0], None, say)
-    few = list(every)[:FIRST_SEEDS]
-    for name in learned:
-        if _is_over(deadline) or not _add(trained, train, [name], few, deadline, say):
-            trained.left_out.append(name)
-    more = list(every)[FIRST_SEEDS:]
-    questioned = in_question(trained, runs) if more else []
-    for name in (name for name in learned if name in questioned):
-        if not _is_over(deadline):
-            _add(trained, train, [name], more, deadline, say)
+    first = {name: list(every) if runs.is_crossed else [0] for name in fixed}
+    first |= {name: [0] for name in learned}
+    for name, own in first.items():
+        say(name)
+        if not _add(trained, train, name, _in_turn(own, runs), deadline if trained.rows else None):
+            (trained.in_question if name in trained.rows else trained.left_out).append(name)
+    questioned = in_question(trained, runs)
+    for name in (name for name in questioned if name in learned and len(every) > 1):
+        say(name)
+        if not _add(trained, train, name, _in_turn(list(every)[1:], runs), deadline):
+            trained.in_question.append(name)
     return trained
 
 
-def _add(trained, train, names, runs_of_heads, deadline, say) -> bool:
-    """Train heads of poolers, one pooler after the other; whether all are there."""
+def _in_turn(own: list[int], runs: Runs) -> list[list[int]]:
+    """Runs that are trained at once: those on the same examples."""
+    return [[run] for run in own] if runs.is_crossed else [own]
+
+
+def _add(trained, train, name, parts, deadline) -> bool:
+    """Train heads of a pooler, some runs after the others; whether all are there."""
 
     def should_stop() -> bool:
-        return stop_asked() or _is_over(deadline)
+        return stop_asked() or is_over(deadline)
 
-    for name in names:
-        say(name)
+    for own in parts:
+        if is_over(deadline):
+            return False
+        rate = None
+        if not trained.is_crossed and name in trained.rows:
+            rate = next(iter(trained.rows[name].values()))["learning_rate"]
         started = time.monotonic()
-
         try:
-            found = train(name, runs_of_heads, should_stop)
+            found = train(name, own, rate, should_stop)
         except PreemptedError:
             if stop_asked():
                 raise
@@ -133,8 +160,25 @@ def _add(trained, train, names, runs_of_heads, deadline, say) -> bool:
     return True
 
 
-def _is_over(deadline: float | None) -> bool:
+def is_over(deadline: float | None) -> bool:
+    """Whether a time of ``time.monotonic`` is past; ``None`` never is."""
     return deadline is not None and time.monotonic() > deadline
+
+
+def within(end: float | None, train: Callable[..., float], *arguments: Any) -> float | None:
+    """What training gives; ``None`` where the time is over before.
+
+    Args:
+        end: Of ``time.monotonic``; ``None`` for no end.
+        train: Takes the arguments, and a function that says whether to stop.
+        arguments: Of it.
+    """
+    try:
+        return train(*arguments, lambda: stop_asked() or is_over(end))
+    except PreemptedError:
+        if stop_asked():
+            raise
+        return None
 
 
 def in_question(trained: Trained, runs: Runs) -> list[str]:

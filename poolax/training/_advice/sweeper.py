@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -17,7 +19,10 @@ from poolax.training._sweep.write import head_directory
 from poolax.training.solver import Converged
 from poolax.training.tasks import Task
 
-_SOLVER = Converged()
+# Most steps of poolers with parameters, as far as epochs are neither too few nor too many.
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS, _BATCH = 400, 6, 100, 32
+# A few numbers bear larger steps than matrices do.
+_RATES, _RATES_OF_FEW = (1e-3, 3e-3), (3e-3, 1e-2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Sweeper:
         folder: Where records and heads are written.
         limits: Memory, devices, checkpoints.
         name: What records call the model.
+        num_skipped: Tokens in front that no pooler but first sees, as those of a prompt.
     """
 
     states: np.ndarray
@@ -43,11 +49,24 @@ class Sweeper:
     folder: epath.Path
     limits: Limits
     name: str | None
+    num_skipped: int = 0
 
     def heads(
-        self, label: str, pooler: Any, runs: Sequence[int], should_stop: Callable[[], bool]
+        self,
+        label: str,
+        pooler: Any,
+        runs: Sequence[int],
+        rate: float | None,
+        should_stop: Callable[[], bool],
     ) -> Mapping[int, Sequence[Mapping[str, Any]]]:
         """Records of a pooler's heads in some runs, one for each learning rate.
+
+        Args:
+            label: What the pooler is called.
+            pooler: The pooler.
+            runs: Numbers of the runs.
+            rate: The learning rate of a pooler with parameters; ``None`` tries some.
+            should_stop: Asked as in :class:`Limits`.
 
         Raises:
             PreemptedError: if asked to stop.
@@ -55,12 +74,14 @@ class Sweeper:
         limits = dataclasses.replace(self.limits, should_stop=should_stop)
         seeds = {run: self.runs.seeds[run] for run in runs}
         if not self.runs.is_crossed:
-            found = self._sweep(label, pooler, self.runs.splits[0], [*seeds.values()], 0, limits)
-            return {run: found.where(seed=seed) for run, seed in seeds.items()}
-        return {
-            run: self._sweep(label, pooler, self.runs.splits[run], [seed], run, limits)
-            for run, seed in seeds.items()
-        }
+            parts = [(self.runs.splits[0], [*seeds.values()], 0)]
+        else:
+            parts = [(self.runs.splits[run], [seed], run) for run, seed in seeds.items()]
+        found = [self._sweep(label, pooler, *part, rate, limits) for part in parts]
+        if self.runs.is_crossed:
+            return dict(zip(seeds, found, strict=True))
+        # Of a convex loss there is one head, whatever the seed.
+        return {run: list(found[0].where(seed=seed)) or list(found[0]) for run, seed in seeds.items()}
 
     def directory(self, label: str, trained: Trained) -> epath.Path:
         """Where the head of a pooler is saved that validates best."""
@@ -69,19 +90,31 @@ class Sweeper:
         run = next(run for run, row in rows.items() if row["id"] == best["id"])
         return head_directory(self._folder_of(run), best)
 
-    def on_half(self, label: str, pooler: Any, seed: int) -> float:
-        """Test score of the head of a pooler that is trained on half of the training examples."""
+    def on_half(
+        self,
+        label: str,
+        pooler: Any,
+        seed: int,
+        rate: float | None,
+        should_stop: Callable[[], bool],
+    ) -> float:
+        """Test score of the head of a pooler that is trained on half of the training examples.
+
+        Raises:
+            PreemptedError: if asked to stop.
+        """
         splits = self.runs.splits[0]
         half, _ = even_folds(splits["train"], self.targets, seed, 2)[0]
         own = {**splits, "train": np.sort(half)}
         folder = self.folder / "half"
-        found = self._sweep(label, pooler, own, [self.runs.seeds[0]], folder, self.limits)
+        limits = dataclasses.replace(self.limits, should_stop=should_stop)
+        found = self._sweep(label, pooler, own, [self.runs.seeds[0]], folder, rate, limits)
         return best_of(list(found))["test"]
 
     def _folder_of(self, run: int) -> epath.Path:
         return self.folder / f"part-{run}" if self.runs.is_crossed else self.folder
 
-    def _sweep(self, label, pooler, splits, seeds, place, limits) -> Records:
+    def _sweep(self, label, pooler, splits, seeds, place, rate, limits) -> Records:
         return sweep_states(
             self.states,
             self.mask,
@@ -90,8 +123,26 @@ class Sweeper:
             splits=splits,
             poolers={label: pooler},
             seeds=seeds,
-            solver=_SOLVER,
+            batch_size=_BATCH,
+            solver=self._solver(pooler, len(splits["train"]), rate),
+            num_prefix=self.num_skipped,
+            include_prefix=False,
             out=self._folder_of(place) if isinstance(place, int) else place,
             name=self.name,
             limits=limits,
+        )
+
+    def _solver(self, pooler: Any, num_train: int, rate: float | None) -> Converged:
+        """How heads are trained: two learning rates, and no more of them."""
+        rates = (rate,)
+        if rate is None:
+            tokens = jax.ShapeDtypeStruct((1, *self.states.shape[-2:]), jnp.float32)
+            shapes = jax.eval_shape(pooler.init, jax.random.key(0), tokens)
+            is_few = all(leaf.ndim < 2 for leaf in jax.tree.leaves(shapes))
+            rates = _RATES_OF_FEW if is_few else _RATES
+        epochs = -(-_STEPS // -(-num_train // _BATCH))
+        return Converged(
+            learning_rates=rates,
+            further_rates=0,
+            max_epochs=min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS),
         )

@@ -26,6 +26,10 @@ from poolax.training.tasks import Task
 
 # What is kept of heads in training: another number where a state of the one before cannot go on.
 STATE_FORMAT = 2
+# Seeds for which steps are planned together.
+_SEEDS = 5
+# Parameters of a pooler that are as quick as reading a token.
+_LIGHT = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +147,12 @@ def train_groups(
         schedule = protocol.until, protocol.epochs * num_steps
     members = [
         Member(
-            group, source, task, protocol, _slots(group, lengths, splits["train"], protocol), schedule
+            group,
+            source,
+            task,
+            protocol,
+            _slots(group, Tokens.of(source), lengths, splits["train"], protocol),
+            schedule,
         )
         for group in groups
     ]
@@ -200,18 +209,24 @@ def train_groups(
     return found
 
 
-def _slots(group, lengths, train, protocol):
+def _slots(group, tokens, lengths, train, protocol):
     """Places of the examples of a step, by their lengths."""
     if lengths is None:
         return None
     runs = protocol.planned(group.runs)
-    seeds = {0} if protocol.shared_order else {seed for _, seed in runs}
+    seeds = {0}
+    if not protocol.shared_order:
+        # In fives, so that other seeds of a few are trained by the same program.
+        firsts = {seed - seed % _SEEDS for _, seed in runs}
+        seeds = {first + place for first in firsts for place in range(_SEEDS)}
+    size = sum(leaf.size for leaf in jax.tree.leaves(group.structure.shapes(tokens).get("pooler", {})))
     return plan_slots(
         lengths.longest[train],
         lengths.num_tokens,
         itertools.product(sorted(seeds), range(protocol.epochs)),
         protocol.batch_size,
-        heads=len(runs),
+        # A token costs by what its pooler multiplies it with.
+        heads=len(runs) * (1 + size // _LIGHT),
         devices=jax.device_count() if protocol.shard == "batch" else 1,
     )
 

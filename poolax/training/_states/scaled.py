@@ -1,6 +1,7 @@
 """Token states in units of their own spread, for heads that are trained to the end."""
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Int
@@ -19,9 +20,11 @@ class ScaledSource(WrappedSource):
 
     Attributes:
         scaling: The mean and the deviation.
+        kept: States in these units, where they are made once; ``None`` makes them as they are fetched.
     """
 
     scaling: Scaling
+    kept: np.ndarray | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -30,6 +33,9 @@ class ScaledSource(WrappedSource):
 
     def fetch(self, positions: Int[np.ndarray, " num"]) -> HostStates:
         """States of some examples, in this order; zeros where tokens are not real."""
+        if self.kept is not None:
+            mask = self.source.mask
+            return HostStates(self.kept[positions], None if mask is None else mask[positions])
         tokens = self.source.fetch(positions)
         mean, deviation = (part.astype(np.float32) for part in self.scaling)
         states = (np.asarray(tokens.states, np.float32) - mean) / deviation
@@ -38,8 +44,14 @@ class ScaledSource(WrappedSource):
         return HostStates(states, tokens.mask)
 
 
-def scaled(source: TokenSource, examples: Int[np.ndarray, " num"]) -> ScaledSource:
-    """A source's states in units of the mean and deviation over all real tokens of some examples."""
+def scaled(source: TokenSource, examples: Int[np.ndarray, " num"], *, budget: int = 0) -> ScaledSource:
+    """A source's states in units of the mean and deviation over all real tokens of some examples.
+
+    Args:
+        source: The states.
+        examples: Over whose tokens.
+        budget: Bytes for states that are made once, where those of the source are in memory.
+    """
     count, total, squares = 0, 0.0, 0.0
     shift = None
     for start in range(0, len(examples), _BATCH):
@@ -56,4 +68,7 @@ def scaled(source: TokenSource, examples: Int[np.ndarray, " num"]) -> ScaledSour
         raise ValueError("examples: expected at least one, got none")
     offset = total / count
     variance = squares / count - np.square(offset)
-    return ScaledSource(source, Scaling.of_moments(shift + offset, variance))
+    found = ScaledSource(source, Scaling.of_moments(shift + offset, variance))
+    if source.is_resident and 4 * math.prod(source.shape) <= budget:
+        return dataclasses.replace(found, kept=found.fetch(np.arange(source.shape[0])).states)
+    return found

@@ -139,11 +139,11 @@ class Heads:
             )
         if self.solver is None:
             return self.runs
-        return tuple((rate, seed) for rate in all_rates(self._rates) for seed in seeds)
+        return tuple((rate, seed) for rate in self._known_rates for seed in seeds)
 
     def wanted(self, label: str, finished: Mapping[tuple[str, Run], Mapping]) -> tuple[Run, ...]:
         """Those that it has to have, as far as is known from the records of those that are finished."""
-        if label in self.solved or self.solver is None:
+        if label in self.solved or self.solver is None or len(self._known_rates) == 1:
             return self.runs_of(label)
         found = self.rates_of(label, finished)
         runs = self.runs_of(label)
@@ -160,7 +160,7 @@ class Heads:
         rates, first = self._rates, self.runs[0][1]
         rows = {
             rate: finished[label, (rate, first)]
-            for rate in all_rates(rates)
+            for rate in self._known_rates
             if (label, (rate, first)) in finished
         }
         # Of another search, farther away than this one has come.
@@ -170,7 +170,12 @@ class Heads:
                 rate: float("nan") if row["diverged"] else row["validation"]
                 for rate, row in reached.items()
             }
-            found = search(rates, scores, higher_is_better=self.task.higher_is_better)
+            found = search(
+                rates,
+                scores,
+                higher_is_better=self.task.higher_is_better,
+                further=self._further,
+            )
             more = {rate: rows[rate] for rate in found.next if rate in rows}
             if not more or found.chosen is not None:
                 return found
@@ -179,6 +184,15 @@ class Heads:
     @property
     def _rates(self) -> tuple[float, ...]:
         return tuple(dict.fromkeys(rate for rate, _ in self.runs))
+
+    @property
+    def _further(self) -> int:
+        return 0 if self.solver is None else self.solver.further_rates
+
+    @property
+    def _known_rates(self) -> tuple[float, ...]:
+        """Learning rates that a search may come to."""
+        return all_rates(self._rates, self._further)
 
     @functools.cached_property
     def ids(self) -> dict[tuple[str, Run], str]:

@@ -187,7 +187,7 @@ class SweepPlan:
         pending = self.pending()
         read, scalings = source, {}
         if heads.solver is not None and pending:
-            read = scaled(source, splits["train"])
+            read = scaled(source, splits["train"], budget=self._limits.budget // 2)
             scalings = {label: Scaling(*map(views[label].take, read.scaling)) for label in pending}
         maker = jobs_of(read, scalings)
         # Which learning rates are tried next follows from what others have come to.

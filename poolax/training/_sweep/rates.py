@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 _FACTOR = 10**0.5
-# Further ones on either side of those that were asked for.
-_FURTHER = 2
 _LARGEST = 1.0
 
 
@@ -29,8 +27,12 @@ class Search(NamedTuple):
     at_edge: bool
 
 
-def all_rates(rates: Sequence[float]) -> tuple[float, ...]:
+def all_rates(rates: Sequence[float], further: int = 2) -> tuple[float, ...]:
     """These, and those that a search among them may come to; a single one is taken as it is.
+
+    Args:
+        rates: Those that were asked for.
+        further: How many there are on either side of them.
 
     Example:
         >>> all_rates((1e-3, 1e-2))
@@ -39,19 +41,26 @@ def all_rates(rates: Sequence[float]) -> tuple[float, ...]:
     rates = tuple(rates)
     if len(rates) == 1:
         return rates
-    steps = range(1, _FURTHER + 1)
+    steps = range(1, further + 1)
     lower = [_rounded(min(rates) / _FACTOR**step) for step in steps]
     higher = [_rounded(max(rates) * _FACTOR**step) for step in steps]
     return (*rates, *(rate for rate in lower + higher if rate <= _LARGEST))
 
 
-def search(rates: Sequence[float], scores: Mapping[float, float], *, higher_is_better: bool) -> Search:
+def search(
+    rates: Sequence[float],
+    scores: Mapping[float, float],
+    *,
+    higher_is_better: bool,
+    further: int = 2,
+) -> Search:
     """What to try next, or what to take.
 
     Args:
         rates: Learning rates to try in any case.
         scores: Validation score of each that was tried; NaN where it diverged.
         higher_is_better: Whether a larger score is better.
+        further: As for :func:`all_rates`.
 
     Returns:
         The next ones; one beyond the edge where the best so far stands there, until there is none.
@@ -72,7 +81,7 @@ def search(rates: Sequence[float], scores: Mapping[float, float], *, higher_is_b
     # Of equal ones that in the middle: what is as good beyond an edge is no reason to go there.
     alike = [rate for rate, value in zip(tried, values, strict=True) if value == max(values)]
     best = alike[len(alike) // 2]
-    known = all_rates(rates)
+    known = all_rates(rates, further)
     beyond = []
     if best == tried[0]:
         beyond += [max((rate for rate in known if rate < best), default=None)]
