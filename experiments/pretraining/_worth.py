@@ -61,7 +61,8 @@ def worth_of(
         progress: Called with a description, the number done and the total.
     """
     unit, score, beside = _beside(prepared, evaluation_loss, options.seed)
-    random = type(backbone).init(backbone.config, jax.random.key(options.seed + 1), backbone.preprocess)
+    family: Any = type(backbone)
+    random = family.init(backbone.config, jax.random.key(options.seed + 1), backbone.preprocess)
     heads = {}
     for name in preset.probe:
         dataset = data.load(name, data_dir=options.data_dir)
