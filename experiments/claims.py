@@ -5,8 +5,8 @@
 
 Each claim is a statement about differences of poolers on named data, for a named backbone, under each
 solver. It is tested on test examples by a paired bootstrap of two levels (examples, then seeds; 10,000
-draws), with Holm's correction over all claims; claims_cases.py states them. Reads records alone: a
-minute or two on one core, seconds where the records are those of the verdicts that stand there. The
+draws), with Holm's correction over all claims; claims_cases.py states them. Reads records alone: some
+minutes on one core, seconds where the records are those of the verdicts that stand there. The
 paper reports means and standard deviations over five seeds, and no test.
 """
 
@@ -24,6 +24,7 @@ from typing import ClassVar
 
 import tyro
 from claims_cases import OWN, PAPER, PRETRAINED, geometry
+from paper_table import stored
 
 from poolax.cli import COMPLETE, FAILURE, check_count, run_program
 from poolax.records import Records, as_written, environment, write_atomically
@@ -60,7 +61,7 @@ class Claims:
         """Run the command and give its exit code."""
         check_count("draws", self.draws)
         check_count("seed", self.seed, at_least=0)
-        paths = [*map(pathlib.Path, self.records)] or sorted((HERE / "results").glob("*.jsonl"))
+        paths = [*map(pathlib.Path, self.records)] or stored(HERE / "results")
         heads = [row for path in paths for row in Records.read(path)]
         out = pathlib.Path(self.out)
         draws = max(1, self.draws // 10) if self.quick else self.draws

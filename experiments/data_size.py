@@ -74,6 +74,7 @@ def measure(options, out, progress, limits):
 
 SCRIPT = probing.Script(
     name="data_size",
+    title="Scores by the number of training examples",
     options=Options(),
     measure=measure,
     tables=size_tables,

@@ -59,6 +59,7 @@ def measure(options, out, progress, limits):
 
 SCRIPT = probing.Script(
     name="optimisation",
+    title="How fast poolers train",
     options=Options(),
     measure=measure,
     tables=optimisation_tables,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import comparison
@@ -37,6 +37,11 @@ from poolax.training.holding import holding
 
 STUDIES = (vision.STUDY, language.STUDY, time_series.STUDY)
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
+_LONG = (
+    *("predictions", "test_scores", "gradient_norm", "validation_loss", "train_loss", "lipschitz"),
+    *("validation_metrics", "test_metrics", "undefined_metrics", "baselines", "cost_of_solving"),
+    *("backbone_config", "scores_tried", "starts", "knn"),
+)
 #: Examples of a split, heads of a pooler and epochs with --quick.
 QUICK = {"num_examples": 80, "seeds": 2, "epochs": 1, "pretrain_epochs": 2}
 
@@ -122,6 +127,7 @@ class Script(NamedTuple):
 
     Attributes:
         name: Of its files.
+        title: Of its page.
         options: Its command line with all defaults.
         measure: From options, folder, progress and what asks whether to stop to records.
         tables: Of the records.
@@ -129,10 +135,33 @@ class Script(NamedTuple):
     """
 
     name: str
+    title: str
     options: Options
     measure: Callable[[Any, epath.Path, Progress, Limits], Records]
     tables: Callable[[Records], Sequence[Table]]
     figures: dict[str, Callable[[Records, epath.Path], None]]
+
+
+def published(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what is long, and without paths of the machine."""
+    kept = {name: value for name, value in row.items() if name not in _LONG}
+    return kept | {"command": comparison.portable_command(row["command"])}
+
+
+def pages(script: Script, records: Records) -> dict[str, str]:
+    """The page of a script's tables, and their tidy rows, by the names of their files.
+
+    Args:
+        script: The script.
+        records: What it measured.
+    """
+    tables = notes_once(script.tables(records))
+    shown = "\n".join(table.markdown() for table in tables)
+    devices = ", ".join(dict.fromkeys(row["devices"] for row in records))
+    commands = "\n".join(comparison.commands(records))
+    made = f"Records: [{script.name}.jsonl]({script.name}.jsonl), on {devices}, by"
+    text = f"# {script.title}\n\n{shown}\n{made}\n\n```sh\n{commands}\n```\n"
+    return {f"{script.name}.md": text, f"{script.name}.csv": joined(tables).csv()}
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
@@ -182,13 +211,12 @@ class _Command:
                     should_stop=should_stop,
                 )
                 records = script.measure(options, out, progress, limits)
-            shown = notes_once(script.tables(records))
+            records = Records(published(row) for row in records)
             records.write_as(out / f"{script.name}.jsonl")
-            text = "\n".join(table.markdown() for table in shown)
-            write_atomically(out / f"{script.name}.md", text)
-            write_atomically(out / f"{script.name}.csv", joined(shown).csv())
+            for name, text in pages(script, records).items():
+                write_atomically(out / name, text)
             for name, draw in script.figures.items():
                 draw(records, out / f"{name}.png")
-        show(shown, records, as_json=options.as_json)
+        show(notes_once(script.tables(records)), records, as_json=options.as_json)
         tell(console, f"Complete: {out}")
         return COMPLETE

@@ -1,4 +1,4 @@
-"""The tables in experiments/README.md, and all in results/paper and results/claims, made from records.
+"""The tables in experiments/README.md and the pages in results/, made from records alone.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write the tables
@@ -18,22 +18,28 @@ from typing import Any, ClassVar
 
 import claims
 import comparison
+import data_size
+import optimisation
 import paper_table
 import pretraining
+import probing
 import tyro
+import weights
 
 from poolax.cli import COMPLETE, FAILURE, run_program
 from poolax.records import Records, write_atomically
 
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
+#: Scripts whose records stand in folders of their own, with a page each.
+PROBES = {script.name: script for script in (optimisation.SCRIPT, data_size.SCRIPT, weights.SCRIPT)}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Write the tables in README.md, results/paper and results/claims from the records in results/.
+    """Write the tables in README.md and the pages in results/ from the records there.
 
     Attributes:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
@@ -78,22 +84,33 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     results = folder / "results"
     readme = folder / "README.md"
     beside = paper_table.texts(records)
-    return {
+    found = {
         readme: with_section(readme.read_text(), section(results)),
         **{results / "paper" / name: text for name, text in beside.items()},
     }
+    for path, script in _probed(results).items():
+        pages = probing.pages(script, Records.read(path))
+        found |= {path.parent / name: text for name, text in pages.items()}
+    return found
+
+
+def _probed(results: pathlib.Path) -> dict[pathlib.Path, probing.Script]:
+    """Files of records of scripts that look into heads."""
+    paths = {results / name / f"{name}.jsonl": script for name, script in PROBES.items()}
+    return {path: script for path, script in paths.items() if path.exists()}
 
 
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
-    """Copy the records of a finished comparison, in place of earlier ones of the same tasks.
+    """Copy the records of a finished run, in place of earlier ones of the same tasks.
 
     Of pretraining in place of earlier ones of the same preset, seed, steps and data.
     """
     found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
-    results.mkdir(exist_ok=True)
-    target, new = results / found[0].name, Records.read(found[0])
+    folder = results / found[0].stem if found[0].stem in PROBES else results
+    folder.mkdir(parents=True, exist_ok=True)
+    target, new = folder / found[0].name, Records.read(found[0])
     tasks = set(map(_taken_by, new))
     others = [row for row in Records.read(target) if _taken_by(row) not in tasks]
     Records([*new, *others]).write_as(target)
@@ -131,7 +148,11 @@ def section(results: pathlib.Path) -> str:
         "What becomes of its claims: [claims](results/claims/claims.md). By\n\n"
         "```sh\npython experiments/paper_table.py\npython experiments/claims.py\n```\n"
     )
-    return "\n".join(parts)
+    pages = [
+        f"- [{script.title}](results/{script.name}/{script.name}.md)"
+        for script in _probed(results).values()
+    ]
+    return "\n".join([*parts, *(["## Further pages\n", *pages, ""] if pages else [])])
 
 
 def with_section(text: str, section: str) -> str:

@@ -140,6 +140,7 @@ def cosines(one, other):
 
 SCRIPT = probing.Script(
     name="weights",
+    title="What W-Avg learns",
     options=Options(),
     measure=measure,
     tables=weight_tables,

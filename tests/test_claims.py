@@ -224,3 +224,17 @@ def test_every_claim_of_the_list_is_told_once(script):
     assert {name.rstrip("abc") for name in names} == {*map(str, range(1, 12)), "A"}
     for one in (*cases.PAPER, *cases.OWN):
         assert set(one.places) <= {*cases.PRETRAINED, cases.NONE}
+
+
+@pytest.mark.slow
+def test_stored_verdicts_come_out_again(script, tmp_path):
+    results = script.HERE / "results"
+    verdicts = Records.read(results / "claims" / "claims.jsonl")
+    heads = [row for path in script.stored(results) for row in Records.read(path)]
+    anew = script.judged(heads, tmp_path)  # where nothing is known
+    assert [row["id"] for row in anew] == [row["id"] for row in verdicts]
+    for one, other in zip(anew, verdicts, strict=True):
+        assert (one["verdict"], one["records"]) == (other["verdict"], other["records"])
+        for mine, kept in zip(one["comparisons"], other["comparisons"], strict=True):
+            for field in ("gain", "low", "high", "p_for", "p_against"):
+                assert mine[field] == pytest.approx(kept[field], abs=1e-6)

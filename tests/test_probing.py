@@ -176,6 +176,28 @@ def test_usage_errors_are_one_line(experiments, tmp_path, capsys, name, argument
     assert told.count("\n") == 1
 
 
+def test_their_records_are_taken_over(experiments, tmp_path):
+    summary, probing = experiments("summary"), experiments("probing")
+    source, results = tmp_path / "out", tmp_path / "results"
+    source.mkdir()
+    about = {"command": "optimisation.py --out /tmp/some/out", "devices": "1 x cpu", "predictions": {}}
+    for test in (0.5, 0.7):
+        rows = [probing.published(head("avg", 0, test, validation_score=[0.1, 0.7], **about))]
+        Records(rows).write_as(source / "optimisation.jsonl")
+        (source / "records.jsonl").write_text("{}\n")
+        summary.take_over(source, results)
+    [row] = Records.read(results / "optimisation" / "optimisation.jsonl")
+    assert "predictions" not in row
+    (tmp_path / "README.md").write_text(f"{summary.BEGIN}\n{summary.END}\n")
+    found = summary.documents(tmp_path, [])
+    page = found[results / "optimisation" / "optimisation.md"]
+    assert page.startswith("# How fast poolers train\n\n## net, digits, classification (accuracy in %)")
+    assert "| avg | 70.00 |" in page
+    assert "python experiments/optimisation.py --out out\n" in page
+    link = "- [How fast poolers train](results/optimisation/optimisation.md)"
+    assert link in found[tmp_path / "README.md"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_runs_quickly(experiments, tmp_path, capsys, name):
@@ -184,6 +206,7 @@ def test_each_script_runs_quickly(experiments, tmp_path, capsys, name):
     arguments += ["--shots", "1", "2"] if name == "data_size" else []
     assert experiments("probing").main(script, arguments) == 0
     first = (tmp_path / f"{name}.md").read_text()
+    assert first.startswith(f"# {script.title}\n")
     assert "ViT of digits (2 epochs)" in first
     assert (tmp_path / f"{name}.csv").read_text().count("\n") > 2
     assert len(list(tmp_path.glob("*.png"))) == 1

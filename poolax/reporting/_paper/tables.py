@@ -73,7 +73,7 @@ def _table(group: Sequence[Beside]) -> Table:
         [Cell(label), *(Cell(_published(cells.get(name))) for name in _POOLERS), Cell("paper")]
         for label, cells in by_model.items()
     ]
-    metric = TASKS[first.task, first.metric].metric
+    metric, constants = TASKS[first.task, first.metric].metric, []
     for (model, dataset, protocol), values in own.items():
         others = dict.fromkeys(why for value in values.values() for why in value.others)
         about = f"{_OTHER}: {'; '.join(others)}" if others else "same model and data"
@@ -87,9 +87,9 @@ def _table(group: Sequence[Beside]) -> Table:
             )
         for name, value in next(iter(values.values())).baselines.items():
             shown = [Cell(score(value, metric))] * len(_POOLERS)
-            rows.append([Cell(f"{dataset}: {name}"), *shown, Cell("")])
+            constants.append([Cell(f"{dataset}: {name}"), *shown, Cell("")])
     # What several share stands once.
-    rows = [row for place, row in enumerate(rows) if row not in rows[:place]]
+    rows += [row for place, row in enumerate(constants) if row not in constants[:place]]
     return Table(
         title=f"{first.dataset}, {first.task} ({unit(metric)})",
         columns=["model", *_POOLERS, "what it is"],
