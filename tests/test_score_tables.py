@@ -195,6 +195,7 @@ def test_poolers_that_validate_alike_are_told():
 
 def test_warnings_say_of_which_solver_and_how_many_heads():
     rows = [*ADAM, *(row | {"learning_rate": 1e-2, "validation": 0.9} for row in ADAM)]
+    rows += [row | {"learning_rate": 1e-4, "validation": 0.1} for row in ADAM]
     rows[5] |= {"diverged": True}
     edge = "the learning rate 0.01 lies at the edge of those that were tried"
     assert warnings([*rows, SOLVED[0] | {"converged": False}]) == [

@@ -65,6 +65,8 @@ def test_learning_rates_are_compared_with_those_that_were_tried():
     tried = [SOUND | {"learning_rate": rate} for rate in (0.001, 0.01, 0.1)]
     assert codes([SOUND], tried) == []
     assert codes(tried[2:], tried) == ["at_edge"]
+    # Of two each is an edge, which says nothing.
+    assert codes(tried[:1], tried[:2]) == codes(tried[1:2], tried[:2]) == []
     few = {"num_examples": {"validation": FEWEST_VALIDATION - 1}}
     assert codes([SOUND | few], [row | few for row in tried]) == ["few_validation"]
     assert "49 validation examples chose" in str(warnings_of([SOUND | few], tried)[0])

@@ -34,9 +34,9 @@ def warnings_of(
 
     Returns:
         Warnings: heads that diverged, or did not converge; a penalty or learning rate at the edge of
-        those that were tried, beyond which others may do better; one prediction for all test
-        examples, which for a classification is mostly the majority class; fewer than 50 validation
-        examples, with what was done about it.
+        those that were tried, beyond which others may do better (of three rates at least: of two each
+        is an edge); one prediction for all test examples, which for a classification is mostly the
+        majority class; fewer than 50 validation examples, with what was done about it.
 
     Raises:
         ValueError: for no record.
@@ -82,7 +82,7 @@ def _at_edge(rows: Sequence[Mapping[str, Any]], tried: Sequence[Mapping[str, Any
         if row.get("at_edge")
     }
     rates = {row["learning_rate"] for row in tried if row["learning_rate"] is not None}
-    if len(rates) > 1 and not any("at_edge" in row for row in rows):
+    if len(rates) > 2 and not any("at_edge" in row for row in rows):
         edges = {min(rates), max(rates)}
         names |= {
             f"the learning rate {row['learning_rate']:g}"
