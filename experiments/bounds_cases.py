@@ -13,7 +13,10 @@ from poolax.bounds import Domain
 
 _ALL = (attention.DotProduct(), attention.L2(), attention.Cosine(tau=1.0, nu=1.0, eps=0.01))
 KINDS: dict[str, attention.Kind] = {attention.to_config(kind)["name"]: kind for kind in _ALL}
-POOLERS = ("first", "last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
+POOLERS = (
+    *("first", "last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid"),
+    *("sqrt", "l2", "position", "lse", "ep", "abmil", "multimax", "rolling"),
+)
 # Whole attention, one of its tokens, and one-block models by pooler.
 TARGETS = ("attention", "token", *POOLERS)
 # Where they are bounded and searched.
