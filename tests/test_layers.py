@@ -18,6 +18,8 @@ from poolax.training import (
     PreemptedError,
     export_sentence_transformers,
     extract_states,
+    few_shot,
+    few_shot_states,
     head_directory,
     load_head,
     sweep,
@@ -193,6 +195,11 @@ def test_tokens_of_a_prompt_are_left_out_of_the_pool(bert, tmp_path):
     assert_close(included["train_loss"], all_real["train_loss"], 1e-4)
     plain = sweep(bert, data, task, **options)
     assert len({row["id"] for row in (*plain, *records)}) == 6
+    few = {"shots": 3, "draws": 1, "poolers": ["avg"]}
+    [drawn] = few_shot(bert, data, task, prompt="find: ", max_tokens=10, **few)
+    [same] = few_shot_states(states, real, labels, task, splits=splits, **few)
+    # Where the penalty is weak, few examples leave heads to rounding.
+    assert_close(drawn["losses_tried"][2:], same["losses_tried"][2:], 1e-3)
     assert records[0]["preprocess"]["options"]["default_prompt"] == "given"
 
 

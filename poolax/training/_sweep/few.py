@@ -15,8 +15,10 @@ from poolax.records import Records, fingerprint
 from poolax.training._convex.draws import solve_draws
 from poolax.training._engine.limits import Limits
 from poolax.training._states.features import FeaturePass
+from poolax.training._states.lengths import with_max_tokens
 from poolax.training._states.pooled import pool, pool_features
 from poolax.training._states.prefixes import prefix_of
+from poolax.training._states.prompts import with_prompt
 from poolax.training._states.sources import (
     MemorySource,
     StreamedSource,
@@ -70,7 +72,8 @@ def _check_few(*, task, shots, draws, seed, solver, include_prefix, **others) ->
     check_run(task=task, solver=solver, neighbours="fixed", **fixed, **run)
 
 
-def _check_few_shot(*, backbone, dataset, layers, **others) -> None:
+def _check_few_shot(*, backbone, dataset, layers, prompt, max_tokens, **others) -> None:
+    del prompt, max_tokens  # checked with the data
     check_instance("backbone", backbone, Backbone, "a Backbone")
     check_instance("dataset", dataset, Dataset, "a Dataset")
     layers_of(backbone, layers)
@@ -96,6 +99,8 @@ def few_shot(
     solver: Converged = Converged(),  # noqa: B008
     layers: Any = OUTPUT,
     include_prefix: bool = True,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
     out: epath.PathLike | None = None,
     resume: bool = True,
     name: str | None = None,
@@ -119,6 +124,8 @@ def few_shot(
         solver: How heads are trained to the end.
         layers: As for :func:`sweep`.
         include_prefix: Whether prefix tokens (CLS) enter the poolers other than first.
+        prompt: As for :func:`sweep`.
+        max_tokens: As for :func:`sweep`.
         out: Folder for ``records.jsonl`` and ``heads/``, local or ``gs://``; ``None`` writes nothing.
         resume: Whether to take over what is finished in ``out``.
         name: What records and tables call the model; ``None`` for the name of its checkpoint.
@@ -148,6 +155,10 @@ def few_shot(
     """
     limits = limits or Limits()
     readings = layers_of(backbone, layers)
+    if prompt is not None:
+        backbone = with_prompt(backbone, dataset.inputs, prompt)
+    if max_tokens is not None:
+        backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
     targets = dataset.targets
     task.check_targets(targets)
     check_splits(dataset.splits, len(dataset.inputs))
