@@ -53,6 +53,8 @@ class Case:
             options = {"max_tokens": self.num_tokens}
         if self.target == "attn":
             options = {"num_latents": 8, "num_heads": self.num_heads}
+        if self.target == "ep":  # each query has its part of the width
+            options = {"num_queries": self.num_heads}
         return TBM(self.num_heads, pooling.from_name(self.target, **options), kind)
 
     def variables(self, scale: float, key: jax.Array) -> Any:
