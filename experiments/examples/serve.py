@@ -1,0 +1,173 @@
+"""A head that was chosen goes into service: its artefact, a process that has JAX alone, its latency.
+
+    python experiments/examples/serve.py poolax-advice/heads/HEAD --backbone MODEL --out served
+
+The trained head, as an advice or a sweep saved it, is written with its backbone as one artefact.
+``server.py`` answers from it in a process of its own, where neither poolax nor Flax is needed: JSON
+lines in, JSON lines out, texts of any length. It compiles a program for each of few lengths and batches
+before the first request and none after. The table says how long requests take, from one line to the
+other.
+"""
+
+if __name__ == "__main__":
+    from poolax.startup import take_signals
+
+    take_signals("serve")
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import rich
+import rich.table
+import tyro
+
+from poolax import backbones, training
+from poolax.cli import COMPLETE, OptionalCount, check_count, run_program
+from poolax.records import Records, environment
+
+SERVER = pathlib.Path(__file__).with_name("server.py")
+WORDS = (__doc__ or "").split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Write a trained head with its backbone as one artefact, serve it, and measure latency.
+
+    Attributes:
+        head: Checkpoint directory of a head.
+        backbone: Directory or hub id of the backbone that it was trained on.
+        max_tokens: Tokens that texts were cut to when it was trained; by default all that are taken.
+        words: Words of the texts that are sent; longer ones are cut.
+        batch: Texts of a request, beside requests of one.
+        repeats: Requests of each kind.
+        out: Folder for the artefact and the record.
+        as_json: Print records instead of a table.
+        debug: Show where an error comes from.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    head: tyro.conf.Positional[str]
+    backbone: str
+    max_tokens: OptionalCount = None
+    words: tuple[int, ...] = (4, 12, 24, 48, 96, 400)
+    batch: int = 8
+    repeats: int = 50
+    out: str = "poolax-served"
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    debug: bool = False
+
+    def run(self) -> int:
+        """Run the command and give its exit code."""
+        check_count("batch", self.batch)
+        check_count("repeats", self.repeats)
+        for words in self.words:
+            check_count("words", words)
+        backbone = backbones.load(self.backbone)
+        if not isinstance(backbone.preprocess, backbones.TextPreprocess):
+            raise ValueError(f"backbone: expected one that reads texts, got {self.backbone}")
+        if self.max_tokens is not None:
+            backbone = backbone.replace(preprocess=backbone.preprocess.cut_to(self.max_tokens))
+        out = pathlib.Path(self.out)
+        artefact = out / "head.jax"
+        training.export_head(training.load_head(self.head), artefact, backbone=backbone)
+        with Client(artefact, sorted({1, self.batch})) as client:
+            rows = [client.latency(words, 1, self.repeats) for words in self.words]
+            rows += [client.latency(words, self.batch, self.repeats) for words in self.words]
+            ready, stats = client.ready, client.ask({"stats": True})
+        record = {
+            "kind": "served",
+            "artefact_bytes": artefact.stat().st_size,
+            "ready": ready,
+            "compilations": stats["compilations"],
+            "latency": rows,
+            **environment(),
+        }
+        Records([record]).write_as(out / "serve.jsonl")
+        if self.as_json:
+            print(json.dumps(record))
+        else:
+            show(record)
+        return COMPLETE
+
+
+class Client:
+    """A server in a process of its own, which ends with the ``with`` block.
+
+    Args:
+        artefact: What it serves.
+        batches: Numbers of texts that it runs at once.
+    """
+
+    def __init__(self, artefact: pathlib.Path, batches: list[int]):
+        sizes = ["--batches", *map(str, batches)]
+        command = [sys.executable, str(SERVER), str(artefact), *sizes]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def __enter__(self) -> "Client":
+        """Wait until all programs are compiled."""
+        self.ready = self._read()["ready"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its input, at whose end it ends."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request."""
+        if self.process.stdin is None:
+            raise RuntimeError("the server has no input")
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = "" if self.process.stdout is None else self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with exit code {self.process.wait()}")
+        return json.loads(line)
+
+    def latency(self, words: int, batch: int, repeats: int) -> dict[str, Any]:
+        """Milliseconds of requests with so many texts of so many words."""
+        rng, took, tokens = np.random.default_rng(words), [], []
+        for _ in range(repeats):
+            texts = [" ".join(rng.choice(WORDS, words)) for _ in range(batch)]
+            started = time.perf_counter()
+            found = self.ask({"texts": texts})
+            took.append(1000 * (time.perf_counter() - started))
+            tokens += found["tokens"]
+        return {
+            "words": words,
+            "batch": batch,
+            "tokens": float(np.median(tokens)),
+            "median_ms": round(float(np.median(took)), 2),
+            "p95_ms": round(float(np.quantile(took, 0.95)), 2),
+        }
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print a record as a table."""
+    table = rich.table.Table("texts", "words", "tokens", "median, ms", "95 %, ms", "texts a second")
+    for row in record["latency"]:
+        rate = 1000 * row["batch"] / row["median_ms"]
+        cells = (row["batch"], row["words"], row["tokens"], row["median_ms"], row["p95_ms"], rate)
+        table.add_row(*(f"{cell:g}" if cell < 1000 else f"{cell:.0f}" for cell in cells))
+    rich.print(table)
+    print(
+        f"{record['ready']['programs']} programs compiled in {record['ready']['seconds']} s before the "
+        f"first request, {record['compilations']} in all; the artefact has "
+        f"{record['artefact_bytes'] / 2**20:.1f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_program("serve", lambda: tyro.cli(Serve)))
