@@ -172,8 +172,9 @@ def test_records_of_the_version_before_open(pytestconfig, tmp_path):
     assert list(Records.read(tmp_path / "a.jsonl")) == [row, {"id": "b", "values": []}]
     results = pytestconfig.rootpath / "experiments" / "results"
     counts = {path.stem: len(Records.read(path)) for path in results.rglob("*.jsonl")}
-    assert counts.pop("claims") > 40
-    assert counts == {"language": 160, "time_series": 480, "vision": 280, "bounds": 659}
+    former = {"language": 160, "time_series": 480, "vision": 280, "bounds": 659}
+    assert {name: counts.pop(name) for name in former} == former
+    assert min(counts.values()) > 0
 
 
 def test_a_kind_is_declared_once():
