@@ -161,17 +161,15 @@ def compare(
 
     Example:
         >>> import jax
-        >>> import numpy as np
         >>> from poolax import data
         >>> from poolax.backbones import ViT, ViTConfig
         >>> from poolax.training import task_for
-        >>> images = np.random.default_rng(0).normal(size=(300, 4, 4, 1))
-        >>> dataset = data.from_arrays(images, images.mean((1, 2, 3)), validation=0.25)
-        >>> config = ViTConfig(4, 2, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
-        >>> vits = {name: ViT.init(config, jax.random.key(k)) for k, name in enumerate("ab")}
-        >>> found = compare(vits, dataset, task_for(dataset), poolers=["avg"])
-        >>> found.best in vits, list(found.comparisons) == [k for k in vits if k != found.best]
-        (True, True)
+        >>> config = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+        >>> vit, digits = ViT.init(config, jax.random.key(0)), data.load("digits")
+        >>> compare({"the only one": vit}, digits, task_for(digits))
+        Traceback (most recent call last):
+        ...
+        ValueError: backbones: expected two or more, got 1
     """
     limits = limits or Limits()
     started = time.monotonic()
