@@ -1,5 +1,6 @@
 """Advice: the right pooler where it is known by construction, and none named where nothing differs."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,11 +8,15 @@ import numpy as np
 import pytest
 
 from poolax import backbones, cli, data, reporting, statistics, training
-from poolax.records import Predictions
+from poolax.pooling import AveragePool, FirstPool
+from poolax.records import Predictions, packed
 from poolax.training import Classification
 from poolax.training._advice import evidence
 from poolax.training._advice.choice import Price, choose
+from poolax.training._advice.heads import Trained, train_in_rounds
 from poolax.training._advice.reasons import reasons_of_scores
+from poolax.training._advice.runs import runs_of
+from poolax.training._engine.heads import Head
 
 NUM, TOKENS, WIDTH = 700, 10, 12
 SPLITS = dict(zip(("train", "validation", "test"), np.split(np.arange(NUM), [300, 450]), strict=True))
@@ -219,3 +224,47 @@ def test_words_on_a_cheaper_pooler_are_those_of_the_difference():
     assert choice.recommended == "cheap"
     assert "better beyond noise, and it costs less" in said
     assert "none beyond noise" not in said
+
+
+def test_of_few_folds_a_score_is_what_others_lack_there():
+    rows = {
+        "all": {0: {"validation": 0.9}, 1: {"validation": 0.5}},
+        "few": {0: {"validation": 0.95}},
+    }
+    # The fold is the easier one: 0.05 more than the other pooler there is 0.75 over both.
+    assert Trained(rows=rows, is_crossed=True).validation("few") == pytest.approx(0.75)
+    assert Trained(rows=rows).validation("few") == pytest.approx(0.95)
+
+
+def test_tokens_of_a_prompt_are_seen_by_the_first_pooler_alone():
+    states = np.arange(12.0, dtype=np.float32).reshape(1, 6, 2)
+    mask = np.array([[True, True, True, True, True, False]])
+    tokens = evidence.Tokens.of(states, mask, np.arange(1), 2)
+    variables = {"params": {"output": {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2)}}}
+    heads = {pooler: Head(pooler, variables, {}) for pooler in (AveragePool(), FirstPool())}
+    found = [evidence.pooled(head, tokens)[0].tolist() for head in heads.values()]
+    assert found == [states[0, 2:5].mean(axis=0).tolist(), states[0, 0].tolist()]
+    assert tokens.median_length == 5
+
+
+def test_one_pooler_is_trained_however_little_time_there_is():
+    labels = np.arange(60) % 2
+    runs = runs_of(labels, None, 0)
+    asked = []
+
+    def train(name, own, rate, should_stop):
+        asked.append(name)
+        kept = {"validation": packed({"score": np.ones(20)})}
+        row = {"validation": 1.0, "higher_is_better": True, "diverged": False, "learning_rate": None}
+        row |= {"pooler": name, "id": name, "seed": 0, "metric": "accuracy", "predictions": kept}
+        return {run: [row] for run in own}
+
+    trained = train_in_rounds(
+        train,
+        ["avg"],
+        ["wavg", "attn"],
+        dataclasses.replace(runs, is_crossed=False),
+        deadline=0.0,
+        say=lambda name: None,
+    )
+    assert (asked, list(trained.rows), trained.left_out) == (["avg"], ["avg"], ["wavg", "attn"])

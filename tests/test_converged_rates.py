@@ -34,6 +34,10 @@ def test_the_search_goes_beyond_an_edge_and_ends():
         assert len(endless.tried) == 4
     assert _searched((0.5,), lambda rate: rate)[:4] == ((0.5,), (0.5,), (), 0.5)
     assert max(all_rates((0.3, 0.9))) <= 1
+    # Where no others are asked for, the edge is as far as it goes.
+    scores = {1e-3: 0.1, 1e-2: 0.2}
+    found = search(tuple(scores), scores, higher_is_better=True, further=0)
+    assert (found.chosen, found.next, all_rates(tuple(scores), 0)) == (1e-2, (), tuple(scores))
 
 
 def test_rates_that_diverge_are_not_taken():
