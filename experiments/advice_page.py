@@ -86,8 +86,14 @@ def _how_sure(record: Record) -> str:
     best, compared = record["best"], record["comparisons"]
     if not compared:
         return "no other pooler was tried."
-    alike = [name for name in record["equals"] if name != best]
-    worse = {name: found for name, found in compared.items() if name not in alike}
+    sign = 1 if record["higher_is_better"] else -1
+    worse = {name: found for name, found in compared.items() if name not in record["equals"]}
+    better = [
+        name
+        for name, found in compared.items()
+        if found["adjusted"] <= 0.05 and sign * found["value"] > 0
+    ]
+    alike = [name for name in compared if name not in worse and name not in better]
     parts = [f"{best} was best by validation; on {record['num_tested']} test examples"]
     if worse:
         closest = min(worse, key=lambda name: abs(worse[name]["value"]))
@@ -97,6 +103,8 @@ def _how_sure(record: Record) -> str:
             f"{closest} by {abs(found['value']):.3g} (interval {_interval(found)}, adjusted p "
             f"{found['adjusted']:.2g})"
         )
+    if better:
+        parts.append(f"{', '.join(better)} did better beyond noise, which validation did not show")
     if alike:
         widest = max(max(abs(compared[name]["low"]), abs(compared[name]["high"])) for name in alike)
         parts.append(
