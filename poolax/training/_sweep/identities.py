@@ -11,6 +11,7 @@ from poolax import codec
 from poolax._dataset import Dataset
 from poolax.backbones import Backbone
 from poolax.records import digest, fingerprint
+from poolax.training._convex.rule import RULE
 from poolax.training._engine.jobs import Run as Training
 from poolax.training._sweep.methods import SCHEDULE, Method
 from poolax.training._sweep.rates import Search, all_rates, search
@@ -210,6 +211,8 @@ class Heads:
         for key, reader in self.readers.items():
             source = {**former_identity(self.source_of(key)), **self.former}
             own = {"source": source, "label": reader.label, "pooler": describe(reader.pooler)}
+            if key in self.solved:  # chosen by another rule it may be another head
+                own["rule"] = RULE
             for run in self.runs_of(key):
                 found[key, run] = digest({**common, **own, "run": run})
         return found
