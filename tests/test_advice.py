@@ -137,6 +137,7 @@ def test_the_choice_is_validations_and_the_verdict_the_tests():
     # Validation was wrong: the best is what it says, and equals of it are cheaper or not there.
     found = choose(validation, statistics.resample(test), prices)
     assert found.best == "bad"
+    assert found.sentence.endswith("good, same did better than bad beyond noise.")
     validation["bad"] = 0.5
     found = choose(validation, statistics.resample(test), prices)
     assert (found.best, found.recommended, found.runner_up) == ("good", "same", "good")

@@ -7,7 +7,7 @@ A batch that the devices do not divide is padded; padding carries weight zero.
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -26,7 +26,19 @@ from poolax.training._shard_map import ShardMapped
 MAPPINGS = ("auto", "shard_map")
 
 
-def over_devices(mapping: str, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+class Mapped(Protocol):
+    """A compiled function of one row a device."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What it gives, one row a device."""
+        ...
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """Its program."""
+        ...
+
+
+def over_devices(mapping: str, fn: Callable[..., Any], **options: Any) -> Mapped:
     """A function mapped over the leading axis, one row a device.
 
     Args:

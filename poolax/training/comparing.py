@@ -16,7 +16,7 @@ from poolax._progress import Progress, no_progress
 from poolax.backbones import Backbone
 from poolax.records import Journal, Predictions, Records
 from poolax.statistics import Difference
-from poolax.training._advice.choice import is_worse
+from poolax.training._advice.choice import is_worse, no_difference
 from poolax.training._advice.fitting import Room, room_for
 from poolax.training._engine.limits import Limits
 from poolax.training._states.lengths import with_max_tokens
@@ -76,7 +76,8 @@ class Comparison:
             for name in self.advice
             if name == self.best or not is_worse(self.comparisons[name], sign)
         ]
-        return f"{taken}, the smallest of {', '.join(equals)}: no difference is beyond noise."
+        reason = no_difference(self.best, self.comparisons, equals)
+        return f"{taken}, the smallest of {', '.join(equals)}: {reason}."
 
     def to_record(self) -> dict[str, Any]:
         """Plain JSON of all but the records of heads."""

@@ -1,7 +1,7 @@
 """Which pooler to take: chosen by validation, compared on test examples, the cheapest of equals."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from poolax.statistics import Difference, Resampled
 
@@ -61,7 +61,8 @@ class Choice:
             but = f" but {', '.join(alike)}, which scores alike" if alike else ""
             return f"Take {self.recommended}: better beyond noise than every other pooler{but}."
         shown = ", ".join(self.equals[:_SHOWN]) + (", …" if len(self.equals) > _SHOWN else "")
-        return f"Take {self.recommended}, the cheapest of {shown}: no difference is beyond noise."
+        reason = no_difference(self.best, self.comparisons, self.equals)
+        return f"Take {self.recommended}, the cheapest of {shown}: {reason}."
 
     @property
     def certainty(self) -> str:
@@ -125,6 +126,28 @@ def choose(
         decided=bool(comparisons) and not distinct and len(equals) < len(order),
         comparisons=comparisons,
         equals=tuple(equals),
+    )
+
+
+def no_difference(best: str, comparisons: Mapping[str, Difference], equals: Sequence[str]) -> str:
+    """Why any of some equals may be taken: what test examples say of them.
+
+    Args:
+        best: What validation chose.
+        comparisons: Of each of the others with it.
+        equals: What is not worse than it beyond noise, and itself.
+
+    Example:
+        >>> from poolax.statistics import Difference
+        >>> found = Difference(0.1, 0.05, 0.15, 0.95, 400, 1, 1000, 0.001, 0.001, 0.999, 0.002)
+        >>> no_difference("avg", {"max": found}, ["avg", "max"])
+        'on test examples, which have no say, max did better than avg beyond noise'
+    """
+    better = [name for name in equals if name != best and comparisons[name].adjusted < LEVEL]
+    if not better:
+        return "no difference is beyond noise"
+    return (
+        f"on test examples, which have no say, {', '.join(better)} did better than {best} beyond noise"
     )
 
 

@@ -134,8 +134,9 @@ class Sweeper:
 
     def _solver(self, pooler: Any, num_train: int, rate: float | None) -> Converged:
         """How heads are trained: two learning rates, and no more of them."""
-        rates = (rate,)
-        if rate is None:
+        if rate is not None:
+            rates = (rate,)
+        else:
             tokens = jax.ShapeDtypeStruct((1, *self.states.shape[-2:]), jnp.float32)
             shapes = jax.eval_shape(pooler.init, jax.random.key(0), tokens)
             is_few = all(leaf.ndim < 2 for leaf in jax.tree.leaves(shapes))

@@ -87,9 +87,9 @@ def search(
         beyond += [max((rate for rate in known if rate < best), default=None)]
     if best == tried[-1]:
         beyond += [min((rate for rate in known if rate > best), default=None)]
-    further = tuple(rate for rate in beyond if rate is not None)
+    to_try = tuple(rate for rate in beyond if rate is not None)
     at_edge = len(known) > 1 and best in (tried[0], tried[-1])
-    return Search(tried, found, further, None if further else best, at_edge)
+    return Search(tried, found, to_try, None if to_try else best, at_edge)
 
 
 def _rounded(rate: float) -> float:
