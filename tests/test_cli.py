@@ -12,7 +12,7 @@ from poolax._files import damaged
 from poolax.backbones.pretrained._families import ARCHITECTURES
 from poolax.cli import _bounds
 from poolax.cli._families import families_table
-from poolax.training import Records
+from poolax.training import Choice, Records
 
 SMALL = [
     "--seeds=2", "--epochs=2", "--pretrain-epochs=2", "--block-epochs=1", "--num-inputs=4",
@@ -302,6 +302,7 @@ def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):
         sensitivity=sensitivity_table(blocks),
         cls_token_trained=True,
         example_head=out,
+        advice=Choice("last", None, "last", False, {}, ("last",)),
     )
     monkeypatch.setattr(quickstart, "run", lambda *_, **__: report)
     assert cli.main(["quickstart", "--out", str(out)]) == cli.DIVERGED

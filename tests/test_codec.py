@@ -54,10 +54,26 @@ OPTIONS = {
     ("pooler", "layers"): {"pooler": pooling.AveragePool(), "num_layers": 2},
     ("pooler", "unit"): {"pooler": pooling.SumPool()},
     ("pooler", "skip"): {"pooler": pooling.AveragePool(), "num_tokens": 1},
-    ("recipe", "masked_patches"): {"config": attention.L2(), "hidden_fraction": 0.5},
-    ("recipe", "masked_series"): {"config": attention.L2(), "hidden_fraction": 0.5},
+    ("recipe", "masked_patches"): {
+        "config": backbones.ViTConfig(
+            4, 2, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_mask_token=True
+        ),
+        "hidden_fraction": 0.4,
+    },
+    ("recipe", "masked_series"): {
+        "config": backbones.MomentConfig(
+            16, 4, width=8, num_layers=1, num_heads=2, mlp_dim=8, use_head=True
+        ),
+        "hidden_fraction": 0.4,
+    },
+    ("recipe", "masked_tokens"): {
+        "config": backbones.BertConfig(20, 8, width=8, num_layers=1, num_heads=2, mlp_dim=8),
+        "mask_id": 3,
+        "kept_ids": (1, 2),
+    },
     ("recipe", "next_token"): {"config": backbones.GPT2Config(20, 8, width=8, num_heads=2)},
     ("task", "classification"): {"num_classes": 3},
+    ("task", "pair_classification"): {"num_classes": 3},
     ("task", "next_token"): {"vocab_size": 7},
     ("task", "inpainting"): {"num_pixels": 4},
     ("task", "segmentation"): {"num_classes": 3},

@@ -33,7 +33,7 @@ def found(tmp_path_factory):
     states, mask = pairs()
     task = PairClassification(2)
     options = {"splits": SPLITS, "seeds": 1, "out": out}
-    solver = Converged(learning_rates=(1e-2,), max_epochs=20)
+    solver = Converged(learning_rates=(1e-2,), max_epochs=20, tolerance=1e-6)
     records = training.sweep_states(
         states, mask, LABELS, task, poolers=["avg", "wavg"], solver=solver, **options
     )

@@ -55,5 +55,7 @@ def pretrain_masked_patches(
     check_instance("schedule", schedule, Schedule, "a Schedule")
     objective = MaskedPatches(config, hidden_fraction)
     inputs = np.asarray(images if preprocess is None else preprocess(images))
+    if inputs.ndim != 4 or not len(inputs):
+        raise ValueError(f"images: expected shape (N, h, w, c) with N >= 1, got {inputs.shape}")
     model: Any = run_schedule(schedule, objective, {"images": inputs}, preprocess)
     return model
