@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import advice_synthetic
 import claims
 import comparison
 import data_size
@@ -91,6 +92,9 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     for path, script in _probed(results).items():
         pages = probing.pages(script, Records.read(path))
         found |= {path.parent / name: text for name, text in pages.items()}
+    known = results / "advice" / advice_synthetic.RECORDS.name
+    if known.exists():
+        found[known.with_suffix(".md")] = advice_synthetic.table(Records.read(known)).markdown()
     return found
 
 
