@@ -87,7 +87,12 @@ def draw(case: Case) -> Instance:
     elif case.kind == "marker":  # a token with a marker says it, the others say anything
         others = 2.0 * rng.choice([-1.0, 1.0], (num, tokens))
         others[rows, place] = 0
-        states += others[..., None] * direction
+        # As large as the marker, in other directions: no extreme value of an entry is the marker's.
+        decoys = rng.normal(size=states.shape)
+        decoys -= (decoys @ marker)[..., None] * marker
+        decoys *= 6.0 / np.linalg.norm(decoys, axis=-1, keepdims=True)
+        decoys[rows, place] = 0
+        states += others[..., None] * direction + decoys
         states[rows, place] += 6.0 * marker + 2.5 * size[:, None] * direction
     elif case.kind == "order":  # what one half has more than the other
         half = np.where(np.arange(tokens) < tokens // 2, 1.0, -1.0)
