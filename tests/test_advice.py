@@ -156,6 +156,14 @@ def test_errors_are_better_the_smaller_they_are():
     assert (found.recommended, found.decided) == ("low", True)
 
 
+def test_that_poolers_with_parameters_are_trained_shortly_is_said():
+    solved = {"learning_rate": None, "epochs": 12, "pooler": "avg", "diverged": False}
+    trained = {**solved, "learning_rate": 1e-2, "pooler": "wavg"}
+    said = evidence.reasons_of_heads({"avg": [solved], "wavg": [trained]})
+    assert [line for line in said if "to save time wavg had 12 epochs at most" in line]
+    assert evidence.reasons_of_heads({"avg": [solved]}) == []
+
+
 def test_collapse_is_seen():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 8))

@@ -218,10 +218,17 @@ def reasons_of_vectors(
 
 def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What is to be said of training, a line each."""
-    return [
+    found = [
         f"{name}: {warning.words}"
         for name, own in rows.items()
         for warning in warnings_of(own)
         # Two learning rates are both edges of what was tried.
         if warning.code != "at_edge" or own[0]["learning_rate"] is None
     ]
+    epochs = {name: own[0]["epochs"] for name, own in rows.items() if own[0]["learning_rate"]}
+    if epochs:
+        found.append(
+            f"to save time {', '.join(epochs)} had {max(epochs.values())} epochs at most, at few "
+            "learning rates: training.sweep with solver=Converged() may lift them"
+        )
+    return found
