@@ -18,7 +18,6 @@ import pathlib
 import sys
 from typing import Any, ClassVar, TypedDict
 
-import rich.console
 import tyro
 from advice_cases import RIGHT, Case, cases, draw
 from comparison import portable_command
@@ -85,7 +84,7 @@ class Synthetic:
             for kind in self.kinds
             for case in cases(kind, self.number, self.seed)
         )
-        rich.console.Console().print(table(found).rich())
+        print(table(found))
         return COMPLETE
 
 

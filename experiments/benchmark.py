@@ -25,16 +25,14 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-import rich
-import rich.table
 import tyro
 from benchmarks import converged, forward, ledger, lipschitz, pretrain, scale, sweep
 from benchmarks.banking77 import Plan
 
 from poolax.records import Records, record_kind, write_atomically
+from poolax.reporting import Cell, Table
 
 
 @record_kind("benchmark")
@@ -87,35 +85,21 @@ class Options:
     json: bool = False
 
 
-def with_same_columns(
-    records: list[dict[str, object]], columns: dict[str, str]
-) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Headings and cells of tables, one for all records that have the same columns."""
-    by_columns: dict[tuple[str, ...], list[list[str]]] = {}
+def tables(records: list[dict[str, object]], columns: dict[str, str]) -> list[Table]:
+    """Records as tables, one for all that have the same columns."""
+    by_columns: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for record in records:
-        names = tuple(name for name in columns if name in record)
-        cells = [columns[name].format(record[name]) for name in names]
-        by_columns.setdefault(names, []).append(cells)
-    for names, rows in by_columns.items():
-        yield [name.replace("_", " ") for name in names], rows
-
-
-def show(records: list[dict[str, object]], columns: dict[str, str]) -> None:
-    """Print records as tables."""
-    for names, rows in with_same_columns(records, columns):
-        table = rich.table.Table(*names)
-        for row in rows:
-            table.add_row(*row)
-        rich.print(table)
-
-
-def markdown(records: list[dict[str, object]], columns: dict[str, str]) -> str:
-    """Records as tables in Markdown."""
-    tables = []
-    for names, rows in with_same_columns(records, columns):
-        lines = [names, ["---"] * len(names), *rows]
-        tables.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
-    return "\n".join(tables)
+        by_columns.setdefault(tuple(name for name in columns if name in record), []).append(record)
+    return [
+        Table(
+            title=str(own[0]["suite"]),
+            columns=[name.replace("_", " ") for name in names],
+            rows=[[Cell(columns[name].format(record[name])) for name in names] for record in own],
+            notes=(),
+            tidy=own,
+        )
+        for names, own in by_columns.items()
+    ]
 
 
 def sweep_plan(options: Options) -> Plan:
@@ -164,14 +148,15 @@ def main() -> None:
     else:
         columns = sweep.COLUMNS
         records = sweep.run(sweep_plan(options))
+    found = tables(records, columns)
     if options.out is not None:
         out = pathlib.Path(options.out)
         Records(records).write_to(out / "benchmark.jsonl")
-        write_atomically(out / f"{options.suite}.md", markdown(records, columns))
+        write_atomically(out / f"{options.suite}.md", "\n".join(table.markdown() for table in found))
     if options.json:
         print("\n".join(json.dumps(record) for record in records))
     else:
-        show(records, columns)
+        print("\n\n".join(map(str, found)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ if __name__ == "__main__":
     take_signals("bounds")
 
 import dataclasses
-import json
 import pathlib
 
 import bounds_minilm
@@ -29,7 +28,7 @@ from bounds_cases import KINDS, TARGETS
 from bounds_records import former
 from comparison import portable_command
 
-from poolax.cli import OptionalPath
+from poolax.cli import OptionalPath, show
 from poolax.records import Journal, Records, environment, write_atomically
 
 
@@ -137,11 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomically(path.parent / "bounds.md", text)
         for name, table in tables.items():
             write_atomically(path.parent / f"bounds_{name}.csv", table.csv())
-    if options.json:
-        print("\n".join(json.dumps(record) for record in records))
-        return
-    for table in tables.values():
-        rich.console.Console().print(table.rich())
+    show(tables.values(), records, as_json=options.json)
 
 
 if __name__ == "__main__":
