@@ -96,14 +96,16 @@ def test_ratios_are_those_of_rounds(benchmarks):
 
 
 def test_tables_are_made_of_records(benchmarks):
-    markdown = importlib.import_module("benchmark").markdown
+    tables = importlib.import_module("benchmark").tables
     columns = {"case": "{}", "load_seconds": "{:.1f}", "ratio": "{:.2f}"}
-    records = [{"case": "a", "ratio": 1.234}, {"case": "b", "load_seconds": 0.25}]
-    assert markdown(records, columns) == (
-        "| case | ratio |\n| --- | --- |\n| a | 1.23 |\n"
-        "\n"
-        "| case | load seconds |\n| --- | --- |\n| b | 0.2 |\n"
-    )
+    records = [
+        {"suite": "forward", "case": "a", "ratio": 1.234},
+        {"suite": "forward", "case": "b", "load_seconds": 0.25},
+    ]
+    first, second = tables(records, columns)
+    assert first.markdown().startswith("## forward\n\n| case | ratio |\n| --- | --- |\n| a | 1.23 |\n")
+    assert list(second.columns) == ["case", "load seconds"]
+    assert [[cell.text for cell in row] for row in second.rows] == [["b", "0.2"]]
 
 
 def test_training_steps_are_those_of_pytorch(benchmarks):
