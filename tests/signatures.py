@@ -29,6 +29,7 @@ CONTRACT = {
     "empirical": """
         jacobian_norm power_iteration NormEstimate maximize_jacobian_norm SearchResult
         project_to_ball project_to_cube expressivity ExpressivityEstimate noise_curve NoiseCurve
+        fgsm pgd AttackResult
     """,
     "backbones": """
         load save Backbone.apply Backbone.__call__ Backbone.embed Backbone.encode

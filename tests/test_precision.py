@@ -21,7 +21,9 @@ SIZES = {"num_tokens": 6, "radius": 1.0}
 # They take no product of matrices: they check, name, or work on single numbers.
 WITHOUT_PRODUCTS = {
     "bounds": {"register_pooler", "rules_of", "cube", "pooling_factor", "certified_radius"},
-    "empirical": {"project_to_ball", "project_to_cube"},
+    "empirical": {
+        *("project_to_ball", "project_to_box", "project_to_cube", "project_to_frobenius_ball")
+    },
 }
 
 
@@ -131,6 +133,17 @@ def measured(name, **options):
     return lambda x: jax.tree.leaves(call(fn, x, **options))[0], (X,)
 
 
+def attacked(name, *key):
+    model = blocks.TBM(2, POOLERS["max"])
+    variables = model.init(KEY, X)
+
+    def loss(x):
+        return jnp.sum(model.apply(variables, x))
+
+    call = getattr(empirical, name)
+    return lambda x: call(loss, x, *key, radius=0.1).x, (X,)
+
+
 def distances(neighbourhood):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X)
@@ -186,6 +199,8 @@ MEASURED = {
     "power_iteration-power": lambda: measured("power_iteration", key=KEY),
     "power_iteration-lanczos": lambda: measured("power_iteration", key=KEY, method="lanczos"),
     "maximize_jacobian_norm": lambda: measured("maximize_jacobian_norm", **SEARCH),
+    "fgsm": lambda: attacked("fgsm"),
+    "pgd": lambda: attacked("pgd", KEY),
     "project_to_domain": lambda: (empirical.project_to_domain(1.0, 0.5), (X,)),
     **{
         f"{name}-{neighbourhood}": lambda n=neighbourhood: distances(n)

@@ -81,6 +81,68 @@ class _Cube:
         return jnp.clip(x, 0, self.high)
 
 
+def project_to_box(radius: float) -> Projection:
+    """Projection of each entry to the interval from ``-radius`` to ``radius``.
+
+    ``x_ij -> min(max(x_ij, -radius), radius)``: the ball of the largest entry.
+
+    Args:
+        radius: At least 0.
+
+    Returns:
+        The projection of arrays of any shape, for :func:`pgd`.
+
+    Raises:
+        ValueError: if ``radius`` is negative or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> project_to_box(1.0)(jnp.array([-3.0, 0.5, 2.0]))
+        Array([-1. ,  0.5,  1. ], dtype=float32)
+    """
+    return _Box(_number("radius", radius))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Box:
+    radius: Any
+
+    def __call__(self, x):
+        return jnp.clip(x, -self.radius, self.radius)
+
+
+def project_to_frobenius_ball(radius: float) -> Projection:
+    """Projection of all entries together to the ball of the given radius.
+
+    ``x -> x min(1, radius / |x|)``, in the Frobenius norm.
+
+    Args:
+        radius: At least 0.
+
+    Returns:
+        The projection of arrays of any shape, for :func:`pgd`.
+
+    Raises:
+        ValueError: if ``radius`` is negative or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> project_to_frobenius_ball(1.0)(jnp.array([[3.0], [4.0]]))
+        Array([[0.6],
+               [0.8]], dtype=float32)
+    """
+    return _FrobeniusBall(_number("radius", radius))
+
+
+@dataclasses.dataclass(frozen=True)
+class _FrobeniusBall:
+    radius: Any
+
+    def __call__(self, x):
+        norm = safe_norm(x)
+        return x * jnp.minimum(1, self.radius / jnp.where(norm > 0, norm, 1))
+
+
 def project_to_domain(radius: float, spread: float) -> Projection:
     """Map to the domain of the bounds: ``|x_i| <= radius`` and ``|x_i - x_j| <= 2 spread``.
 

@@ -9,6 +9,7 @@ from poolax.records._bounds import PoolerBound as PoolerBound
 from poolax.records._domains import Domain as Domain
 from poolax.records._domains import TokenRange as TokenRange
 from poolax.records._environment import environment as environment
+from poolax.records._estimates import AttackResult as AttackResult
 from poolax.records._estimates import ExpressivityBoundEstimate as ExpressivityBoundEstimate
 from poolax.records._estimates import ExpressivityEstimate as ExpressivityEstimate
 from poolax.records._estimates import NoiseCurve as NoiseCurve

@@ -1,4 +1,4 @@
-"""What is measured: Jacobian norms, expressivity, and distances under noise."""
+"""What is measured: Jacobian norms, expressivity, distances under noise, and attacks."""
 
 from typing import Any
 
@@ -41,6 +41,21 @@ class SearchResult:
     per_restart: Float[Array, " restarts"]
     variables: Any = None
     ratio: Float[Array, ""] | None = None
+
+
+@struct.dataclass
+class AttackResult:
+    """A point of a ball around an input where a loss is large.
+
+    Attributes:
+        x: The point.
+        loss: There, never below ``clean``.
+        clean: The loss at the input.
+    """
+
+    x: Float[Array, "..."]
+    loss: Float[Array, ""]
+    clean: Float[Array, ""]
 
 
 @struct.dataclass
