@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from poolax._checks import check_count, check_instance
-from poolax._inputs import Inputs, content_digests
+from poolax._inputs import Inputs, all_digests
 from poolax._splits import TooFewExamplesError, check_disjoint, count_duplicates
 
-_CHUNK = 256
 Targets = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -107,12 +106,9 @@ class Dataset:
             {'test in train': 1}
         """
         splits = {name: np.asarray(indices) for name, indices in self.splits.items()}
-        return count_duplicates({name: self._digests(part) for name, part in splits.items()})
-
-    def _digests(self, indices):
-        for start in range(0, len(indices), _CHUNK):
-            part = indices[start : start + _CHUNK]
-            yield from content_digests(self.inputs, part, self.mask)
+        return count_duplicates(
+            {name: all_digests(self.inputs, part, self.mask) for name, part in splits.items()}
+        )
 
     def subset(self, num_examples: int, *, seed: int = 0) -> "Dataset":
         """The same data with at most ``num_examples`` of each split, chosen at random.

@@ -1,11 +1,15 @@
 """What examples are read from, and what is asked of it."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 
 from poolax._splits import row_digests
+
+# Examples that are read at once where all are.
+_CHUNK = 256
 
 
 @runtime_checkable
@@ -55,6 +59,14 @@ def content_digests(
     if isinstance(inputs, ContentInputs):
         return inputs.content_digests(indices)
     return row_digests(inputs[indices], None if mask is None else mask[indices])
+
+
+def all_digests(
+    inputs: Inputs | np.ndarray, indices: np.ndarray, mask: np.ndarray | None = None
+) -> Iterator[bytes]:
+    """Digests as :func:`content_digests` gives them, of many examples, read in chunks."""
+    for start in range(0, len(indices), _CHUNK):
+        yield from content_digests(inputs, indices[start : start + _CHUNK], mask)
 
 
 def dtype_of(inputs: Any) -> np.dtype | None:

@@ -129,3 +129,41 @@ def count_duplicates(digests: Mapping[str, Iterable[bytes]]) -> dict[str, int]:
         f"{other} in {one}": sum(digest in sets[one] for digest in listed[other])
         for one, other in itertools.combinations(listed, 2)
     }
+
+
+def count_contradictions(
+    digests: Mapping[str, Iterable[bytes]], labels: Mapping[str, Int[np.ndarray, "_"]]
+) -> dict[str, int]:
+    """How many examples of a split have the content of an example with another label.
+
+    Args:
+        digests: Digests of the examples of each split.
+        labels: Their labels.
+
+    Returns:
+        Counts by ``"train"``, ``"validation"`` and ``"test"`` for those whose other stands in the same
+        split, and by ``"validation in train"``, ``"test in train"`` and ``"test in validation"``.
+
+    Example:
+        >>> labels = {"train": np.array([0, 1, 1]), "test": np.array([0, 1])}
+        >>> count_contradictions({"train": [b"a", b"a", b"b"], "test": [b"b", b"b"]}, labels)
+        {'train': 2, 'test': 2, 'test in train': 1}
+    """
+    listed = {
+        name: list(zip(digests[name], np.asarray(labels[name]).tolist(), strict=True))
+        for name in SPLITS
+        if name in digests
+    }
+    met: dict[str, dict[bytes, set[int]]] = {name: {} for name in listed}
+    for name, pairs in listed.items():
+        for digest, label in pairs:
+            met[name].setdefault(digest, set()).add(label)
+
+    def count(name, other):
+        return sum(bool(met[other].get(digest, set()) - {label}) for digest, label in listed[name])
+
+    across = itertools.combinations(listed, 2)
+    return {
+        **{name: count(name, name) for name in listed},
+        **{f"{other} in {one}": count(other, one) for one, other in across},
+    }

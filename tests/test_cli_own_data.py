@@ -85,6 +85,36 @@ REFUSED = {
         ["--test", "x.csv"],
         "test: expected a file or folder, got x.csv",
     ),
+    "pixels of texts": (
+        TABLE,
+        ["--size", "32"],
+        "size: expected for images, got it for a table of texts, {}",
+    ),
+    "gaps of texts": (
+        TABLE,
+        ["--missing", "keep"],
+        "missing: expected for files with a series in each line, got it for a table of texts, {}",
+    ),
+    "a use of texts": (
+        TABLE,
+        ["--series-task", "imputation"],
+        "series_task: expected for a long series, with time_column, got it for a table of texts, {}",
+    ),
+    "texts of series": (
+        "0,1,2,3\n1,2,3,4\n" * 9,
+        ["--text-column", "text"],
+        "text_column: expected for tables of texts, got it for a file with a series in each line, {}",
+    ),
+    "windows of hidden spans": (
+        "t,v\n" + "".join(f"{t},{t}\n" for t in range(99)),
+        ["--time-column", "t", "--series-task", "imputation", "--horizon", "3"],
+        "horizon: expected for forecasts, got it for imputation",
+    ),
+    "a seed where nothing is cut": (
+        "text,label,split\n" + "".join(f"a,+,{s}\nb,-,{s}\n" for s in ("train", "dev", "test")),
+        ["--split-seed", "3"],
+        "split_seed: expected none where all splits are given, got 3",
+    ),
     "a seed below zero": (
         TABLE,
         ["--split-seed", "-1"],

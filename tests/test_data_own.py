@@ -338,6 +338,31 @@ def test_examination_counts_what_scores_hide(tmp_path):
         assert words in said
 
 
+def test_texts_under_two_labels_are_counted(tmp_path):
+    rows = [(f"t {i}", "ab"[i % 2]) for i in range(60)]
+    rows += [("both", "a"), ("both", "b"), ("both", "b"), ("same", "a"), ("same", "a")]
+    test = [("both", "a"), ("same", "a"), ("t 0", "b"), ("t 1", "a"), ("new", "a")]
+    dataset = data.from_files(
+        write_csv(tmp_path / "a.csv", rows),
+        test=write_csv(tmp_path / "b.csv", test),
+        validation=write_csv(tmp_path / "c.csv", [("t 1", "b"), ("t 1", "b")]),
+    )
+    found = data.examine(dataset)
+    assert found.contradictions == {
+        "train": 3,
+        "validation": 0,
+        "test": 0,
+        "validation in train": 0,
+        "test in train": 3,
+        "test in validation": 1,
+    }
+    assert "3 of 65 train examples stand in train under another label, too" in found.warnings
+    assert "3 of 5 test examples stand in train under another label" in found.warnings
+    assert "1 of 5 test examples stands in validation under another label" in found.warnings
+    scores = data.from_arrays(["a", "a", "b", "c", "d"] * 4, np.arange(20.0))
+    assert data.examine(scores).contradictions == {}
+
+
 def test_real_files_are_read():
     folder = pathlib.Path(__file__).parents[2] / "shared" / "data" / "ucr" / "ECG200"
     if not folder.exists():

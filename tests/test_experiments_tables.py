@@ -245,6 +245,10 @@ def test_diverged_heads_are_told_by_the_exit_code(run, tmp_path, capsys):
             ["--datasets", "{own}", "--label-column", "topic"],
             "vision: label_column: expected a column of /",
         ),
+        (
+            ["--datasets", "{own}", "--size", "8"],
+            "vision: size: expected for images, got it for a table of texts, /",
+        ),
         (["--poolers", "mean"], "vision: name: expected"),
         (["--seeds", "0"], "vision: seeds: expected a whole number >= 1, got 0"),
         (["--data-dir", "/nowhere"], "vision: data_dir: expected a folder, got /nowhere"),

@@ -17,6 +17,8 @@ from poolax.training import task_for
 
 _Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
 _Pair = Annotated[tuple[str, str] | None, tyro.conf.arg(metavar="COLUMN COLUMN")]
+# Arguments whose names mean something else on command lines.
+_OTHER_NAMES = {"seed": "split_seed", "task": "series_task"}
 _Part = Annotated[str | None, tyro.conf.arg(metavar="FILE|SHARE")]
 
 
@@ -144,7 +146,8 @@ def warn_of(dataset: data.Dataset) -> tuple[str, ...]:
 
 def _read_own(name: str, files: FileFlags) -> data.Dataset:
     options = dataclasses.asdict(files)
-    options["task"], options["seed"] = options.pop("series_task"), options.pop("split_seed")
+    for argument, flag in _OTHER_NAMES.items():
+        options[argument] = options.pop(flag)
     for part in ("validation", "test"):
         options[part] = _file_or_share(options[part])
     try:
@@ -158,8 +161,9 @@ def _read_own(name: str, files: FileFlags) -> data.Dataset:
 
 def _in_flags(text: str) -> str:
     """A message with arguments as one writes them on the command line."""
-    if text.startswith("seed: "):  # which is another seed's name on the command line
-        text = f"split_{text}"
+    for argument, flag in _OTHER_NAMES.items():
+        if text.startswith(f"{argument}: "):
+            text = flag + text.removeprefix(argument)
     text = in_flags(text, (field.name for field in dataclasses.fields(FileFlags)))
     return text.replace("--skip-bad True", "--skip-bad").replace("--quotes False", "--no-quotes")
 

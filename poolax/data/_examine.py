@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from poolax._dataset import Dataset
-from poolax._inputs import dtype_of
+from poolax._inputs import all_digests, dtype_of
+from poolax._splits import count_contradictions, count_duplicates
 
 # A class of a tenth of the largest one's size is one that accuracy hardly sees.
 _IMBALANCE = 10
@@ -21,6 +22,8 @@ class Examination:
         sizes: Examples of each split.
         class_counts: Examples of each class in the training split, by its name; empty without classes.
         duplicates: Copies between splits, see :meth:`Dataset.count_duplicates`.
+        contradictions: Examples whose inputs stand under another label, too, in the same split
+            (``"train"``) or in another (``"test in train"``); empty without classes.
         empty: Texts without a character but blanks, and inputs all of whose numbers are missing, by
             split.
         warnings: What to look at first, a line each.
@@ -29,6 +32,7 @@ class Examination:
     sizes: Mapping[str, int]
     class_counts: Mapping[str, int]
     duplicates: Mapping[str, int]
+    contradictions: Mapping[str, int]
     empty: Mapping[str, int]
     warnings: tuple[str, ...]
 
@@ -41,7 +45,8 @@ def examine(dataset: Dataset) -> Examination:
 
     Returns:
         Counts, and warnings: of classes of which the largest has ten times the examples of the
-        smallest, of examples that stand in two splits, of empty texts, and of splits below 50 examples.
+        smallest, of examples that stand in two splits or under two labels, of empty texts, and of
+        splits below 50 examples.
 
     Example:
         >>> texts = np.array(["a", "b", "", "a"], dtype=object)
@@ -52,7 +57,16 @@ def examine(dataset: Dataset) -> Examination:
     """
     sizes = {split: len(indices) for split, indices in dataset.splits.items()}
     class_counts = _class_counts(dataset)
-    duplicates = dataset.count_duplicates()
+    splits = {split: np.asarray(indices) for split, indices in dataset.splits.items()}
+    digests = {
+        split: list(all_digests(dataset.inputs, part, dataset.mask)) for split, part in splits.items()
+    }
+    duplicates = count_duplicates(digests)
+    contradictions: dict[str, int] = {}
+    labels = _labels(dataset)
+    if labels is not None:
+        own = {split: labels[part] for split, part in splits.items()}
+        contradictions = count_contradictions(digests, own)
     empty = _empty(dataset)
     warnings = []
     for pair, count in duplicates.items():
@@ -60,6 +74,14 @@ def examine(dataset: Dataset) -> Examination:
             split, other = pair.split(" in ")
             stand = "stands" if count == 1 else "stand"
             warnings.append(f"{count} of {sizes[split]} {split} examples {stand} in {other}, too")
+    for where, count in contradictions.items():
+        if count:
+            split, _, other = where.partition(" in ")
+            stand = "stands" if count == 1 else "stand"
+            warnings.append(
+                f"{count} of {sizes[split]} {split} examples {stand} in {other or split} under another "
+                f"label{'' if other else ', too'}"
+            )
     for split, count in empty.items():
         if count:
             what = "texts" if _are_texts(dataset) else "inputs"
@@ -76,18 +98,25 @@ def examine(dataset: Dataset) -> Examination:
         for split, size in sizes.items()
         if split != "train" and size < _FEW
     ]
-    return Examination(sizes, class_counts, duplicates, empty, tuple(warnings))
+    return Examination(sizes, class_counts, duplicates, contradictions, empty, tuple(warnings))
 
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _class_counts(dataset: Dataset) -> dict[str, int]:
+def _labels(dataset: Dataset) -> np.ndarray | None:
+    """The class of each example; ``None`` where they have none."""
     targets = dataset.targets
-    if dataset.num_classes is None or isinstance(targets, Mapping) or targets.ndim != 1:
+    has_none = dataset.num_classes is None or isinstance(targets, Mapping) or targets.ndim != 1
+    return None if has_none else targets
+
+
+def _class_counts(dataset: Dataset) -> dict[str, int]:
+    labels = _labels(dataset)
+    if labels is None or dataset.num_classes is None:
         return {}
-    counts = np.bincount(targets[dataset.splits["train"]], minlength=dataset.num_classes)
+    counts = np.bincount(labels[dataset.splits["train"]], minlength=dataset.num_classes)
     names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 

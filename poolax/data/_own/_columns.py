@@ -75,7 +75,7 @@ def choose_columns(
         score = _usual(table, _SCORES) if len(texts) == 2 or not _usual(table, _LABELS) else None
     label = label_column or (_usual(table, _LABELS) if score is None else None)
     if label is None and score is None:
-        raise _not_found(table, "label_column")
+        raise _not_found(table, "label_column" if len(texts) == 1 else "score_column or label_column")
     return Columns(texts, label, score, split_column or _usual(table, _SPLITS))
 
 

@@ -1,35 +1,16 @@
 """A user's own data as a data set."""
 
-import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from etils import epath
 
-from poolax._checks import check_choice, check_count
 from poolax._dataset import Dataset
-from poolax._files import DamagedFileError
 from poolax._progress import Progress, no_progress
-from poolax.data._damage import RESTORE
 from poolax.data._encoded import Fit
-from poolax.data._own._arrays import from_arrays, read_npz
-from poolax.data._own._assemble import Splitting, labelled
-from poolax.data._own._columns import Columns, choose_columns
-from poolax.data._own._huggingface import (
-    Parts,
-    RowImages,
-    is_huggingface,
-    is_saved,
-    load_saved,
-    parts_of,
-)
-from poolax.data._own._images import has_images, image_folder
-from poolax.data._own._series import Missing, grouped_series, is_ucr, long_series, ucr_dataset
-from poolax.data._own._split import ALIASES
-from poolax.data._own._table import TABLES, Table, labels_of, read_table
-from poolax.data._own._texts import texts_dataset
+from poolax.data._own._options import Options
+from poolax.data._own._read import read
+from poolax.data._own._series import Missing
 from poolax.data.vision._images import IMAGE_SIZE
 
 
@@ -110,7 +91,8 @@ def from_files(
     Raises:
         ValueError: for content that does not fit, in one line that names the file, the line and
             what was expected; columns that are named and not there, with those that are; one class
-            alone; labels that the training split has none of; fewer training examples than classes.
+            alone; labels that the training split has none of; fewer training examples than classes;
+            arguments that do nothing to what stands there, such as ``size`` for texts.
 
     Example:
         >>> import pathlib, tempfile
@@ -124,192 +106,27 @@ def from_files(
         >>> {split: len(indices) for split, indices in dataset.splits.items()}
         {'train': 12, 'validation': 2, 'test': 4}
     """
-    check_count("seed", seed, at_least=0)
-    splitting = Splitting(_share(validation), _share(test), seed)
-    columns = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "pair_columns": pair_columns,
-        "score_column": score_column,
-        "split_column": split_column,
-    }
-    if is_huggingface(path):
-        name = name or str((getattr(path, "info", None) and path.info.dataset_name) or "datasets")
-        return _from_parts(parts_of(path, name), name, columns, splitting, size, fit, name)
-    if isinstance(path, tuple) and len(path) == 2:
-        return from_arrays(
-            *path,
-            validation=splitting.validation,
-            test=splitting.test,
-            seed=seed,
-            name=name or "arrays",
-        )
-    given = _existing("path", path)
-    name = name or given.stem.removesuffix("_TRAIN")
-    others = {"validation": validation, "test": test}
-    files = {"train": given, **{k: _existing(k, v) for k, v in others.items() if _is_path(v)}}
-    source = str(given)
-    if given.is_dir():
-        if is_saved(given):
-            parts = parts_of(load_saved(given), source)
-            return _from_parts(parts, name, columns, splitting, size, fit, source)
-        if has_images(given):
-            options: dict[str, Any] = {"size": size, "fit": fit, "skip_bad": skip_bad}
-            return image_folder(given, name, splitting, progress=progress, **options)
-        files = {**_files_of_splits(given), **{k: v for k, v in files.items() if k != "train"}}
-        given = files["train"]
-    if given.suffix.lower() in (".npz", ".npy"):
-        return read_npz(files, name, splitting)
-    if series_column is None and time_column is None and is_ucr(given):
-        with_test = {**files, **_beside(given), **files}
-        try:
-            return ucr_dataset(name, with_test, splitting, missing=missing, source=source)
-        except DamagedFileError as error:
-            raise ValueError(str(error).replace(f"; {RESTORE}", "")) from None
-    _check_suffix(given)
-    tables = {
-        split: read_table(file, encoding=encoding, quotes=quotes) for split, file in files.items()
-    }
-    if series_column is not None:
-        if value_column is None or label_column is None:
-            argument = "value_column" if value_column is None else "label_column"
-            raise ValueError(
-                f"{argument}: expected the name of a column beside series_column, got none"
-            )
-        return grouped_series(
-            name,
-            _only(tables, "series_column"),
-            splitting,
-            series_column=series_column,
-            value_column=value_column,
-            label_column=label_column,
-            time_column=time_column,
-            source=source,
-        )
-    if time_column is not None:
-        return long_series(
-            name,
-            _only(tables, "time_column"),
-            time_column=time_column,
-            task=task,
-            context=context,
-            horizon=horizon,
-            stride=stride,
-            source=source,
-        )
-    chosen = choose_columns(tables["train"], **columns)
-    return texts_dataset(name, tables, chosen, splitting, source=source)
-
-
-def _from_parts(
-    parts: Parts,
-    name: str,
-    columns: Mapping[str, Any],
-    splitting: Splitting,
-    size: int,
-    fit: Fit,
-    source: str,
-) -> Dataset:
-    """A data set of Hugging Face's library."""
-    # A share that is asked for takes the place of a split that is there.
-    replaced = {
-        split
-        for split in ("validation", "test")
-        if split in parts.tables and getattr(splitting, split) is not None
-    }
-    tables = {split: table for split, table in parts.tables.items() if split not in replaced}
-    if parts.images is None:
-        chosen = choose_columns(tables["train"], **columns)
-    else:
-        label = columns["label_column"] or next(iter(parts.class_names), "label")
-        tables["train"].column("label_column", label)
-        chosen = Columns((), label, None, None)
-    tables, unlabelled = _with_labels(tables, chosen.label)
-    names = parts.class_names.get(chosen.label or "")
-    if parts.images is None:
-        dataset = texts_dataset(name, tables, chosen, splitting, source=source, class_names=names)
-    else:
-        images = [row for split in tables for row in parts.images[split]]
-        labels = [labels_of(table, "label_column", chosen.label or "") for table in tables.values()]
-        ends = np.cumsum([0, *map(len, labels)])
-        dataset = labelled(
-            name,
-            RowImages(images, source, size=size, fit=fit),
-            [label for part in labels for label in part],
-            {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(tables)},
-            splitting,
-            lambda index: f"{source}, example {index}",
-            source=source,
-            class_names=names,
-        )
-    return dataclasses.replace(dataset, notes=(*dataset.notes, *unlabelled))
-
-
-def _with_labels(tables: Mapping[str, Table], label: str | None):
-    """The tables without test splits of leaderboards, whose labels are kept back."""
-    kept = {
-        split: table
-        for split, table in tables.items()
-        if split == "train" or label is None or any(one is not None for one in table.columns[label])
-    }
-    return kept, tuple(f"{split} left out: it has no labels" for split in tables if split not in kept)
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike))
-
-
-def _share(value: Any) -> float | None:
-    return None if value is None or _is_path(value) else value
-
-
-def _existing(argument: str, path: Any) -> epath.Path:
-    if not _is_path(path):
-        raise ValueError(
-            f"{argument}: expected a file, a folder, (inputs, targets), or a data set of the library "
-            f"datasets, got {type(path).__name__}"
-        )
-    found = epath.Path(path).expanduser()
-    if not found.exists():
-        raise ValueError(f"{argument}: expected a file or folder, got {path}, where there is nothing")
-    return found
-
-
-def _files_of_splits(folder: epath.Path) -> dict[str, epath.Path]:
-    """Files that are called by their splits, or the archive's one file of a training split."""
-    kinds = (*TABLES, ".npz")
-    files = {
-        ALIASES[file.stem.lower()]: file
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in kinds and file.stem.lower() in ALIASES
-    }
-    archived = [file for file in sorted(folder.iterdir()) if file.stem.endswith("_TRAIN")]
-    if "train" not in files and len(archived) == 1:
-        return {"train": archived[0]}
-    if "train" not in files:
-        raise ValueError(
-            "path: expected a folder of images by class, one that save_to_disk wrote, or one with a "
-            f"file called train ({', '.join(kinds)}) or NAME_TRAIN.tsv, got {folder}"
-        )
-    return files
-
-
-def _beside(path: epath.Path) -> dict[str, epath.Path]:
-    """The archive's file of the other split, where it stands beside that of the first."""
-    other = path.with_name(path.name.replace("_TRAIN.", "_TEST."))
-    return {"test": other} if other != path and other.exists() else {}
-
-
-def _check_suffix(path: epath.Path) -> None:
-    kinds = (*TABLES, ".npz", ".ts", ".txt")
-    check_choice(f"ending of {path}", path.suffix.lower() or "none", kinds)
-    if path.suffix.lower() not in TABLES:
-        raise ValueError(
-            f"{path}: expected a label and the numbers of a series in every line, got another text"
-        )
-
-
-def _only(tables: Mapping[str, Table], argument: str) -> Table:
-    if len(tables) > 1:
-        raise ValueError(f"{argument}: expected one file, whose splits are cut, got {len(tables)}")
-    return tables["train"]
+    options = Options(
+        text_column=text_column,
+        label_column=label_column,
+        pair_columns=pair_columns,
+        score_column=score_column,
+        split_column=split_column,
+        validation=validation,
+        test=test,
+        seed=seed,
+        encoding=encoding,
+        quotes=quotes,
+        size=size,
+        fit=fit,
+        skip_bad=skip_bad,
+        time_column=time_column,
+        series_column=series_column,
+        value_column=value_column,
+        task=task,
+        context=context,
+        horizon=horizon,
+        stride=stride,
+        missing=missing,
+    )
+    return read(path, options, name, progress)

@@ -67,8 +67,8 @@ def complete_splits(
         The splits, and notes that say what was cut off and how.
 
     Raises:
-        ValueError: for shares out of range, without a training split, and where too few examples are
-            left.
+        ValueError: for shares out of range, a seed where nothing is cut off, without a training split,
+            and where too few examples are left.
     """
     check_count("seed", seed, at_least=0)
     if "train" not in given:
@@ -85,6 +85,8 @@ def complete_splits(
             continue
         shares[name] = usual if share is None else float(share)
     if not shares:
+        if seed:
+            raise ValueError(f"seed: expected none where all splits are given, got {seed}")
         return splits, ()
     if sum(shares.values()) >= 1:
         raise ValueError(f"validation: expected shares that leave some to train on, got {shares}")

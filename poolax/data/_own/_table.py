@@ -76,7 +76,8 @@ def read_table(path: epath.Path, *, encoding: str = "utf-8", quotes: bool = True
 
 
 JSON_LINES = (".jsonl", ".ndjson")
-TABLES = (".csv", ".tsv", *JSON_LINES, ".parquet")
+SEPARATED = (".csv", ".tsv")
+TABLES = (*SEPARATED, *JSON_LINES, ".parquet")
 
 
 def read_text(path: epath.Path, encoding: str) -> str:
