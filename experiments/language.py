@@ -16,14 +16,13 @@ if __name__ == "__main__":
 
 import dataclasses
 import functools
-import pathlib
 import sys
 
 import comparison
 import minilm
 
 from poolax import backbones, training
-from poolax.cli import OptionalCount, check_count
+from poolax.cli import OptionalCount, OptionalText, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Options(comparison.Options):
     """
 
     out: str = "poolax-language"
-    backbone: str | None = None
+    backbone: OptionalText = None
     max_tokens: OptionalCount = None
 
     def check(self) -> None:
@@ -63,11 +62,10 @@ def case(name, task, *, max_tokens, limit=None):
         return comparison.with_notes(data, f"texts cut to {length} tokens")
 
     def backbone(context):
-        path = context.options.backbone or minilm.directory()
-        model = load(path)
+        named = comparison.named_backbone(context.options, "language")
+        model, model_name = named or (load(minilm.directory()), minilm.NAME)
         length = context.options.max_tokens or max_tokens
         preprocess = dataclasses.replace(model.preprocess, max_tokens=length)
-        model_name = pathlib.Path(context.options.backbone or minilm.NAME).name
         return dataclasses.replace(model, preprocess=preprocess), model_name
 
     return comparison.Case(dataset=dataset, task=task, backbone=backbone)

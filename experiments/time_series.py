@@ -6,7 +6,7 @@ DIR holds ucr/ or folders of its four sets, and ett/, see "poolax data list". Th
 fill in hidden patches of the training splits of all data sets together. Records, heads, the table
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
 Other data sets of that list (long series with NAME_forecasting or NAME_imputation) and your own files
-are named in place of these, each with a transformer of its own:
+are named in place of these, each with a transformer of its own, or the model of --backbone:
 
     python experiments/time_series.py --datasets etth2 meters.csv --time-column date
 """
@@ -25,6 +25,7 @@ import numpy as np
 
 from poolax import quickstart, training
 from poolax.backbones import SeriesPreprocess
+from poolax.cli import OptionalText
 from poolax.data import entry, names
 
 NUM_STEPS, PATCH_LEN, HORIZON = 512, 8, 96
@@ -34,9 +35,15 @@ STRIDE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.PretrainingOptions):
-    """Compare poolers on series with a small patch transformer that is pretrained first."""
+    """Compare poolers on series with a small patch transformer that is pretrained first.
+
+    Attributes:
+        backbone: Directory or hub id of a model of series; by default a small patch transformer is
+            pretrained.
+    """
 
     out: str = "poolax-time-series"
+    backbone: OptionalText = None
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
 
 
@@ -66,7 +73,10 @@ UCR = ("ecg200", "italy_power_demand", "small_kitchen_appliances", "swedish_leaf
 
 @functools.cache
 def backbone(context):
-    """A patch transformer pretrained on the training splits of all data sets, and its name."""
+    """The model that is named, or a transformer pretrained on all training splits; and its name."""
+    named = comparison.named_backbone(context.options, "series")
+    if named is not None:
+        return named
     datasets = (*map(context.load, UCR), forecasts(context))
     return pretrained(context, datasets, context.out / "pretraining", "patch transformer")
 
@@ -106,6 +116,9 @@ def other(name):
         return context.read(base, **options)
 
     def own_backbone(context):
+        named = comparison.named_backbone(context.options, "series")
+        if named is not None:
+            return named
         data = dataset(context)
         out = context.out / "pretraining" / data.name
         return pretrained(context, [data], out, f"patch transformer of {data.name}")

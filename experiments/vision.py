@@ -5,9 +5,9 @@
 DIR holds cifar10/, see "poolax data list"; the digits come with scikit-learn. Records, heads, the table
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
 Other data sets of that list (filled in with NAME_inpainting) and your own images are named in place of
-these:
+these, and a model of yours in place of the small ones:
 
-    python experiments/vision.py --datasets photos/ --size 32
+    python experiments/vision.py --datasets photos/ --size 98 --backbone dinov2-small/
 """
 
 if __name__ == "__main__":
@@ -24,6 +24,7 @@ import numpy as np
 
 from poolax import quickstart, training
 from poolax.backbones import ImagePreprocess
+from poolax.cli import OptionalText
 from poolax.data import entry, names
 from poolax.data.vision import inpainting
 
@@ -35,17 +36,20 @@ class Options(comparison.PretrainingOptions):
     """Compare poolers on image tasks with small Vision Transformers that are pretrained first.
 
     Attributes:
+        backbone: Directory or hub id of a model of images; by default a small Vision Transformer is
+            pretrained on the training images of each data set.
         output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
     """
 
     out: str = "poolax-vision"
+    backbone: OptionalText = None
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
     output_grid: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images and the Vision Transformer that is pretrained on their training split.
+    """Images and the model that is named, or a Vision Transformer pretrained on their training split.
 
     Attributes:
         name: Name of the data set, or path of one's own.
@@ -69,6 +73,9 @@ class Images:
 
     def backbone(self, context):
         """The Vision Transformer and its name."""
+        named = comparison.named_backbone(context.options, "vision")
+        if named is not None:
+            return named
         data, options = self.dataset(context), context.options
         schedule = quickstart.pretraining_schedule(
             options.pretrain_epochs,

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from poolax import cli, quickstart
+from poolax import backbones, cli, quickstart
 from poolax._progress import no_progress
 from poolax.records import packed
 from poolax.training import PreemptedError, Records
@@ -263,6 +264,50 @@ def test_usage_errors_are_one_line(run, arguments, message, tmp_path, capsys):
     told = "".join(line for line in told.splitlines(True) if not line.startswith("reviews: "))
     assert told.startswith(message)
     assert told.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, bert):
+    """A model of each modality: one of images of 3 channels and patches of 4 pixels."""
+    folder = tmp_path_factory.mktemp("models")
+    config = backbones.ViTConfig(8, 4, 3, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    vit = backbones.ViT.init(config, jax.random.key(0), preprocess=backbones.ImagePreprocess())
+    backbones.save(vit, folder / "tiny-vit")
+    return {"vit": folder / "tiny-vit", "bert": bert}
+
+
+@pytest.mark.parametrize(
+    ("study", "data", "model", "message"),
+    [
+        (
+            "vision",
+            "digits",
+            "vit",
+            "expected one for images of 8 × 8 pixels and 1 channels ('digits'), ",
+        ),
+        ("vision", "photos", "bert", "expected a backbone of modality vision, got language ("),
+        ("language", "topics", "vit", "expected a backbone of modality language, got vision ("),
+        ("time_series", "sunspots", "vit", "expected a backbone of modality series, got vision ("),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(run, models, tmp_path, capsys, study, data, model, message):
+    data = images(tmp_path / "photos") if data == "photos" else data
+    files = ["--size", "8"] if study == "vision" and data != "digits" else []
+    arguments = ["--datasets", data, *files, "--backbone", models[model], "--out", tmp_path / "out"]
+    assert run(study, *arguments) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{study}: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"{study}: backbone: {message}")
+    if data == "digits":
+        assert told[0].endswith("tiny-vit, which takes at least 4 × 4 and 3")
+
+
+def test_own_images_are_compared_on_with_a_model(run, models, tmp_path):
+    arguments = ["--datasets", images(tmp_path / "photos"), "--size", "8", "--backbone", models["vit"]]
+    arguments += ["--poolers", "avg", "--solvers", "converged", "--out", tmp_path / "out"]
+    assert run("vision", *arguments) == 0
+    records = Records.read(tmp_path / "out" / "vision.jsonl")
+    assert {row["backbone"] for row in records} == {"tiny-vit"}
 
 
 def test_failure_and_interruption(run, monkeypatch, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What the comparisons of poolers have in common: options, sweeps, and tables from records."""
 
+from comparison._backbones import named_backbone as named_backbone
 from comparison._chosen import named_task as named_task
 from comparison._options import Options as Options
 from comparison._options import PretrainingOptions as PretrainingOptions

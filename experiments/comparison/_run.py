@@ -12,6 +12,7 @@ import tyro
 from etils import epath
 from rich.logging import RichHandler
 
+from comparison._backbones import check_named
 from comparison._chosen import check_together, chosen_cases
 from comparison._options import Options
 from comparison._study import Case, Context, Study
@@ -81,6 +82,7 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
     # All data first: what is missing is told before anything is trained.
     datasets = {name: case.dataset(context) for name, case in cases.items()}
     check_together(study, datasets)
+    check_named(options, study.modality, datasets)
     rows = []
     for name, case in cases.items():
         backbone, model = case.backbone(context)

@@ -12,6 +12,8 @@ from poolax.cli._console import progress_bars as progress_bars
 from poolax.cli._console import show as show
 from poolax.cli._console import tell as tell
 from poolax.cli._main import main as main
+from poolax.cli._models import check_takes as check_takes
+from poolax.cli._models import load_backbone as load_backbone
 from poolax.cli._options import OptionalCount as OptionalCount
 from poolax.cli._options import OptionalNumber as OptionalNumber
 from poolax.cli._options import OptionalPath as OptionalPath

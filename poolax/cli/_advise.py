@@ -78,7 +78,7 @@ class Advise:
         if self.num_examples is not None:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
         warnings = warn_of(dataset)
-        backbone = load_backbone(self.model, entry.modality, dataset.name)
+        backbone = load_backbone(self.model, entry.modality, dataset)
         with progress_bars(stderr()) as progress:
             advice = advise(
                 backbone,

@@ -71,7 +71,7 @@ class Compare:
         if self.num_examples is not None:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
         warnings = warn_of(dataset)
-        backbones = [load_backbone(path, entry.modality, dataset.name) for path in self.models]
+        backbones = [load_backbone(path, entry.modality, dataset) for path in self.models]
         started = time.perf_counter()
         with progress_bars(stderr()) as progress:
             found = compare(
