@@ -18,7 +18,18 @@ from poolax._progress import no_progress
 from poolax.records import packed
 from poolax.training import PreemptedError, Records
 
-SMALL = ("--num-examples", "20", "--epochs", "1", "--seeds", "2", "--poolers", "last", "attn")
+SMALL = (
+    "--num-examples",
+    "20",
+    "--epochs",
+    "1",
+    "--seeds",
+    "2",
+    "--poolers",
+    "last",
+    "attn",
+    "--no-raw",
+)
 ADAM = ("--solvers", "adam")
 
 
@@ -155,6 +166,9 @@ def test_own_texts_are_compared_on(run, bert, tmp_path, capsys):
     records = Records.read(tmp_path / "out" / "language.jsonl")
     assert {row["dataset"] for row in records} == {"reviews"}
     assert {row["test"] for row in records} == {1.0}
+    for row in records:
+        assert [row["baselines"][part]["raw"]["accuracy"] for part in ("validation", "test")] == [1, 1]
+    assert "raw: a linear head on pixels, steps or weights of words" in told.out
 
 
 def images(folder):
@@ -207,6 +221,31 @@ def test_rows_of_other_data_sets(experiments, tmp_path, study, name, flags, task
     assert found.name == task
     found.check_targets(data.targets)
     assert len(data.splits["train"]) == 8
+
+
+def test_raw_inputs_are_rows_of_numbers(experiments):
+    raw, data = experiments("comparison._raw"), experiments("poolax.data")
+    labels = np.arange(20) % 2
+
+    def rows(inputs, **options):
+        dataset = data.from_arrays(inputs, labels, **options)
+        return raw.raw_rows(dataset, np.arange(20), 14)
+
+    photos = (np.arange(20 * 70 * 64 * 3) % 251).astype(np.uint8).reshape(20, 70, 64, 3)
+    assert rows(photos).shape == (20, 23 * 32 * 3)
+    np.testing.assert_allclose(rows(photos)[3, 0], photos[3, :3, :2, 0].mean())
+    series = np.arange(60.0).reshape(20, 3)
+    series[2, 1] = np.nan
+    mask = np.ones((20, 3), bool)
+    mask[4, 2] = False
+    found = rows(series, mask=mask)
+    np.testing.assert_array_equal(found[2], [6, 7, 8])
+    np.testing.assert_array_equal(found[4], [12, 13, 12.5])
+    # Words of the training examples alone.
+    texts = ["red blue"] * 14 + ["green red"] * 6
+    assert rows(texts).shape == (20, 2)
+    assert (rows(texts)[-1] > 0).sum() == 1
+    assert rows(np.array([["red", "blue"]] * 20, dtype=object)).shape == (20, 2, 2)
 
 
 @pytest.mark.slow
@@ -304,7 +343,7 @@ def test_models_that_do_not_fit_are_refused(run, models, tmp_path, capsys, study
 
 def test_own_images_are_compared_on_with_a_model(run, models, tmp_path):
     arguments = ["--datasets", images(tmp_path / "photos"), "--size", "8", "--backbone", models["vit"]]
-    arguments += ["--poolers", "avg", "--solvers", "converged", "--out", tmp_path / "out"]
+    arguments += ["--poolers", "avg", "--solvers", "converged", "--no-raw", "--out", tmp_path / "out"]
     assert run("vision", *arguments) == 0
     records = Records.read(tmp_path / "out" / "vision.jsonl")
     assert {row["backbone"] for row in records} == {"tiny-vit"}

@@ -215,6 +215,18 @@ def test_baselines_that_records_name_are_rows_with_both_scores():
     assert table.notes[-1].startswith("Below the poolers: predictions made of the training split")
 
 
+def test_a_linear_head_on_raw_inputs_is_a_row_where_records_hold_it():
+    raw = {"raw": {"accuracy": 0.6}}
+    [table] = reporting.score_tables(
+        [row | {"baselines": {"validation": raw, "test": raw}} for row in ADAM]
+    )
+    assert [row[0].text for row in table.rows][-3:] == ["baseline", "raw", "best constant"]
+    assert cells(table, "raw")[:2] == ["60.00", "60.00"]
+    assert "raw: a linear head on pixels, steps or weights of words" in table.notes[-1]
+    [table] = reporting.score_tables(ADAM)
+    assert "raw" not in [row[0].text for row in table.rows]
+
+
 def test_a_choice_within_the_grid_is_no_warning():
     rates = (1e-4, 1e-3, 1e-2)
     rows = [

@@ -32,6 +32,7 @@ class Options:
             "3+6", a learned mixture as in "mix:3+6", "all" for each layer, "mix:all"; each has rows of
             its own.
         num_examples: Most examples of each split; by default those that the table's notes tell.
+        raw: Show what a linear head gets of raw inputs (pixels, steps, weights of words).
         features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
         memory_budget: MiB for token states, and for the heads that are trained at once; by default half
             of what is free.
@@ -52,6 +53,7 @@ class Options:
     solvers: Solvers = ("adam", "converged")
     layers: tuple[str, ...] = ("output",)
     num_examples: Annotated[OptionalCount, tyro.conf.arg(aliases=["--limit"])] = None
+    raw: bool = True
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None
     shard: Literal["auto", "batch", "heads"] = "auto"

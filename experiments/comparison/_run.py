@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from comparison._backbones import check_named
 from comparison._chosen import check_together, chosen_cases
 from comparison._options import Options
+from comparison._raw import NAME, raw_scores, with_raw
 from comparison._study import Case, Context, Study
 from comparison._tables import markdown, published, tables
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
@@ -86,13 +87,22 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
     rows = []
     for name, case in cases.items():
         backbone, model = case.backbone(context)
-        found = []
+        task, found, raw = case.task(datasets[name]), [], None
+        if options.raw:
+            with stop_on_sigterm() as should_stop:
+                raw = raw_scores(
+                    datasets[name],
+                    task,
+                    out=context.out / NAME,
+                    limits=_limits(options, should_stop),
+                    progress=_within(f"{name}, {NAME}", context.progress),
+                )
         for solver in dict.fromkeys(options.solvers):
             with stop_on_sigterm() as should_stop:
                 found += sweep(
                     backbone,
                     datasets[name],
-                    case.task(datasets[name]),
+                    task,
                     poolers=options.poolers,
                     seeds=options.seeds,
                     epochs=options.epochs or case.epochs,
@@ -106,7 +116,7 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
                     progress=_within(name, context.progress),
                 )
         notes = list(datasets[name].notes)
-        rows += [published(row, study=study, model=model, notes=notes) for row in found]
+        rows += [published(with_raw(row, raw), study=study, model=model, notes=notes) for row in found]
     return Records(rows)
 
 

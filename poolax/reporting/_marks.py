@@ -53,30 +53,33 @@ def test_note(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def constant_scores(row: Mapping[str, Any]) -> dict[str, tuple[float | None, float | None]]:
-    """Validation and test scores of predictions that do not look at the input, by their names.
+    """Validation and test scores of what poolers are to exceed, by their names.
 
-    The first is the training split's best one, ``"baseline"`` where the record does not call it
-    otherwise; ``"best constant"`` is that of the test split itself.
+    Predictions that do not look at the input, rules on raw inputs, and ``"raw"``, a linear head on
+    them, where the record holds these. The first is the training split's best constant, ``"baseline"``
+    where the record does not call it otherwise; ``"best constant"`` is that of the test split itself.
     """
     baselines, metric = row.get("baselines") or {}, row["metric"]
     found = {
         name: (baselines.get("validation", {}).get(name, {}).get(metric), values.get(metric))
         for name, values in baselines.get("test", {}).items()
     }
-    found = found or {"baseline": (None, row["baseline"])}
+    if not found.keys() - {"raw"}:
+        found = {"baseline": (None, row["baseline"]), **found}
     if row.get("best_constant") is not None:
         found["best constant"] = (None, row["best_constant"])
     return found
 
 
 def constants_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the constant predictions are."""
+    """What the rows below the poolers are."""
     names = {name for row in rows for name in constant_scores(row)}
     best = "; best constant: that of the test split itself, which no constant exceeds"
     told = "baseline: the training split's best constant prediction"
     if "baseline" not in names:
         told = "Below the poolers: predictions made of the training split that do not look at the input"
-    return f"{told}{best * ('best constant' in names)}."
+    raw = "; raw: a linear head on pixels, steps or weights of words, without a backbone"
+    return f"{told}{best * ('best constant' in names)}{raw * ('raw' in names)}."
 
 
 def renamed_notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

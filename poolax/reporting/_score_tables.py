@@ -158,7 +158,7 @@ def _neighbours(poolers: Sequence[str], summaries: Sequence[Mapping[str, Any]]) 
 
 
 def _constants(examples: Sequence[Mapping[str, Any]], *, num_blank: int) -> list[list[Cell]]:
-    """Rows of predictions that do not look at the input, of which each head's record tells."""
+    """Rows of what poolers are to exceed, of which each head's record tells."""
     metric = examples[0]["metric"]
     known = [constant_scores(row) for row in examples]
     rows = []

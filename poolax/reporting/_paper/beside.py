@@ -25,7 +25,8 @@ class OwnValue:
         protocol: How its heads are trained: ``"adam"``, as in the paper, or ``"converged"``.
         value: Mean test score over seeds; shares from 0 to 1. ``None`` where all heads diverged.
         std: Standard deviation over seeds; ``None`` of fewer than two.
-        baselines: Test scores of predictions that do not look at the input, by name.
+        baselines: Test scores of predictions that do not look at the input, and of a linear head on raw
+            inputs, by name.
         records: What the records are known by.
         others: In what model or data are others than the paper's; empty where both are the same.
         difference: The value less that of the paper; ``None`` where model or data are others.
