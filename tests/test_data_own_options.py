@@ -71,7 +71,7 @@ def rows():
     for i in range(20):
         word = ("good", "bad")[i % 2]
         yield {
-            "text": f'"{word}" {i}',
+            "text": f"{word} {i}",
             "other": ("x", "y")[i % 4 > 1],
             "label": word,
             "number": float(i),
@@ -85,7 +85,8 @@ def csv(path, lines):
 
 
 def texts(folder, option):
-    cells = [",".join(map(str, row.values())) for row in rows()]
+    # Cells in quotes, which are text without --quotes.
+    cells = [",".join(f'"{cell}"' for cell in row.values()) for row in rows()]
     return csv(folder / "a.csv", [",".join(next(rows())), *cells]), {}
 
 
@@ -101,7 +102,7 @@ def images(folder, option):
             Image.fromarray(pixels).save(folder / label / f"{index}.png")
     if option == "skip_bad":
         (folder / "cat" / "bad.png").write_bytes(b"no image")
-    return folder, {}
+    return folder, {"size": 8}
 
 
 def arrays(folder, option):
@@ -159,7 +160,7 @@ def outcome(given, **options):
         return str(error)
     splits = {split: indices.tolist() for split, indices in found.splits.items()}
     inputs = np.asarray(found.inputs[np.arange(len(found.targets))]).tolist()
-    return repr((inputs, np.asarray(found.targets).tolist(), splits, found.notes))
+    return repr((inputs, np.asarray(found.targets).tolist(), splits, found.class_names, found.notes))
 
 
 def test_every_argument_has_a_case():
