@@ -47,6 +47,7 @@ def measure(options, out, progress, limits):
                 epochs=setup.epochs,
                 batch_size=setup.batch_size,
                 learning_rates=options.learning_rates,
+                further_rates=options.further_rates if solver == "adam" else 0,
                 solver=solver,
                 features=options.features,
                 out=out,

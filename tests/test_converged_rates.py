@@ -106,3 +106,39 @@ def test_a_search_that_is_stopped_goes_on(states, tmp_path):
             tries += 1
     assert tries >= 3
     assert _told(records) == _told(whole)
+
+
+def _by_adam(states, out, **options):
+    return sweep_states(
+        states[0], None, states[1], Classification(CLASSES), splits=SPLITS, poolers=["avg"], seeds=2,
+        epochs=2, learning_rates=(1e-4, 1e-3), out=out, **options,
+    )  # fmt: skip
+
+
+def test_adam_goes_beyond_an_edge_too_and_takes_over_what_was_recorded(states, tmp_path):
+    alone = _by_adam(states, tmp_path)
+    assert not any("at_edge" in row for row in alone)
+    found = _by_adam(states, tmp_path, further_rates=2)
+    assert _told(row for row in found if row["learning_rate"] == 1e-4) == _told(
+        row for row in alone if row["learning_rate"] == 1e-4
+    )
+    assert {row["id"] for row in alone} < {row["id"] for row in found}
+    # So few steps are never enough: the greatest is the best, up to where the search ends.
+    means = {}
+    for row in found:
+        means.setdefault(row["learning_rate"], []).append(row["validation"])
+    assert {len(scores) for scores in means.values()} == {2}
+    assert sorted(means) == [1e-4, 1e-3, 0.00316, 0.01]
+    chosen = [row for row in found if "at_edge" in row]
+    assert [(row["learning_rate"], row["seed"]) for row in chosen] == [(0.01, 0), (0.01, 1)]
+    for row in chosen:
+        assert row["at_edge"]
+        assert row["chosen_by"] == "mean validation score over seeds"
+        assert row["learning_rates_tried"] == sorted(means)
+        assert row["scores_tried"] == pytest.approx([np.mean(means[rate]) for rate in sorted(means)])
+    [summary] = reporting.summarize_scores(found)
+    assert summary["learning_rate"] == 0.01
+    # Finished: nothing is trained again.
+    assert list(_by_adam(states, tmp_path, further_rates=2)) == list(found)
+    with pytest.raises(ValueError, match="further_rates: expected 0 beside a solver"):
+        _by_adam(states, None, further_rates=1, solver="converged")

@@ -26,6 +26,8 @@ class Options:
         seeds: Heads of each pooler.
         epochs: Passes over the training split with "adam"; by default those of the protocol.
         learning_rates: Tried for each pooler with "adam" and chosen by validation.
+        further_rates: Tried beyond either edge of several learning rates, at most, where the best
+            stands there, as with "converged".
         solvers: "adam" is the paper's protocol, "converged" trains heads until nothing is to be gained;
             they stand side by side.
         layers: What heads read of a backbone: "output", a block's number, several side by side as in
@@ -50,6 +52,7 @@ class Options:
     seeds: int = 5
     epochs: OptionalCount = None
     learning_rates: tuple[float, ...] = (1e-3,)
+    further_rates: int = 2
     solvers: Solvers = ("adam", "converged")
     layers: tuple[str, ...] = ("output",)
     num_examples: Annotated[OptionalCount, tyro.conf.arg(aliases=["--limit"])] = None
@@ -69,6 +72,7 @@ class Options:
                 raise ValueError(f"{field}: expected at least one, got none")
         for name in self.poolers:
             from_name(name)
+        check_count("further_rates", self.further_rates, at_least=0)
         for field in ("seeds", "epochs", "num_examples", "memory_budget", "devices"):
             if getattr(self, field) is not None:
                 check_count(field, getattr(self, field))

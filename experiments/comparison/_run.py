@@ -108,6 +108,7 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
                     epochs=options.epochs or case.epochs,
                     batch_size=case.batch_size,
                     learning_rates=options.learning_rates,
+                    further_rates=options.further_rates if solver == "adam" else 0,
                     solver=solver,
                     layers=options.layers,
                     features=options.features,

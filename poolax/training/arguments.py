@@ -75,6 +75,7 @@ def check_run(
     neighbours: Any,
     limits: Any,
     progress: Any,
+    further_rates: Any = 0,
 ) -> None:
     """Refuse what makes no sweep, whatever its data are, before they are looked at."""
     check_task(task)
@@ -88,7 +89,11 @@ def check_run(
                 raise ValueError(f"poolers: expected labels that are texts, got {label!r}")
     seeds_of(seeds)
     rates_of(learning_rates)
-    solver_of(solver)
+    check_count("further_rates", further_rates, at_least=0)
+    if solver_of(solver) is not None and further_rates:
+        raise ValueError(
+            f"further_rates: expected 0 beside a solver, which has its own, got {further_rates}"
+        )
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     if out is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import flax.linen as nn
+import numpy as np
 
 from poolax import codec
 from poolax._dataset import Dataset
@@ -43,6 +44,7 @@ class Heads:
         own: What else makes the heads of a key others, beside the source.
         resampled: Whether each seed has training examples of its own, so that it changes heads of a
             convex loss as well.
+        further: With Adam alone, learning rates that are tried beyond either edge, at most.
     """
 
     task: Task
@@ -56,6 +58,7 @@ class Heads:
     methods: Mapping[str, Method] = dataclasses.field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     resampled: bool = False
+    further: int = 0
 
     @functools.cached_property
     def poolers(self) -> dict[str, nn.Module]:
@@ -92,6 +95,7 @@ class Heads:
         methods: Mapping[str, Method] | None = None,
         own: Mapping[str, Mapping[str, Any]] | None = None,
         resampled: bool = False,
+        further: int = 0,
     ) -> Self:
         """All learning rates with all seeds.
 
@@ -108,6 +112,7 @@ class Heads:
             methods: How by it those of each pooler are.
             own: Of the heads of a key, what else makes them others.
             resampled: Whether each seed has training examples of its own.
+            further: With Adam alone, learning rates that are tried beyond either edge, at most.
 
         Raises:
             ValueError: for numbers out of range.
@@ -126,6 +131,7 @@ class Heads:
             dict(methods or {}),
             dict(own or {}),
             resampled,
+            further,
         )
 
     def runs_of(self, label: str) -> tuple[Run, ...]:
@@ -138,42 +144,54 @@ class Heads:
             return tuple(
                 (None, seed) for seed in ([0] if self.task.is_convex and not self.resampled else seeds)
             )
-        if self.solver is None:
-            return self.runs
         return tuple((rate, seed) for rate in self._known_rates for seed in seeds)
 
     def wanted(self, label: str, finished: Mapping[tuple[str, Run], Mapping]) -> tuple[Run, ...]:
         """Those that it has to have, as far as is known from the records of those that are finished."""
-        if label in self.solved or self.solver is None or len(self._known_rates) == 1:
+        if label in self.solved or not self.searches:
             return self.runs_of(label)
         found = self.rates_of(label, finished)
         runs = self.runs_of(label)
-        first = runs[0][1]
+        judges = self._judges
         known = (*found.tried, *found.next)
         return tuple(
             (rate, seed)
             for rate, seed in runs
-            if rate == found.chosen or (seed == first and rate in known)
+            if rate == found.chosen or (seed in judges and rate in known)
         )
 
+    @property
+    def searches(self) -> bool:
+        """Whether learning rates are searched for, and not all of those that are asked for trained."""
+        return len(self._known_rates) > 1 and (self.solver is not None or self.further > 0)
+
+    @property
+    def chosen_by(self) -> str:
+        """What chooses a learning rate that is searched for, in words."""
+        if self.solver is None:
+            return "mean validation score over seeds"
+        return "validation of the first seed"
+
+    @property
+    def _judges(self) -> tuple[int, ...]:
+        """Seeds by whose validation a learning rate is chosen."""
+        seeds = tuple(dict.fromkeys(seed for _, seed in self.runs))
+        return seeds if self.solver is None else seeds[:1]
+
     def rates_of(self, label: str, finished: Mapping[tuple[str, Run], Mapping]) -> Search:
-        """How far the search for the learning rate of a pooler is, which its first seed makes."""
-        rates, first = self._rates, self.runs[0][1]
+        """How far the search for the learning rate of a pooler is: by its first seed, or by all."""
+        rates, judges = self._rates, self._judges
         rows = {
-            rate: finished[label, (rate, first)]
+            rate: [finished[label, (rate, seed)] for seed in judges]
             for rate in self._known_rates
-            if (label, (rate, first)) in finished
+            if all((label, (rate, seed)) in finished for seed in judges)
         }
         # Of another search, farther away than this one has come.
-        reached = {rate: row for rate, row in rows.items() if rate in rates}
+        reached = {rate: own for rate, own in rows.items() if rate in rates}
         while True:
-            scores = {
-                rate: float("nan") if row["diverged"] else row["validation"]
-                for rate, row in reached.items()
-            }
             found = search(
                 rates,
-                scores,
+                {rate: _validation(own) for rate, own in reached.items()},
                 higher_is_better=self.task.higher_is_better,
                 further=self._further,
             )
@@ -188,7 +206,7 @@ class Heads:
 
     @property
     def _further(self) -> int:
-        return 0 if self.solver is None else self.solver.further_rates
+        return self.further if self.solver is None else self.solver.further_rates
 
     @property
     def _known_rates(self) -> tuple[float, ...]:
@@ -254,6 +272,12 @@ class Heads:
             **self._solver(),
             **self.source_of(label),
         }
+
+
+def _validation(rows):
+    """Mean validation score of heads, without those that diverged; NaN where all did."""
+    scores = [row["validation"] for row in rows if not row["diverged"]]
+    return float(np.mean(scores)) if scores else float("nan")
 
 
 def _config_or_none(pooler):

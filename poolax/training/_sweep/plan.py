@@ -323,20 +323,22 @@ class SweepPlan:
     def _chosen(self, labels: Iterable[str]) -> dict[tuple[str, Any], dict[str, Any]]:
         """Records of heads whose learning rate has been chosen, which say by what."""
         heads, rows = self._heads, {}
-        for label in labels if heads.solver is not None else ():
+        for label in labels if heads.searches else ():
             found = heads.rates_of(label, self.finished)
             if found.chosen is None or len(found.tried) == 1:
                 continue
             said = {
                 "learning_rates_tried": list(found.tried),
                 "scores_tried": list(found.scores),
-                "chosen_by": "validation of the first seed",
+                "chosen_by": heads.chosen_by,
                 "at_edge": found.at_edge,
             }
             for run in heads.wanted(label, self.finished):
                 row = self.finished.get((label, run))
                 if run[0] == found.chosen and row is not None:
                     row = row | said
-                    notes = dict.fromkeys([*row.get("notes", []), *notes_on_head(row)])
-                    rows[label, run] = row | {"notes": list(notes)}
+                    if heads.solver is not None:
+                        notes = dict.fromkeys([*row.get("notes", []), *notes_on_head(row)])
+                        row |= {"notes": list(notes)}
+                    rows[label, run] = row
         return rows

@@ -1,4 +1,4 @@
-"""Learning rates of heads that are trained to the end: found on the first seed, then taken by all."""
+"""Learning rates of heads that are searched for: where the best stands at an edge, beyond it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

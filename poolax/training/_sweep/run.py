@@ -90,6 +90,7 @@ def sweep(
     epochs: int = 10,
     batch_size: int = 32,
     learning_rates: Sequence[float] = (1e-3,),
+    further_rates: int = 0,
     solver: str | Converged = "adam",
     features: str = "auto",
     feature_dir: epath.PathLike | None = None,
@@ -119,6 +120,9 @@ def sweep(
         epochs: Passes over the training split.
         batch_size: Examples a step.
         learning_rates: Learning rates to try; choose by ``validation``.
+        further_rates: Learning rates that Adam tries beyond either edge of several, at most, where the
+            best mean validation score over seeds stands there; records of the best then say what was
+            tried. A :class:`Converged` has its own.
         solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
             until nothing is to be gained, with the options of a :class:`Converged`.
         neighbours: Of which heads of classes ``knn`` of the records holds the score of the 20 nearest
@@ -222,6 +226,7 @@ def sweep(
         former=former_preprocess(backbone.preprocess, identity["preprocess"]),
         solver=trained_by,
         methods=methods,
+        further=further_rates,
     )
     plan = SweepPlan(heads, Folder(out), limits, resume=resume, neighbours=neighbours)
     if name is not None:

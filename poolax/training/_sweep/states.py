@@ -54,6 +54,7 @@ def sweep_states(
     epochs: int = 10,
     batch_size: int = 32,
     learning_rates: Sequence[float] = (1e-3,),
+    further_rates: int = 0,
     solver: str | Converged = "adam",
     layers: Any = None,
     num_prefix: int = 0,
@@ -79,6 +80,9 @@ def sweep_states(
         epochs: Passes over the training split.
         batch_size: Examples a step.
         learning_rates: Learning rates to try; choose by ``validation``.
+        further_rates: Learning rates that Adam tries beyond either edge of several, at most, where the
+            best mean validation score over seeds stands there; records of the best then say what was
+            tried. A :class:`Converged` has its own.
         solver: ``"adam"``, which is the paper's protocol, or ``"converged"``: heads that are trained
             until nothing is to be gained, with the options of a :class:`Converged`.
         neighbours: Of which heads of classes ``knn`` of the records holds the score of the 20 nearest
@@ -176,6 +180,7 @@ def sweep_states(
         own={key: {"states_fingerprint": prints[reader.reading]} for key, reader in readers.items()},
         solver=trained_by,
         methods=methods,
+        further=further_rates,
     )
     plan = SweepPlan(heads, Folder(out), limits or Limits(), resume=resume, neighbours=neighbours)
     if name is not None:
