@@ -30,7 +30,7 @@ SMALL = (
     "attn",
     "--no-raw",
 )
-ADAM = ("--solvers", "adam")
+ADAM = ("--solvers", "adam", "--further-rates", "0")
 
 
 @pytest.fixture(scope="module")
