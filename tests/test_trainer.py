@@ -26,6 +26,8 @@ from poolax.training.pretraining import (
     pretrain,
     spectral_norms,
 )
+from poolax.training.pretraining._soft_cap import norm_bound, soft_cap
+from poolax.training.pretraining._tokens import token_losses
 
 SIZES = {"width": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 8}
 GPT2 = NextToken(backbones.GPT2Config(12, 8, **SIZES, kind=L2()))
@@ -162,8 +164,10 @@ def test_a_few_examples_are_learned_by_heart(family):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(backbone.params))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_spectral_norms_are_never_above_the_cap(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "method"), [("adamw", "cap"), ("muon", "cap"), ("adamw", "soft"), ("muon", "soft")]
+)
+def test_spectral_norms_are_never_above_the_cap(optimizer, method):
     norms = []
 
     def observe(step, backbone):
@@ -171,7 +175,11 @@ def test_spectral_norms_are_never_above_the_cap(optimizer):
         return {"largest": max(norms)}
 
     optimisation = Optimisation(
-        optimizer=optimizer, learning_rate=0.1, muon_learning_rate=0.1, spectral_cap=0.7
+        optimizer=optimizer,
+        learning_rate=0.1,
+        muon_learning_rate=0.1,
+        spectral_cap=0.7,
+        spectral_method=method,
     )
     plan = Plan(4, optimisation, evaluate_every=1)
     found = pretrain(GPT2, batches(), plan, observers=[observe])
@@ -181,7 +189,19 @@ def test_spectral_norms_are_never_above_the_cap(optimizer):
     assert found.records[-1]["observed"] == {"largest": max(norms)}
 
 
-@pytest.mark.parametrize("method", ["cap", "hammer", "normalize"])
+def softened(values):
+    """Singular values after rounds of the soft cap at 1, of the roots of its quartic."""
+    bound = np.sum(values**8) ** (1 / 8)
+    while bound > 1:
+        after = max(1.0, 62 / 81 * bound)
+        roots = np.roots([-1, 3, -3, 0, 1 - after / bound])
+        u = min(root.real for root in roots if abs(root.imag) < 1e-6 and root.real >= 0)
+        once = values - u / bound**2 * values**3
+        values, bound = once + u / bound**2 * once**3, after
+    return values
+
+
+@pytest.mark.parametrize("method", ["cap", "hammer", "normalize", "soft"])
 @pytest.mark.parametrize("shape", [(6, 4), (3, 7), (5, 5)])
 def test_caps_do_what_they_say_to_singular_values(method, shape):
     left, right = (
@@ -197,6 +217,7 @@ def test_caps_do_what_they_say_to_singular_values(method, shape):
         "cap": np.minimum(before, 1),
         "hammer": np.sort(np.array([1, 2, *before[2:]]) / 2)[::-1],
         "normalize": before / 3,
+        "soft": np.sort(softened(before))[::-1],
     }
     np.testing.assert_allclose(after, expected[method], atol=1e-5)
     assert after.max() <= 1
@@ -204,6 +225,40 @@ def test_caps_do_what_they_say_to_singular_values(method, shape):
     below = jax.tree.map(lambda leaf: leaf / 4, params)
     kept = cap_spectral_norms(below, 1.0, method)
     chex.assert_trees_all_close(kept, below, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (7, 30), (2, 40, 16)])
+def test_a_soft_cap_holds_for_all_singular_values_below_the_norm(shape):
+    """Of rounds at their strongest the most is not at the norm, but at its root of a third."""
+    rng, cap = np.random.default_rng(0), jax.jit(soft_cap)
+    left, _, right = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    number = min(shape[-2:])
+    for norm in (0.9, 1.0001, 1.1, 81 / 62, 1.5, 20.0):
+        for share in (
+            np.ones(number),
+            rng.uniform(0, 1, number),
+            np.r_[1, np.full(number - 1, 3**-0.5)],
+        ):
+            w = jnp.asarray((left * (norm * share)) @ right, jnp.float32)
+            found = np.linalg.svd(cap(w, 1.0, jnp.full(shape[:-2], norm)), compute_uv=False)
+            assert found.max() <= 1 + 2e-6
+            assert found[..., 0].min() > 0.7 * min(norm * share.max(), 1)
+            bound, true = norm_bound(w), norm * share.max()
+            assert (bound >= true * (1 - 1e-6)).all()
+            assert (bound <= true * 1.001 * number**0.125).all()
+
+
+def test_what_muon_moves_kernels_by_stays_in_its_interval():
+    values = np.linspace(0, 1.203, 10_001)
+    found = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    assert 0 <= found.min() < found.max() <= 1.203
+    assert optax.contrib.muon.__kwdefaults__["consistent_rms"] is None
+    gradient = np.random.default_rng(0).normal(size=(6, 40))
+    muon = optax.contrib.muon(1.0)
+    params = {"kernel": jnp.zeros((6, 40))}
+    for power in (1, 4):
+        update, _ = muon.update({"kernel": jnp.asarray(gradient**power)}, muon.init(params), params)
+        assert np.linalg.norm(update["kernel"], 2) <= 1.203 * (40 / 6) ** 0.5
 
 
 def test_scanned_layers_remat_and_half_precision_learn_the_same():
@@ -216,6 +271,26 @@ def test_scanned_layers_remat_and_half_precision_learn_the_same():
     found = pretrain(GPT2, batches(), dataclasses.replace(plan, optimisation=half))
     assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(found.records[-1]["loss"], plain.records[-1]["loss"], rtol=0.02)
+
+
+def test_logits_that_are_computed_again_take_no_memory():
+    rng = np.random.default_rng(0)
+    states, table = rng.normal(size=(18, 60, 4)), rng.normal(size=(640, 4))
+    states, table = jnp.asarray(states, jnp.float32), jnp.asarray(table, jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 640, (18, 60)))
+    gradients, bytes_taken = [], []
+
+    def total(states, table, remat):
+        return jnp.sum(token_losses(states, table, labels, remat=remat) ** 2)
+
+    gradient = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+    for remat in (False, True):
+        compiled = gradient.lower(states, table, remat).compile()
+        gradients.append(compiled(states, table))
+        bytes_taken.append(compiled.memory_analysis().temp_size_in_bytes)
+    chex.assert_trees_all_close(*gradients, rtol=1e-5, atol=1e-4)
+    assert bytes_taken[0] >= 4 * 18 * 60 * 640
+    assert bytes_taken[1] < 0.6 * bytes_taken[0]
 
 
 def test_training_goes_on_from_a_backbone_and_from_all_parameters():

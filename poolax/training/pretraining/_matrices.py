@@ -54,13 +54,14 @@ def matrices_of(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(find, params)
 
 
-def map_matrices(fn: Any, params: PyTree) -> PyTree:
-    """Map ``fn(kernel, matrix)`` over the kernels of parameters; all else stays as it is."""
+def map_matrices(fn: Any, params: PyTree, *others: PyTree) -> PyTree:
+    """Map ``fn(kernel, matrix, ...)`` over the kernels of parameters; all else stays as it is."""
     found = matrices_of(params)
     return jax.tree.map(
-        lambda matrix, leaf: leaf if matrix is None else fn(leaf, matrix),
+        lambda matrix, leaf, *rest: leaf if matrix is None else fn(leaf, matrix, *rest),
         found,
         params,
+        *others,
         is_leaf=lambda node: node is None or isinstance(node, Matrix),
     )
 

@@ -39,10 +39,12 @@ class Optimisation:
         eps: What AdamW adds to the root of that.
         clip: Largest norm of all gradients together; ``None`` clips nothing.
         spectral_cap: Largest spectral norm of a kernel, from the first step on; ``None`` for none.
-        spectral_method: ``"cap"``, ``"hammer"`` or ``"normalize"``; see :func:`cap_spectral_norms`.
+        spectral_method: ``"cap"``, ``"hammer"``, ``"normalize"`` or ``"soft"``; see
+            :func:`cap_spectral_norms`, which also says what follows for a network.
         accumulation: Micro-batches into which each device cuts its rows of a step.
         dtype: What blocks compute in, ``"float32"`` or ``"bfloat16"``.
-        remat: Compute blocks again in the backward pass instead of keeping what they compute.
+        remat: Compute blocks, and logits of a vocabulary, again in the backward pass instead of keeping
+            what they compute.
         scan_layers: Stack the parameters of blocks and scan them, which compiles in a fraction of the
             time. For models of equal blocks.
 
@@ -111,6 +113,10 @@ class Optimisation:
             0.0 if warmup else peak, peak, warmup, steps, end_value=self.final_fraction * peak
         )
 
+    def kernel_rates(self, steps: int) -> optax.Schedule:
+        """The learning rate of kernels by step, by whichever optimizer."""
+        return self.rates(steps, self.muon_learning_rate if self.optimizer == "muon" else None)
+
     def transformation(self, steps: int) -> optax.GradientTransformation:
         """The optimizer of a run of so many steps, without clipping and caps."""
         mask = None if self.decay_vectors else _decays
@@ -124,7 +130,7 @@ class Optimisation:
                 mask=mask,
             )
         return optax.contrib.muon(
-            self.rates(steps, self.muon_learning_rate),
+            self.kernel_rates(steps),
             weight_decay=self.weight_decay,
             adam_b1=self.b1,
             adam_b2=self.b2,

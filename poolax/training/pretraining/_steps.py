@@ -18,7 +18,10 @@ from poolax.training._runs import TrainState
 from poolax.training.pretraining._batches import WEIGHT
 from poolax.training.pretraining._objective import Objective
 from poolax.training.pretraining._optimisation import Optimisation
-from poolax.training.pretraining._spectral import cap_spectral_norms
+from poolax.training.pretraining._spectral import (
+    cap_spectral_norms,
+    soft_cap_after_step,
+)
 
 # Folded into the key of a run for what its evaluations hide; steps are counted from 0 upwards.
 _EVALUATION = 2**31 - 1
@@ -66,6 +69,7 @@ class Stepper:
         )
         self._objective, self._optimisation = objective, optimisation
         self._optimizer = optimisation.transformation(steps)
+        self._kernel_rates = optimisation.kernel_rates(steps)
         parts = jax.device_count() * optimisation.accumulation
         self._rows_per_device = -(-rows // parts) * optimisation.accumulation
         self._train = over_devices("auto", self._many_steps, axis_name=AXIS, donate_argnums=0)
@@ -77,7 +81,9 @@ class Stepper:
         return jax.tree.map(np.asarray, state)
 
     def _first(self, params):
-        params = self._capped(params)
+        optimisation = self._optimisation
+        if optimisation.spectral_cap is not None:
+            params = cap_spectral_norms(params, optimisation.spectral_cap, self._method_at_once)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(params, self._optimizer.init(params), zero, zero - 1)
 
@@ -155,7 +161,7 @@ class Stepper:
             factor = jnp.minimum(1, clip / jnp.maximum(norm, clip))
             gradient = jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), gradient)
         updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.params)
-        params = self._capped(optax.apply_updates(state.params, updates))
+        params = self._capped(optax.apply_updates(state.params, updates), state)
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         goes_on = is_finite & (state.diverged_step < 0)
         moved, still = (params, opt_state), (state.params, state.opt_state)
@@ -165,11 +171,27 @@ class Stepper:
         new = TrainState(params, opt_state, state.step + 1, diverged)
         return new, (loss, weight, norm)
 
-    def _capped(self, params):
+    @property
+    def _method_at_once(self):
+        """For kernels of any norm: the soft cap is for those that a step has brought above."""
+        method = self._optimisation.spectral_method
+        return "cap" if method == "soft" else method
+
+    def _capped(self, params, before):
         optimisation = self._optimisation
-        if optimisation.spectral_cap is None:
+        cap = optimisation.spectral_cap
+        if cap is None:
             return params
-        return cap_spectral_norms(params, optimisation.spectral_cap, optimisation.spectral_method)
+        if optimisation.spectral_method != "soft":
+            return cap_spectral_norms(params, cap, optimisation.spectral_method)
+        return soft_cap_after_step(
+            params,
+            before.params,
+            cap,
+            rate=self._kernel_rates(before.step),
+            weight_decay=optimisation.weight_decay,
+            by_muon=optimisation.optimizer == "muon",
+        )
 
     def _gradient(self, params, batch, key):
         """Sums of losses, weights and gradients of this device's rows, a micro-batch at a time."""

@@ -16,26 +16,39 @@ from poolax._numerics import accumulation_dtype
 from poolax.backbones import GPT2, Bert, BertConfig, Decoder, DecoderConfig, GPT2Config
 from poolax.training.pretraining._objective import Objective, array_of, dense, linear
 
+# Of logits that are there at once where they are computed again.
+_TOKENS = 256
+
 
 def token_losses(
     states: Float[Array, "*batch d"],
     table: Float[Array, "V d"],
     labels: Int[Array, "*batch"],
     bias=None,
+    *,
+    remat: bool = False,
 ) -> Float[Array, "*batch"]:
     """Cross-entropy of labels, with a table of embeddings as the output layer, in at least float32.
 
     The label's logit is picked by comparing numbers: the gradient of that is no scatter into logits.
+    With ``remat`` logits of few rows are there at a time, and are computed again in the backward pass.
     """
-    dtype = accumulation_dtype(states)
-    logits = jnp.einsum(
-        "...d,vd->...v", states, table.astype(states.dtype), preferred_element_type=dtype
-    )
-    if bias is not None:
-        logits = logits + bias.astype(dtype)
-    is_label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == labels[..., None]
-    of_label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - of_label
+    dtype, table = accumulation_dtype(states), table.astype(states.dtype)
+
+    def of_rows(states, labels):
+        logits = jnp.einsum("...d,vd->...v", states, table, preferred_element_type=dtype)
+        if bias is not None:
+            logits = logits + bias.astype(dtype)
+        last = logits.ndim - 1
+        is_label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, last) == labels[..., None]
+        of_label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
+        return jax.nn.logsumexp(logits, axis=-1) - of_label
+
+    if not remat:
+        return of_rows(states, labels)
+    of_row = jax.checkpoint(of_rows)
+    at_once = min(len(states), max(1, _TOKENS // states.shape[-2]))
+    return jax.lax.map(lambda row: of_row(*row), (states, labels), batch_size=at_once)
 
 
 @codec.register("recipe", "next_token")
@@ -78,7 +91,8 @@ class NextToken(Objective):
         ids, mask = batch["ids"], batch.get("mask")
         before = None if mask is None else mask[:, :-1]
         states = model.apply(params, ids[:, :-1], before).states
-        losses = token_losses(states, params["embeddings"]["token"], ids[:, 1:])
+        table = params["embeddings"]["token"]
+        losses = token_losses(states, table, ids[:, 1:], remat=model.remat)
         scored = jnp.ones(losses.shape, bool) if mask is None else mask[:, 1:] & mask[:, :-1]
         return jnp.sum(jnp.where(scored, losses, 0), axis=-1), jnp.sum(scored, axis=-1, dtype=float)
 
@@ -173,7 +187,8 @@ class MaskedTokens(Objective):
         norm: Any = LayerNorm(epsilon=self.config.norm_eps, use_fast_variance=False, parent=None)
         states = norm.apply({"params": head["norm"]}, states).astype(states.dtype)
         labels = jnp.take_along_axis(ids, places, axis=1)
-        losses = token_losses(states, backbone["embeddings"]["token"], labels, head["bias"])
+        table = backbone["embeddings"]["token"]
+        losses = token_losses(states, table, labels, head["bias"], remat=model.remat)
         return jnp.sum(losses * weights, axis=-1), jnp.sum(weights, axis=-1)
 
     def _hide(self, ids, may, key, most):
