@@ -35,3 +35,16 @@ def test_norms_and_bounds_over_training_are_drawn(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="runs: expected norms observed of 'L2', got none"):
         reporting.plot_training_lipschitz({"L2": rows[1:2]}, path)
+
+
+def test_losses_are_drawn_by_size(tmp_path):
+    path = tmp_path / "sizes.png"
+    runs = [
+        {"num_parameters": size, "evaluation_loss": loss}
+        for size, loss in ((1000, 3.0), (1000, 3.2), (4000, 2.0), (9000, None))
+    ]
+    reporting.plot_losses_by_size({"dot": runs, "L2": runs[:1]}, path)
+    with Image.open(path) as image:
+        assert len(image.convert("RGB").getcolors(2**16)) > 20
+    with pytest.raises(ValueError, match="models: expected losses among the records of 'L2', got none"):
+        reporting.plot_losses_by_size({"L2": runs[3:]}, path)

@@ -20,6 +20,7 @@ from poolax.reporting._paper.cells import PaperCell as PaperCell
 from poolax.reporting._paper.cells import paper_results as paper_results
 from poolax.reporting._paper.tables import paper_counts as paper_counts
 from poolax.reporting._paper.tables import paper_tables as paper_tables
+from poolax.reporting._pretraining import plot_losses_by_size as plot_losses_by_size
 from poolax.reporting._pretraining import plot_pretraining as plot_pretraining
 from poolax.reporting._pretraining import plot_training_lipschitz as plot_training_lipschitz
 from poolax.reporting._score_tables import joined as joined

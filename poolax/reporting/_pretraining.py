@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
@@ -92,6 +93,39 @@ def plot_training_lipschitz(
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda log, _: f"$10^{{{log:g}}}$")
     figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    save_figure(figure, path)
+
+
+def plot_losses_by_size(
+    models: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike
+) -> None:
+    """Losses on what is held out by the number of parameters: a point for each run, means joined.
+
+    Args:
+        models: Of each kind of model, by what the legend calls it, a mapping for each run with
+            ``num_parameters`` and ``evaluation_loss``; those without a loss are passed over.
+        path: PNG to write.
+
+    Raises:
+        ValueError: if a kind of model has no losses.
+    """
+    figure, (axes,) = new_figure(6.4, 4.0)
+    for index, (name, rows) in enumerate(models.items()):
+        losses: dict[int, list[float]] = {}
+        for row in rows:
+            if row.get("evaluation_loss") is not None:
+                losses.setdefault(row["num_parameters"], []).append(row["evaluation_loss"])
+        if not losses:
+            raise ValueError(f"models: expected losses among the records of {name!r}, got none")
+        colour = COLOURS[index % len(COLOURS)]
+        points = [(size, loss) for size, of_size in losses.items() for loss in of_size]
+        axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, alpha=0.6)
+        means = [(size, float(np.mean(losses[size]))) for size in sorted(losses)]
+        axes.plot(*zip(*means, strict=True), "-", color=colour, label=legend_label(name))
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("loss held out")
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
