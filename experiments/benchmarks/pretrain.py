@@ -2,14 +2,16 @@
 
 PyTorch's model is that of transformers with its fused attention and the fused activation; ours has its
 weights, and both have to give the same losses over the first steps. L2 attention trains beside, which
-PyTorch has no model of. The memory of each is what the peak of a process of its own grows by, with
-compilation.
+PyTorch has no model of. The memory of each is what the peak of a process of its own grows by; of ours
+with compilation, and of another process that finds the compiled program in a cache. Beside it stands
+what the program asks for: parameters, moments, batch, and what is kept between forward and backward.
 
 Needs the reference libraries of ``tests/install_parity.sh``.
 """
 
 import dataclasses
 import multiprocessing
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -35,8 +37,11 @@ COLUMNS = {
     "l2_seconds": "{:.3f}",
     "l2_over_dot_product": "{:.2f}",
     "poolax_mebibytes": "{:.0f}",
+    "poolax_cached_mebibytes": "{:.0f}",
+    "poolax_program_mebibytes": "{:.0f}",
     "torch_mebibytes": "{:.0f}",
     "l2_mebibytes": "{:.0f}",
+    "l2_cached_mebibytes": "{:.0f}",
 }
 LEARNING_RATE, WEIGHT_DECAY = 6e-4, 0.1
 _CONTESTANTS = ("poolax", "torch", "l2")
@@ -146,6 +151,12 @@ class InPoolax:
         *self.arguments[:2], loss = self.compiled(*self.arguments)
         return float(loss)
 
+    def program_mebibytes(self) -> float:
+        """What the compiled step takes: arguments, in whose place results stand, and all between."""
+        found = self.compiled.lower(*self.arguments).compile().memory_analysis()
+        results = found.output_size_in_bytes - found.alias_size_in_bytes
+        return (found.argument_size_in_bytes + results + found.temp_size_in_bytes) / 2**20
+
 
 def with_weights_of(model: Any, case: Case) -> InPoolax:
     """Ours with the weights of the reference."""
@@ -160,13 +171,16 @@ def with_attention(kind: Kind, case: Case) -> InPoolax:
     return InPoolax(backbones.GPT2.init(config, jax.random.key(0)), case.ids)
 
 
-def grown_mebibytes(case: Case, contestant: str, threads: int) -> float:
-    """By how much the peak of a new process grows from its imports over the first steps, compiled."""
+def grown_mebibytes(case: Case, contestant: str, threads: int, cache: str) -> float:
+    """By how much the peak of a new process grows from its imports over the first steps.
+
+    A program that is not in the folder ``cache`` is compiled, and kept there.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_grown, (case, contestant, threads))
+        return pool.apply(_grown, (case, contestant, threads, cache))
 
 
-def _grown(case, contestant, threads):
+def _grown(case, contestant, threads, cache):
     if contestant == "torch":
         import torch
 
@@ -175,6 +189,9 @@ def _grown(case, contestant, threads):
         before = own_peak_mebibytes()
         step = in_torch(reference(case), case.ids)
     else:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jnp.zeros(1).block_until_ready()
         before = own_peak_mebibytes()
         step = with_attention(DotProduct() if contestant == "poolax" else L2(), case)
@@ -208,8 +225,18 @@ def measure_case(case: Case, repeats: int, pause: float, threads: int) -> dict[s
         "share_of_matrix_product": work * paired_ratio(seconds, "product", "poolax"),
         "l2_seconds": median["l2"],
         "l2_over_dot_product": paired_ratio(seconds, "l2", "poolax"),
-        **{f"{name}_mebibytes": grown_mebibytes(case, name, threads) for name in _CONTESTANTS},
+        "poolax_program_mebibytes": mine.program_mebibytes(),
+        **memory_of(case, threads),
     }
+
+
+def memory_of(case: Case, threads: int) -> dict[str, float]:
+    """What the peak of each contestant's process grows by, of ours also without compilation."""
+    with tempfile.TemporaryDirectory() as cache:
+        first = {name: grown_mebibytes(case, name, threads, cache) for name in _CONTESTANTS}
+        again = {name: grown_mebibytes(case, name, threads, cache) for name in ("poolax", "l2")}
+    found = {f"{name}_mebibytes": value for name, value in first.items()}
+    return found | {f"{name}_cached_mebibytes": value for name, value in again.items()}
 
 
 def run(*, repeats: int, pause: float, threads: int | None) -> list[dict[str, object]]:
