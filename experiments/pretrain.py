@@ -1,4 +1,4 @@
-"""Pretrains small and large backbones without labels: GPT-2, BERT, ViT, LipsFormer, Swin, MOMENT.
+r"""Pretrains small and large backbones without labels: GPT-2, BERT, ViT, LipsFormer, Swin, MOMENT.
 
     python experiments/pretrain.py --preset gpt2-l2-64 --data-dir DIR --out run
     python experiments/pretrain.py --preset gpt2-64 --data tales.txt            # text of your own
@@ -8,6 +8,20 @@
 In --out stand records (records.jsonl), curves (curves.png), checkpoints, the model ("backbone", which
 "backbones.load" reads, and where the family has one "huggingface", in that layout). The same command
 goes on from what is there, to the same bits; SIGTERM and Ctrl-C save first.
+
+Norms of pooled outputs and their bounds over training, of dot product and L2 attention with a cap on
+spectral norms and without; the last of the four draws all of them, in capped-l2/lipschitz.png:
+
+    python experiments/pretrain.py --preset gpt2-64 --lipschitz 4 --data-dir DIR --out dot
+    python experiments/pretrain.py --preset gpt2-l2-64 --lipschitz 4 --data-dir DIR --out l2
+    python experiments/pretrain.py --preset gpt2-64 --lipschitz 4 --spectral-cap 1 --data-dir DIR \
+        --out capped-dot
+    python experiments/pretrain.py --preset gpt2-l2-64 --lipschitz 4 --spectral-cap 1 --data-dir DIR \
+        --beside dot l2 capped-dot --out capped-l2
+
+Losses of three widths by their number of parameters, of the records in results/:
+
+    python experiments/summary.py --figures figures
 """
 
 if __name__ == "__main__":
@@ -52,15 +66,17 @@ class _Command:
         out, console = epath.Path(options.out), rich.console.Console(file=sys.stderr)
         if not options.resume and out.exists() and any(out.iterdir()):
             raise ValueError(f"out: expected a new folder with --no-resume, got {out}")
+        beside, init = runs_of(options.beside), _model(options.init)
         with progress_bars(console) as progress:
-            prepared = pretraining.prepare(options, preset, out, progress)
-            found = _trained(options, preset, prepared, out, progress)
-            _write(options, found, out, console)
+            prepared = pretraining.prepare(options, preset, out, progress, init)
+            found = _trained(options, preset, prepared, init, out, progress)
+            _write(beside, found, out, console)
             records = list(found.records)
             shown = [curve_table(options.preset, records)]
             if options.worth:
-                loss = records[-1].get("evaluation_loss")
-                worth = pretraining.worth_of(options, preset, prepared, found.backbone, loss, progress)
+                worth = pretraining.worth_of(
+                    options, preset, prepared, found.backbone, records, progress
+                )
                 Records([worth]).write_as(out / "pretrain.jsonl")
                 records, shown = [*records, worth], [*shown, pretraining.summary_table([worth])]
         show(shown, records, as_json=options.as_json)
@@ -72,6 +88,7 @@ def _trained(
     options: pretraining.Options,
     preset: pretraining.Preset,
     prepared: pretraining.Prepared,
+    init: backbones.Backbone | None,
     out: epath.Path,
     progress: Progress,
 ) -> Pretrained:
@@ -90,14 +107,42 @@ def _trained(
         plan,
         evaluation=prepared.evaluation,
         out=out,
-        init=None if options.init is None else backbones.load(options.init),
+        init=init,
         preprocess=prepared.preprocess,
         observers=observers,
         progress=progress,
     )
 
 
-def _write(options, found: Pretrained, out: epath.Path, console) -> None:
+def _model(init: str | None) -> backbones.Backbone | None:
+    """What training goes on from: a checkpoint, a hub id, or the folder of another run."""
+    if init is None:
+        return None
+    of_run = epath.Path(init) / "backbone"
+    return backbones.load(of_run if backbones.is_saved_backbone(of_run) else init)
+
+
+def runs_of(folders: Sequence[str]) -> dict[str, list[dict]]:
+    """Records of pretraining in folders of other runs, by what tells the folders apart.
+
+    Args:
+        folders: The folders.
+
+    Raises:
+        ValueError: for a folder without such records.
+    """
+    paths = [epath.Path(folder) for folder in folders]
+    names = [path.name for path in paths]
+    runs = {}
+    for path, name in zip(paths, names, strict=True):
+        found = list(Records.read(path / "records.jsonl").where(kind="pretraining"))
+        if not found:
+            raise ValueError(f"beside: expected the folder of a run, with records.jsonl, got {path}")
+        runs[name if names.count(name) == 1 else str(path)] = found
+    return runs
+
+
+def _write(beside: Mapping[str, list[dict]], found: Pretrained, out: epath.Path, console) -> None:
     """The model and the figures, from whatever run they come."""
     if not backbones.is_saved_backbone(out / "backbone"):
         backbones.save(found.backbone, out / "backbone")
@@ -106,10 +151,8 @@ def _write(options, found: Pretrained, out: epath.Path, console) -> None:
             backbones.save(found.backbone, out / "huggingface", format="huggingface")
         except ValueError as error:
             tell(console, f"Not in Hugging Face's layout: {error}")
-    runs = {out.name: list(found.records)}
-    for folder in map(epath.Path, options.beside):
-        runs[folder.name] = list(Records.read(folder / "records.jsonl").where(kind="pretraining"))
-    draw(runs, out)
+    own = out.name if out.name not in beside else str(out)
+    draw({**beside, own: list(found.records)}, out)
 
 
 def draw(runs: Mapping[str, Sequence[dict]], out: epath.Path) -> None:
@@ -154,10 +197,9 @@ def curve_table(name: str, records: Sequence[dict]) -> Table:
 
 
 def presets_help() -> str:
-    """What ``--help`` says of the presets."""
-    lines = [
-        f"{name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in pretraining.PRESETS.items()
-    ]
+    """What ``--help`` says of the presets, with the ranges of losses of recorded runs."""
+    records = pretraining.recorded()
+    lines = [f"{name}: {pretraining.described(name, records)}" for name in pretraining.PRESETS]
     return "Presets:\n\n" + "\n\n".join(lines)
 
 

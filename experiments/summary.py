@@ -2,6 +2,7 @@
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write the tables
+python experiments/summary.py --figures DIR    # losses of pretrained models by their size
 python experiments/summary.py --check    # exit code 1 if they are not what the records give
 """
 
@@ -27,8 +28,9 @@ import probing
 import tyro
 import weights
 
-from poolax.cli import COMPLETE, FAILURE, run_program
+from poolax.cli import COMPLETE, FAILURE, OptionalPath, run_program
 from poolax.records import Records, write_atomically
+from poolax.reporting import plot_losses_by_size
 
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
@@ -46,6 +48,7 @@ class Summary:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
             those of the same data sets and tasks.
         check: Write nothing, and fail if the tables are not what the records give.
+        figures: Folder to draw figures of the records to.
         folder: Folder with README.md and results/.
         debug: Show where an error comes from.
     """
@@ -54,6 +57,7 @@ class Summary:
 
     take: tuple[str, ...] = ()
     check: bool = False
+    figures: OptionalPath = None
     folder: str = str(HERE)
     debug: bool = False
 
@@ -62,6 +66,8 @@ class Summary:
         folder = pathlib.Path(self.folder)
         for source in self.take:
             take_over(pathlib.Path(source), folder / "results")
+        if self.figures is not None:
+            draw(folder / "results", pathlib.Path(self.figures))
         records = [row for path in paper_table.stored(folder / "results") for row in Records.read(path)]
         verdicts = claims.judged(records, folder / "results" / "claims")
         stale = [f"results/claims/{name}" for name in claims.stale(verdicts, folder / "results/claims")]
@@ -115,9 +121,33 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
     folder = results / found[0].stem if found[0].stem in PROBES else results
     folder.mkdir(parents=True, exist_ok=True)
     target, new = folder / found[0].name, Records.read(found[0])
+    new = [_with_speed(row, source) for row in new]
     tasks = set(map(_taken_by, new))
     others = [row for row in Records.read(target) if _taken_by(row) not in tasks]
     Records([*new, *others]).write_as(target)
+
+
+def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
+    """Draw what is best seen: losses of GPT-2s by their size.
+
+    Raises:
+        ValueError: if there is no record of one.
+    """
+    found = pretraining.by_attention(Records.read(results / PRETRAINED))
+    if not found:
+        raise ValueError(f"figures: expected records of GPT-2s in {results / PRETRAINED}, got none")
+    figures.mkdir(parents=True, exist_ok=True)
+    plot_losses_by_size(found, figures / "pretrained-sizes.png")
+
+
+def _with_speed(row: Mapping[str, Any], source: pathlib.Path) -> Mapping[str, Any]:
+    """A record of pretraining with its speed, which stands in the records of the run beside it."""
+    if row["kind"] != "pretrained" or "tokens_per_second" in row:
+        return row
+    return {
+        **row,
+        **pretraining.speed_of(Records.read(source / "records.jsonl").where(kind="pretraining")),
+    }
 
 
 def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -85,18 +85,78 @@ def test_worth_over_seeds_is_a_row(experiments, tmp_path):
         "num_parameters": 1234, "evaluation_loss": 2.0, "score": 1.5, "unit": "bits per byte",
         "beside": {"trigram": 2.0}, "heads": heads, "command": "pretrain.py",
     }  # fmt: skip
-    better = {**row, "id": "b", "seed": 1, "score": 1.7}
+    better = {**row, "id": "b", "seed": 1, "score": 1.7, "evaluation_loss": 2.25}
     table = experiments("pretraining").summary_table([row, better])
     [cells] = [[cell.text for cell in row] for row in table.rows]
-    assert cells[1:6] == ["2", "1,234", "1.600 ± 0.141 bits per byte", "trigram 2.000", "banking77"]
-    assert cells[6:] == ["50.0 ± 0.0", "25.0 ± 0.0", "75.0 ± 0.0"]
+    assert cells[1:4] == ["2", "1,234", "2.000 to 2.250"]
+    assert cells[4:7] == ["1.600 ± 0.141 bits per byte", "trigram 2.000", "banking77"]
+    assert cells[7:] == ["50.0 ± 0.0", "25.0 ± 0.0", "75.0 ± 0.0", "–", "–"]
+    assert "1 of 1 heads: gpt2-64 on banking77 (-25.0 to raw inputs)." in table.notes[-2]
+    assert table.notes[-1].startswith("Every model is better")
     summary, source = experiments("summary"), tmp_path / "run"
     source.mkdir()
     for rows in ([row], [{**row, "score": 1.4}], [better]):
         Records(rows).write_as(source / "pretrain.jsonl")
+        Records(curve([None, 100.0, 300.0])).write_as(source / "records.jsonl")
         summary.take_over(source, tmp_path / "results")
     kept = Records.read(tmp_path / "results" / "pretrain.jsonl")
     assert sorted(row["score"] for row in kept) == [1.4, 1.7]
+    assert [row["tokens_per_second"] for row in kept] == [150.0, 150.0]
+    assert [row["seconds"] for row in kept] == [3 * 300 / 150] * 2
+
+
+def curve(rates):
+    """Records of a run by how many tokens a second it had to each of them from the one before."""
+    common = {
+        "kind": "pretraining",
+        "run": "r",
+        "loss": 1.0,
+        "learning_rate": 1.0,
+        "gradient_norm": 1.0,
+    }
+    return [
+        {**common, "id": str(step), "step": step, "tokens": 300 * step, "tokens_per_second": rate}
+        for step, rate in enumerate([None, *rates])
+    ]
+
+
+def test_ranges_are_those_of_full_runs_of_the_preset(experiments):
+    pretraining = experiments("pretraining")
+    whole = pretraining.PRESETS["vit"]()
+    common = {"preset": "vit", "steps": whole.steps, "data": list(whole.data)}
+    rows = [
+        {**common, "seed": seed, "evaluation_loss": loss} for seed, loss in enumerate((0.3, 0.1, 0.2))
+    ]
+    others = [
+        {**rows[0], "evaluation_loss": 9.0, "steps": 6},
+        {**rows[0], "seed": 7, "data": ["digits"]},
+    ]
+    found = pretraining.loss_range([*rows, *others, {**rows[0], "preset": "swin"}], "vit")
+    assert (found.low, found.high, found.seeds) == (0.1, 0.3, (0, 1, 2))
+    assert pretraining.loss_range(rows, "vit", without=1).low == 0.2
+    assert pretraining.loss_range(rows, "bert") is None
+    line = pretraining.described("vit", rows)
+    assert line.endswith("15 TFLOP; evaluation loss 0.100 to 0.300 over 3 seeds.")
+    assert pretraining.described("bert", rows).endswith("11 TFLOP.")
+
+
+# Of the mean of the other seeds' losses, to both sides of their range.
+LOSS_MARGIN = 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["gpt2-64", "gpt2-l2-64", "moment"])
+def test_a_full_run_comes_to_the_loss_of_other_seeds(experiments, test_data, tmp_path, preset):
+    pretraining = experiments("pretraining")
+    known = pretraining.loss_range(pretraining.recorded(), preset, without=0)
+    if known is None:
+        pytest.skip(f"no records of {preset} with other seeds than 0")
+    out = tmp_path / "out"
+    command = ["--preset", preset, "--data-dir", str(test_data), "--out", str(out)]
+    assert experiments("pretrain").main(command) == 0
+    loss = Records.read(out / "records.jsonl")[-1]["evaluation_loss"]
+    margin = LOSS_MARGIN * (known.low + known.high) / 2
+    assert known.low - margin <= loss <= known.high + margin
 
 
 def test_runs_are_drawn_side_by_side(experiments, tmp_path):

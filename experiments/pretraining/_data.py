@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from poolax import data
-from poolax.backbones import ImagePreprocess, SeriesPreprocess, TextPreprocess
+from poolax.backbones import Backbone, ImagePreprocess, SeriesPreprocess, TextPreprocess
 from poolax.cli import is_own, load_data
 from poolax.data.series import read_series
 from poolax.records import digest
@@ -60,7 +60,13 @@ class Prepared:
         return rows[:, :most].astype(np.int32)
 
 
-def prepare(options: Options, preset: Preset, out: epath.Path, progress: Progress) -> Prepared:
+def prepare(
+    options: Options,
+    preset: Preset,
+    out: epath.Path,
+    progress: Progress,
+    init: Backbone | None = None,
+) -> Prepared:
     """Read what a preset is trained on.
 
     Args:
@@ -68,17 +74,35 @@ def prepare(options: Options, preset: Preset, out: epath.Path, progress: Progres
         preset: The preset with all that is said otherwise.
         out: Folder for token files.
         progress: Called with a description, the number done and the total.
+        init: Model to go on from, whose sizes and preprocessing count in place of the preset's.
 
     Raises:
-        ValueError: for data of another kind, or none.
+        ValueError: for data or a model of another kind, or no data.
     """
     if not preset.data:
         raise ValueError("data: expected token files or texts for this preset, got none")
+    if init is not None:
+        _check_kind(preset, init)
     if preset.family in ("gpt2", "bert"):
-        return _texts(options, preset, out, progress)
+        return _texts(options, preset, out, progress, init)
     if preset.family == "moment":
-        return _series(options, preset)
-    return _images(options, preset)
+        return _series(options, preset, init)
+    return _images(options, preset, init)
+
+
+def _objective_of(preset):
+    kinds = {"gpt2": NextToken, "bert": MaskedTokens, "moment": MaskedSeries}
+    return kinds.get(preset.family, MaskedPatches)
+
+
+def _check_kind(preset, init):
+    families = _objective_of(preset).families
+    if type(init.config) not in families:
+        names = ", ".join(family.__name__ for family in families.values())
+        raise ValueError(
+            f"init: expected a model of {names} for a preset of {preset.family}, got "
+            f"{type(init).__name__}"
+        )
 
 
 def _datasets(options: Options, names: Sequence[str]) -> list[data.Dataset]:
@@ -90,45 +114,56 @@ def _datasets(options: Options, names: Sequence[str]) -> list[data.Dataset]:
     return found
 
 
-def _texts(options, preset, out, progress) -> Prepared:
+def _texts(options, preset, out, progress, init) -> Prepared:
     tokens, tokenizer = _token_files(options, preset, out, progress)
     record = data.tokens.read(tokens).record if epath.Path(tokens).is_dir() else {}
-    vocab_size = record.get("vocab_size", preset.vocab_size)
-    if preset.family == "gpt2":
-        objective: Objective = NextToken(preset.text_config(vocab_size))
-    else:
-        # The mask token stands behind the vocabulary, whatever that is.
-        end = record.get("end_of_text")
-        config = preset.text_config(vocab_size + 1)
-        kept = () if end is None else (end,)
-        objective = MaskedTokens(config, vocab_size, preset.hidden_fraction, kept)
-    rows = {"block": preset.block, "batch_size": preset.batch_size}
+    objective = _of_texts(preset, record.get("vocab_size", preset.vocab_size), record, tokenizer, init)
+    most = objective.config.max_tokens
+    rows = {
+        "block": preset.block if most is None else min(preset.block, most),
+        "batch_size": preset.batch_size,
+    }
     rows["overlap"] = 1 if preset.family == "gpt2" else 0
     batches = TokenBatches(tokens, **rows, seed=options.seed)
     evaluation = None
     if epath.Path(tokens).is_dir() and "validation" in record.get("splits", {"validation": {}}):
         evaluation = TokenBatches(tokens, **rows, order="sequential", split="validation")
-    preprocess = None if tokenizer is None else _text_preprocess(tokenizer, preset, record)
+    preprocess = None if init is None else init.preprocess
+    if preprocess is None and tokenizer is not None:
+        preprocess = _text_preprocess(tokenizer, preset, record)
     return Prepared(objective, batches, evaluation, preprocess)
 
 
+def _of_texts(preset, vocab_size, record, tokenizer, init) -> Objective:
+    if preset.family == "gpt2":
+        return NextToken(preset.text_config(vocab_size) if init is None else init.config)
+    # The mask token of a new model stands behind the vocabulary, whatever that is.
+    config, mask_id = preset.text_config(vocab_size + 1), vocab_size
+    if init is not None:
+        config = init.config
+        mask_id = None if tokenizer is None else tokenizer.token_to_id(_MASK)
+        if mask_id is None:
+            raise ValueError(f"tokenizer: expected the model's, with {_MASK} in it, got none")
+    end = record.get("end_of_text")
+    return MaskedTokens(config, mask_id, preset.hidden_fraction, () if end is None else (end,))
+
+
 def _token_files(options, preset, out, progress):
-    """A folder or file of tokens, and the tokenizer where one is known."""
+    """A folder or file of tokens, and the tokenizer where one is known: a model's own goes on."""
+    known = options.init if options.tokenizer is None else options.tokenizer
     if len(preset.data) == 1 and _are_tokens(preset.data[0]):
-        if options.vocab_size is not None and options.tokenizer is not None:
+        if options.vocab_size is not None and known is not None:
             raise ValueError("vocab_size: expected none beside a tokenizer, got both")
-        given, folder = options.tokenizer, epath.Path(preset.data[0])
+        given, folder = known, epath.Path(preset.data[0])
         if given is None and folder.is_dir() and (folder / "tokenizer.json").exists():
             given = folder
         return preset.data[0], None if given is None else data.tokens.load_tokenizer(given)
     source = _documents(options, preset.data)
-    vocab_size = None if options.tokenizer is not None else preset.vocab_size
-    told = {"data": preset.data, "vocab_size": vocab_size, "tokenizer": options.tokenizer}
+    vocab_size = None if known is not None else preset.vocab_size
+    told = {"data": preset.data, "vocab_size": vocab_size, "tokenizer": known}
     folder = out / f"tokens-{digest(told)[:8]}"
     if not folder.exists():
-        data.tokens.write(
-            source, folder, tokenizer=options.tokenizer, vocab_size=vocab_size, progress=progress
-        )
+        data.tokens.write(source, folder, tokenizer=known, vocab_size=vocab_size, progress=progress)
     return str(folder), data.tokens.load_tokenizer(folder)
 
 
@@ -160,7 +195,7 @@ def _text_preprocess(tokenizer, preset, record):
     return TextPreprocess(tokenizer.to_str(), preset.block, prefix=around, suffix=suffix)
 
 
-def _images(options, preset) -> Prepared:
+def _images(options, preset, init) -> Prepared:
     if len(preset.data) != 1:
         raise ValueError(f"data: expected one set of images, got {len(preset.data)}")
     [dataset] = _datasets(options, preset.data)
@@ -168,11 +203,12 @@ def _images(options, preset) -> Prepared:
     _, side, _, channels = images.shape
     is_bytes = images.dtype == np.uint8
     prepare = ImagePreprocess(scale=1 / (255 if is_bytes else float(np.abs(images).max()) or 1.0))
-    config = preset.image_config(side, channels)
+    prepare = prepare if init is None or init.preprocess is None else init.preprocess
+    config = preset.image_config(side, channels) if init is None else init.config
     objective = MaskedPatches(config, preset.hidden_fraction)
-    tokens = (side // preset.patch) ** 2
-    rows = {"batch_size": preset.batch_size, "tokens_per_row": tokens}
     inputs = np.asarray(prepare(images), np.float32)
+    tokens = (inputs.shape[1] // config.patch_size) ** 2
+    rows = {"batch_size": preset.batch_size, "tokens_per_row": tokens}
     batches = ArrayBatches({"images": inputs}, **rows, seed=options.seed)
     evaluation = None
     if "validation" in dataset.splits:
@@ -182,7 +218,8 @@ def _images(options, preset) -> Prepared:
     return Prepared(objective, batches, evaluation, prepare, images=inputs)
 
 
-def _series(options, preset) -> Prepared:
+def _series(options, preset, init) -> Prepared:
+    config = preset.series_config() if init is None else init.config
     sources: list[Any] = []
     for name in preset.data:
         is_long = not is_own(name) and data.entry(name).task != "classification"
@@ -193,21 +230,25 @@ def _series(options, preset) -> Prepared:
         else:
             sources += _datasets(options, [name])
     series, observed = data.unlabelled.training_series(
-        sources, num_steps=preset.block, patch_len=preset.patch
+        sources, num_steps=config.num_steps, patch_len=config.patch_len
     )
     order = np.random.default_rng(0).permutation(len(series))
     held_out, kept = np.split(order, [max(1, round(_HELD_OUT * len(series)))])
     if not len(kept):
         raise ValueError(f"data: expected several windows of series, got {len(series)}")
-    rows = {"batch_size": preset.batch_size, "tokens_per_row": preset.block // preset.patch}
+    tokens = config.num_steps // config.patch_len
+    rows = {"batch_size": preset.batch_size, "tokens_per_row": tokens}
+
+    preprocess = SeriesPreprocess(config.num_steps, config.patch_len)
+    preprocess = preprocess if init is None or init.preprocess is None else init.preprocess
 
     def batches(chosen, **how):
         arrays = {"series": series[chosen], "observed": observed[chosen]}
         return ArrayBatches(arrays, **rows, **how)
 
     return Prepared(
-        MaskedSeries(preset.series_config(), preset.hidden_fraction),
+        MaskedSeries(config, preset.hidden_fraction),
         batches(kept, seed=options.seed),
         batches(held_out, shuffle=False),
-        SeriesPreprocess(preset.block, preset.patch),
+        preprocess,
     )

@@ -17,9 +17,10 @@ from poolax.cli import (
 from pretraining._presets import PRESETS, Preset
 
 _OF_PRESET = ("width", "num_layers", "num_heads", "block", "batch_size", "steps", "evaluate_every")
+_OF_MODEL = ("width", "num_layers", "num_heads", "attention", "vocab_size")
 _OF_OPTIMISATION = (
-    *("optimizer", "learning_rate", "muon_learning_rate", "warmup_steps", "spectral_cap", "dtype"),
-    *("accumulation", "remat", "scan_layers"),
+    *("optimizer", "learning_rate", "muon_learning_rate", "warmup_steps", "weight_decay"),
+    *("spectral_cap", "spectral_method", "dtype", "accumulation", "remat", "scan_layers"),
 )
 
 
@@ -37,7 +38,8 @@ class Options:
         resume: Go on from what is in --out; with --no-resume it has to be new.
         tokenizer: A tokenizer that is there: a file, folder or hub id; by default one is trained.
         vocab_size: Tokens of a tokenizer that is trained.
-        init: Checkpoint or hub id of a backbone to go on from, in place of random weights.
+        init: Checkpoint, hub id or --out of another run: a backbone to go on from in place of random
+            weights, with its sizes and tokenizer.
         attention: Of a GPT-2: "dot" or "l2".
         width: Width of the tokens.
         num_layers: Blocks.
@@ -50,10 +52,13 @@ class Options:
         learning_rate: Peak rate of AdamW.
         muon_learning_rate: Peak rate of Muon.
         warmup_steps: Steps over which rates rise.
+        weight_decay: Of kernels and tables of embeddings.
         spectral_cap: Largest spectral norm of a kernel.
+        spectral_method: How it is kept: "cap" cuts singular values, "soft" shrinks large ones by matrix
+            products alone, "hammer" lowers the largest, "normalize" scales all.
         dtype: What blocks compute in.
         accumulation: Micro-batches into which each device cuts its rows.
-        remat: Compute blocks again in the backward pass.
+        remat: Compute blocks and logits again in the backward pass, which takes less memory.
         scan_layers: One program for all blocks, which compiles faster.
         seed: Sets initialisation, order of batches and what is hidden.
         lipschitz: Inputs at which Jacobian norms of pooled outputs and their bounds are measured at
@@ -88,7 +93,9 @@ class Options:
     learning_rate: OptionalNumber = None
     muon_learning_rate: OptionalNumber = None
     warmup_steps: OptionalCount = None
+    weight_decay: OptionalNumber = None
     spectral_cap: OptionalNumber = None
+    spectral_method: OptionalText = None
     dtype: OptionalText = None
     accumulation: OptionalCount = None
     remat: bool | None = None
@@ -115,6 +122,8 @@ class Options:
         preset = PRESETS[self.preset]()
         if self.attention is not None and preset.family != "gpt2":
             raise ValueError(f"attention: expected none for {self.preset}, got {self.attention!r}")
+        if self.init is not None:
+            self._check_sizes_of_model()
         preset = quickened(preset) if self.quick else preset
         given = self._given(_OF_OPTIMISATION)
         optimisation = dataclasses.replace(preset.optimisation, **given)
@@ -125,6 +134,14 @@ class Options:
         if self.data:
             given["data"] = self.data
         return dataclasses.replace(preset, **given, optimisation=optimisation)
+
+    def _check_sizes_of_model(self):
+        for field in _OF_MODEL:
+            if getattr(self, field) is not None:
+                raise ValueError(
+                    f"{field}: expected none beside --init, whose model has its own, got "
+                    f"{getattr(self, field)!r}"
+                )
 
     def _given(self, fields):
         found = {field: getattr(self, field) for field in fields}

@@ -1,6 +1,7 @@
 """What a pretrained model is worth, beside what learned nothing or little."""
 
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from poolax.training.pretraining import (
 from pretraining._data import Prepared
 from pretraining._options import Options
 from pretraining._presets import Preset
+from pretraining._recorded import speed_of
 
 
 @record_kind("pretrained")
@@ -28,6 +30,7 @@ class PretrainedRecord(TypedDict):
 
     ``heads`` has for each data set the test score with the trained model, with random weights and on
     raw inputs; ``beside`` what models and rules that learn little come to, in the unit of ``score``.
+    ``seconds`` are those of training at ``tokens_per_second``, evaluations left out.
     """
 
     id: str
@@ -40,6 +43,8 @@ class PretrainedRecord(TypedDict):
     unit: str
     beside: dict[str, float]
     heads: dict[str, dict[str, float]]
+    tokens_per_second: NotRequired[float | None]
+    seconds: NotRequired[float | None]
 
 
 def worth_of(
@@ -47,7 +52,7 @@ def worth_of(
     preset: Preset,
     prepared: Prepared,
     backbone: Backbone,
-    evaluation_loss: float | None,
+    curve: Sequence[Mapping[str, Any]],
     progress: Progress,
 ) -> dict[str, Any]:
     """The record of a run that has come to its end.
@@ -57,9 +62,10 @@ def worth_of(
         preset: The preset with all that is said otherwise.
         prepared: What it was trained on.
         backbone: The trained model.
-        evaluation_loss: Its loss on what is held out.
+        curve: Records of its training.
         progress: Called with a description, the number done and the total.
     """
+    evaluation_loss = curve[-1].get("evaluation_loss")
     unit, score, beside = _beside(prepared, evaluation_loss, options.seed)
     family: Any = type(backbone)
     random = family.init(backbone.config, jax.random.key(options.seed + 1), backbone.preprocess)
@@ -88,6 +94,7 @@ def worth_of(
         "unit": unit,
         "beside": beside,
         "heads": heads,
+        **speed_of(curve),
         **environment(),
     }
 
