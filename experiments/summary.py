@@ -121,7 +121,9 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
     folder = results / found[0].stem if found[0].stem in PROBES else results
     folder.mkdir(parents=True, exist_ok=True)
     target, new = folder / found[0].name, Records.read(found[0])
-    new = [_with_speed(row, source) for row in new]
+    if target.name == PRETRAINED:
+        curve = Records.read(source / "records.jsonl").where(kind="pretraining")
+        new = [pretraining.published(row, curve) for row in new]
     tasks = set(map(_taken_by, new))
     others = [row for row in Records.read(target) if _taken_by(row) not in tasks]
     Records([*new, *others]).write_as(target)
@@ -138,16 +140,6 @@ def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
         raise ValueError(f"figures: expected records of GPT-2s in {results / PRETRAINED}, got none")
     figures.mkdir(parents=True, exist_ok=True)
     plot_losses_by_size(found, figures / "pretrained-sizes.png")
-
-
-def _with_speed(row: Mapping[str, Any], source: pathlib.Path) -> Mapping[str, Any]:
-    """A record of pretraining with its speed, which stands in the records of the run beside it."""
-    if row["kind"] != "pretrained" or "tokens_per_second" in row:
-        return row
-    return {
-        **row,
-        **pretraining.speed_of(Records.read(source / "records.jsonl").where(kind="pretraining")),
-    }
 
 
 def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -172,7 +164,7 @@ def section(results: pathlib.Path) -> str:
     if (results / PRETRAINED).exists():
         records = Records.read(results / PRETRAINED)
         shown = pretraining.summary_table(records).markdown(level=2)
-        commands = "\n".join(comparison.commands(records))
+        commands = "\n".join(pretraining.commands(records))
         parts.append(
             f"{shown}\nRecords: [{PRETRAINED}](results/{PRETRAINED}), by\n\n```sh\n{commands}\n```\n"
         )

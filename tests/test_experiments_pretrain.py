@@ -83,7 +83,7 @@ def test_worth_over_seeds_is_a_row(experiments, tmp_path):
     row = {
         "kind": "pretrained", "id": "a", "preset": "gpt2-64", "seed": 0, "steps": 6, "data": ["stsb"],
         "num_parameters": 1234, "evaluation_loss": 2.0, "score": 1.5, "unit": "bits per byte",
-        "beside": {"trigram": 2.0}, "heads": heads, "command": "pretrain.py",
+        "beside": {"trigram": 2.0}, "heads": heads, "command": "pretrain.py --data-dir /data --seed 0 --out /tmp/run",
     }  # fmt: skip
     better = {**row, "id": "b", "seed": 1, "score": 1.7, "evaluation_loss": 2.25}
     table = experiments("pretraining").summary_table([row, better])
@@ -103,6 +103,9 @@ def test_worth_over_seeds_is_a_row(experiments, tmp_path):
     assert sorted(row["score"] for row in kept) == [1.4, 1.7]
     assert [row["tokens_per_second"] for row in kept] == [150.0, 150.0]
     assert [row["seconds"] for row in kept] == [3 * 300 / 150] * 2
+    command = "python experiments/pretrain.py --data-dir DIR --seed N    # N: 0, 1"
+    assert experiments("pretraining").commands(kept) == [command]
+    assert f"{command}\n" in summary.section(tmp_path / "results")
 
 
 def curve(rates):

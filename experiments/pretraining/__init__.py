@@ -6,9 +6,10 @@ from pretraining._options import Options as Options
 from pretraining._presets import PRESETS as PRESETS
 from pretraining._presets import Preset as Preset
 from pretraining._recorded import by_attention as by_attention
+from pretraining._recorded import commands as commands
 from pretraining._recorded import described as described
 from pretraining._recorded import loss_range as loss_range
+from pretraining._recorded import published as published
 from pretraining._recorded import recorded as recorded
-from pretraining._recorded import speed_of as speed_of
 from pretraining._tables import summary_table as summary_table
 from pretraining._worth import worth_of as worth_of

@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from comparison import portable_command
 
 from poolax.records import Records
 from pretraining._presets import PRESETS
@@ -99,6 +102,33 @@ def by_attention(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping
             name = {"dot": "dot product", "l2": "L2"}[preset.attention]
             found.setdefault(name, []).append(row)
     return found
+
+
+def published(row: Mapping[str, Any], curve: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """A record as it is kept in results/: with its speed, and without paths of the machine.
+
+    Args:
+        row: Record of kind ``"pretrained"``.
+        curve: Records of its training.
+    """
+    speed = {} if "tokens_per_second" in row else speed_of(curve)
+    return {**row, **speed, "command": portable_command(row["command"])}
+
+
+def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The commands that gave the records, those that differ in the seed alone as one.
+
+    Args:
+        records: As :func:`published` gives them.
+    """
+    seeds: dict[str, list[int]] = {}
+    for row in records:
+        command = re.sub(r" --(seed|out)[ =]\S+", "", row["command"])
+        seeds.setdefault(command, []).append(row["seed"])
+    return [
+        f"{command} --seed N    # N: {', '.join(map(str, sorted(found)))}"
+        for command, found in seeds.items()
+    ]
 
 
 def speed_of(records: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
