@@ -66,7 +66,9 @@ class _Command:
         out, console = epath.Path(options.out), rich.console.Console(file=sys.stderr)
         if not options.resume and out.exists() and any(out.iterdir()):
             raise ValueError(f"out: expected a new folder with --no-resume, got {out}")
-        beside, init = runs_of(options.beside), _model(options.init)
+        beside, init = runs_of(options.beside), None
+        if options.init is not None:
+            init = backbones.load(pretraining.path_of_model(options.init))
         with progress_bars(console) as progress:
             prepared = pretraining.prepare(options, preset, out, progress, init)
             found = _trained(options, preset, prepared, init, out, progress)
@@ -112,14 +114,6 @@ def _trained(
         observers=observers,
         progress=progress,
     )
-
-
-def _model(init: str | None) -> backbones.Backbone | None:
-    """What training goes on from: a checkpoint, a hub id, or the folder of another run."""
-    if init is None:
-        return None
-    of_run = epath.Path(init) / "backbone"
-    return backbones.load(of_run if backbones.is_saved_backbone(of_run) else init)
 
 
 def runs_of(folders: Sequence[str]) -> dict[str, list[dict]]:

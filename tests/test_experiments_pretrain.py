@@ -72,10 +72,32 @@ def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
     ids, mask = model.prepare(["The 3rd of many small tales."])
     assert model(ids, mask).states.shape[-1] == 16
     assert main([str(argument) for argument in command]) == 0
-    assert len(Records.read(out / "records.jsonl")) == 7
+    records = Records.read(out / "records.jsonl")
+    assert len(records) == 7
+    check_that_it_goes_on(main, command[:5], out, records[-1]["evaluation_loss"], capsys)
     command = [*command, "--no-resume"]
     assert main([str(argument) for argument in command]) == 2
     assert "out: expected a new folder with --no-resume" in capsys.readouterr().err
+
+
+def check_that_it_goes_on(main, command, init, loss, capsys):
+    """A model that is gone on from has its own sizes and tokenizer."""
+    further, command = init.parent / "further", [*map(str, command), "--init", str(init)]
+    assert main([*command, "--beside", str(init), "--out", str(further)]) == 0
+    assert Records.read(further / "records.jsonl")[0]["evaluation_loss"] == pytest.approx(
+        loss, rel=1e-4
+    )
+    capsys.readouterr()
+    for arguments, message in (
+        (["--width", "32"], "width: expected none beside --init, whose model has its own, got 32"),
+        (
+            ["--preset", "vit"],
+            "init: expected a model of ViT, Swin, LipsFormer for a preset of vit, got",
+        ),
+        (["--beside", str(init.parent)], "beside: expected the folder of a run, with records.jsonl"),
+    ):
+        assert main([*command, *arguments, "--out", str(further)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_worth_over_seeds_is_a_row(experiments, tmp_path):
@@ -143,13 +165,13 @@ def test_ranges_are_those_of_full_runs_of_the_preset(experiments):
     assert pretraining.described("bert", rows).endswith("11 TFLOP.")
 
 
-# Of the mean of the other seeds' losses, to both sides of their range.
-LOSS_MARGIN = 0.02
-
-
+# Margins to both sides of the range of the other seeds, of its middle: what MOMENT's form fills in
+# is drawn by the seed, from few windows.
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["gpt2-64", "gpt2-l2-64", "moment"])
-def test_a_full_run_comes_to_the_loss_of_other_seeds(experiments, test_data, tmp_path, preset):
+@pytest.mark.parametrize(
+    ("preset", "margin"), [("gpt2-64", 0.02), ("gpt2-l2-64", 0.02), ("moment", 0.06)]
+)
+def test_a_full_run_comes_to_the_loss_of_other_seeds(experiments, test_data, tmp_path, preset, margin):
     pretraining = experiments("pretraining")
     known = pretraining.loss_range(pretraining.recorded(), preset, without=0)
     if known is None:
@@ -158,7 +180,7 @@ def test_a_full_run_comes_to_the_loss_of_other_seeds(experiments, test_data, tmp
     command = ["--preset", preset, "--data-dir", str(test_data), "--out", str(out)]
     assert experiments("pretrain").main(command) == 0
     loss = Records.read(out / "records.jsonl")[-1]["evaluation_loss"]
-    margin = LOSS_MARGIN * (known.low + known.high) / 2
+    margin *= (known.low + known.high) / 2
     assert known.low - margin <= loss <= known.high + margin
 
 

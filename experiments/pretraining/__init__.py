@@ -1,6 +1,7 @@
 """Presets of pretraining, what they read, and what their models are worth."""
 
 from pretraining._data import Prepared as Prepared
+from pretraining._data import path_of_model as path_of_model
 from pretraining._data import prepare as prepare
 from pretraining._options import Options as Options
 from pretraining._presets import PRESETS as PRESETS

@@ -8,7 +8,13 @@ import numpy as np
 from etils import epath
 
 from poolax import data
-from poolax.backbones import Backbone, ImagePreprocess, SeriesPreprocess, TextPreprocess
+from poolax.backbones import (
+    Backbone,
+    ImagePreprocess,
+    SeriesPreprocess,
+    TextPreprocess,
+    is_saved_backbone,
+)
 from poolax.cli import is_own, load_data
 from poolax.data.series import read_series
 from poolax.records import digest
@@ -90,6 +96,16 @@ def prepare(
     return _images(options, preset, init)
 
 
+def path_of_model(init: str) -> str:
+    """Where the model lies that training goes on from.
+
+    Args:
+        init: A checkpoint or a hub id, which stay as they are, or the folder of another run.
+    """
+    of_run = epath.Path(init) / "backbone"
+    return str(of_run) if is_saved_backbone(of_run) else init
+
+
 def _objective_of(preset):
     kinds = {"gpt2": NextToken, "bert": MaskedTokens, "moment": MaskedSeries}
     return kinds.get(preset.family, MaskedPatches)
@@ -150,7 +166,9 @@ def _of_texts(preset, vocab_size, record, tokenizer, init) -> Objective:
 
 def _token_files(options, preset, out, progress):
     """A folder or file of tokens, and the tokenizer where one is known: a model's own goes on."""
-    known = options.init if options.tokenizer is None else options.tokenizer
+    known = options.tokenizer
+    if known is None and options.init is not None:
+        known = path_of_model(options.init)
     if len(preset.data) == 1 and _are_tokens(preset.data[0]):
         if options.vocab_size is not None and known is not None:
             raise ValueError("vocab_size: expected none beside a tokenizer, got both")

@@ -93,7 +93,7 @@ def by_attention(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping
         records: Records of kind ``"pretrained"``.
     """
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in records:
+    for row in sorted(records, key=_place):
         preset = PRESETS[row["preset"]]()
         if preset.family == "gpt2" and (row["steps"], tuple(row["data"])) == (
             preset.steps,
@@ -122,7 +122,7 @@ def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
         records: As :func:`published` gives them.
     """
     seeds: dict[str, list[int]] = {}
-    for row in records:
+    for row in sorted(records, key=_place):
         command = re.sub(r" --(seed|out)[ =]\S+", "", row["command"])
         seeds.setdefault(command, []).append(row["seed"])
     return [
@@ -152,3 +152,7 @@ def speed_of(records: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
         return {"tokens_per_second": None, "seconds": None}
     rate = tokens / seconds
     return {"tokens_per_second": rate, "seconds": rows[-1]["tokens"] / rate}
+
+
+def _place(row):
+    return list(PRESETS).index(row["preset"])

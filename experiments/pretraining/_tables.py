@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from poolax.reporting import Cell, Table
+from pretraining._presets import PRESETS
 
 _HEADS = ("head on", "trained", "random", "raw")
 _COLUMNS = (
@@ -27,7 +28,8 @@ def summary_table(records: Iterable[Mapping[str, Any]]) -> Table:
         ValueError: if there is none.
     """
     by_preset: dict[tuple[str, int, tuple[str, ...]], list[Mapping[str, Any]]] = {}
-    for row in records:
+    order = {name: place for place, name in enumerate(PRESETS)}
+    for row in sorted(records, key=lambda row: (order.get(row["preset"], len(order)), row["seed"])):
         key = (row["preset"], row["steps"], tuple(row["data"]))
         by_preset.setdefault(key, []).append(row)
     if not by_preset:
