@@ -36,6 +36,11 @@ from poolax.training import Limits, Progress, Task, stop_on_sigterm
 from poolax.training.holding import holding
 
 STUDIES = (vision.STUDY, language.STUDY, time_series.STUDY)
+#: Rows of the studies, and a set of texts that comes with Python.
+CASES: Mapping[str, comparison.Case] = {
+    **{name: case for study in STUDIES for name, case in study.cases.items()},
+    "topics": language.STUDY.other("topics"),
+}
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
 _LONG = (
     *("predictions", "test_scores", "gradient_norm", "validation_loss", "train_loss", "lipschitz"),
@@ -68,10 +73,9 @@ class Options(comparison.PretrainingOptions):
     def check(self) -> None:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
         super().check()
-        known = [name for study in STUDIES for name in study.cases]
         for name in self.datasets:
-            check_choice("datasets", name, known)
-            if self.backbone is not None and name not in language.STUDY.cases:
+            check_choice("datasets", name, CASES)
+            if self.backbone is not None and not reads_texts(name):
                 raise ValueError(
                     f"backbone: expected none for {name}, whose backbone is pretrained here, got "
                     f"{self.backbone}"
@@ -79,6 +83,11 @@ class Options(comparison.PretrainingOptions):
         for field in ("max_tokens", "output_grid"):
             if getattr(self, field) is not None:
                 check_count(field, getattr(self, field))
+
+
+def reads_texts(name: str) -> bool:
+    """Whether a data set is one of texts."""
+    return name in language.STUDY.cases or name == "topics"
 
 
 class Setup(NamedTuple):
@@ -112,11 +121,10 @@ def setups(options: Options, out: epath.Path, progress: Progress) -> Iterator[Se
         progress: Called with a description, the number done and the total.
     """
     context = comparison.Context(options, out, progress)
-    cases = {name: case for study in STUDIES for name, case in study.cases.items()}
     # All data first: what is missing is told before anything is trained.
-    datasets = {name: cases[name].dataset(context) for name in options.datasets}
+    datasets = {name: CASES[name].dataset(context) for name in options.datasets}
     for name, data in datasets.items():
-        case = cases[name]
+        case = CASES[name]
         backbone, model = case.backbone(context)
         epochs = options.epochs or case.epochs
         yield Setup(name, data, case.task(data), backbone, model, epochs, case.batch_size)

@@ -25,6 +25,7 @@ import optimisation
 import paper_table
 import pretraining
 import probing
+import sequence_length
 import tyro
 import weights
 
@@ -35,7 +36,11 @@ from poolax.reporting import plot_losses_by_size
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
-PROBES = {script.name: script for script in (optimisation.SCRIPT, data_size.SCRIPT, weights.SCRIPT)}
+PROBES = {
+    module.SCRIPT.name: module.SCRIPT for module in (optimisation, data_size, weights, sequence_length)
+}
+#: Kinds of records of several models on the same task, each of which stays.
+_OF_MODELS = ("length_score",)
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
 
@@ -146,6 +151,8 @@ def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a record stands for: the newest with the same is kept."""
     if row["kind"] == "pretrained":
         return row["preset"], row["seed"], row["steps"], tuple(row["data"])
+    if row["kind"] in _OF_MODELS:
+        return row["dataset"], row["task"], row["model"]
     return row["dataset"], row["task"]
 
 

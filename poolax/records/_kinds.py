@@ -127,6 +127,29 @@ class PositionWeightsRecord(MadeWith):
     reached: list[float]
 
 
+@record_kind("length_score")
+class LengthScoreRecord(MadeWith):
+    """A head's test score on texts of some lengths, of the lengths that it was trained on or others."""
+
+    id: str
+    head: str
+    model: str
+    dataset: str
+    task: str
+    metric: str
+    higher_is_better: bool
+    pooler: str
+    solver: str
+    seed: int
+    trained_on: str
+    tested_on: str
+    max_tokens: int
+    score: float
+    num_examples: dict[str, int]
+    lengths: dict[str, float]
+    threshold: NotRequired[int]
+
+
 @record_kind("lipschitz", renew=with_attention_names)
 class LipschitzRecord(MadeWith):
     """What is measured of a trained block, beside its bounds."""

@@ -9,6 +9,8 @@ from poolax.reporting._claims.tables import claims_tables as claims_tables
 from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
+from poolax.reporting._lengths import length_tables as length_tables
+from poolax.reporting._lengths import plot_lengths as plot_lengths
 from poolax.reporting._models import comparison_table as comparison_table
 from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
 from poolax.reporting._optimisation import plot_training_curves as plot_training_curves

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 def is_share(metric: str) -> bool:
     """Whether a metric is told in percent."""
@@ -29,6 +31,14 @@ def mean_and_std(entry: Mapping[str, Any] | None) -> str:
         return "diverged"
     text = score(entry["mean"], entry["metric"])
     return text if entry["std"] is None else f"{text} ± {score(entry['std'], entry['metric'])}"
+
+
+def mean_and_std_of(values: Sequence[float] | None, metric: str) -> str:
+    """Mean and, of several scores, standard deviation; a dash where there is none."""
+    if not values:
+        return "–"
+    text = score(float(np.mean(values)), metric)
+    return text if len(values) < 2 else f"{text} ± {score(float(np.std(values, ddof=1)), metric)}"
 
 
 def best_on_test(entries: Iterable[Mapping[str, Any]]) -> set[str]:

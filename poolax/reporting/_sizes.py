@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
-from poolax.reporting._marks import score, unit
+from poolax.reporting._marks import mean_and_std_of, unit
 from poolax.reporting._places import about as about_place
 from poolax.reporting._places import place_of, places_of
 from poolax.reporting._table import Cell, Table
@@ -43,7 +43,7 @@ def size_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
         for pooler, curve in found.items():
             means = {size: float(np.mean(values)) for size, values in curve.items()}
             enough = [size for size in sorted(means) if means[size] >= _SHARE * max(ends)]
-            cells = [_mean_and_std(curve.get(size), metric) for size in sizes]
+            cells = [mean_and_std_of(curve.get(size), metric) for size in sizes]
             cells.append(str(enough[0]) if enough else "–")
             rows.append([Cell(text) for text in [pooler, *cells]])
             for size, values in curve.items():
@@ -120,10 +120,3 @@ def _size(row: Mapping[str, Any]) -> int:
     if "num_examples" not in row:
         raise ValueError("records: expected the number of training examples of each head, got none")
     return row["num_examples"]["train"]
-
-
-def _mean_and_std(values: list[float] | None, metric: str) -> str:
-    if values is None:
-        return "–"
-    text = score(float(np.mean(values)), metric)
-    return text if len(values) < 2 else f"{text} ± {score(float(np.std(values, ddof=1)), metric)}"
