@@ -1,10 +1,11 @@
-"""Poolers on language tasks with a frozen sentence encoder: the shape of the paper's Table 2.
+"""Poolers on language tasks with a frozen sentence encoder: the shape of the paper's Table 2, Figure 1.
 
     python experiments/language.py --data-dir DIR
 
 DIR holds banking77/, tweet_emotion/, stsb/ and hellaswag/, see "poolax data list". Records, heads, the
-table (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
-Other data sets of that list and your own files are named in place of these:
+table (Markdown, CSV, LaTeX) and the figures stand in --out, the radar of Figure 1 for three tasks or
+more; the same command goes on from what is there. Other data sets of that list and your own files are
+named in place of these:
 
     python experiments/language.py --datasets reviews.csv --text-column body --label-column topic
 """
@@ -93,6 +94,7 @@ STUDY = comparison.Study(
         ),
     },
     other=lambda name: case(name, training.task_for, max_tokens=128),
+    radar=True,
 )
 
 if __name__ == "__main__":

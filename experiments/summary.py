@@ -31,7 +31,7 @@ import weights
 
 from poolax.cli import COMPLETE, FAILURE, OptionalPath, run_program
 from poolax.records import Records, write_atomically
-from poolax.reporting import plot_losses_by_size
+from poolax.reporting import plot_losses_by_size, plot_radar
 
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
@@ -135,16 +135,22 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
 
 
 def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
-    """Draw what is best seen: losses of GPT-2s by their size.
+    """Draw what is best seen: losses of GPT-2s by their size, and language tasks as in Figure 1.
 
     Raises:
-        ValueError: if there is no record of one.
+        ValueError: if there are records of neither.
     """
-    found = pretraining.by_attention(Records.read(results / PRETRAINED))
-    if not found:
-        raise ValueError(f"figures: expected records of GPT-2s in {results / PRETRAINED}, got none")
+    sizes = pretraining.by_attention(Records.read(results / PRETRAINED))
+    heads = Records.read(results / "language.jsonl")
+    if not sizes and not comparison.has_radar(heads):
+        raise ValueError(
+            f"figures: expected records of GPT-2s or language tasks in {results}, got none"
+        )
     figures.mkdir(parents=True, exist_ok=True)
-    plot_losses_by_size(found, figures / "pretrained-sizes.png")
+    if sizes:
+        plot_losses_by_size(sizes, figures / "pretrained-sizes.png")
+    if comparison.has_radar(heads):
+        plot_radar(heads, figures / "language-radar.png")
 
 
 def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:

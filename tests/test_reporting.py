@@ -12,6 +12,7 @@ from PIL import Image
 from poolax import reporting
 from poolax.cli import show
 from poolax.reporting._figures import _plot_panel
+from poolax.reporting._radar import _panels
 
 
 def head(pooler, seed, test, *, validation=None, rate=1e-3, resolved=None, diverged=False):
@@ -403,6 +404,28 @@ def test_local_and_tight_bounds_have_columns_where_records_have_them():
     # Beside records of the first version, which lack both.
     mixed = reporting.sensitivity_table([*newer, LIPSCHITZ[0]]).markdown()
     assert "| dot product | avg | 2 | 4 | – | – | 40 | 4.2e+06 | – |" in mixed
+
+
+def test_a_radar_has_an_axis_for_each_task(tmp_path):
+    tasks = {"a": ("accuracy", True), "b": ("mse", False), "c": ("spearman", True)}
+    rows = [
+        head(pooler, 0, test) | {"dataset": name, "metric": metric, "higher_is_better": higher}
+        for name, (metric, higher) in tasks.items()
+        for pooler, test in (("avg", 0.7), ("max", 0.5))
+    ]
+    reporting.plot_radar(rows, tmp_path / "radar.png")
+    with Image.open(tmp_path / "radar.png") as image:
+        assert image.width == 1020
+    [(title, axes, lines)] = _panels(rows)
+    assert title == "ViT, Adam"
+    assert [axis.label for axis in axes] == list(tasks)
+    assert axes[0].unit == "accuracy in %"
+    # Outward is better: the smaller error, too.
+    for axis, better, worse in zip(axes, lines["avg"], lines["max"], strict=True):
+        assert (better > worse) == (axis.outer > axis.inner)
+        assert 0.25 <= min(better, worse) <= max(better, worse) <= 1
+    with pytest.raises(ValueError, match="records: expected heads of one model on 3 tasks or more"):
+        reporting.plot_radar(rows[:2], tmp_path / "radar.png")
 
 
 def test_figures(tmp_path):

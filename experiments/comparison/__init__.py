@@ -11,6 +11,7 @@ from comparison._study import Context as Context
 from comparison._study import Study as Study
 from comparison._study import with_notes as with_notes
 from comparison._tables import commands as commands
+from comparison._tables import has_radar as has_radar
 from comparison._tables import markdown as markdown
 from comparison._tables import portable_command as portable_command
 from comparison._tables import published as published

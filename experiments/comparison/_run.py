@@ -17,10 +17,10 @@ from comparison._chosen import check_together, chosen_cases
 from comparison._options import Options
 from comparison._raw import NAME, raw_scores, with_raw
 from comparison._study import Case, Context, Study
-from comparison._tables import markdown, published, tables
+from comparison._tables import has_radar, markdown, published, tables
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
 from poolax.records import write_atomically
-from poolax.reporting import Table, joined, plot_scores
+from poolax.reporting import Table, joined, plot_radar, plot_scores
 from poolax.training import Limits, Progress, Records, stop_on_sigterm, sweep
 from poolax.training.holding import holding
 
@@ -146,3 +146,5 @@ def _write(study: Study, out: epath.Path, records: Records, shown: Sequence[Tabl
         write_atomically(out / f"{study.name}.{suffix}", text)
     if not all(row["diverged"] for row in records):
         plot_scores(records, out / f"{study.name}.png")
+    if study.radar and has_radar(records):
+        plot_radar(records, out / f"{study.name}-radar.png")

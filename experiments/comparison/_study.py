@@ -88,6 +88,7 @@ class Study:
         options: Its command line with all defaults.
         cases: Rows of the table by name.
         other: Gives the row for another data set by its name, or for a user's own file or folder.
+        radar: Whether its tasks are drawn together as well, an axis each.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Study:
     options: Options
     cases: Mapping[str, Case]
     other: Callable[[str], Case]
+    radar: bool = False
 
 
 def with_notes(data: Dataset, *notes: str) -> Dataset:

@@ -9,7 +9,7 @@ import numpy as np
 
 from comparison._study import Study
 from poolax.records import Records, packed
-from poolax.reporting import Table, notes_once, score_tables
+from poolax.reporting import FEWEST_TASKS, Table, notes_once, score_tables
 
 # Curves and probabilities stay with the sweep's own records.
 _FIELDS = (
@@ -48,7 +48,7 @@ _FIELDS = (
 _PATHS = {
     "--data-dir": "DIR",
     "--out": None,
-    "--backbone": None,
+    **dict.fromkeys(("--backbone", "--vision-backbone", "--series-backbone")),
     **dict.fromkeys(("--minilm", "--smollm2", "--dinov2"), "MODEL"),
 }
 
@@ -128,6 +128,13 @@ def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 def markdown(tables: Sequence[Table], *, title: str) -> str:
     """Tables of a comparison below its title."""
     return "\n".join([f"## {title}\n", *(table.markdown(level=3) for table in tables)])
+
+
+def has_radar(records: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether records are of as many tasks as a radar needs, and of no layers beside the output."""
+    sound = [row for row in records if not row["diverged"]]
+    tasks = {(row["dataset"], row["task"]) for row in sound}
+    return len(tasks) >= FEWEST_TASKS and not any("layers" in row for row in sound)
 
 
 def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:

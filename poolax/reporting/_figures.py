@@ -14,7 +14,7 @@ from poolax.reporting._scores import summaries_of
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Errors further apart than by this factor, such as those of a baseline, need a logarithmic axis.
 _WIDE = 20
 
@@ -91,7 +91,7 @@ def _plot_protocol(axes, index, protocol, entries, poolers, num_protocols):
         places,
         means,
         yerr=list(zip(*bars, strict=True)),
-        fmt=_MARKERS[index % len(_MARKERS)],
+        fmt=MARKERS[index % len(MARKERS)],
         color=colour,
         markersize=6,
         capsize=3,
@@ -141,7 +141,7 @@ def draw_noise_curves(axes: Any, records: Iterable[Mapping[str, Any]]) -> None:
         axes.plot(
             epsilon,
             mean,
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             color=colour,
             markersize=5,
             label=legend_label(row["pooler"]),
