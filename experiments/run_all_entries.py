@@ -1,0 +1,136 @@
+"""What ``run_all.py`` runs: a line of a table for each script, its arguments and how long it takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+Model = Literal["language", "vision", "series"]
+Arguments = Mapping[str, Any]
+
+#: Flags of ``run_all.py`` that are handed on to the comparisons and to what shares their command line.
+SHARED = ("data_dir", "solvers", "seeds", "epochs", "num_examples", "devices")
+#: Comparisons, whose records the scripts that measure nothing read.
+COMPARISONS = ("language", "vision", "time_series")
+_QUICK = {"num_examples": 40, "seeds": 2, "epochs": 1, "poolers": ("last", "avg", "wavg")}
+_PRETRAINED = {**_QUICK, "pretrain_epochs": 2}
+
+
+class Run(NamedTuple):
+    """One way to run a script.
+
+    Attributes:
+        minutes: How long that takes on two cores: an estimate, until a run of the folder has told.
+        arguments: Of its command line, by the names of its options.
+        model: What the backbone reads that is handed on to it; ``None`` for none.
+    """
+
+    minutes: float
+    arguments: Arguments
+    model: Model | None = None
+
+
+class Entry(NamedTuple):
+    """A script of this folder.
+
+    Attributes:
+        name: Of its folder, and for ``--only``.
+        script: Its file.
+        shows: What of the paper it gives.
+        full: How it is run.
+        quick: How it is run with ``--quick``; ``None`` where that has enough of its kind.
+        flags: Those of ``run_all.py`` that it takes.
+        records: The file in its folder whose records are counted; ``None`` where it writes none.
+        reads: Entries whose records it reads, at least one of which has to be there.
+    """
+
+    name: str
+    script: str
+    shows: str
+    full: Run
+    quick: Run | None
+    flags: Sequence[str] = SHARED
+    records: str | None = None
+    reads: Sequence[str] = ()
+
+
+def _comparison(name: str, shows: str, minutes: float, model: Model, quick: Arguments) -> Entry:
+    return Entry(
+        name,
+        f"{name}.py",
+        shows,
+        Run(minutes, {}, model),
+        Run(1, quick, model),
+        records=f"{name}.jsonl",
+    )
+
+
+def _probe(name: str, shows: str, minutes: float, **arguments: Any) -> Entry:
+    full = Run(minutes, {"datasets": ("banking77", "stsb"), **arguments}, "language")
+    flags = [flag for flag in SHARED if flag != "solvers"]
+    return Entry(
+        name, f"{name}.py", shows, full, Run(1, {"quick": True}), flags, records=f"{name}.jsonl"
+    )
+
+
+def _preset(name: str, minutes: float, *, is_quick: bool = False) -> Entry:
+    quick = Run(1, {"preset": name, "quick": True}) if is_quick else None
+    full = Run(minutes, {"preset": name, "worth": True})
+    flags = ("data_dir", "devices")
+    return Entry(
+        f"pretrain-{name}", "pretrain.py", "backbones", full, quick, flags, records="records.jsonl"
+    )
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        _comparison(
+            "language", "Tables 2, 8; Figure 1", 50, "language", {**_QUICK, "datasets": ("topics",)}
+        ),
+        _comparison("vision", "Tables 1, 4", 45, "vision", {**_PRETRAINED, "datasets": ("digits",)}),
+        _comparison(
+            "time_series", "Tables 3, 5-7", 30, "series", {**_PRETRAINED, "datasets": ("sunspots",)}
+        ),
+        Entry(
+            "bounds",
+            "bounds.py",
+            "Section 4",
+            Run(40, {}, "language"),
+            Run(1, {"quick": True, "suites": ("random",)}),
+            ("data_dir",),
+            records="bounds.jsonl",
+        ),
+        _probe("optimisation", "third trend", 60),
+        _probe("data_size", "beyond the paper", 60, datasets=("banking77",)),
+        _probe("weights", "Figures 3, 5", 30),
+        _preset("gpt2-64", 5, is_quick=True),
+        _preset("gpt2-128", 10),
+        _preset("gpt2-192", 15),
+        _preset("gpt2-l2-64", 5),
+        _preset("gpt2-l2-128", 10),
+        _preset("gpt2-l2-192", 15),
+        _preset("bert", 12),
+        _preset("vit", 15, is_quick=True),
+        _preset("lipsformer", 15),
+        _preset("swin", 15),
+        _preset("moment", 12, is_quick=True),
+        Entry(
+            "claims",
+            "claims.py",
+            "claims",
+            Run(5, {}),
+            Run(1, {"quick": True}),
+            (),
+            records="claims.jsonl",
+            reads=COMPARISONS,
+        ),
+        Entry(
+            "paper_table",
+            "paper_table.py",
+            "all values",
+            Run(0.5, {}),
+            Run(0.5, {}),
+            (),
+            reads=COMPARISONS,
+        ),
+    )
+}

@@ -1,0 +1,151 @@
+"""All experiments in one call: what is done, left, failed and gone on with."""
+
+import importlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from poolax.records import Records
+
+#: Takes the arguments of an experiment; what it does is told by its first one.
+SCRIPT = """
+import pathlib, signal, sys, time
+
+how, out = sys.argv[sys.argv.index("--how") + 1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(parents=True, exist_ok=True)
+
+def stop(*_):
+    (out / "stopped").touch()
+    print("stand: interrupted", file=sys.stderr)
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, stop)
+if how == "fails":
+    sys.exit("stand: data_dir: expected a folder")
+if how == "waits":
+    (out / "waiting").touch()
+    time.sleep(60)
+with open(out / "stand.jsonl", "a") as file:
+    file.write("{}\\n")
+sys.exit(3 if how == "diverges" else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_all(pytestconfig):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
+        yield importlib.import_module("run_all")
+
+
+@pytest.fixture
+def stand(run_all, tmp_path, monkeypatch):
+    """Puts small scripts in the place of the experiments; gives what runs some of them."""
+    (tmp_path / "stand.py").write_text(SCRIPT)
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+
+    def make(hows, minutes=1.0):
+        entries = {
+            name: run_all.Entry(
+                name,
+                "stand.py",
+                "",
+                run_all.Run(minutes, {"how": how}),
+                None,
+                (),
+                records="stand.jsonl",
+            )
+            for name, how in hows.items()
+        }
+        monkeypatch.setattr(run_all, "ENTRIES", entries)
+        return lambda *arguments: run_all.main([*arguments, "--out", str(tmp_path / "out")])
+
+    return make
+
+
+def states(tmp_path):
+    return [row["state"] for row in Records.read(tmp_path / "out" / "run_all.jsonl")]
+
+
+def test_what_is_recorded_is_not_run_again(stand, tmp_path, capsys):
+    run = stand({"a": "ends", "b": "diverges"})
+    assert run() == 3
+    assert states(tmp_path) == ["done", "done"]
+    assert run() == 3
+    assert states(tmp_path) == ["done", "done"]
+    assert (tmp_path / "out" / "a" / "stand.jsonl").read_text() == "{}\n"
+    assert "recorded" in capsys.readouterr().out
+    (tmp_path / "out" / "a" / "stand.jsonl").unlink()
+    assert run("--only", "a") == 0
+    assert states(tmp_path) == ["done", "done", "done"]
+
+
+def test_a_failure_is_told_in_its_own_words_and_others_go_on(stand, tmp_path, capsys):
+    run = stand({"a": "fails", "b": "ends"})
+    assert run() == 1
+    assert states(tmp_path) == ["failed", "done"]
+    assert "data_dir: expected a folder" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_does_not_fit_in_the_time_is_left(stand, tmp_path, capsys):
+    assert stand({"a": "ends"}, minutes=9)("--minutes", "3") == 75
+    assert not (tmp_path / "out" / "run_all.jsonl").exists()
+    assert "a: left for the next call: takes about 9 min, 3 left" in capsys.readouterr().err
+
+
+def test_what_is_not_finished_in_time_saves_and_stops(stand, tmp_path):
+    started = time.monotonic()
+    assert stand({"a": "waits"}, minutes=0.001)("--minutes", "0.05") == 75
+    assert time.monotonic() - started < 30
+    assert states(tmp_path) == ["not finished"]
+    assert (tmp_path / "out" / "a" / "stopped").exists()
+
+
+def test_a_stop_is_passed_on(run_all, tmp_path):
+    script, out = tmp_path / "stand.py", tmp_path / "out"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), "--how", "waits", "--out", str(out)]
+    asked = (out / "waiting").exists
+    assert run_all.in_process(command, tmp_path / "log", None, asked) == 75
+    assert (out / "stopped").exists()
+    assert run_all.last_line(tmp_path / "log", 75) == "stand: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "all"], "run_all: only: expected one of 'language', 'vision'"),
+        (["--minutes", "0"], "run_all: minutes: expected a number > 0, got 0.0"),
+        (["--solver", "newton"], "run_all: solvers: expected one of 'adam', 'converged'"),
+    ],
+)
+def test_usage_errors_are_one_line(run_all, tmp_path, capsys, arguments, message):
+    assert run_all.main([*arguments, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message)
+    assert told.count("\n") == 1
+
+
+def test_the_list_names_all_and_their_files_are_there(run_all, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run_all.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name, entry in run_all.ENTRIES.items():
+        assert name in shown
+        assert (run_all.HERE / entry.script).exists()
+
+
+@pytest.mark.slow
+def test_all_run_quickly_and_are_not_run_again(pytestconfig, bert, tmp_path):
+    script = pytestconfig.rootpath / "experiments" / "run_all.py"
+    command = [sys.executable, str(script), "--quick", "--backbone", str(bert), "--out", str(tmp_path)]
+    started = time.monotonic()
+    assert subprocess.run(command, check=False).returncode == 0
+    assert time.monotonic() - started < 600
+    found = Records.read(tmp_path / "run_all.jsonl")
+    assert {row["state"] for row in found} == {"done"}
+    assert {"language", "vision", "time_series", "bounds", "claims"} <= {row["entry"] for row in found}
+    assert subprocess.run(command, check=False).returncode == 0
+    assert len(Records.read(tmp_path / "run_all.jsonl")) == len(found)
