@@ -71,13 +71,14 @@ class _Command:
             init = backbones.load(pretraining.path_of_model(options.init))
         with progress_bars(console) as progress:
             prepared = pretraining.prepare(options, preset, out, progress, init)
+            probes = pretraining.probes_of(options, preset, prepared) if options.worth else {}
             found = _trained(options, preset, prepared, init, out, progress)
             _write(beside, found, out, console)
             records = list(found.records)
             shown = [curve_table(options.preset, records)]
             if options.worth:
                 worth = pretraining.worth_of(
-                    options, preset, prepared, found.backbone, records, progress
+                    options, preset, prepared, probes, found.backbone, records, progress
                 )
                 Records([worth]).write_as(out / "pretrain.jsonl")
                 records, shown = [*records, worth], [*shown, pretraining.summary_table([worth])]

@@ -13,4 +13,5 @@ from pretraining._recorded import loss_range as loss_range
 from pretraining._recorded import published as published
 from pretraining._recorded import recorded as recorded
 from pretraining._tables import summary_table as summary_table
+from pretraining._worth import probes_of as probes_of
 from pretraining._worth import worth_of as worth_of

@@ -47,10 +47,30 @@ class PretrainedRecord(TypedDict):
     seconds: NotRequired[float | None]
 
 
+def probes_of(options: Options, preset: Preset, prepared: Prepared) -> dict[str, Dataset]:
+    """The data sets of a preset's heads, read before anything is trained.
+
+    Args:
+        options: The command line.
+        preset: The preset with all that is said otherwise.
+        prepared: What is trained on.
+
+    Raises:
+        ValueError: for a data set that is not there, or token files whose tokenizer nothing tells.
+    """
+    if preset.probe and prepared.preprocess is None:
+        raise ValueError(
+            f"worth: expected a tokenizer (--tokenizer) for a head on {', '.join(preset.probe)}, got "
+            "token files without one"
+        )
+    return {name: data.load(name, data_dir=options.data_dir) for name in preset.probe}
+
+
 def worth_of(
     options: Options,
     preset: Preset,
     prepared: Prepared,
+    probes: Mapping[str, Dataset],
     backbone: Backbone,
     curve: Sequence[Mapping[str, Any]],
     progress: Progress,
@@ -61,6 +81,7 @@ def worth_of(
         options: The command line.
         preset: The preset with all that is said otherwise.
         prepared: What it was trained on.
+        probes: As :func:`probes_of` gives them.
         backbone: The trained model.
         curve: Records of its training.
         progress: Called with a description, the number done and the total.
@@ -70,8 +91,7 @@ def worth_of(
     family: Any = type(backbone)
     random = family.init(backbone.config, jax.random.key(options.seed + 1), backbone.preprocess)
     heads = {}
-    for name in preset.probe:
-        dataset = data.load(name, data_dir=options.data_dir)
+    for name, dataset in probes.items():
         heads[name] = {
             "trained": _head(backbone, dataset, progress),
             "random": _head(random, dataset, progress),
