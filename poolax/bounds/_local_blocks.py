@@ -14,10 +14,7 @@ of tokens times the width: no Jacobian is formed.
 Theory, section 5.3.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +22,10 @@ from jaxtyping import Array, Float
 
 from poolax._decompositions import eigenvectors
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax.attention import L2, Cosine, Kind
+from poolax.attention import Kind
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import spectral_norm
-
-Turn = Callable[[Float[Array, "n H d_h"]], Float[Array, "n H d_h"]]
+from poolax.bounds._local_parts import Turn, attention_parts
 
 
 def attention_blocks(
@@ -61,8 +57,7 @@ def attention_blocks(
     Returns:
         Shape ``(n, n)``, output token first; never below the blocks' norms but for rounding.
     """
-    turn = (lambda rows: rows) if turn is None else turn
-    parts = _parts(kind, kernels, x, value_bias, turn)
+    parts = attention_parts(kind, kernels, x, value_bias, turn)
     out = kernels.out
     maps = parts.value_kernel @ out  # M_h, (H, d, d)
     rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)  # (n, n, H)
@@ -92,89 +87,6 @@ def attention_blocks(
 
     norms, diagonal = jax.lax.map(row, jnp.arange(x.shape[0]))
     return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    value: Float[Array, "n H d_v"]
-    value_kernel: Float[Array, "H d d_v"]
-    rate: Float[Array, "n H"]
-    key_gradient: Callable[[Any], Float[Array, "n H d"]]
-    own_block: Callable[..., Float[Array, "d d"]]
-    normalised: tuple[Float[Array, "n H d"], Float[Array, "n H d_v"]] | None = None
-
-
-def _parts(kind, kernels: Kernels, x, value_bias, turn: Turn) -> _Parts:
-    """The derivatives of logits and values of a kind of attention at ``x``."""
-
-    def project(kernel, bias):
-        rows = jnp.einsum("nd,hdk->nhk", x, kernel)
-        return rows if bias is None else rows + bias[None]
-
-    def turn_back(rows):
-        return jax.linear_transpose(turn, rows)(rows)[0]
-
-    head_dim = kernels.query.shape[-1]
-    is_l2 = isinstance(kind, L2)
-    key_kernel = kernels.key_or_query
-    query = project(kernels.query, kernels.query_bias)
-    key = query if is_l2 else project(key_kernel, kernels.key_bias)
-    value_kernel = kernels.value
-    if isinstance(kind, L2) and not kind.plain_values:
-        # Values x A_h W_V^h, A_h = W_Q^h W_Q^{hT} / sqrt(d_h), from the inside out.
-        inner = jnp.einsum("hdk,hdv->hkv", kernels.query, kernels.value)  # (H, d_h, d_v)
-        value_kernel = kernels.query @ inner / math.sqrt(head_dim)
-    value = project(value_kernel, None)
-    rate = jnp.ones(value.shape[:2], x.dtype)
-    normalised = None
-    query_unit = key_unit = query_length = key_length = jnp.ones(())
-    if isinstance(kind, Cosine):
-        query_unit, query_length = _normalise(query, kind.eps)
-        key_unit, key_length = _normalise(key, kind.eps)
-        scale, query_seen, key_seen = kind.tau, turn(query_unit), turn(key_unit)
-        value, rate = kind.nu * value, kind.nu * rate
-        if not kind.plain_values:
-            unit, length = _normalise(project(value_kernel, value_bias), kind.eps)
-            value, rate = kind.nu * unit, kind.nu / length
-            normalised = jnp.einsum("hdv,nhv->nhd", value_kernel, unit), unit
-    else:
-        scale = 2 / math.sqrt(head_dim) if isinstance(kind, L2) else kind.logit_scale(head_dim)
-        query_seen, key_seen = turn(query), turn(key)
-
-    def key_gradient(index):
-        """Derivative of the logits of one query with respect to each token as a key."""
-        rows = jnp.broadcast_to(query_seen[index], query_seen.shape)
-        rows = rows - key_seen if is_l2 else turn_back(rows)
-        if isinstance(kind, Cosine):
-            along = jnp.sum(rows * key_unit, axis=-1, keepdims=True)
-            rows = (rows - along * key_unit) / key_length[..., None]
-        return scale * jnp.einsum("nhk,hdk->nhd", rows, key_kernel)
-
-    def own_block(index, attention, moved, out):
-        """``C_i``: what the query's own token does through its logits."""
-        centre = jnp.einsum("hk,khq->hq", attention, key_seen)
-        # Covariance of keys and values under P_i: (H, d_h, d_v), which never becomes d by d.
-        inner = jnp.einsum("hk,khq,khv->hqv", attention, key_seen - centre[None], moved)
-
-        def to_query(column):  # (H, d_h), the derivative with respect to the query as it is seen
-            rows = jnp.zeros_like(query_seen).at[index].set(column)
-            return turn_back(rows)[index]
-
-        inner = jax.vmap(to_query, in_axes=-1, out_axes=-1)(inner)
-        if isinstance(kind, Cosine):
-            # The normaliser's Jacobian: nothing along the unit query, the rest by its length.
-            unit = query_unit[index]
-            along = jnp.einsum("hq,hqv->hv", unit, inner)
-            inner = inner - unit[..., None] * along[:, None]
-            inner = inner / query_length[index][:, None, None]
-        return scale * jnp.einsum("hdq,hqv,hve->de", kernels.query, inner, out)
-
-    return _Parts(value, value_kernel, rate, key_gradient, own_block, normalised)
-
-
-def _normalise(rows, eps):
-    length = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1) + eps)
-    return rows / length[..., None], length
 
 
 def _rank_norms(coefficients, left, right):
