@@ -15,8 +15,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from poolax._checks import (
     broadcast_mask,
     check_all_finite,
+    check_choice,
     check_finite,
     check_instance,
+    check_number,
     check_tokens,
 )
 from poolax._layer_specs import NormSpec
@@ -31,6 +33,8 @@ from poolax.attention import (
     from_name,
 )
 from poolax.blocks import TBM, FeedForward, PostLNBlock
+from poolax.bounds._ball_attention import attention_change, changed
+from poolax.bounds._ball_domain import attention_on_domain
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
@@ -38,6 +42,7 @@ from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
+from poolax.bounds._reach import GEOMETRIES, Reach, on_ball, whole_norm
 from poolax.bounds._rebuilt import attention_layer, with_biases
 from poolax.records import Bound
 
@@ -61,11 +66,13 @@ def local_attention(
     rotary: Rotary | PatchRotary | None = None,
     bias: Float[ArrayLike, "*#batch H n n"] | None = None,
     segments: Int[ArrayLike, "*#batch n"] | None = None,
+    epsilon: Float[ArrayLike, ""] = 0.0,
+    geometry: str = "frobenius",
 ) -> Float[Array, "*batch"]:
     r"""Bound of the Jacobian's norm of multi-head attention at ``x``, of every kind.
 
-    It holds at ``x`` alone. The Jacobian is made of blocks ``J_ik``, output token ``i`` against input
-    token ``k``; with ``N_ik >= |J_ik|``,
+    It holds at ``x`` alone, or on a ball around it. The Jacobian is made of blocks ``J_ik``, output
+    token ``i`` against input token ``k``; with ``N_ik >= |J_ik|``,
 
         ``|J| <= |N|``,
 
@@ -83,6 +90,12 @@ def local_attention(
 
     heads combine as for the tight bound.
 
+    With ``epsilon > 0`` it holds at every input whose real tokens are at most ``epsilon`` away from
+    ``x``: to the norms of the blocks at ``x`` comes what they can change, from the interval in which
+    each logit stays and with it each attention weight, the ball in which each value stays, and the
+    lengths that normalised rows keep. In the Frobenius norm it is no larger than the tight bound on the
+    domain that holds the ball, if there is one. It does not fall as ``epsilon > 0`` grows.
+
     Args:
         x: Tokens, shape ``(*batch, n, d)``.
         query: Kernel, shape ``(d, H, d_h)``.
@@ -99,13 +112,17 @@ def local_attention(
         rotary: Rotary positions of tokens or patches, or ``None``.
         bias: Added to the logits, broadcastable to ``(*batch, H, n, n)``.
         segments: Tokens see only tokens with the same number, broadcastable to ``(*batch, n)``.
+        epsilon: Radius of the ball.
+        geometry: ``"frobenius"`` for the Frobenius norm on sequences, ``"tokens"`` for the largest
+            norm of a token, in both the input and the output: a change of each token by at most
+            ``epsilon``.
 
     Returns:
         The bound at each sequence, shape ``(*batch,)``; 0 for one without real tokens.
 
     Raises:
-        ValueError: for another kind, wrong shapes, dtypes or masks, ``n = 0``, values that are not
-            finite, or such that the bound overflows.
+        ValueError: for another kind or geometry, a negative ``epsilon``, wrong shapes, dtypes or
+            masks, ``n = 0``, values that are not finite, or such that the bound overflows.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -115,11 +132,13 @@ def local_attention(
         1.0
 
     Reference:
-        Theory, sections 5.1 to 5.3. The centred form after Yudin et al. (2025), whose printed form does
-        not hold with a query bias; the others are this library's own.
+        Theory, sections 5.1 to 5.3 and, on a ball, 5.5. The centred form after Yudin et al. (2025),
+        whose printed form does not hold with a query bias; the others are this library's own.
     """
     kind = from_name(kind) if isinstance(kind, str) else kind
     check_instance("kind", kind, Kind, "DotProduct, L2 or Cosine")
+    check_choice("geometry", geometry, GEOMETRIES)
+    check_number("epsilon", epsilon, at_least=0.0)
     check_tokens("x", x)
     x = jnp.asarray(x)
     mask = broadcast_mask(mask, x.shape[:-1])
@@ -151,28 +170,34 @@ def local_attention(
         segments=segments,
     )
     weights = applied[1]
-    # Frequencies of rotary positions may depend on the number of real tokens.
     real = jnp.ones(x.shape[:-1], bool) if mask is None else mask
-    lengths = jnp.sum(real, axis=-1)
 
+    tokens, kept = x.reshape(-1, *x.shape[-2:]), real.reshape(-1, x.shape[-2])
+    radius = on_ball(epsilon, dtype)
     flat = jnp.broadcast_to(weights, (*x.shape[:-2], *weights.shape[-3:]))
     norms = _norms_at(
         kind,
         rotary,
+        geometry,
+        radius,
         kernels,
-        x.reshape(-1, *x.shape[-2:]),
+        tokens,
         flat.reshape(-1, *flat.shape[-3:]),
-        lengths.reshape(-1),
+        kept,
         kernels.by_head(value_bias),
     )
+    if radius is not None and geometry == "frobenius":
+        options = {"rotary": rotary, "has_bias": bias is not None}
+        on_domain = attention_on_domain(kind, params, tokens, kept, radius, **options)
+        norms = jnp.minimum(norms, on_domain)
     bound = round_up(norms).reshape(x.shape[:-2])
     check_held("x", bound)
     return bound
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
-    """The smallest form at each of several inputs."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _norms_at(kind, rotary, geometry, epsilon, kernels, x, weights, real, value_bias):
+    """The smallest form at each of several inputs, or on the balls around them."""
     size = 1
     if isinstance(kind, DotProduct) or kind.plain_values:
         # The output is linear in the values, squares of which may leave the range.
@@ -181,18 +206,28 @@ def _norms_at(kind, rotary, kernels, x, weights, lengths, value_bias):
         value_bias = None if value_bias is None else value_bias / size
 
     def at(one):
-        x, weights, length = one  # (n, d), (H, n, n) and a number
-        turn = None if rotary is None else functools.partial(rotary, lengths=length)
-        blocks = attention_blocks(kind, kernels, x, weights, value_bias=value_bias, turn=turn)
+        x, weights, real = one  # (n, d), (H, n, n) and (n,)
+        # Frequencies of rotary positions may depend on the number of real tokens.
+        turn = None if rotary is None else functools.partial(rotary, lengths=jnp.sum(real))
+        parts = {"value_bias": value_bias, "turn": turn}
+        blocks = attention_blocks(kind, kernels, x, weights, **parts)
         # What one form cannot hold says nothing about the others.
-        norm = or_infinite(spectral_norm(blocks))
-        if isinstance(kind, DotProduct) and rotary is None:
+        norm = or_infinite(whole_norm(geometry, blocks))
+        if isinstance(kind, DotProduct) and rotary is None and geometry == "frobenius":
             norm = jnp.minimum(norm, or_infinite(row_form(kind, kernels, x, weights)))
             seen = jnp.sum(weights[0], axis=-1) > 0
             norm = jnp.minimum(norm, or_infinite(centred_form(kind, kernels, x, weights, seen)))
-        return norm
+        if epsilon is None:
+            return norm
+        reach = Reach.of_input(epsilon, real, geometry)
+        found = attention_change(kind, kernels, x, weights, reach, **parts)
+        change, largest = changed(blocks, found, real)
+        # The whole at the centre, and what all blocks change; or all blocks at their largest, which
+        # may be bounded by less than blocks at the centre are.
+        moved = or_infinite(norm + whole_norm(geometry, change))
+        return jnp.maximum(norm, jnp.minimum(moved, or_infinite(whole_norm(geometry, largest))))
 
-    return size * jax.lax.map(at, (x, weights, lengths))
+    return size * jax.lax.map(at, (x, weights, real))
 
 
 @at_highest_precision

@@ -1,0 +1,105 @@
+"""How far tokens may move, at the input and behind some layers, in either geometry.
+
+Theory, section 5.5.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from poolax._checks import is_concrete
+from poolax._numerics import safe_norm, safe_sqrt
+from poolax.bounds._linalg import spectral_norm
+
+GEOMETRIES = ("frobenius", "tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """Token ``i`` moves by at most ``sum_k matrix_ik t_k``, for some ``t >= 0`` of norm 1.
+
+    The norm of ``t`` is Euclidean in the geometry ``"frobenius"``, the largest entry in ``"tokens"``.
+
+    Attributes:
+        matrix: Not negative, shape ``(n, n)``; the radius times the identity at the input.
+        geometry: ``"frobenius"`` or ``"tokens"``.
+    """
+
+    matrix: Float[Array, "n n"]
+    geometry: str
+
+    @classmethod
+    def of_input(cls, epsilon: Float[Array, ""], real: Bool[Array, " n"], geometry: str) -> "Reach":
+        """Of the input itself, whose real tokens move by ``epsilon`` in all, or each."""
+        return cls(jnp.diag(jnp.where(real, epsilon, 0)), geometry)
+
+    @property
+    def gram(self) -> Float[Array, "n n"]:
+        """How moves of two tokens go together.
+
+        ``u`` times the move of ``i`` plus ``w`` times that of ``j`` is at most the root of ``u^2 G_ii +
+        2 u w G_ij + w^2 G_jj``.
+        """
+        if self.geometry == "frobenius":
+            return self.matrix @ self.matrix.T
+        radii = jnp.sum(self.matrix, axis=-1)
+        return radii[:, None] * radii[None, :]
+
+    @property
+    def radii(self) -> Float[Array, " n"]:
+        """How far each token may move."""
+        return row_norm(self.geometry, self.matrix)
+
+
+def on_ball(epsilon: Float[ArrayLike, ""], dtype) -> Float[Array, ""] | None:
+    """The radius of a ball, or ``None`` where it is known to be a point."""
+    if is_concrete(epsilon) and not np.any(np.asarray(epsilon)):
+        return None
+    return jnp.asarray(epsilon, dtype)
+
+
+def row_norm(geometry: str, matrix: Float[Array, "*m n"]) -> Float[Array, "*m"]:
+    """The largest entry of ``matrix @ t`` over ``t >= 0`` of norm one, for each row alone."""
+    if geometry == "frobenius":
+        return safe_norm(matrix, axis=-1)
+    return jnp.sum(matrix, axis=-1)
+
+
+def whole_norm(geometry: str, matrix: Float[Array, "m n"]) -> Float[Array, ""]:
+    """The largest norm of ``matrix @ t`` in the same geometry."""
+    if geometry == "frobenius":
+        return spectral_norm(matrix)
+    return jnp.max(jnp.sum(matrix, axis=-1))
+
+
+def pooled_norm_of(geometry: str, matrix: Float[Array, "m n"]) -> Float[Array, ""]:
+    """The largest Euclidean norm of ``matrix @ t``."""
+    if geometry == "frobenius":
+        return spectral_norm(matrix)
+    # Nothing in the matrix is negative, so that all t_k are one.
+    return safe_norm(jnp.sum(matrix, axis=-1))
+
+
+def pair(gram, index, first, second):
+    """The most of ``first`` times the move of token ``index`` plus ``second`` times each other's.
+
+    Args:
+        gram: :attr:`Reach.gram`.
+        index: A token ``i``.
+        first: ``u``, shape ``(H, n)``.
+        second: ``w``, shape ``(H, n)``.
+
+    Returns:
+        Shape ``(H, n)``, for each token ``j`` beside ``i``.
+    """
+    own, across, others = gram[index, index], gram[index][None], jnp.diagonal(gram)[None]
+    square = jnp.square(first) * own + 2 * first * second * across + jnp.square(second) * others
+    return safe_sqrt(square)
+
+
+def cross(gram, index):
+    """The largest product of the moves of token ``index`` and of each other one, shape ``(n,)``."""
+    radii = safe_sqrt(jnp.diagonal(gram))
+    return (radii[index] * radii + gram[index]) / 2
