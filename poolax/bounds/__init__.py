@@ -21,6 +21,7 @@ from poolax.bounds._block import block as block
 from poolax.bounds._block import tbm as tbm
 from poolax.bounds._block import with_pooler as with_pooler
 from poolax.bounds._certified import certified_radius as certified_radius
+from poolax.bounds._certify import certify as certify
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
 from poolax.bounds._expressivity import expressivity as expressivity
@@ -40,6 +41,7 @@ from poolax.bounds._pooling import pooling_factor as pooling_factor
 from poolax.records import AttentionBound as AttentionBound
 from poolax.records import BlockBound as BlockBound
 from poolax.records import Bound as Bound
+from poolax.records import Certificate as Certificate
 from poolax.records import Domain as Domain
 from poolax.records import ExpressivityBound as ExpressivityBound
 from poolax.records import ExpressivityBoundEstimate as ExpressivityBoundEstimate

@@ -4,6 +4,7 @@ from poolax._paths import write_atomically as write_atomically
 from poolax.records._bounds import AttentionBound as AttentionBound
 from poolax.records._bounds import BlockBound as BlockBound
 from poolax.records._bounds import Bound as Bound
+from poolax.records._bounds import Certificate as Certificate
 from poolax.records._bounds import ExpressivityBound as ExpressivityBound
 from poolax.records._bounds import PoolerBound as PoolerBound
 from poolax.records._domains import Domain as Domain

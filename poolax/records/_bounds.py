@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from poolax._checks import check_count, check_number, check_values, is_concrete
 from poolax._intervals import log_chi2_tail
@@ -38,6 +38,24 @@ class ExpressivityBound:
         distribution of the noise (:meth:`Bound.gamma_gaussian`).
         """
         return self.gamma >= 1
+
+
+@struct.dataclass
+class Certificate:
+    """How far inputs may move before their class can change.
+
+    Attributes:
+        radius: Every change of a norm below it keeps the class; 0 where it is wrong already.
+        labels: The classes.
+        geometry: The norm of changes, ``"frobenius"`` or ``"tokens"``.
+        attacked: Norms of changes that were found to change the class, infinite where none was found;
+            ``None`` where none was looked for.
+    """
+
+    radius: Float[Array, "*batch"]
+    labels: Int[Array, "*batch"]
+    geometry: str = struct.field(pytree_node=False, default="frobenius")
+    attacked: Float[Array, "*batch"] | None = None
 
 
 @struct.dataclass
