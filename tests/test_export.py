@@ -62,6 +62,28 @@ def local_call(kind):
     return bound, (variables, X[0], MASK[0])
 
 
+def ball_call(kind):
+    kernel, out = jnp.ones((8, 2, 4)), jnp.ones((2, 4, 8))
+    key = None if isinstance(kind, attention.L2) else kernel
+
+    def bound(x, mask, epsilon):
+        options = {"kind": kind, "mask": mask, "epsilon": epsilon, "geometry": "tokens"}
+        return bounds.local_attention(x, kernel, key, kernel, out, **options)
+
+    return bound, (X, MASK, jnp.array(0.1))
+
+
+def certify_call(name, geometry):
+    pooler = POOLERS[name]
+    params = {"output": {"kernel": jnp.eye(8)}, "pooler": pooler.init(KEY, X).get("params", {})}
+
+    def radius(x, labels, mask):
+        options = {"mask": mask, "geometry": geometry}
+        return bounds.certify(pooler, {"params": params}, x, labels, **options).radius
+
+    return radius, (X, jnp.zeros(X.shape[:-2], int), MASK)
+
+
 def estimator_call(name):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X[0])
@@ -133,6 +155,9 @@ CALLS = {
     },
     **{f"reads-{name}": lambda p=p: reads_call(p) for name, p in PROBES.items()},
     **{f"local-{name}": lambda k=k: local_call(k) for name, k in KINDS.items()},
+    **{f"ball-{name}": lambda k=KINDS[name]: ball_call(k) for name in ("l2", "cosine")},
+    "certify-max": lambda: certify_call("max", "tokens"),
+    "certify-map": lambda: certify_call("map", "frobenius"),
     **{
         f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
         for kind in KINDS

@@ -88,6 +88,16 @@ def local_attention_of(kind, **options):
     return bound, (X, KERNEL, OUT)
 
 
+def certify_of(pooler, geometry):
+    inner = POOLERS[pooler].init(KEY, X).get("params", {})
+    params = {"output": {"kernel": jnp.eye(8)}, "pooler": inner}
+
+    def radius(params, x):
+        return bounds.certify(POOLERS[pooler], {"params": params}, x, 0, geometry=geometry).radius
+
+    return radius, (params, X)
+
+
 def ledger_of(method):
     config = backbones.ViTConfig(8, 4, 3, width=8, num_layers=1, num_heads=2, mlp_dim=12)
     vit = backbones.ViT.init(config, KEY)
@@ -183,6 +193,7 @@ DIFFERENTIABLE = {
     ),
     **{f"local_tbm-{kind}": lambda k=kind: local_tbm_of(k) for kind in KINDS},
     **{f"local_attention-{kind}": lambda k=kind: local_attention_of(k) for kind in KINDS},
+    "local_attention-ball": lambda: local_attention_of("cosine", epsilon=0.1),
     "local_attention-rotary": lambda: local_attention_of("dot", rotary=attention.Rotary()),
     **{f"ledger-{method}": lambda m=method: ledger_of(m) for method in ("sharp", "tight")},
     "local_ledger": lambda: ledger_of("local"),
@@ -193,6 +204,8 @@ DIFFERENTIABLE = {
     "domain_of": lambda: (lambda x: bounds.domain_of(x).spread, (X,)),
 }
 MEASURED = {
+    "certify-map": lambda: certify_of("map", "frobenius"),
+    "certify-avg": lambda: certify_of("avg", "tokens"),
     "expressivity-bound": constants_of_inputs,
     "jacobian_norm-forward": lambda: measured("jacobian_norm", mode="forward"),
     "jacobian_norm-reverse": lambda: measured("jacobian_norm", mode="reverse"),
