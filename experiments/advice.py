@@ -7,6 +7,8 @@ advice; the same command goes on with those that are not recorded, --cases names
 
     python experiments/advice.py --page      # write the page
     python experiments/advice.py --check     # exit code 1 if it is not what the records give
+
+Duration (estimate, two CPU cores): four minutes a case, half an hour for all; seconds for the page.
 """
 
 if __name__ == "__main__":
@@ -24,11 +26,11 @@ from typing import Any, ClassVar
 import advice_page
 import comparison
 import minilm
-import numpy as np
 import rich.console
 import time_series
 import tyro
 from etils import epath
+from vision import resized
 
 from poolax import backbones
 from poolax.backbones import Backbone
@@ -42,7 +44,7 @@ from poolax.cli import (
     run_program,
     tell,
 )
-from poolax.data import Dataset, examine
+from poolax.data import examine
 from poolax.records import Records, environment, write_atomically
 from poolax.training import advise, task_for
 from poolax.training.holding import holding
@@ -212,21 +214,6 @@ def advice_of(name: str, context: comparison.Context) -> dict[str, Any]:
         **environment(),
     }
     return {**record, "head": None, "command": comparison.portable_command(record["command"])}
-
-
-def resized(data: Dataset, backbone: Backbone, side: int) -> Dataset:
-    """The images of the splits alone, brought to one size as the backbone's own preprocessing does."""
-    used = np.unique(np.concatenate([np.asarray(part) for part in data.splits.values()]))
-    images = backbone.preprocessing.collect([np.asarray(data.inputs[index]) for index in used])
-    if images.shape[1] != side:
-        images = backbones.ImageGeometry(side)(list(images), size=side, channels=images.shape[-1])
-    return dataclasses.replace(
-        data,
-        inputs=images,
-        targets=np.asarray(data.targets)[used],
-        splits={name: np.searchsorted(used, part) for name, part in data.splits.items()},
-        notes=(*data.notes, f"images brought to {side} × {side} pixels"),
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

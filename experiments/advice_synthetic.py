@@ -6,6 +6,8 @@ Of each kind of token states (what is to be read stands in the last token, in th
 value, in a token with a marker, in the order of tokens, in second moments, or nowhere) random instances
 are drawn, over sizes, strengths, classes and numbers; each is one advice. Records are added to
 results/advice/synthetic.jsonl, and what is recorded is not run again.
+
+Duration (estimate, two CPU cores): half a minute an instance, two hours for all.
 """
 
 if __name__ == "__main__":

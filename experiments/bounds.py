@@ -8,6 +8,9 @@ some of them attain of a bound that holds for all weights with these norms. Suit
 attention layer of all-MiniLM-L6-v2 at real sentences, and the whole backbone with a pooler behind it.
 Records are added to OUT/bounds.jsonl and the tables are made from records alone; what is recorded
 already is not measured again.
+
+Duration (estimate, two CPU cores): two hours for the grid, twenty minutes for the model; --quick a
+minute.
 """
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@
 
 Each claim is a statement about differences of poolers on named data, for a named backbone, under each
 solver. It is tested on test examples by a paired bootstrap of two levels (examples, then seeds; 10,000
-draws), with Holm's correction over all claims; claims_cases.py states them. Reads records alone: some
-minutes on one core, seconds where the records are those of the verdicts that stand there. The
+draws), with Holm's correction over all claims; claims_cases.py states them. Reads records alone. The
 paper reports means and standard deviations over five seeds, and no test.
+
+Duration (estimate, two CPU cores): some minutes, seconds where the records are those of the
+verdicts that stand there.
 """
 
 if __name__ == "__main__":
@@ -22,13 +24,14 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
+import comparison
 import tyro
-from claims_cases import OWN, PAPER, PRETRAINED, geometry
+from claims_cases import OF_CLS, OWN, PAPER, geometry
 from paper_table import stored
 
 from poolax.cli import COMPLETE, FAILURE, check_count, run_program
 from poolax.records import Records, as_written, environment, write_atomically
-from poolax.reporting import claims_tables, joined, judge_claims
+from poolax.reporting import Claim, claims_tables, joined, judge_claims
 
 HERE = pathlib.Path(__file__).parent
 
@@ -88,13 +91,48 @@ def judged(heads: Sequence[dict], out: pathlib.Path, *, draws: int = 10_000, see
     """
     known = Records.read(out / "claims.jsonl")
     about = {**environment(), "command": "python experiments/claims.py"}
+    known_of = {comparison.model_of(row): comparison.pretrained(row) for row in heads}
+    words = {name: how for name, how in known_of.items() if how is not None}
     rows = judge_claims(
-        [*PAPER, *OWN], heads, pretrained=PRETRAINED, draws=draws, seed=seed, known=known, about=about
+        widened([*PAPER, *OWN], heads),
+        heads,
+        pretrained=words,
+        draws=draws,
+        seed=seed,
+        known=known,
+        about=about,
     )
     own = geometry()
     before = [row for row in known if (row["id"], row["records"]) == (own["id"], own["records"])]
     shared = {name: rows[0][name] for name in ("level", "num_tested")}
     return Records([*rows, (before[0] if before else about) | own | shared])
+
+
+def widened(claims: Sequence[Claim], heads: Sequence[dict]) -> list[Claim]:
+    """The claims, on each further backbone as well that has records of all data and tasks of one.
+
+    Args:
+        claims: The claims, on the backbones that they name.
+        heads: Records of comparisons.
+    """
+    known: dict[str, set[tuple[str, str]]] = {}
+    without_cls = set()
+    for row in heads:
+        model = comparison.model_of(row)
+        known.setdefault(model, set()).add((row["dataset"], row["task"]))
+        if row["pooler"] == "last" and row["resolved"]["name"] != "first":
+            without_cls.add(model)
+    found = []
+    for claim in claims:
+        places = dict(claim.places)
+        for backbone in sorted(set(known) - set(places)):
+            if claim.name in OF_CLS and backbone in without_cls:
+                continue
+            fit = [where for where in claim.places.values() if set(where) <= known[backbone]]
+            if fit:
+                places[backbone] = fit[0]
+        found.append(dataclasses.replace(claim, places=places))
+    return found
 
 
 def texts(rows: Records) -> dict[str, str]:

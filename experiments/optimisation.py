@@ -5,10 +5,11 @@
 
 The paper's third trend is that poolers differ in how fast they converge; it shows curves of training,
 and reports scores after a fixed number of epochs of Adam. Here heads are trained by that protocol and
-to the end, so that what is optimisation can be told from what a pooler keeps. On two CPU cores expect
-an hour for BANKING77 with MiniLM, most of it for attention, and some minutes for the digits; --quick
-a minute or two. Records, table and figure stand in --out; the same command goes on from what is
-finished.
+to the end, so that what is optimisation can be told from what a pooler keeps. Records, table and
+figure stand in --out; the same command goes on from what is finished.
+
+Duration (estimate, two CPU cores): an hour for BANKING77 with MiniLM, most of it for
+attention, and some minutes for the digits; --quick a minute or two.
 """
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     python experiments/paper_table.py                          # from results/, into results/paper/
     python experiments/paper_table.py --records OUT/language.jsonl --models BERT=bert-base-uncased
 
-Reads records alone, in seconds on any machine. A value of the paper stands above what records of the
+Reads records alone. A value of the paper stands above what records of the
 same data, task, metric and pooler say; a difference is shown only where model and data are the same.
 Which checkpoint the paper calls "BERT" it does not say: --models says which of yours you take it for.
+
+Duration (estimate, two CPU cores): seconds.
 """
 
 if __name__ == "__main__":

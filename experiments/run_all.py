@@ -8,8 +8,10 @@
 Each script has a folder of its own in --out, with its records, tables and figures, and a log of what it
 said. What is recorded there is not run again: the same command goes on from it. With --minutes what
 does not fit in the time that is left is told and left for the next call, and what is not finished then
-saves and stops. The table at the end says what became of each. All of it takes some eight hours on
-two cores; ``run_all_entries.py`` has the table of what is run.
+saves and stops. The table at the end says what became of each; ``run_all_entries.py`` has the table of
+what is run.
+
+Duration (estimate, two CPU cores): some eight hours; --quick ten minutes.
 """
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ Each text is cut to so many tokens, and heads are trained and tested on what is 
 all lengths, cut to the most tokens, are split at the median of the training split: heads are trained on
 as many short as long ones and tested on both. The paper reports HellaSwag with Mistral-7B at 16 to 128
 tokens after a fixed number of epochs: all poolers gain up to 64 tokens, and W-Avg is best at each.
-A full run was estimated, not timed: on two CPU cores hours with MiniLM, most of them for attention;
---limit 500 --seeds 3 is the cut for one below an hour, --quick takes some minutes. Records, tables and
-figure stand in --out; the same command goes on from what is finished.
+Records, tables and figure stand in --out; the same command goes on from what is finished.
+
+Duration (estimate, two CPU cores): hours with MiniLM, most of them for attention, below an hour with
+--limit 500 --seeds 3; --quick some minutes.
 """
 
 if __name__ == "__main__":

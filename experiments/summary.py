@@ -4,6 +4,8 @@ python experiments/summary.py --take poolax-language poolax-vision    # take ove
 python experiments/summary.py            # write the tables
 python experiments/summary.py --figures DIR    # losses of pretrained models by their size
 python experiments/summary.py --check    # exit code 1 if they are not what the records give
+
+Duration (estimate, two CPU cores): a minute, some more where claims have to be judged again.
 """
 
 if __name__ == "__main__":
@@ -36,11 +38,8 @@ from poolax.reporting import plot_losses_by_size, plot_radar
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
-PROBES = {
-    module.SCRIPT.name: module.SCRIPT for module in (optimisation, data_size, weights, sequence_length)
-}
-#: Kinds of records of several models on the same task, each of which stays.
-_OF_MODELS = ("length_score",)
+_PROBES = (optimisation, data_size, weights, sequence_length)
+PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
 
@@ -51,7 +50,7 @@ class Summary:
 
     Attributes:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
-            those of the same data sets and tasks.
+            those of the same models, data sets and tasks.
         check: Write nothing, and fail if the tables are not what the records give.
         figures: Folder to draw figures of the records to.
         folder: Folder with README.md and results/.
@@ -116,7 +115,7 @@ def _probed(results: pathlib.Path) -> dict[pathlib.Path, probing.Script]:
 
 
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
-    """Copy the records of a finished run, in place of earlier ones of the same tasks.
+    """Copy the records of a finished run, in place of earlier ones of the same models and tasks.
 
     Of pretraining in place of earlier ones of the same preset, seed, steps and data.
     """
@@ -157,9 +156,7 @@ def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a record stands for: the newest with the same is kept."""
     if row["kind"] == "pretrained":
         return row["preset"], row["seed"], row["steps"], tuple(row["data"])
-    if row["kind"] in _OF_MODELS:
-        return row["dataset"], row["task"], row["model"]
-    return row["dataset"], row["task"]
+    return comparison.model_of(row), row["dataset"], row["task"]
 
 
 def section(results: pathlib.Path) -> str:

@@ -9,6 +9,8 @@ Other data sets of that list (long series with NAME_forecasting or NAME_imputati
 are named in place of these, each with a transformer of its own, or the model of --backbone:
 
     python experiments/time_series.py --datasets etth2 meters.csv --time-column date
+
+Duration (estimate, two CPU cores): an hour, a quarter of it for pretraining.
 """
 
 if __name__ == "__main__":
@@ -25,7 +27,6 @@ import numpy as np
 
 from poolax import quickstart, training
 from poolax.backbones import SeriesPreprocess
-from poolax.cli import OptionalText
 from poolax.data import entry, names
 
 NUM_STEPS, PATCH_LEN, HORIZON = 512, 8, 96
@@ -35,15 +36,9 @@ STRIDE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.PretrainingOptions):
-    """Compare poolers on series with a small patch transformer that is pretrained first.
-
-    Attributes:
-        backbone: Directory or hub id of a model of series; by default a small patch transformer is
-            pretrained.
-    """
+    """Compare poolers on series with a small patch transformer that is pretrained first."""
 
     out: str = "poolax-time-series"
-    backbone: OptionalText = None
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
 
 
@@ -73,10 +68,7 @@ UCR = ("ecg200", "italy_power_demand", "small_kitchen_appliances", "swedish_leaf
 
 @functools.cache
 def backbone(context):
-    """The model that is named, or a transformer pretrained on all training splits; and its name."""
-    named = comparison.named_backbone(context.options, "series")
-    if named is not None:
-        return named
+    """A patch transformer pretrained on the training splits of all data sets, and its name."""
     datasets = (*map(context.load, UCR), forecasts(context))
     return pretrained(context, datasets, context.out / "pretraining", "patch transformer")
 
@@ -116,9 +108,6 @@ def other(name):
         return context.read(base, **options)
 
     def own_backbone(context):
-        named = comparison.named_backbone(context.options, "series")
-        if named is not None:
-            return named
         data = dataset(context)
         out = context.out / "pretraining" / data.name
         return pretrained(context, [data], out, f"patch transformer of {data.name}")

@@ -8,6 +8,9 @@ Other data sets of that list (filled in with NAME_inpainting) and your own image
 these, and a model of yours in place of the small ones:
 
     python experiments/vision.py --datasets photos/ --size 98 --backbone dinov2-small/
+
+Duration (estimate, two CPU cores): two hours, half an hour of it for pretraining; some minutes
+for the digits.
 """
 
 if __name__ == "__main__":
@@ -23,8 +26,8 @@ import comparison
 import numpy as np
 
 from poolax import quickstart, training
-from poolax.backbones import ImagePreprocess
-from poolax.cli import OptionalText
+from poolax.backbones import ImageGeometry, ImagePreprocess, LipsFormer, Swin
+from poolax.cli import check_count, is_own
 from poolax.data import entry, names
 from poolax.data.vision import inpainting
 
@@ -36,20 +39,25 @@ class Options(comparison.PretrainingOptions):
     """Compare poolers on image tasks with small Vision Transformers that are pretrained first.
 
     Attributes:
-        backbone: Directory or hub id of a model of images; by default a small Vision Transformer is
-            pretrained on the training images of each data set.
         output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
+        image_size: Pixels a side that images are brought to for a backbone that is given and was made
+            for other sizes than theirs.
     """
 
     out: str = "poolax-vision"
-    backbone: OptionalText = None
+    image_size: int = 98
     learning_rates: tuple[float, ...] = (1e-3, 1e-2)
     output_grid: int | None = None
+
+    def check(self) -> None:
+        """Refuse unknown names and numbers out of range, before anything is read or trained."""
+        super().check()
+        check_count("image_size", self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images and the model that is named, or a Vision Transformer pretrained on their training split.
+    """Images and the Vision Transformer that is pretrained on their training split.
 
     Attributes:
         name: Name of the data set, or path of one's own.
@@ -71,11 +79,18 @@ class Images:
         grid = context.options.output_grid
         return inpainting(data, output_grid=data.inputs.shape[1] if grid is None else grid)
 
+    def fitted(self, context, data, backbone):
+        """Images that the backbone takes: one's own as they are, others in the size it was made for."""
+        side = getattr(context.options, "image_size", Options.image_size)
+        made_for = backbone.config.image_size
+        is_fit = data.inputs.shape[1:] == (made_for, made_for, backbone.config.num_channels)
+        if is_fit or (self.name not in names() and is_own(self.name)):
+            return data, backbone
+        has_windows = isinstance(backbone, LipsFormer | Swin)  # of which no other size makes whole ones
+        return resized(data, backbone, made_for if has_windows else min(side, made_for)), backbone
+
     def backbone(self, context):
         """The Vision Transformer and its name."""
-        named = comparison.named_backbone(context.options, "vision")
-        if named is not None:
-            return named
         data, options = self.dataset(context), context.options
         schedule = quickstart.pretraining_schedule(
             options.pretrain_epochs,
@@ -91,6 +106,29 @@ class Images:
             preprocess=ImagePreprocess(scale=1 / (self.white or white(images))),
         )
         return vit, f"ViT of {data.name} ({options.pretrain_epochs} epochs)"
+
+
+def resized(data, backbone, side):
+    """The images of the splits alone, brought to the channels of the backbone, and to one size."""
+    used = np.unique(np.concatenate([np.asarray(part) for part in data.splits.values()]))
+    images, channels = [in_bytes(data, index) for index in used], backbone.config.num_channels
+    images = ImageGeometry(side)(images, size=side, channels=channels)
+    return dataclasses.replace(
+        data,
+        inputs=images,
+        targets=np.asarray(data.targets)[used],
+        splits={name: np.searchsorted(used, part) for name, part in data.splits.items()},
+        notes=(*data.notes, f"images brought to {side} × {side} pixels"),
+    )
+
+
+def in_bytes(data, index):
+    """An image in whole numbers to 255, grey ones without an axis of channels."""
+    image = np.asarray(data.inputs[index])
+    if image.dtype != np.uint8:
+        most = DIGITS.white if data.name == "digits" else 255
+        image = np.round(image * (255 / most)).clip(0, 255).astype(np.uint8)
+    return image[..., 0] if image.shape[-1] == 1 else image
 
 
 def patch_size(side):
@@ -115,6 +153,7 @@ def classification(images):
         dataset=images.dataset,
         task=lambda data: training.Classification(data.num_classes),
         backbone=images.backbone,
+        fitted=images.fitted,
     )
 
 
@@ -129,6 +168,7 @@ def filled_in(images):
         dataset=images.inpainted,
         task=inpainting_task,
         backbone=images.backbone,
+        fitted=images.fitted,
     )
 
 
@@ -140,7 +180,9 @@ def other(name):
     images = Images(name)
     is_inpainted = name in names() and entry(name).task == "inpainting"
     task = inpainting_task if is_inpainted else training.task_for
-    return comparison.Case(dataset=images.dataset, task=task, backbone=images.backbone)
+    return comparison.Case(
+        dataset=images.dataset, task=task, backbone=images.backbone, fitted=images.fitted
+    )
 
 
 DIGITS = Images("digits", patch_size=2, white=16)

@@ -5,9 +5,11 @@
 
 Heads are trained by the paper's protocol; then all of one seed pool the same test examples. The paper
 reports vectors near those of the average and weights near uniform on classification, and a peak at
-the last token for next-token prediction. On two CPU cores expect half an hour for BANKING77 with
-MiniLM, most of it for attention, and some minutes for the digits; --quick a minute. Records, tables
-and figure stand in --out; the same command goes on from what is finished.
+the last token for next-token prediction. Records, tables and figure stand in --out; the same
+command goes on from what is finished.
+
+Duration (estimate, two CPU cores): half an hour for BANKING77 with MiniLM, most of it for
+attention, and some minutes for the digits; --quick a minute.
 """
 
 if __name__ == "__main__":

@@ -219,11 +219,33 @@ def test_the_script(script, tmp_path, capsys):
 
 def test_every_claim_of_the_list_is_told_once(script):
     cases = importlib.import_module("claims_cases")
+    comparison = importlib.import_module("comparison._models")
     names = [one.name for one in (*cases.PAPER, *cases.OWN)]
     assert len(set(names)) == len(names)
     assert {name.rstrip("abc") for name in names} == {*map(str, range(1, 12)), "A"}
     for one in (*cases.PAPER, *cases.OWN):
-        assert set(one.places) <= {*cases.PRETRAINED, cases.NONE}
+        assert set(one.places) <= {*comparison.FORMER, cases.NONE}
+
+
+def test_claims_are_tested_on_every_backbone_that_has_records(script):
+    cases = importlib.import_module("claims_cases")
+    last = {"pooler": "last", "resolved": {"name": "last", "options": {}}}
+    cls = {"pooler": "last", "resolved": {"name": "first", "options": {}}}
+    texts = [
+        {"backbone": "gpt", "dataset": name, "task": task, **last} for name, task in cases.SENTENCES
+    ]
+    objects = dict(zip(("dataset", "task"), cases.OBJECTS, strict=True))
+    images = [{"backbone": "swin", **objects, **last}, {"backbone": "dino", **objects, **cls}]
+    heads = [
+        *texts,
+        *images,
+        {"backbone": "half", "dataset": "stsb", "task": "sentence_similarity", **last},
+    ]
+    found = {one.name: set(one.places) for one in script.widened(cases.PAPER, heads)}
+    assert found["5a"] == {cases.MINILM, "gpt"}
+    assert found["4a"] == {cases.CIFAR10, "dino"}
+    assert found["4b"] == {cases.CIFAR10, "dino", "swin"}
+    assert found["1"] == set()
 
 
 @pytest.mark.slow

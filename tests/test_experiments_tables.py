@@ -1,9 +1,11 @@
 """The comparisons of poolers at their smallest, and the tables made from their records."""
 
+import ast
 import csv
 import dataclasses
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from PIL import Image
 
 from poolax import backbones, cli, quickstart
 from poolax._progress import no_progress
+from poolax.data import load
 from poolax.records import packed
 from poolax.training import PreemptedError, Records
 
@@ -95,6 +98,7 @@ def test_language(experiments, run, bert, test_data, tmp_path, capsys, datasets,
     assert "texts cut to 12 tokens" in text
     records = Records.read(tmp_path / "out" / "language.jsonl")
     assert {row["metric"] for row in records} == metrics
+    assert {(row["backbone"], row["pretrained"]) for row in records} == {("model", "not said")}
     before = (tmp_path / "out" / "records.jsonl").read_bytes()
     assert run("language", *arguments, "--json") == 0
     assert (tmp_path / "out" / "records.jsonl").read_bytes() == before
@@ -139,6 +143,67 @@ def test_both_solvers_stand_side_by_side(run, test_data, tmp_path, capsys):
     )
     assert "solved to the least loss" in text
     assert "seeds change nothing" in text
+
+
+def small_backbones(folder):
+    """Paths of small backbones of two modalities, as own pretraining leaves them."""
+    vit = backbones.ViTConfig(32, 8, 3, 8, 1, 2, 8, use_mask_token=True)
+    dino = backbones.ViTConfig(56, 14, 3, 8, 1, 2, 8)
+    series = backbones.MomentConfig(
+        num_steps=64, patch_len=8, max_patches=8, width=8, num_layers=1, num_heads=2, head_dim=4,
+        mlp_dim=8,
+    )  # fmt: skip
+    key, paths = jax.random.key(0), {}
+    prepare = backbones.ImagePreprocess(mean=(0.5, 0.5, 0.5))
+    models = {
+        "vit-0": backbones.ViT.init(vit, key, prepare),
+        "dinov2-0.1": backbones.ViT.init(dino, key, prepare),
+        "moment-0": backbones.Moment.init(series, key, backbones.SeriesPreprocess(64, 8)),
+    }
+    for name, model in models.items():
+        paths[name] = str(folder / name / "backbone")
+        backbones.save(model, paths[name])
+    return paths
+
+
+def test_given_backbones_have_rows_of_their_own(experiments, test_data, tmp_path):
+    comparison, study = experiments("comparison"), experiments("vision").STUDY
+    paths = small_backbones(tmp_path)
+    options = dataclasses.replace(
+        study.options,
+        data_dir=str(test_data),
+        num_examples=4,
+        backbone=tuple(paths.values()),
+        image_size=42,
+    )
+    case = study.cases["cifar10"]
+    context = comparison.Context(options, tmp_path, no_progress)
+    data = case.dataset(context)
+    own, dino = case.models(context, data, "vision")
+    assert (own.name, own.pretrained) == ("vit-0", "filling in patches; CLS is read by no loss")
+    assert own.data is data
+    assert (dino.name, dino.data.inputs.shape) == ("dinov2-0.1", (12, 42, 42, 3))
+    assert dino.pretrained.startswith("self-distillation")
+    assert "images brought to 42 × 42 pixels" in dino.data.notes
+    np.testing.assert_array_equal(
+        np.asarray(dino.data.targets)[dino.data.splits["test"]],
+        np.asarray(data.targets)[data.splits["test"]],
+    )
+    assert dino.backbone(dino.backbone.preprocess(dino.data.inputs[:1])).states.shape == (1, 10, 8)
+    # Grey digits, of the size of none.
+    digits = study.cases["digits"]
+    small, grey = digits.models(context, digits.dataset(context), "vision")
+    assert small.data.inputs.shape == (12, 32, 32, 3)
+    assert grey.data.inputs.shape == (12, 42, 42, 3)
+    assert grey.data.inputs.max() > 200
+    with pytest.raises(
+        ValueError, match=r"backbone: expected a backbone of modality vision, got series"
+    ):
+        comparison.check_backbones(options.backbone, {"vision"})
+    comparison.check_backbones(options.backbone, {"vision", "series"})
+    twice = (paths["vit-0"], f"{tmp_path}/vit-0/../vit-0/backbone")
+    with pytest.raises(ValueError, match="backbone: expected different names"):
+        comparison.check_backbones(twice, {"vision"})
 
 
 def test_output_grid(experiments, test_data, tmp_path):
@@ -320,9 +385,9 @@ def models(tmp_path_factory, bert):
     [
         (
             "vision",
-            "digits",
+            "small photos",
             "vit",
-            "expected one for images of 8 × 8 pixels and 1 channels ('digits'), ",
+            "expected one for images of 2 × 2 pixels and 3 channels ('small photos'), ",
         ),
         ("vision", "photos", "bert", "expected a backbone of modality vision, got language ("),
         ("language", "topics", "vit", "expected a backbone of modality language, got vision ("),
@@ -330,14 +395,14 @@ def models(tmp_path_factory, bert):
     ],
 )
 def test_models_that_do_not_fit_are_refused(run, models, tmp_path, capsys, study, data, model, message):
-    data = images(tmp_path / "photos") if data == "photos" else data
-    files = ["--size", "8"] if study == "vision" and data != "digits" else []
+    files = ["--size", "2" if data == "small photos" else "8"] if study == "vision" else []
+    is_small, data = data == "small photos", images(tmp_path / data) if study == "vision" else data
     arguments = ["--datasets", data, *files, "--backbone", models[model], "--out", tmp_path / "out"]
     assert run(study, *arguments) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{study}: ")]
     assert len(told) == 1
     assert told[0].startswith(f"{study}: backbone: {message}")
-    if data == "digits":
+    if is_small:
         assert told[0].endswith("tiny-vit, which takes at least 4 × 4 and 3")
 
 
@@ -390,8 +455,10 @@ def test_simulated_devices_change_nothing(pytestconfig, tmp_path):
 
 def test_commands_have_no_paths(experiments):
     command = experiments("comparison").portable_command
-    given = "language.py --data-dir /some/where --seeds 2 --out=/tmp/run --backbone ./models/bert"
-    expected = "python experiments/language.py --data-dir DIR --seeds 2 --out=run --backbone bert"
+    given = "language.py --data-dir /some/where --seeds 2 --out=/tmp/run"
+    given += " --backbone ./models/bert minilm /tmp/runs/gpt2-64/backbone --epochs 1"
+    expected = "python experiments/language.py --data-dir DIR --seeds 2 --out=run"
+    expected += " --backbone bert all-MiniLM-L6-v2 gpt2-64 --epochs 1"
     assert command(given) == expected
 
 
@@ -435,7 +502,9 @@ def test_both_solvers_are_the_default_and_what_is_published_has_intervals(experi
         kept = {"target": np.array([3, 1, 2, 2]), "log_probability": np.zeros((4, 4), np.float16)}
         row = head(pooler, 0, sum(test) / 4)
         row |= {"test_scores": test, "predictions": {"test": packed(kept)}}
-        rows.append(comparison.published(row, study=study, model="ViT", notes=["all of them"]))
+        data = dataclasses.replace(load("digits"), notes=("all of them",))
+        model = comparison.Model(None, "ViT", "by heart; CLS is read by no loss", data)
+        rows.append(comparison.published(row, study=study, model=model))
         rows.append(rows[-1] | {"solver": {"name": "converged", "options": {}}, "learning_rate": None})
         rows[-1] |= {"strength": 0.1, "converged": True}
     assert Records(rows).predictions()[0].score.tolist() == [1, 0, 1, 1]
@@ -445,6 +514,8 @@ def test_both_solvers_are_the_default_and_what_is_published_has_intervals(experi
     assert [cell.text for cell in table.rows[0]][3] == "chosen"
     assert [cell.text for cell in table.rows[1]][3] == "[-75.00, +0.00]"
     assert any("converged: solved to the least loss" in note for note in table.notes)
+    words = "backbone pretrained: by heart, CLS is read by no loss"
+    assert any(words in note for note in table.notes)
 
 
 def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
@@ -477,3 +548,45 @@ def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     )
     assert summary.main([*folder, "--take", str(tmp_path / "none")]) == 2
     assert "take: expected the folder of a finished comparison" in capsys.readouterr().err
+
+
+def test_a_backbone_of_series_is_accepted_where_it_beats_raw_series(experiments):
+    tables = experiments("comparison").tables
+
+    def rows(gains):
+        found = []
+        for name, gain in zip(("ecg200", "swedish_leaf", "italy", "kitchen"), gains, strict=True):
+            raw = {"baselines": {"test": {"raw": {"accuracy": 0.7}}, "validation": {}}}
+            own = head("avg", 0, 0.7 + gain) | raw | {"study": "time_series", "dataset": name}
+            solved = {"solver": {"name": "converged", "options": {}}, "learning_rate": None}
+            found += [own | {"test": 0.9, "id": f"adam {name}"}]
+            found += [own | solved | {"strength": 0.1, "converged": True, "id": f"solved {name}"}]
+        return found
+
+    def told(gains):
+        [note, *others] = {
+            note for one in tables(rows(gains)) for note in one.notes if "raw series" in note
+        }
+        assert not others
+        return note
+
+    accepted = told((0.03, -0.2, 0.05, 0.02))
+    assert accepted.startswith(
+        "bert: averaged states are 3 points or more above raw series on 2 of 4 sets"
+    )
+    assert "(ecg200 +3.0, swedish_leaf -20.0, italy +5.0, kitchen +2.0): accepted" in accepted
+    assert "on 1 of 4 sets" in told((0.029, 0.0, 0.05, 0.02))
+    assert "not accepted" in told((0.029, 0.0, 0.05, 0.02))
+
+
+def test_every_script_says_how_long_it_takes_and_that_this_is_an_estimate(pytestconfig):
+    scripts = [
+        path
+        for path in sorted((pytestconfig.rootpath / "experiments").glob("*.py"))
+        if 'if __name__ == "__main__":' in path.read_text()
+    ]
+    assert len(scripts) > 10
+    for path in scripts:
+        told = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert len(re.findall(r"^Duration \(estimate, two CPU cores\): \S", told, re.M)) == 1, path.name
+        assert f"python experiments/{path.name}" in told, path.name

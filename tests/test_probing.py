@@ -160,7 +160,11 @@ def test_agreement_and_weights_of_trained_heads(experiments, trained, tmp_path):
     ("name", "arguments", "message"),
     [
         ("optimisation", ["--datasets", "mnist"], "optimisation: datasets: expected one of"),
-        ("optimisation", ["--backbone", "b"], "optimisation: backbone: expected none for digits"),
+        (
+            "optimisation",
+            ["--backbone", "./nowhere"],
+            "optimisation: path_or_hub_id: expected a directory",
+        ),
         ("optimisation", ["--limit", "0"], "num_examples: expected a whole number >= 1"),
         ("data_size", ["--solver", "adam"], "data_size: solvers: expected converged alone, got adam"),
         ("data_size", ["--shots", "0"], "data_size: shots: expected a whole number >= 1"),

