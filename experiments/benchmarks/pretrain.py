@@ -153,7 +153,7 @@ class InPoolax:
 
     def program_mebibytes(self) -> float:
         """What the compiled step takes: arguments, in whose place results stand, and all between."""
-        found = self.compiled.lower(*self.arguments).compile().memory_analysis()
+        found: Any = self.compiled.lower(*self.arguments).compile().memory_analysis()
         results = found.output_size_in_bytes - found.alias_size_in_bytes
         return (found.argument_size_in_bytes + results + found.temp_size_in_bytes) / 2**20
 
