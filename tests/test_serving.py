@@ -67,7 +67,7 @@ def check_served(server, examples, tmp_path, backbone, lengths):
     """Answers are those of the head, and compiled was no more than before the first request."""
     directory, head = saved_head(tmp_path / "sweep", backbone.config.width)
     artefact = tmp_path / "head.jax"
-    training.export_head(head, artefact, backbone=backbone)
+    training.export_head(head, artefact, backbone=backbone, class_names=["bad", "good"])
     assert training.load_head(directory).config == head.config
     requests = [{"texts": [" ".join(["the"] * count)] * (1 + count % 3)} for count in lengths]
     lines = [json.dumps(request) for request in requests]
@@ -89,6 +89,9 @@ def check_served(server, examples, tmp_path, backbone, lengths):
         expected = head.predict(tokens.states, tokens.mask)
         assert found["tokens"] == mask.sum(axis=1).tolist()
         np.testing.assert_allclose(found["outputs"], expected, rtol=1e-4, atol=1e-4)
+        assert found["labels"] == [
+            ("bad", "good")[row.argmax()] for row in np.asarray(found["outputs"])
+        ]
 
 
 def saved_head(out, width):
@@ -128,12 +131,15 @@ def test_real_weights_are_served(server, examples, tmp_path):
 def test_latency_is_measured(examples, tmp_path, bert):
     directory, _ = saved_head(tmp_path / "sweep", 8)
     command = [sys.executable, examples / "serve.py", directory, "--backbone", bert, "--repeats", "3"]
-    sizes = ["--words", "2", "40", "--batch", "4", "--out", tmp_path / "served"]
+    (tmp_path / "a.csv").write_text("text,label\n" + "of,bad\nis,good\n" * 9)
+    sizes = ["--words", "2", "40", "--batch", "4", "--out", tmp_path / "served", "--data", "a.csv"]
     done = subprocess.run(
         [*map(str, [*command, *sizes])], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert "2 programs compiled in" in done.stdout
     assert "before the first request, 2 in all" in done.stdout
+    answer = json.loads(done.stdout.split("Its answer: ")[1])
+    assert answer["labels"][0] in ("bad", "good")
     [record] = map(json.loads, (tmp_path / "served" / "serve.jsonl").read_text().splitlines())
     assert [(row["words"], row["batch"]) for row in record["latency"]] == [
         (2, 1),

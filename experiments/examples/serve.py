@@ -1,12 +1,12 @@
 """A head that was chosen goes into service: its artefact, a process that has JAX alone, its latency.
 
-    python experiments/examples/serve.py poolax-advice/heads/HEAD --backbone MODEL --out served
+    python experiments/examples/serve.py poolax-advice/heads/HEAD --backbone MODEL --data tickets.csv
 
 The trained head, as an advice or a sweep saved it, is written with its backbone as one artefact.
 ``server.py`` answers from it in a process of its own, where neither poolax nor Flax is needed: JSON
 lines in, JSON lines out, texts of any length. It compiles a program for each of few lengths and batches
-before the first request and none after. The table says how long requests take, from one line to the
-other.
+before the first request and none after. With --data, what the head was trained on, answers name
+classes. The table says how long requests take, from one line to the other.
 """
 
 if __name__ == "__main__":
@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,11 +25,22 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import rich
+import rich.console
 import rich.table
 import tyro
 
-from poolax import backbones, training
-from poolax.cli import COMPLETE, OptionalCount, check_count, run_program
+from poolax import training
+from poolax.cli import (
+    COMPLETE,
+    FileFlags,
+    OptionalCount,
+    OptionalPath,
+    check_count,
+    load_backbone,
+    load_data,
+    run_program,
+    tell,
+)
 from poolax.records import Records, environment
 
 SERVER = pathlib.Path(__file__).with_name("server.py")
@@ -42,11 +54,14 @@ class Serve:
     Attributes:
         head: Checkpoint directory of a head.
         backbone: Directory or hub id of the backbone that it was trained on.
+        data: Name of the data set that it was trained on, or your own file, for the names of classes.
+        data_dir: Folder of the files of a data set that has a name.
         max_tokens: Tokens that texts were cut to when it was trained; by default all that are taken.
         words: Words of the texts that are sent; longer ones are cut.
         batch: Texts of a request, beside requests of one.
         repeats: Requests of each kind.
         out: Folder for the artefact and the record.
+        files: How your own file is read.
         as_json: Print records instead of a table.
         debug: Show where an error comes from.
     """
@@ -55,11 +70,14 @@ class Serve:
 
     head: tyro.conf.Positional[str]
     backbone: str
+    data: OptionalPath = None
+    data_dir: OptionalPath = None
     max_tokens: OptionalCount = None
     words: tuple[int, ...] = (4, 12, 24, 48, 96, 400)
     batch: int = 8
     repeats: int = 50
     out: str = "poolax-served"
+    files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 
@@ -69,18 +87,25 @@ class Serve:
         check_count("repeats", self.repeats)
         for words in self.words:
             check_count("words", words)
-        backbone = backbones.load(self.backbone)
-        if not isinstance(backbone.preprocess, backbones.TextPreprocess):
-            raise ValueError(f"backbone: expected one that reads texts, got {self.backbone}")
+        names = self._class_names()
+        backbone = load_backbone(self.backbone, "language", argument="backbone")
         if self.max_tokens is not None:
             backbone = backbone.replace(preprocess=backbone.preprocess.cut_to(self.max_tokens))
         out = pathlib.Path(self.out)
         artefact = out / "head.jax"
-        training.export_head(training.load_head(self.head), artefact, backbone=backbone)
+        console = rich.console.Console(file=sys.stderr)
+        tell(console, f"Writing {artefact}")
+        head = training.load_head(self.head)
+        training.export_head(head, artefact, backbone=backbone, class_names=names)
+        tell(
+            console, "Compiling a program for each length and batch in the server, which takes a while"
+        )
         with Client(artefact, sorted({1, self.batch})) as client:
             rows = [client.latency(words, 1, self.repeats) for words in self.words]
             rows += [client.latency(words, self.batch, self.repeats) for words in self.words]
             ready, stats = client.ready, client.ask({"stats": True})
+            request = {"texts": [" ".join(WORDS[:6])]}
+            answer = client.ask(request)
         record = {
             "kind": "served",
             "artefact_bytes": artefact.stat().st_size,
@@ -94,7 +119,19 @@ class Serve:
             print(json.dumps(record))
         else:
             show(record)
+            served = f"python {os.path.relpath(SERVER)} {artefact} --batches 1 {self.batch}"
+            print(f"\nServe it: {served}")
+            print(f"A request: {json.dumps(request)}\nIts answer: {json.dumps(answer)}")
         return COMPLETE
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of the data that the head was trained on, where these are named."""
+        if self.data is None:
+            if self.files.given():
+                raise ValueError("data: expected your own file beside flags of files, got none")
+            return None
+        _, dataset, _ = load_data(self.data, self.files, data_dir=self.data_dir)
+        return dataset.class_names
 
 
 class Client:

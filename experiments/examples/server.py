@@ -4,6 +4,7 @@
 
 Each line that is read is a request, ``{"texts": [...]}``, and is answered by a line with ``outputs``
 and ``tokens``, one for each text, or with an ``error``; ``{"stats": true}`` asks what was compiled.
+Where the artefact was written with names of classes, ``labels`` has the one of the largest output.
 
 The artefact takes any number of texts and tokens, but JAX compiles a program for each pair of them that
 it meets. Texts are therefore padded to few lengths and batches, and all of these programs are compiled
@@ -88,6 +89,7 @@ class Server:
             raise ValueError(f"path: expected the artefact of one that reads texts, got {path}")
         beside = pathlib.Path(path).parent / about["tokenizer"]
         options = about["inputs"][0]["preprocess"]["options"]
+        self.class_names = about["outputs"].get("class_names")
         self.texts = Texts(options, tokenizers.Tokenizer.from_file(str(beside)))
         self.batches, self.lengths = sorted(batches), lengths_up_to(options["max_tokens"])
         exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
@@ -122,7 +124,10 @@ def answer(server, line, compiled):
     if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
         return {"error": 'expected {"texts": [...]} with at least one text'}
     outputs, tokens = server(texts)
-    return {"outputs": outputs, "tokens": tokens}
+    found = {"outputs": outputs, "tokens": tokens}
+    if server.class_names is not None:
+        found["labels"] = [server.class_names[int(np.argmax(row))] for row in outputs]
+    return found
 
 
 def main():

@@ -1,6 +1,7 @@
 """Trained heads as files that JAX alone runs, for inputs of any number and length."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -29,6 +30,7 @@ def export_head(
     *,
     backbone: Backbone | None = None,
     format: Literal["jax", "onnx"] = "jax",
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write a trained head, with its backbone or without, as one file that JAX alone runs.
 
@@ -52,10 +54,13 @@ def export_head(
             their mask.
         format: ``"jax"``, or ``"onnx"`` for poolers without parameters, weighted averages, latents and
             queries.
+        class_names: Names of the classes in the order of the outputs, which the description then holds,
+            such as those of a data set; ``None`` for none.
 
     Raises:
-        ValueError: for a backbone that the head was not trained on; of ``"onnx"`` also for any backbone
-            or another pooler, without jax2onnx, or where its graph gives other numbers than the head.
+        ValueError: for other than a name for each output, or a backbone that the head was not trained
+            on; of ``"onnx"`` also for any backbone or another pooler, without jax2onnx, or where its
+            graph gives other numbers than the head.
 
     Example:
         >>> import pathlib, tempfile
@@ -80,6 +85,14 @@ def export_head(
         check_instance("backbone", backbone, Backbone, "a Backbone")
         check_backbone_of(head, backbone)
         call, arguments, described = _on_inputs(head, backbone)
+    shape = _axes(jax.eval_shape(call, *arguments).shape)
+    outputs: dict[str, Any] = {"dtype": "float32", "shape": shape}
+    if class_names is not None:
+        if len(class_names) != shape[-1]:
+            raise ValueError(
+                f"class_names: expected one for each of {shape[-1]} outputs, got {len(class_names)}"
+            )
+        outputs["class_names"] = list(class_names)
     if format == "onnx":
         if backbone is not None:
             raise ValueError(
@@ -96,7 +109,7 @@ def export_head(
         runs = {"format": "jax", "platforms": list(PLATFORMS)}
     about = {
         "inputs": described,
-        "outputs": {"dtype": "float32", "shape": _axes(jax.eval_shape(call, *arguments).shape)},
+        "outputs": outputs,
         **runs,
         "head": as_written(dict(head.config)),
         **environment(),
