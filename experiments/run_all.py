@@ -178,7 +178,8 @@ class RunAll:
             if left is not None and needed > left:
                 why = f"takes about {needed / 60:.0f} min, {max(left, 0) / 60:.0f} left"
             if why:
-                tell(console, f"{entry.name}: left for the next call: {why}")
+                if not should_stop():
+                    tell(console, f"{entry.name}: left for the next call: {why}")
                 yield outcome(entry, UNFINISHED, identity=identity, why=why)
                 continue
             log = out / "logs" / entry.name

@@ -10,7 +10,14 @@ Arguments = Mapping[str, Any]
 SHARED = ("data_dir", "solvers", "seeds", "epochs", "num_examples", "devices")
 #: Comparisons, whose records the scripts that measure nothing read.
 COMPARISONS = ("language", "vision", "time_series")
-_QUICK = {"num_examples": 40, "seeds": 2, "epochs": 1, "poolers": ("last", "avg", "wavg")}
+_QUICK = {
+    "num_examples": 40,
+    "seeds": 2,
+    "epochs": 1,
+    "poolers": ("last", "avg", "wavg"),
+    "further_rates": 0,
+}
+_TEXTS = {**_QUICK, "max_tokens": 16}
 _PRETRAINED = {**_QUICK, "pretrain_epochs": 2}
 
 
@@ -63,11 +70,26 @@ def _comparison(name: str, shows: str, minutes: float, model: Model, quick: Argu
     )
 
 
-def _probe(name: str, shows: str, minutes: float, **arguments: Any) -> Entry:
-    full = Run(minutes, {"datasets": ("banking77", "stsb"), **arguments}, "language")
+def _probe(
+    name: str,
+    shows: str,
+    minutes: float,
+    *,
+    model: Model = "language",
+    quick: Model | None = None,
+    **arguments: Any,
+) -> Entry:
+    """A script with the command line of ``probing.py``; it is quick on digits, or on texts."""
+    poolers = {"quick": True, "poolers": _QUICK["poolers"]}
     flags = [flag for flag in SHARED if flag != "solvers"]
     return Entry(
-        name, f"{name}.py", shows, full, Run(1, {"quick": True}), flags, records=f"{name}.jsonl"
+        name,
+        f"{name}.py",
+        shows,
+        Run(minutes, arguments, model),
+        Run(1, poolers, quick),
+        flags,
+        records=f"{name}.jsonl",
     )
 
 
@@ -84,7 +106,7 @@ ENTRIES = {
     entry.name: entry
     for entry in (
         _comparison(
-            "language", "Tables 2, 8; Figure 1", 50, "language", {**_QUICK, "datasets": ("topics",)}
+            "language", "Tables 2, 8; Figure 1", 50, "language", {**_TEXTS, "datasets": ("topics",)}
         ),
         _comparison("vision", "Tables 1, 4", 45, "vision", {**_PRETRAINED, "datasets": ("digits",)}),
         _comparison(
@@ -99,9 +121,18 @@ ENTRIES = {
             ("data_dir",),
             records="bounds.jsonl",
         ),
-        _probe("optimisation", "third trend", 60),
+        _probe("optimisation", "third trend", 60, datasets=("banking77", "stsb")),
         _probe("data_size", "beyond the paper", 60, datasets=("banking77",)),
-        _probe("weights", "Figures 3, 5", 30),
+        _probe("weights", "Figures 3, 5", 30, datasets=("banking77", "stsb")),
+        _probe(
+            "sequence_length",
+            "Table 9",
+            55,
+            quick="language",
+            datasets=("hellaswag",),
+            num_examples=500,
+            seeds=3,
+        ),
         _preset("gpt2-64", 5, is_quick=True),
         _preset("gpt2-128", 10),
         _preset("gpt2-192", 15),
