@@ -51,7 +51,7 @@ from poolax.cli import (
 )
 from poolax.records import Records, digest, environment, record_kind
 from poolax.reporting import Cell, Table
-from poolax.training import PreemptedError, stop_on_sigterm
+from poolax.training import stop_on_sigterm
 from poolax.training.holding import holding
 
 HERE = pathlib.Path(__file__).parent
@@ -134,9 +134,7 @@ class RunAll:
                 rows.append(row)
                 if row["seconds"] is not None:
                     Records([row]).write_to(out / f"{NAME}.jsonl")
-        show([table(rows)], rows, as_json=self.as_json)
-        if should_stop():
-            raise PreemptedError("stopped by a signal")
+            show([table(rows)], rows, as_json=self.as_json)
         return exit_code(rows)
 
     def check(self) -> None:

@@ -1,8 +1,11 @@
 """All experiments in one call: what is done, left, failed and gone on with."""
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -111,6 +114,27 @@ def test_a_stop_is_passed_on(run_all, tmp_path):
     assert run_all.in_process(command, tmp_path / "log", None, asked) == 75
     assert (out / "stopped").exists()
     assert run_all.last_line(tmp_path / "log", 75) == "stand: interrupted"
+
+
+def test_a_signal_ends_what_runs_and_the_table_says_what_is_left(stand, tmp_path, capsys):
+    run = stand({"a": "waits", "b": "ends"})
+
+    def ask():
+        while not (tmp_path / "out" / "a" / "waiting").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert run() == 75
+    thread.join()
+    assert states(tmp_path) == ["not finished"]
+    told = capsys.readouterr()
+    assert [line.split()[1] for line in told.out.splitlines() if line[:3] in ("│ a", "│ b")] == [
+        "a",
+        "b",
+    ]
+    assert "run_all: interrupted; the same command goes on" in told.err
 
 
 @pytest.mark.parametrize(
