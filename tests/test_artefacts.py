@@ -62,6 +62,15 @@ def test_a_head_runs_on_states_of_any_number_and_length(tmp_path, name):
             exported.call(np.ones((1, 7, WIDTH), np.float32), np.ones((1, 7), bool))
 
 
+def test_a_description_names_the_classes_of_the_outputs(tmp_path):
+    head = head_of(pooling.AveragePool())
+    training.export_head(head, tmp_path / "head.jax", class_names=("a", "b", "c"))
+    about = json.loads((tmp_path / "head.jax.json").read_text())
+    assert about["outputs"] == {"dtype": "float32", "shape": ["b", 3], "class_names": ["a", "b", "c"]}
+    with pytest.raises(ValueError, match="class_names: expected one for each of 3 outputs, got 2"):
+        training.export_head(head, tmp_path / "head.jax", class_names=("a", "b"))
+
+
 def words():
     model = tokenizers.models.WordLevel({"[UNK]": 0, "[SEP]": 1, "a": 2, "b": 3}, unk_token="[UNK]")
     found = tokenizers.Tokenizer(model)
