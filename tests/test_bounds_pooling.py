@@ -181,6 +181,22 @@ def test_factor_in_both_norms():
         np.testing.assert_allclose(factor, 1.5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "factor"), [("first", 1), ("last", 1), ("avg", 1), ("sum", 6), ("max", 2)]
+)
+def test_factors_for_a_budget_for_each_token_are_attained(name, factor):
+    """By tokens that all move along one direction and, for max, along one of their own each."""
+    sizes = {"num_tokens": 6, "dim": 4}
+    moved = jnp.zeros((6, 4)).at[:, 0].set(1.0)
+    if name == "max":
+        moved = jnp.eye(6, 4)
+    pooler = pooling.from_name(name)
+    length = jnp.linalg.norm(pooler.apply({}, moved) - pooler.apply({}, jnp.zeros((6, 4))))
+    bound = bounds.pooling_factor(name, **sizes, norm="tokens")
+    np.testing.assert_allclose([length, bound], factor, rtol=1e-5)
+    assert length <= bound
+
+
 def test_a_user_registers_a_pooler():
     class ScaledSum(pooling.Pooler):
         factor: float = 2.0
@@ -276,7 +292,7 @@ def test_jit_vmap_grad(normalize):
         (lambda: bounds.pooler("avg", num_tokens=4, dim=0), r"dim: .* >= 1, got 0"),
         (
             lambda: bounds.pooling_factor("max", num_tokens=4, dim=8, norm="nuclear"),
-            r"norm: expected one of 'frobenius', 'operator', got 'nuclear'",
+            r"norm: expected one of 'frobenius', 'operator', 'tokens', got 'nuclear'",
         ),
         (
             lambda: bounds.pooling_factor("wavg", num_tokens=4, dim=8),

@@ -178,11 +178,16 @@ def pooling_factor(
     compare: measured in the operator norm the block before the pooler would have other constants
     as well, and going from one norm to the other multiplies every pooler by ``sqrt(min(n, d))``.
 
+    With a budget for each token, ``norm="tokens"``, it is ``l1`` of :func:`pooler`: 1 for first, last
+    and average, which contracts no longer, ``n`` for sum, ``sqrt(min(n, d))`` for max and ``|w|_1`` for
+    weights.
+
     Args:
         pooler_or_name: A fixed pooler or its name; ``"wavg"`` needs ``weights``.
         num_tokens: Number of real tokens ``n``, or a :class:`TokenRange`.
         dim: Width ``d``.
-        norm: ``"frobenius"``, or ``"operator"`` to reproduce the published factor of max.
+        norm: ``"frobenius"``; ``"tokens"`` for the largest norm of a token's change; or ``"operator"``
+            to reproduce the published factor of max.
         weights: Weights of a weighted average, shape ``(n,)``.
 
     Returns:
@@ -198,11 +203,13 @@ def pooling_factor(
 
     Reference:
         "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Theorem 4.2 and Lemmas 4.3 and 4.4; Theory,
-        section 3.2.
+        section 3.2; 6.1 and 6.2 for each token's budget.
     """
-    check_choice("norm", norm, ("frobenius", "operator"))
+    check_choice("norm", norm, ("frobenius", "operator", "tokens"))
     bound = resolve_pooler(pooler_or_name, num_tokens=num_tokens, dim=dim, weights=weights)
     instance = from_name(pooler_or_name)
+    if norm == "tokens":
+        return jnp.asarray(bound.l1)
     if norm == "frobenius" or type(instance) in _LINEAR:
         return jnp.asarray(bound.l2)
     # Vectors that entries of the output are read from: no more than there are tokens or windows.
