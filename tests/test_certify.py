@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import FURTHER_POOLERS, POOLERS, PROBES, pad, random_variables
 
-from poolax import bounds, empirical, pooling
+from poolax import bounds, empirical, measure, pooling
 
 GEOMETRIES = {
     "frobenius": empirical.project_to_frobenius_ball,
@@ -98,6 +98,39 @@ def test_mistakes_and_classes_that_cannot_win():
     np.testing.assert_allclose(found.radius, [1.5 * np.sqrt(2), 0, 2 * np.sqrt(2)], rtol=1e-4)
     assert found.geometry == "frobenius"
     assert found.attacked is None
+
+
+def test_the_truth_lies_between_two_numbers(x64):
+    """Attacks reach the certified radius of a linear pooler, with a mask, and mistakes are at 0."""
+    pooler = pooling.AveragePool()
+    variables, z, labels = head_of(pooler, jax.random.key(3))
+    labels = labels.at[0].set((labels[0] + 1) % CLASSES)
+    mask = jnp.arange(NUM_TOKENS) > 0
+    labels = labels.at[1:].set(_classes(variables, pooling.average_pool(z, mask))[1:])
+    found = bounds.certify(pooler, variables, z, labels, mask=mask, geometry="tokens")
+    found = measure.attacked(
+        found,
+        lambda z, mask: _logits(variables, pooling.average_pool(z, mask)),
+        z,
+        jax.random.key(0),
+        mask=mask,
+        steps=20,
+        restarts=1,
+    )
+    wrong = _classes(variables, pooling.average_pool(z, mask)) != labels
+    assert wrong[0]
+    assert (found.attacked[wrong] == 0).all()
+    assert (found.radius <= found.attacked).all()
+    assert (found.attacked[~wrong] <= 1.01 * found.radius[~wrong]).all()
+
+
+def _logits(variables, pooled):
+    output = variables["params"]["output"]
+    return pooled @ output["kernel"] + output["bias"]
+
+
+def _classes(variables, pooled):
+    return jnp.argmax(jax.vmap(functools.partial(_logits, variables))(pooled), axis=-1)
 
 
 @pytest.mark.parametrize("name", ["avg", "max", "map-one"])

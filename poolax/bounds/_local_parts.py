@@ -47,7 +47,7 @@ class AttentionParts:
     own_block: Callable[..., Float[Array, "d d"]]
     query_seen: Float[Array, "n H d_h"]
     key_seen: Float[Array, "n H d_h"]
-    lengths: tuple[Float[Array, "n H"] | None, ...] = (None, None, None)
+    lengths: tuple[Any, Any, Any] = (None, None, None)
     normalised: tuple[Float[Array, "n H d"], Float[Array, "n H d_v"]] | None = None
 
 
