@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from poolax import backbones, cli, data, reporting, statistics, training
-from poolax.pooling import AveragePool, FirstPool
+from poolax.pooling import AveragePool, EfficientProbingPool, FirstPool
 from poolax.records import Predictions, packed
-from poolax.training import Classification
+from poolax.training import Classification, Converged
 from poolax.training._advice import evidence
 from poolax.training._advice.choice import Price, choose
-from poolax.training._advice.heads import Trained, train_in_rounds
+from poolax.training._advice.clock import Clock
+from poolax.training._advice.heads import LENGTHS, Trained, train_in_rounds
 from poolax.training._advice.reasons import reasons_of_scores
 from poolax.training._advice.runs import runs_of
 from poolax.training._engine.heads import Head
@@ -156,12 +158,13 @@ def test_errors_are_better_the_smaller_they_are():
     assert (found.recommended, found.decided) == ("low", True)
 
 
-def test_that_poolers_with_parameters_are_trained_shortly_is_said():
+def test_that_training_had_not_come_to_its_end_is_said_of_those_alone():
     solved = {"learning_rate": None, "epochs": 12, "pooler": "avg", "diverged": False}
     trained = {**solved, "learning_rate": 1e-2, "pooler": "wavg"}
-    said = evidence.reasons_of_heads({"avg": [solved], "wavg": [trained]})
-    assert [line for line in said if "to save time wavg had 12 epochs at most" in line]
-    assert evidence.reasons_of_heads({"avg": [solved]}) == []
+    rows = {"avg": [solved], "wavg": [trained]}
+    [said] = evidence.reasons_of_heads(rows, ["wavg"])
+    assert "training of wavg had not come to its end after 12 epochs" in said
+    assert evidence.reasons_of_heads(rows, []) == []
 
 
 def test_collapse_is_seen():
@@ -256,24 +259,97 @@ def test_tokens_of_a_prompt_are_seen_by_the_first_pooler_alone():
     assert tokens.median_length == 5
 
 
-def test_one_pooler_is_trained_however_little_time_there_is():
+def trainer(asked, gains=()):
+    """Trains nothing: scores grow by a step for each length, as far as gains go."""
+
+    def train(name, own, rate, length, should_stop):
+        asked.append((name, list(own), length))
+        rows = {}
+        for run in own:
+            score = 0.5 + sum(gains[: LENGTHS.index(length)])
+            kept = {"validation": packed({"score": np.full(20, score)})}
+            row = {"validation": score, "higher_is_better": True, "diverged": False, "pooler": name}
+            row |= {
+                "id": f"{name}{run}{length}",
+                "seed": run,
+                "metric": "accuracy",
+                "predictions": kept,
+            }
+            row |= {"learning_rate": None if name == "avg" else 0.01}
+            rows[run] = [{**row, "epochs": 10 * length, "epochs_trained": 10 * length}]
+        return rows
+
+    return train
+
+
+def rounds(clock, asked, learned, gains=()):
     labels = np.arange(60) % 2
-    runs = runs_of(labels, None, 0)
-    asked = []
-
-    def train(name, own, rate, should_stop):
-        asked.append(name)
-        kept = {"validation": packed({"score": np.ones(20)})}
-        row = {"validation": 1.0, "higher_is_better": True, "diverged": False, "learning_rate": None}
-        row |= {"pooler": name, "id": name, "seed": 0, "metric": "accuracy", "predictions": kept}
-        return {run: [row] for run in own}
-
-    trained = train_in_rounds(
-        train,
-        ["avg"],
-        ["wavg", "attn"],
-        dataclasses.replace(runs, is_crossed=False),
-        deadline=0.0,
-        say=lambda name: None,
+    runs = dataclasses.replace(runs_of(labels, None, 0), is_crossed=False, seeds=(0, 1))
+    return train_in_rounds(
+        trainer(asked, gains), ["avg"], learned, runs, clock=clock, say=lambda name: None
     )
-    assert (asked, list(trained.rows), trained.left_out) == (["avg"], ["avg"], ["wavg", "attn"])
+
+
+def test_one_pooler_is_trained_however_little_time_there_is(tmp_path):
+    asked = []
+    identity = {"data": "some"}
+    clock = Clock.of(0.0, 1.0, tmp_path, identity)
+    trained = rounds(clock, asked, ["wavg", "attn"])
+    assert (asked, list(trained.rows)) == ([("avg", [0], 1)], ["avg"])
+    assert trained.left_out == ["wavg", "attn"]
+    # With the same minutes it says the same again, whatever time there is; with more it does more.
+    end = time.monotonic() + 1000
+    again = rounds(Clock.of(end, 1.05, tmp_path, identity), asked, ["wavg", "attn"])
+    assert again.left_out == ["wavg", "attn"]
+    more = rounds(Clock.of(end, 2.0, tmp_path, identity), asked, ["wavg", "attn"])
+    assert more.left_out == []
+    other = rounds(Clock.of(end, 1.0, tmp_path, {"data": "other"}), asked, ["wavg", "attn"])
+    assert other.left_out == []
+
+
+@pytest.mark.parametrize(
+    ("gains", "lengths", "ended"),
+    [((0.0, 0.0), [1, 4], True), ((0.1, 0.0), [1, 4, 16], True), ((0.1, 0.1), [1, 4, 16], False)],
+)
+def test_heads_are_trained_longer_as_long_as_that_gains_something(gains, lengths, ended):
+    asked = []
+    trained = rounds(Clock(None), asked, ["wavg"], gains)
+    assert [length for name, own, length in asked if name == "wavg" and 0 in own] == lengths
+    # Other seeds are as long.
+    assert asked[-1] == ("wavg", [1], lengths[-1])
+    assert trained.has_ended("wavg") is ended
+    assert trained.validation("wavg") == pytest.approx(0.5 + sum(gains))
+
+
+def test_longer_training_is_not_begun_where_it_would_not_end(monkeypatch):
+    asked, now = [], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def slow(name, *arguments):
+        asked.append((name, arguments[2]))
+        now[0] += 10.0 if name == "wavg" else 0.0
+        return trainer([], (0.1, 0.1))(name, *arguments)
+
+    labels = np.arange(60) % 2
+    runs = dataclasses.replace(runs_of(labels, None, 0), is_crossed=False, seeds=(0,))
+    # Two learning rates took 10 seconds: four times the steps of one take 20.
+    trained = train_in_rounds(slow, ["avg"], ["wavg"], runs, clock=Clock(28.0), say=lambda name: None)
+    assert asked == [("avg", 1), ("wavg", 1)]
+    assert not trained.has_ended("wavg")
+    trained = train_in_rounds(slow, ["avg"], ["wavg"], runs, clock=Clock(64.0), say=lambda name: None)
+    assert asked[2:] == [("avg", 1), ("wavg", 1), ("wavg", 4)]
+
+
+def test_a_learned_pooler_validates_no_worse_than_the_average():
+    states, labels = instance("mean", 3)
+    mask = np.arange(states.shape[1]) < np.random.default_rng(0).integers(2, 7, len(states))[:, None]
+    poolers = ["avg", "wavg", EfficientProbingPool(num_queries=4), "abmil", "attn"]
+    solver = Converged(learning_rates=[1.0], max_epochs=1, from_average=True)
+    records = training.sweep_states(
+        states[:300], mask[:300], labels[:300], Classification(2), poolers=poolers, solver=solver, seeds=1,
+        splits=dict(zip(SPLITS, np.split(np.arange(300), [160, 230]), strict=True)),
+    )  # fmt: skip
+    average, *learned = [row["validation"] for row in records]
+    # Whatever so large a rate has led to.
+    assert min(learned) >= average - 1e-6
+    assert any(row["best_epoch"] == -1 for row in list(records)[1:])

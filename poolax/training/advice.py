@@ -17,12 +17,13 @@ from poolax._dataset import Dataset
 from poolax._progress import Progress, no_progress
 from poolax.backbones import Backbone
 from poolax.pooling import FirstPool
-from poolax.records import NoiseCurve, Records
+from poolax.records import NoiseCurve, Records, fingerprint
 from poolax.statistics import Difference, Interval
 from poolax.training._advice import evidence
 from poolax.training._advice.choice import Choice, choose, is_worse
+from poolax.training._advice.clock import Clock
 from poolax.training._advice.fitting import not_pooled, pass_over, room_for, used_by
-from poolax.training._advice.heads import is_over, train_in_rounds, within
+from poolax.training._advice.heads import train_in_rounds
 from poolax.training._advice.reasons import reasons_of_scores
 from poolax.training._advice.runs import Splits, runs_of
 from poolax.training._advice.sweeper import Sweeper
@@ -30,6 +31,7 @@ from poolax.training._engine.heads import Head, load_head
 from poolax.training._engine.limits import Limits
 from poolax.training._states.lengths import with_max_tokens
 from poolax.training._states.pooled import is_fixed
+from poolax.training._sweep.identities import describe
 from poolax.training._sweep.readers import PoolerLike, as_module, labelled
 from poolax.training.tasks import Task
 
@@ -290,9 +292,11 @@ def advise_states(
 
     All heads are trained to the end (``solver="converged"``): of poolers without parameters one a
     split, of the others one by either of two learning rates, and two more of those that are not worse
-    than the best by validation beyond noise. The best by validation is compared with every other one on
-    the test examples, which had no part in that choice. Where others are not worse beyond noise, the
-    cheapest of them is recommended: of fewest parameters, then of the smallest Lipschitz factor.
+    than the best by validation beyond noise. Those that can be the average start as it, with its head,
+    and all of them are trained with four times the steps, and again, as far as that gains something and
+    there is time. The best by validation is compared with every other one on the test examples, which
+    had no part in that choice. Where others are not worse beyond noise, the cheapest of them is
+    recommended: of fewest parameters, then of the smallest Lipschitz factor.
 
     Args:
         states: Token states, shape ``(N, n, d)``; ``(N, parts, n, d)`` for a task whose examples have
@@ -379,20 +383,27 @@ def _advise(
         def say(label: str) -> None:
             progress(f"heads of {label}", list(modules).index(label), len(modules))
 
-        def train(label, of, rate, should_stop):
-            return sweeper.heads(label, modules[label], of, rate, should_stop)
+        def train(label, of, rate, length, should_stop):
+            return sweeper.heads(label, modules[label], of, rate, length, should_stop)
 
-        trained = train_in_rounds(train, fixed, learned, runs, deadline=deadline, say=say)
+        about = {
+            "data": fingerprint((states, mask, targets, runs.splits)),
+            "poolers": {label: describe(module) for label, module in modules.items()},
+            "seed": seed,
+        }
+        clock = Clock.of(deadline, minutes, None if out is None else folder, about)
+        trained = train_in_rounds(train, fixed, learned, runs, clock=clock, say=say)
         heads = {label: load_head(sweeper.directory(label, trained)) for label in trained.rows}
         tokens = evidence.Tokens.of(states, mask, runs.test, num_skipped)
         prices = {label: evidence.price(head, tokens) for label, head in heads.items()}
         validation = {label: trained.validation(label) for label in trained.rows}
         scores = statistics.resample(trained.predictions("test"), seed=seed)
         choice = choose(validation, scores, prices)
-        half, taken = None, choice.recommended
-        if not is_over(deadline):
-            rate = trained.records(taken)[0]["learning_rate"]
-            half = within(end, sweeper.on_half, taken, modules[taken], seed, rate)
+        taken = choice.recommended
+        rate, length = trained.records(taken)[0]["learning_rate"], trained.lengths.get(taken, 1)
+        of_half = (sweeper.on_half, taken, modules[taken], seed, rate, length)
+        last = clock if clock.left <= 0 else clock.until(end)
+        half = last.within("half of the examples", *of_half)
     test = {label: scores.interval(label) for label in trained.rows}
     leading = sorted(choice.equals, key=lambda label: prices[label].key)[:_LEADING]
     first = trained.records(choice.best)[0]
@@ -401,14 +412,17 @@ def _advise(
         runs.note,
         *reasons_of_scores(choice, test, validation, first, half),
         *evidence.reasons_of_vectors(heads, vectors, tokens.median_length),
-        *evidence.reasons_of_heads({label: trained.records(label) for label in trained.rows}),
+        *evidence.reasons_of_heads(
+            {label: trained.records(label) for label in trained.rows},
+            [label for label in trained.rows if not trained.has_ended(label)],
+        ),
         *(f"{label} has fewer heads: the time was over" for label in trained.in_question),
         *(f"{label} was left out: the time was over" for label in trained.left_out),
         *notes,
     )
     shown = dict.fromkeys((choice.recommended, choice.best, *leading))
     # Past the end there is time for one curve at most.
-    drawn = {label: heads[label] for label in ([taken] if is_over(end) else shown)}
+    drawn = {label: heads[label] for label in ([taken] if clock.until(end).left <= 0 else shown)}
     return Advice(
         recommended=choice.recommended,
         runner_up=choice.runner_up,

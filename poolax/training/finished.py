@@ -112,6 +112,8 @@ def _problem_of(row, fields):
     if short is not None:
         return f"{short}: expected a number for each epoch, got {_shown(row, short)}"
     of = row.get("best_epoch", num_epochs - 1)
+    if of < 0:  # as it started, before the first epoch
+        return None
     last, said = row["validation_score"][of], row["validation"]
     # It is measured again after the last epoch, in batches that may be others.
     if None not in (last, said) and not math.isclose(last, said, rel_tol=1e-3, abs_tol=1e-6):

@@ -51,6 +51,10 @@ class Converged:
             Two cores do about 1e11 in a second.
         max_bytes: Most memory that it may take.
         further_rates: Learning rates that are tried beyond either edge, at most.
+        from_average: Whether heads of poolers that can be the average (W-Avg, hybrid, attention of
+            learned queries, latent and gated attention) start as it, with its solved linear layer, so
+            that none validates worse than the average does: the start may be the best state, which
+            records call epoch -1. Otherwise all parameters are drawn.
 
     Example:
         >>> Converged(strengths=[1e-2, 1e-1], patience=5).strengths
@@ -69,6 +73,7 @@ class Converged:
     max_flops: float = codec.added(2e13)
     max_bytes: float = codec.added(4e9)
     further_rates: int = codec.added(2)
+    from_average: bool = codec.added(False)
 
     __repr__ = codec.brief  # type: ignore[assignment]
 
@@ -88,6 +93,7 @@ class Converged:
         check_number("tolerance", self.tolerance, above=0.0)
         check_count("max_steps", self.max_steps)
         check_flag("refit", self.refit)
+        check_flag("from_average", self.from_average)
         check_count("num_starts", self.num_starts)
         check_number("max_flops", self.max_flops, at_least=0.0)
         check_number("max_bytes", self.max_bytes, at_least=0.0)

@@ -26,6 +26,7 @@ _COLLAPSED = 0.95
 # A mean weight within so much of the uniform one's entropy is flat.
 _FLAT = 0.98
 _NOISE = (0.0, 0.1, 0.2, 0.5, 1.0)
+_NOISE_EXAMPLES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,32 +147,41 @@ def curves(
         For each pooler the mean distance, in units of the root mean square distance of a vector from
         their mean, against the size of the noise in units of that of a token's entries.
     """
-    some = slice(None, 64)
+    some = slice(None, _NOISE_EXAMPLES)
     deviation = float(tokens.states[some].std())
     sizes = np.sqrt(np.prod(tokens.states.shape[1:])) * deviation
-    result = {}
-    for name, head in heads.items():
-        own = vectors[name]
-        spread = float(np.sqrt(np.square(own - own.mean(axis=0)).sum(axis=-1).mean()))
-        inner = {"params": head.variables["params"].get("pooler", {})}
+    spreads = {
+        name: float(np.sqrt(np.square(own - own.mean(axis=0)).sum(axis=-1).mean()))
+        for name, own in ((name, vectors[name]) for name in heads)
+    }
 
-        skipped = prefix_of(head.pooler, tokens.num_skipped, include_prefix=False)
+    def move(states, mask=None):
+        # All of them in one function: one program, and the same noise for each.
+        return {
+            name: _vectors_of(head, tokens, states, mask) / max(spreads[name], 1e-30)
+            for name, head in heads.items()
+        }
 
-        def move(states, mask=None, head=head, inner=inner, spread=spread, skipped=skipped):
-            seen = leave_out(_scaled(head, states), mask, skipped)
-            return jnp.asarray(head.pooler.apply(inner, *seen)) / max(spread, 1e-30)
+    masks = () if tokens.mask is None else (jnp.asarray(tokens.mask[some]),)
+    found = noise_curve(
+        move,
+        jnp.asarray(tokens.states[some]),
+        jnp.asarray(_NOISE) * sizes,
+        *masks,
+        key=jax.random.key(seed),
+        num_perturbations=4,
+    )
+    return {
+        name: dataclasses.replace(curve, epsilon=np.asarray(_NOISE)) for name, curve in found.items()
+    }
 
-        masks = () if tokens.mask is None else (jnp.asarray(tokens.mask[some]),)
-        found = noise_curve(
-            move,
-            jnp.asarray(tokens.states[some]),
-            jnp.asarray(_NOISE) * sizes,
-            *masks,
-            key=jax.random.key(seed),
-            num_perturbations=4,
-        )
-        result[name] = dataclasses.replace(found, epsilon=np.asarray(_NOISE))
-    return result
+
+def _vectors_of(head: Head, tokens: Tokens, states: Any, mask: Array | None) -> Float[Array, "N k"]:
+    """What the linear layer of a head reads of token states like these."""
+    inner = {"params": head.variables["params"].get("pooler", {})}
+    skipped = prefix_of(head.pooler, tokens.num_skipped, include_prefix=False)
+    seen = leave_out(_scaled(head, states), mask, skipped)
+    return jnp.asarray(head.pooler.apply(inner, *seen))
 
 
 def weights_entropy(head: Head, num_tokens: int) -> float:
@@ -216,8 +226,15 @@ def reasons_of_vectors(
     return said
 
 
-def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What is to be said of training, a line each."""
+def reasons_of_heads(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], still_gaining: Sequence[str]
+) -> list[str]:
+    """What is to be said of training, a line each.
+
+    Args:
+        rows: Records of each pooler.
+        still_gaining: Poolers whose heads had not come to their end.
+    """
     found = [
         f"{name}: {warning.words}"
         for name, own in rows.items()
@@ -225,10 +242,9 @@ def reasons_of_heads(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[st
         # Two learning rates are both edges of what was tried.
         if warning.code != "at_edge" or own[0]["learning_rate"] is None
     ]
-    epochs = {name: own[0]["epochs"] for name, own in rows.items() if own[0]["learning_rate"]}
-    if epochs:
+    for name in still_gaining:
         found.append(
-            f"to save time {', '.join(epochs)} had {max(epochs.values())} epochs at most, at few "
-            "learning rates: training.sweep with solver=Converged() may lift them"
+            f"training of {name} had not come to its end after {rows[name][0]['epochs']} epochs: more "
+            "time, or training.sweep with solver=Converged(), may lift it"
         )
     return found

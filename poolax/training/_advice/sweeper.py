@@ -21,6 +21,7 @@ from poolax.training.tasks import Task
 
 # Most steps of poolers with parameters, as far as epochs are neither too few nor too many.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS, _BATCH = 400, 6, 100, 32
+_PATIENCE = 5
 # A few numbers bear larger steps than matrices do.
 _RATES, _RATES_OF_FEW = (1e-3, 3e-3), (3e-3, 1e-2)
 
@@ -57,6 +58,7 @@ class Sweeper:
         pooler: Any,
         runs: Sequence[int],
         rate: float | None,
+        length: int,
         should_stop: Callable[[], bool],
     ) -> Mapping[int, Sequence[Mapping[str, Any]]]:
         """Records of a pooler's heads in some runs, one for each learning rate.
@@ -66,6 +68,7 @@ class Sweeper:
             pooler: The pooler.
             runs: Numbers of the runs.
             rate: The learning rate of a pooler with parameters; ``None`` tries some.
+            length: How many times the usual steps it is trained.
             should_stop: Asked as in :class:`Limits`.
 
         Raises:
@@ -77,7 +80,7 @@ class Sweeper:
             parts = [(self.runs.splits[0], [*seeds.values()], 0)]
         else:
             parts = [(self.runs.splits[run], [seed], run) for run, seed in seeds.items()]
-        found = [self._sweep(label, pooler, *part, rate, limits) for part in parts]
+        found = [self._sweep(label, pooler, *part, rate, length, limits) for part in parts]
         if self.runs.is_crossed:
             return dict(zip(seeds, found, strict=True))
         # Of a convex loss there is one head, whatever the seed.
@@ -96,6 +99,7 @@ class Sweeper:
         pooler: Any,
         seed: int,
         rate: float | None,
+        length: int,
         should_stop: Callable[[], bool],
     ) -> float:
         """Test score of the head of a pooler that is trained on half of the training examples.
@@ -108,13 +112,13 @@ class Sweeper:
         own = {**splits, "train": np.sort(half)}
         folder = self.folder / "half"
         limits = dataclasses.replace(self.limits, should_stop=should_stop)
-        found = self._sweep(label, pooler, own, [self.runs.seeds[0]], folder, rate, limits)
+        found = self._sweep(label, pooler, own, [self.runs.seeds[0]], folder, rate, length, limits)
         return best_of(list(found))["test"]
 
     def _folder_of(self, run: int) -> epath.Path:
         return self.folder / f"part-{run}" if self.runs.is_crossed else self.folder
 
-    def _sweep(self, label, pooler, splits, seeds, place, rate, limits) -> Records:
+    def _sweep(self, label, pooler, splits, seeds, place, rate, length, limits) -> Records:
         return sweep_states(
             self.states,
             self.mask,
@@ -124,7 +128,7 @@ class Sweeper:
             poolers={label: pooler},
             seeds=seeds,
             batch_size=_BATCH,
-            solver=self._solver(pooler, len(splits["train"]), rate),
+            solver=self._solver(pooler, len(splits["train"]), rate, length),
             num_prefix=self.num_skipped,
             include_prefix=False,
             out=self._folder_of(place) if isinstance(place, int) else place,
@@ -132,7 +136,7 @@ class Sweeper:
             limits=limits,
         )
 
-    def _solver(self, pooler: Any, num_train: int, rate: float | None) -> Converged:
+    def _solver(self, pooler: Any, num_train: int, rate: float | None, length: int) -> Converged:
         """How heads are trained: two learning rates, and no more of them."""
         if rate is not None:
             rates = (rate,)
@@ -142,8 +146,11 @@ class Sweeper:
             is_few = all(leaf.ndim < 2 for leaf in jax.tree.leaves(shapes))
             rates = _RATES_OF_FEW if is_few else _RATES
         epochs = -(-_STEPS // -(-num_train // _BATCH))
+        most = length * min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)
         return Converged(
             learning_rates=rates,
             further_rates=0,
-            max_epochs=min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS),
+            max_epochs=most,
+            patience=max(_PATIENCE, most // 4),
+            from_average=True,
         )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,6 +77,8 @@ class JobMaker:
         until: When heads stop before the last epoch; ``None`` trains all of them to it.
         scales: By label, how far what heads read moves, at most, where the states that they are made
             for move by 1, or the vectors of their poolers.
+        starts: By label, what heads start from in place of drawn parameters, as for
+            :class:`HeadGroup`.
     """
 
     task: Task
@@ -89,6 +92,7 @@ class JobMaker:
     runs: tuple[Run, ...]
     until: Until | None = None
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    starts: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def streamed(self, pending: Mapping[str, tuple[Run, ...]]) -> Iterator[Job]:
         """All structures at once, so that the backbone runs once for them; fewer runs if they must."""
@@ -159,6 +163,7 @@ class JobMaker:
             runs,
             view=view,
             lipschitz=self._factors([label]),
+            start=self.starts.get(label),
         )
 
     def _factors(self, labels: Sequence[str]):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -43,6 +44,8 @@ class HeadGroup:
         view: What the heads see of token states.
         lipschitz: From parameters with leading axes (group, run) to the Lipschitz constants of these
             heads, shape (group, run); ``None`` where it is not known.
+        start: Parameters of one head that all runs start from, a part of the tree, in place of drawn
+            ones; what stands there before the first step may be the best state. ``None`` for none.
     """
 
     module: nn.Module
@@ -50,6 +53,7 @@ class HeadGroup:
     num_groups: int = 1
     view: View = WHOLE
     lipschitz: Callable[[PyTree], np.ndarray] | None = None
+    start: Mapping[str, Any] | None = None
 
     @property
     def structure(self) -> Structure:
@@ -173,6 +177,14 @@ def train_groups(
     if kept is not None:
         for member, tree in zip(members, kept, strict=True):
             member.resume(tree)
+    elif protocol.until is not None and any(group.start is not None for group in groups):
+        params = [member.params for member in members]
+        validation = evaluate(params, splits["validation"], with_answers=False)
+        parts = zip(members, params, validation.losses, validation.scores, strict=True)
+        for member, own, loss, scores in parts:
+            if member.group.start is not None:
+                metrics = metrics_of(task, scores, targets, splits["validation"])
+                member.see_start(own, loss, metrics[task.metric])
     # Steps that are kept are chunks: whole epochs, and chunks of the one that was interrupted.
     chunks = feed.num_chunks
     validation = None
@@ -269,6 +281,9 @@ class Member:
         rates = np.asarray([rate for rate, _ in group.runs], jnp.result_type(float))
         seeds = np.asarray([seed for _, seed in group.runs], jnp.result_type(int))
         initial = programs.init(seeds)
+        if group.start is not None:
+            drawn = self._flat.split(np.array(initial))
+            initial = jax.vmap(self._flat.join)(replaced(drawn, group.start))
         self._state = self._trainer.init(initial, num_groups=group.num_groups, learning_rate=rates)
         shape = (group.num_groups, len(group.runs))
         zeros = np.zeros(shape, np.float32)
@@ -317,6 +332,11 @@ class Member:
         """The compiled program of these steps as text."""
         return self._trainer.program(self._state, data, batches)
 
+    def see_start(self, params, validation_loss, validation_score) -> None:
+        """Take the state before the first step as one that may be the best."""
+        if self._best is not None:
+            self._best.see(-1, params, validation_score, validation_loss)
+
     def end_epoch(self, epoch, params, validation_loss, validation_score) -> None:
         """Write an epoch down."""
         now = {
@@ -356,3 +376,19 @@ class Member:
             num_steps=num_steps,
             best=self._best,
         )
+
+
+def replaced(tree: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of arrays with leading axes, in which parts are those of every run.
+
+    Args:
+        tree: Nested dictionaries of arrays, shape ``(*leading, *shape)``.
+        parts: Some of its entries, without leading axes.
+    """
+    new = dict(tree)
+    for name, part in parts.items():
+        if isinstance(part, Mapping):
+            new[name] = replaced(tree[name], part)
+        else:
+            new[name] = np.broadcast_to(np.asarray(part, tree[name].dtype), tree[name].shape)
+    return new

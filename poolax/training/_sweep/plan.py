@@ -27,6 +27,7 @@ from poolax.training._states.pooled import is_fixed, pool
 from poolax.training._states.scaled import scaled
 from poolax.training._states.sources import PooledSource, TokenSource
 from poolax.training._states.views import View
+from poolax.training._sweep.averages import starts_of
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.kept import constants_of
 from poolax.training._sweep.nearest import Nearest
@@ -152,7 +153,7 @@ class SweepPlan:
         if heads.solver is not None:
             until = Until(heads.solver.patience, heads.solver.warmup)
 
-        def jobs_of(read, scalings):
+        def jobs_of(read, scalings, starts=None):
             return JobMaker(
                 heads.task,
                 heads.poolers,
@@ -165,6 +166,7 @@ class SweepPlan:
                 heads.runs,
                 until,
                 {label: scaling.largest_factor for label, scaling in scalings.items()},
+                starts or {},
             )
 
         labels = [label for label in self.pending() if label in heads.on_vectors]
@@ -185,11 +187,15 @@ class SweepPlan:
                 for job in jobs_of(source, scalings).kept(runs, inputs):
                     self._train(job, targets, splits, progress, about, scalings, nearest)
         pending = self.pending()
-        read, scalings = source, {}
+        read, scalings, starts = source, {}, {}
         if heads.solver is not None and pending:
             read = scaled(source, splits["train"], budget=self._limits.budget // 2)
             scalings = {label: Scaling(*map(views[label].take, read.scaling)) for label in pending}
-        maker = jobs_of(read, scalings)
+            if heads.solver.from_average:
+                learned = {label: heads.poolers[label] for label in pending}
+                about_heads = (targets, heads.task, splits, heads.solver, self._limits.mapping)
+                starts = starts_of(learned, views, read, *about_heads)
+        maker = jobs_of(read, scalings, starts)
         # Which learning rates are tried next follows from what others have come to.
         while pending := self.pending():
             streams = source.is_computed and not (pooled and set(pending) <= set(pooled))
