@@ -178,7 +178,7 @@ def test_tokens_of_a_prompt_are_left_out_of_the_pool(bert, tmp_path):
     data = Dataset("own", np.array(texts, object), labels, splits, source="made here", licence="CC0")
     options = {"poolers": ["cls", "avg", "wavg"], **OPTIONS}
     task = Classification(2)
-    records = sweep(bert, data, task, prompt="find: ", **options)
+    records = sweep(bert, data, task, prompt="find: ", out=tmp_path / "all", **options)
     ids, mask = bert.preprocess(texts, prompt="find: ")
     states = np.asarray(bert(ids, mask).states)
     # [CLS] and the prompt are not pooled; "cls" is the first token all the same.
@@ -196,7 +196,8 @@ def test_tokens_of_a_prompt_are_left_out_of_the_pool(bert, tmp_path):
     plain = sweep(bert, data, task, **options)
     assert len({row["id"] for row in (*plain, *records)}) == 6
     few = {"shots": 3, "draws": 1, "poolers": ["avg"]}
-    [drawn] = few_shot(bert, data, task, prompt="find: ", max_tokens=10, **few)
+    of_few = tmp_path / "few"
+    [drawn] = few_shot(bert, data, task, prompt="find: ", max_tokens=10, out=of_few, **few)
     [same] = few_shot_states(states, real, labels, task, splits=splits, **few)
     # Where the penalty is weak, few examples leave heads to rounding.
     ours, theirs = (
@@ -204,6 +205,19 @@ def test_tokens_of_a_prompt_are_left_out_of_the_pool(bert, tmp_path):
     )
     assert_close(ours[0.1], theirs[0.1], 1e-4)
     assert records[0]["preprocess"]["options"]["default_prompt"] == "given"
+    # Saved heads leave out what the sweep did.
+    test = splits["test"]
+    for folder, row in [*((tmp_path / "all", row) for row in records), (of_few, drawn)]:
+        head = load_head(head_directory(folder, row))
+        assert head.num_skipped == (0 if row["pooler"] == "cls" else 2)
+        outputs = head.predict(states[test], mask[test])
+        assert_close(task.score(outputs, labels[test]), row["test_scores"])
+        vectors = head.pool(states[test], mask[test])
+        assert_close(
+            vectors @ head.variables["params"]["output"]["kernel"],
+            outputs - head.variables["params"]["output"]["bias"],
+            1e-4,
+        )
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,12 @@ def _width(head: Head) -> int:
 def _on_inputs(head: Head, backbone: Backbone):
     """A backbone and a head as a function of what the backbone reads."""
     prepare = backbone.preprocess
-    include = head.config.get("include_prefix", True)
     is_text = isinstance(prepare, TextPreprocess)
-    prompt = prepare.tokens_not_pooled() if is_text else 0
-    skipped = prefix_of(head.pooler, backbone.num_prefix, include_prefix=include, prompt=prompt)
+    skipped = 0
+    if head.num_skipped is None:  # otherwise it leaves them out itself
+        include = head.config.get("include_prefix", True)
+        prompt = prepare.tokens_not_pooled() if is_text else 0
+        skipped = prefix_of(head.pooler, backbone.num_prefix, include_prefix=include, prompt=prompt)
 
     def outputs(inputs, mask):
         tokens = backbone.apply(backbone.params, inputs, mask, layer=head.layer)

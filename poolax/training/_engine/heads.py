@@ -18,6 +18,7 @@ from poolax._progress import Progress, no_progress
 from poolax.pooling import MultiMaxPool, parts_of
 from poolax.training._engine.feed import Protocol
 from poolax.training._engine.train import HeadGroup, TrainedHeads, train_groups
+from poolax.training._states.prefixes import leave_out
 from poolax.training._states.sources import MemorySource, PooledSource
 from poolax.training.arguments import check_runs, check_splits, check_targets_of_splits, check_task
 from poolax.training.layers import Layers
@@ -90,6 +91,14 @@ class Head:
         return Layers.parse(self.config.get("layers", str(Layers()))).layer
 
     @property
+    def num_skipped(self) -> int | None:
+        """Real tokens in front that it does not see; ``None`` where its checkpoint is older than that.
+
+        Prefix tokens (CLS) of a sweep without them, or a prompt that is not to be pooled.
+        """
+        return self.config.get("num_skipped")
+
+    @property
     def joins_parts(self) -> bool:
         """Whether it takes two sequences an example, ``(*batch, 2, n, d)``, to one output."""
         return self.config.get("joins_parts", False)
@@ -105,6 +114,8 @@ class Head:
     ) -> Float[Array, "*batch k"]:
         """Outputs of the linear layer, such as the logits of a classification.
 
+        Tokens in front that the sweep left out of the pooler (:attr:`num_skipped`) are left out here.
+
         Args:
             states: Token states of the backbone that the head was trained on, of :attr:`layer`, as
                 ``backbone.apply(params, inputs, layer=head.layer).states``.
@@ -116,6 +127,7 @@ class Head:
         Raises:
             ValueError: for states of another width, or as the pooler raises.
         """
+        states, mask = leave_out(states, mask, self.num_skipped or 0)
         width, given = self.width, jnp.shape(states)[-1:]
         if given and (parts_of(self.pooler) or isinstance(self.pooler, MultiMaxPool)):
             # Vectors may be of another width than tokens: side by side, behind a layer, of few heads.
@@ -147,6 +159,7 @@ class Head:
         """
         if isinstance(self.pooler, TokenHead):
             raise ValueError("pooler: expected one that gives a vector, got a head on single tokens")
+        states, mask = leave_out(states, mask, self.num_skipped or 0)
         if "scaling" in self.variables:
             scaling = self.variables["scaling"]
             states = (jnp.asarray(states) - scaling["mean"]) / scaling["deviation"]

@@ -269,6 +269,7 @@ class Heads:
             "learning_rate": run[0],
             "seed": run[1],
             "epochs": self.epochs,
+            "num_skipped": self.readers[label].view.num_prefix,
             **self._solver(),
             **self.source_of(label),
         }
