@@ -20,6 +20,7 @@ from poolax.pooling import FirstPool
 from poolax.records import NoiseCurve, Records, fingerprint
 from poolax.statistics import Difference, Interval
 from poolax.training._advice import evidence
+from poolax.training._advice.asked import Asked
 from poolax.training._advice.choice import Choice, choose, is_worse
 from poolax.training._advice.clock import Clock
 from poolax.training._advice.fitting import not_pooled, pass_over, room_for, used_by
@@ -198,59 +199,32 @@ def advise(
     if max_tokens is not None:
         backbone = with_max_tokens(backbone, dataset.inputs, max_tokens)
     room = room_for(backbone, dataset, minutes=minutes, limits=limits, seed=seed)
-    return advise_on_all(
-        backbone,
-        room.cut(dataset, seed),
-        task,
-        started=started,
-        minutes=minutes,
-        poolers=poolers,
-        out=out,
-        seed=seed,
-        limits=limits,
-        progress=progress,
-    )
+    asked = Asked(minutes, poolers, out, seed, limits, progress)
+    return advise_on_all(backbone, room.cut(dataset, seed), task, asked, started=started)
 
 
 def advise_on_all(
-    backbone: Backbone,
-    dataset: Dataset,
-    task: Task,
-    *,
-    started: float,
-    minutes: float | None,
-    poolers: Sequence[PoolerLike] | Mapping[str, PoolerLike] | None,
-    out: epath.PathLike | None,
-    seed: int,
-    limits: Limits,
-    progress: Progress,
-    name: str | None = None,
+    backbone: Backbone, dataset: Dataset, task: Task, asked: Asked, *, started: float
 ) -> Advice:
     """What :func:`advise` says where all examples of the splits are read.
 
     Args:
-        backbone: As for :func:`advise`, and so on.
+        backbone: A frozen backbone.
         dataset: All of whose splits is read.
         task: What heads predict.
-        started: When, by ``time.monotonic``.
-        minutes: Time from then on.
-        poolers: What is compared.
-        out: Folder for records and heads.
-        seed: Of everything random.
-        limits: Memory, devices, checkpoints.
-        progress: Called with a description, the number done and the total.
-        name: What records call the model; ``None`` for the name of its checkpoint.
+        asked: What is asked.
+        started: When, by ``time.monotonic``, from which on the time counts.
 
     Returns:
         The advice.
     """
-    given = labelled(POOLERS if poolers is None else poolers)
+    given = labelled(POOLERS if asked.poolers is None else asked.poolers)
     named = {
         label: FirstPool() if pooler == "last" and backbone.summary_token == "first" else pooler
         for label, pooler in given.items()
     }
     used = used_by(dataset)
-    collected: Any = pass_over(backbone, dataset, used, limits).collect(progress)
+    collected: Any = pass_over(backbone, dataset, used, asked.limits).collect(asked.progress)
     num_skipped, notes = not_pooled(backbone), dataset.notes
     if num_skipped:
         note = f"{num_skipped} tokens in front are not pooled, as the checkpoint says of its prompt"
@@ -260,14 +234,8 @@ def advise_on_all(
         None if collected.mask is None else np.asarray(collected.mask),
         jax.tree.map(lambda array: np.asarray(array)[used], dataset.targets),
         task,
+        dataclasses.replace(asked, poolers=named, name=asked.name or backbone.name),
         splits={name: np.searchsorted(used, part) for name, part in dataset.splits.items()},
-        minutes=minutes,
-        poolers=named,
-        out=out,
-        seed=seed,
-        limits=limits,
-        progress=progress,
-        name=name or backbone.name,
         notes=notes,
         num_skipped=num_skipped,
         features_s=time.monotonic() - started,
@@ -331,19 +299,13 @@ def advise_states(
         >>> advice.recommended, advice.decided
         ('last', True)
     """
-    given = labelled(POOLERS if poolers is None else poolers)
     return _advise(
         np.asarray(states),
         None if mask is None else np.asarray(mask),
         jax.tree.map(np.asarray, targets),
         task,
+        Asked(minutes, poolers, out, seed, limits or Limits(), progress),
         splits=splits,
-        minutes=minutes,
-        poolers=given,
-        out=out,
-        seed=seed,
-        limits=limits or Limits(),
-        progress=progress,
     )
 
 
@@ -352,36 +314,33 @@ def _advise(
     mask: np.ndarray | None,
     targets: Any,
     task: Task,
+    asked: Asked,
     *,
     splits: Splits | None,
-    minutes: float | None,
-    poolers: Mapping[str, PoolerLike],
-    out: epath.PathLike | None,
-    seed: int,
-    limits: Limits,
-    progress: Progress,
-    name: str | None = None,
     notes: tuple[str, ...] = (),
     num_skipped: int = 0,
     features_s: float = 0.0,
 ) -> Advice:
+    seed, out = asked.seed, asked.out
     check_count("seed", seed, at_least=0)
     started = time.monotonic() - features_s
-    seconds = _seconds(minutes)
+    seconds = _seconds(asked.minutes)
     deadline = end = None
     if seconds is not None:
         end = started + seconds
         deadline = end - min(_AFTERWARDS + _SHARE_AFTERWARDS * seconds, _LARGEST_SHARE * seconds)
+    poolers = labelled(POOLERS if asked.poolers is None else asked.poolers)
     modules = {label: as_module(pooler) for label, pooler in poolers.items()}
     runs = runs_of(targets, splits, seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = epath.Path(temporary if out is None else out)
-        sweeper = Sweeper(states, mask, targets, task, runs, folder, limits, name, num_skipped)
+        how = (runs, folder, asked.limits, asked.name, num_skipped)
+        sweeper = Sweeper(states, mask, targets, task, *how)
         fixed = [label for label, module in modules.items() if is_fixed(module, states.shape)]
         learned = [label for label in modules if label not in fixed]
 
         def say(label: str) -> None:
-            progress(f"heads of {label}", list(modules).index(label), len(modules))
+            asked.progress(f"heads of {label}", list(modules).index(label), len(modules))
 
         def train(label, of, rate, length, should_stop):
             return sweeper.heads(label, modules[label], of, rate, length, should_stop)
@@ -391,7 +350,7 @@ def _advise(
             "poolers": {label: describe(module) for label, module in modules.items()},
             "seed": seed,
         }
-        clock = Clock.of(deadline, minutes, None if out is None else folder, about)
+        clock = Clock.of(deadline, asked.minutes, None if out is None else folder, about)
         trained = train_in_rounds(train, fixed, learned, runs, clock=clock, say=say)
         heads = {label: load_head(sweeper.directory(label, trained)) for label in trained.rows}
         tokens = evidence.Tokens.of(states, mask, runs.test, num_skipped)

@@ -16,6 +16,7 @@ from poolax._progress import Progress, no_progress
 from poolax.backbones import Backbone
 from poolax.records import Journal, Predictions, Records
 from poolax.statistics import Difference
+from poolax.training._advice.asked import Asked
 from poolax.training._advice.choice import is_worse, no_difference
 from poolax.training._advice.fitting import Room, room_for
 from poolax.training._engine.limits import Limits
@@ -207,19 +208,8 @@ def compare(
             own = folder / path_component(name)
 
             def advised(name=name, backbone=backbone, left=left, own=own):
-                found = advise_on_all(
-                    backbone,
-                    cut,
-                    task,
-                    started=time.monotonic(),
-                    minutes=left,
-                    poolers=poolers,
-                    out=own,
-                    seed=seed,
-                    limits=limits,
-                    progress=_within(name, progress),
-                    name=name,
-                )
+                asked = Asked(left, poolers, own, seed, limits, _within(name, progress), name)
+                found = advise_on_all(backbone, cut, task, asked, started=time.monotonic())
                 found.records.write_as(own / _HEADS)
                 return _record(found, name, dataset)
 

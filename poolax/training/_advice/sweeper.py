@@ -21,7 +21,7 @@ from poolax.training.tasks import Task
 
 # Most steps of poolers with parameters, as far as epochs are neither too few nor too many.
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS, _BATCH = 400, 6, 100, 32
-_PATIENCE = 5
+_PATIENCE, _MOST_PATIENCE = 5, 15
 # A few numbers bear larger steps than matrices do.
 _RATES, _RATES_OF_FEW = (1e-3, 3e-3), (3e-3, 1e-2)
 
@@ -151,6 +151,7 @@ class Sweeper:
             learning_rates=rates,
             further_rates=0,
             max_epochs=most,
-            patience=max(_PATIENCE, most // 4),
+            # A longer schedule is at its largest rate for longer.
+            patience=min(_PATIENCE * length, _MOST_PATIENCE),
             from_average=True,
         )
