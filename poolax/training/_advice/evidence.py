@@ -80,6 +80,12 @@ def _token_range(states: Array, mask: Array | None) -> TokenRange:
     return TokenRange(max(1, int(counts.min())), max(1, int(counts.max())))
 
 
+@jax.jit
+def _spread(states, mask):
+    # Compiled, it serves all heads; as it is it would be compiled anew for each of them.
+    return bounds.domain_of(states, mask).spread
+
+
 def price(head: Head, tokens: Tokens) -> Price:
     """What a pooler costs on these tokens."""
     inner = {"params": head.variables["params"].get("pooler", {})}
@@ -92,7 +98,7 @@ def price(head: Head, tokens: Tokens) -> Price:
             inner,
             num_tokens=_token_range(states, mask),
             dim=states.shape[-1],
-            spread=bounds.domain_of(states, mask).spread,
+            spread=_spread(states, mask),
         ).l2
     return Price(int(num_parameters), float(factor))
 
