@@ -313,12 +313,13 @@ def test_one_pooler_is_trained_however_little_time_there_is(tmp_path):
 )
 def test_heads_are_trained_longer_as_long_as_that_gains_something(gains, lengths, ended):
     asked = []
-    trained = rounds(Clock(None), asked, ["wavg"], gains)
+    trained = rounds(Clock(time.monotonic() + 1000), asked, ["wavg"], gains)
     assert [length for name, own, length in asked if name == "wavg" and 0 in own] == lengths
     # Other seeds are as long.
     assert asked[-1] == ("wavg", [1], lengths[-1])
     assert trained.has_ended("wavg") is ended
     assert trained.validation("wavg") == pytest.approx(0.5 + sum(gains))
+    assert rounds(Clock(None), [], ["wavg"], gains).lengths == {"wavg": 4}
 
 
 def test_longer_training_is_not_begun_where_it_would_not_end(monkeypatch):

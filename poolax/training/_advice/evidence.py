@@ -251,6 +251,6 @@ def reasons_of_heads(
     for name in still_gaining:
         found.append(
             f"training of {name} had not come to its end after {rows[name][0]['epochs']} epochs: more "
-            "time, or training.sweep with solver=Converged(), may lift it"
+            "minutes, or training.sweep with solver=Converged(), may lift it"
         )
     return found

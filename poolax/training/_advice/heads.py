@@ -180,7 +180,8 @@ def _lengthen(
     trained: Trained, train: Train, names: Sequence[str], clock: Clock, say: Callable[[str], None]
 ) -> None:
     """Train longer what had not come to its end, the best by validation first."""
-    for length in LENGTHS[1:]:
+    # Without an end there is none to what could be tried.
+    for length in LENGTHS[1:2] if clock.end is None else LENGTHS[1:]:
         names = [name for name in names if name in trained.rows and not trained.has_ended(name)]
         sign = 1 if trained.higher_is_better else -1
         for name in sorted(names, key=lambda name: -sign * trained.validation(name)):
