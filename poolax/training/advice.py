@@ -261,10 +261,11 @@ def advise_states(
     All heads are trained to the end (``solver="converged"``): of poolers without parameters one a
     split, of the others one by either of two learning rates, and two more of those that are not worse
     than the best by validation beyond noise. Those that can be the average start as it, with its head,
-    and all of them are trained with four times the steps, where there are ``minutes`` and time is left
-    with four times these, as far as that gains something. The best by validation is compared with every other one on the test examples, which
-    had no part in that choice. Where others are not worse beyond noise, the cheapest of them is
-    recommended: of fewest parameters, then of the smallest Lipschitz factor.
+    and all of them are trained with four times the steps as far as that gains something; where there
+    are ``minutes``, and time is left, with sixteen times. The best by validation is compared with every
+    other one on the test examples, which had no part in that choice. Where others are not worse beyond
+    noise, the cheapest of them is recommended: of fewest parameters, then of the smallest Lipschitz
+    factor.
 
     Args:
         states: Token states, shape ``(N, n, d)``; ``(N, parts, n, d)`` for a task whose examples have
