@@ -35,8 +35,9 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pretraining
 import rich.console
 import tyro
@@ -145,11 +146,26 @@ def _write(beside: Mapping[str, list[dict]], found: Pretrained, out: epath.Path,
         backbones.save(found.backbone, out / "backbone")
     if not (out / "huggingface").exists():
         try:
-            backbones.save(found.backbone, out / "huggingface", format="huggingface")
+            backbones.save(with_segment(found.backbone), out / "huggingface", format="huggingface")
         except ValueError as error:
             tell(console, f"Not in Hugging Face's layout: {error}")
     own = out.name if out.name not in beside else str(out)
     draw({**beside, own: list(found.records)}, out)
+
+
+def with_segment(backbone: backbones.Backbone) -> backbones.Backbone:
+    """A BERT without segments as one of a segment that changes nothing, for its other layout has one.
+
+    Args:
+        backbone: Any; others stay as they are.
+    """
+    config: Any = backbone.config
+    if not isinstance(backbone, backbones.Bert) or config.num_token_types:
+        return backbone
+    tables = backbone.params["embeddings"]
+    tables = {**tables, "token_type": np.zeros_like(tables["token"][:1])}
+    params = {**backbone.params, "embeddings": tables}
+    return backbone.replace(config=dataclasses.replace(config, num_token_types=1), params=params)
 
 
 def draw(runs: Mapping[str, Sequence[dict]], out: epath.Path) -> None:

@@ -1,8 +1,10 @@
 """Presets of pretraining: what they are made of, a run of the smallest, and its tables."""
 
+import dataclasses
 import importlib
 import json
 
+import numpy as np
 import pytest
 
 from poolax import backbones
@@ -182,6 +184,19 @@ def test_a_full_run_comes_to_the_loss_of_other_seeds(experiments, test_data, tmp
     loss = Records.read(out / "records.jsonl")[-1]["evaluation_loss"]
     margin *= (known.low + known.high) / 2
     assert known.low - margin <= loss <= known.high + margin
+
+
+def test_a_bert_without_segments_is_the_same_with_one(experiments, bert, tmp_path):
+    model = backbones.load(bert)
+    tables = {name: table for name, table in model.params["embeddings"].items() if name != "token_type"}
+    config = dataclasses.replace(model.config, num_token_types=0)
+    plain = model.replace(config=config, params={**model.params, "embeddings": tables})
+    with_segment = experiments("pretrain").with_segment
+    backbones.save(with_segment(plain), tmp_path / "folder", format="huggingface")
+    ids = np.array([[0, 3, 4, 1]])
+    found = backbones.load(tmp_path / "folder")(ids).states
+    np.testing.assert_array_equal(found, plain(ids).states)
+    assert with_segment(model) is model
 
 
 def test_runs_are_drawn_side_by_side(experiments, tmp_path):
