@@ -133,6 +133,7 @@ ENTRIES = {
             num_examples=500,
             seeds=3,
         ),
+        _probe("expressivity", "Figures 2, 4", 20, quick="language", datasets=("banking77",)),
         _preset("gpt2-64", 5, is_quick=True),
         _preset("gpt2-128", 10),
         _preset("gpt2-192", 15),

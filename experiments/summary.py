@@ -23,6 +23,7 @@ import advice_synthetic
 import claims
 import comparison
 import data_size
+import expressivity
 import optimisation
 import paper_table
 import pretraining
@@ -38,7 +39,7 @@ from poolax.reporting import plot_losses_by_size, plot_radar
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
-_PROBES = (optimisation, data_size, weights, sequence_length)
+_PROBES = (optimisation, data_size, weights, sequence_length, expressivity)
 PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"

@@ -94,6 +94,44 @@ class NoiseCurveRecord(MadeWith):
     low: list[float]
     high: list[float]
     num_inputs: int
+    model: NotRequired[str]
+    dataset: NotRequired[str]
+    seed: NotRequired[int]
+    relative: NotRequired[list[float]]
+    length: NotRequired[float]
+
+
+@record_kind("noise_constants")
+class NoiseConstantsRecord(MadeWith):
+    """How far a pooled vector may move by noise of unit size, at inputs: measured, and bounds."""
+
+    id: str
+    model: str
+    dataset: str
+    pooler: str
+    measured: list[float]
+    log10_local: list[float] | None
+    log10_tight: float | None
+    num_inputs: int
+
+
+@record_kind("sentence_distances")
+class SentenceDistancesRecord(MadeWith):
+    """How far pooled vectors of changed sentences are from that of the sentence, packed by variant.
+
+    ``variants`` has ``group``, ``kind`` (an index of ``kinds``), ``similar`` (1 or 0), ``cosine`` and
+    ``distance``.
+    """
+
+    id: str
+    model: str
+    dataset: str
+    pooler: str
+    seed: int
+    head: str
+    kinds: list[str]
+    variants: dict[str, Any]
+    num_groups: int
 
 
 @record_kind("agreement")

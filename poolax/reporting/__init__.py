@@ -6,6 +6,9 @@ from poolax.reporting._claims.judging import judge_claims as judge_claims
 from poolax.reporting._claims.statements import Claim as Claim
 from poolax.reporting._claims.statements import Contrast as Contrast
 from poolax.reporting._claims.tables import claims_tables as claims_tables
+from poolax.reporting._expressivity import expressivity_tables as expressivity_tables
+from poolax.reporting._expressivity_figures import plot_noise as plot_noise
+from poolax.reporting._expressivity_figures import plot_sentences as plot_sentences
 from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._figures import plot_scores as plot_scores
 from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
