@@ -376,8 +376,7 @@ def _advise(
             {label: trained.records(label) for label in trained.rows},
             [label for label in trained.rows if not trained.has_ended(label)],
         ),
-        *(f"{label} has fewer heads: the time was over" for label in trained.in_question),
-        *(f"{label} was left out: the time was over" for label in trained.left_out),
+        *evidence.reasons_of_time(trained.in_question, trained.left_out),
         *notes,
     )
     shown = dict.fromkeys((choice.recommended, choice.best, *leading))

@@ -245,12 +245,37 @@ def reasons_of_heads(
         f"{name}: {warning.words}"
         for name, own in rows.items()
         for warning in warnings_of(own)
-        # Two learning rates are both edges of what was tried.
-        if warning.code != "at_edge" or own[0]["learning_rate"] is None
+        if own[0]["learning_rate"] is None or not _is_said_below(warning.code, name in still_gaining)
     ]
+    by_epochs: dict[int, list[str]] = {}
     for name in still_gaining:
+        by_epochs.setdefault(rows[name][0]["epochs"], []).append(name)
+    for epochs, names in by_epochs.items():
         found.append(
-            f"training of {name} had not come to its end after {rows[name][0]['epochs']} epochs: more "
-            "minutes, or training.sweep with solver=Converged(), may lift it"
+            f"training of {', '.join(names)} had not come to its end after {epochs} epochs: more "
+            "minutes, or training.sweep with solver=Converged(), may gain something"
         )
     return found
+
+
+def _is_said_below(code: str, is_still_gaining: bool) -> bool:
+    """Whether a warning of a learned head has nothing to add."""
+    # Two learning rates are both edges of what was tried.
+    return code == "at_edge" or (code == "not_converged" and is_still_gaining)
+
+
+def reasons_of_time(in_question: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    """What there was no time for, a line each.
+
+    Args:
+        in_question: Poolers that have fewer heads than those still in question.
+        left_out: Poolers without any head.
+    """
+    said = []
+    if in_question:
+        has = "has" if len(in_question) == 1 else "have"
+        said.append(f"{', '.join(in_question)} {has} fewer heads: the time was over")
+    if left_out:
+        was = "was" if len(left_out) == 1 else "were"
+        said.append(f"{', '.join(left_out)} {was} left out: the time was over")
+    return said
