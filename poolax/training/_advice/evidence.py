@@ -215,13 +215,14 @@ def reasons_of_vectors(
         num_tokens: Tokens that a weighted average sees.
     """
     said = []
-    for name, own in vectors.items():
-        cosine = mean_cosine(own)
-        if cosine > _COLLAPSED:
-            said.append(
-                f"the vectors of {name} nearly collapse: the mean cosine between two examples is "
-                f"{cosine:.3f}; a linear head sees little but what they differ by"
-            )
+    cosines = {name: mean_cosine(own) for name, own in vectors.items()}
+    collapsed = {name: cosine for name, cosine in cosines.items() if cosine > _COLLAPSED}
+    if collapsed:
+        ends = dict.fromkeys(f"{end(collapsed.values()):.3f}" for end in (min, max))
+        said.append(
+            f"the vectors of {', '.join(collapsed)} nearly collapse: the mean cosine between two "
+            f"examples is {' to '.join(ends)}; a linear head sees little but what they differ by"
+        )
     for name, head in heads.items():
         if isinstance(head.pooler, WeightedAveragePool) and head.pooler.normalize == "softmax":
             entropy = weights_entropy(head, num_tokens)
@@ -241,12 +242,13 @@ def reasons_of_heads(
         rows: Records of each pooler.
         still_gaining: Poolers whose heads had not come to their end.
     """
-    found = [
-        f"{name}: {warning.words}"
-        for name, own in rows.items()
-        for warning in warnings_of(own)
-        if own[0]["learning_rate"] is None or not _is_said_below(warning.code, name in still_gaining)
-    ]
+    warned: dict[str, list[str]] = {}
+    for name, own in rows.items():
+        for warning in warnings_of(own):
+            is_learned = own[0]["learning_rate"] is not None
+            if not (is_learned and _is_said_below(warning.code, name in still_gaining)):
+                warned.setdefault(warning.words, []).append(name)
+    found = [f"{', '.join(names)}: {words}" for words, names in warned.items()]
     by_epochs: dict[int, list[str]] = {}
     for name in still_gaining:
         by_epochs.setdefault(rows[name][0]["epochs"], []).append(name)
