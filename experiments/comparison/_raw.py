@@ -94,10 +94,10 @@ def raw_rows(data: Dataset, used: Any, num_train: int) -> Float[np.ndarray, "N *
     """
     raw = np.asarray(data.inputs[used])
     if raw.dtype.kind in "OU":
-        words = TfidfVectorizer(max_features=MOST_WORDS, sublinear_tf=True, dtype=np.float32)
+        words = TfidfVectorizer(max_features=MOST_WORDS, sublinear_tf=True)
         words.fit(np.ravel(raw[:num_train]).tolist())
         found: Any = words.transform(np.ravel(raw).tolist())
-        return found.toarray().reshape(*raw.shape, -1)
+        return found.toarray().reshape(*raw.shape, -1).astype(np.float32)
     if raw.ndim == 4:
         raw = averaged(averaged(raw, 1, MOST_PIXELS), 2, MOST_PIXELS)
         return raw.reshape(len(raw), -1).astype(np.float32)

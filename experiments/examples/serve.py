@@ -1,8 +1,9 @@
 """A head that was chosen goes into service: its artefact, a process that has JAX alone, its latency.
 
-    python experiments/examples/serve.py poolax-advice/heads/HEAD --backbone MODEL --data tickets.csv
+    python experiments/examples/serve.py poolax-advice --data tickets.csv       # what it recommended
+    python experiments/examples/serve.py HEAD --backbone MODEL                  # any head of a sweep
 
-The trained head, as an advice or a sweep saved it, is written with its backbone as one artefact.
+The trained head is written with its backbone as one artefact.
 ``server.py`` answers from it in a process of its own, where neither poolax nor Flax is needed: JSON
 lines in, JSON lines out, texts of any length. It compiles a program for each of few lengths and batches
 before the first request and none after. With --data, what the head was trained on, answers name
@@ -35,6 +36,7 @@ from poolax.cli import (
     FileFlags,
     OptionalCount,
     OptionalPath,
+    OptionalText,
     check_count,
     load_backbone,
     load_data,
@@ -52,8 +54,8 @@ class Serve:
     """Write a trained head with its backbone as one artefact, serve it, and measure latency.
 
     Attributes:
-        head: Checkpoint directory of a head.
-        backbone: Directory or hub id of the backbone that it was trained on.
+        head: Folder of an advice, or the checkpoint directory of a head.
+        backbone: Directory or hub id of the backbone that it was trained on; by default the advice's.
         data: Name of the data set that it was trained on, or your own file, for the names of classes.
         data_dir: Folder of the files of a data set that has a name.
         max_tokens: Tokens that texts were cut to when it was trained; by default all that are taken.
@@ -69,7 +71,7 @@ class Serve:
     resumable: ClassVar[bool] = False
 
     head: tyro.conf.Positional[str]
-    backbone: str
+    backbone: OptionalText = None
     data: OptionalPath = None
     data_dir: OptionalPath = None
     max_tokens: OptionalCount = None
@@ -88,14 +90,16 @@ class Serve:
         for words in self.words:
             check_count("words", words)
         names = self._class_names()
-        backbone = load_backbone(self.backbone, "language", argument="backbone")
+        directory, model = self._chosen()
+        backbone = load_backbone(model, "language", argument="backbone")
         if self.max_tokens is not None:
-            backbone = backbone.replace(preprocess=backbone.preprocess.cut_to(self.max_tokens))
+            prepare = backbone.preprocessing.cut_to(self.max_tokens)
+            backbone = dataclasses.replace(backbone, preprocess=prepare)
         out = pathlib.Path(self.out)
         artefact = out / "head.jax"
         console = rich.console.Console(file=sys.stderr)
         tell(console, f"Writing {artefact}")
-        head = training.load_head(self.head)
+        head = training.load_head(directory)
         training.export_head(head, artefact, backbone=backbone, class_names=names)
         tell(
             console, "Compiling a program for each length and batch in the server, which takes a while"
@@ -123,6 +127,17 @@ class Serve:
             print(f"\nServe it: {served}")
             print(f"A request: {json.dumps(request)}\nIts answer: {json.dumps(answer)}")
         return COMPLETE
+
+    def _chosen(self) -> tuple[str, str]:
+        """The directory of the head, and its backbone."""
+        advice = pathlib.Path(self.head) / "advice.jsonl"
+        directory, model = self.head, self.backbone
+        if advice.exists():
+            row = Records.read(advice)[-1]
+            directory, model = row["head"], model or row["model"]
+        if model is None:
+            raise ValueError("backbone: expected a directory or hub id beside a head, got none")
+        return directory, model
 
     def _class_names(self) -> tuple[str, ...] | None:
         """Names of the classes of the data that the head was trained on, where these are named."""

@@ -92,7 +92,7 @@ def check_takes(backbone: Backbone, dataset: Dataset, path: str, *, argument: st
             f"({dataset.name!r}), got {path}, which takes {size} and {config.num_channels}"
         )
     if backbone.modality == "series":
-        mask = None if dataset.mask is None else dataset.mask[:1]
+        mask: Any = None if dataset.mask is None else dataset.mask[:1]
 
         def embedded(series: Any) -> Any:
             return backbone.embed(backbone.params, *backbone.prepare(series, mask))
