@@ -105,8 +105,11 @@ class Serve:
             console, "Compiling a program for each length and batch in the server, which takes a while"
         )
         with Client(artefact, sorted({1, self.batch})) as client:
-            rows = [client.latency(words, 1, self.repeats) for words in self.words]
-            rows += [client.latency(words, self.batch, self.repeats) for words in self.words]
+            rows = [
+                client.latency(words, batch, self.repeats)
+                for batch in sorted({1, self.batch})
+                for words in self.words
+            ]
             ready, stats = client.ready, client.ask({"stats": True})
             request = {"texts": [" ".join(WORDS[:6])]}
             answer = client.ask(request)
@@ -123,7 +126,8 @@ class Serve:
             print(json.dumps(record))
         else:
             show(record)
-            served = f"python {os.path.relpath(SERVER)} {artefact} --batches 1 {self.batch}"
+            sizes = " ".join(map(str, sorted({1, self.batch})))
+            served = f"python {os.path.relpath(SERVER)} {artefact} --batches {sizes}"
             print(f"\nServe it: {served}")
             print(f"A request: {json.dumps(request)}\nIts answer: {json.dumps(answer)}")
         return COMPLETE
@@ -212,7 +216,7 @@ def show(record: dict[str, Any]) -> None:
     for row in record["latency"]:
         rate = 1000 * row["batch"] / row["median_ms"]
         cells = (row["batch"], row["words"], row["tokens"], row["median_ms"], row["p95_ms"], rate)
-        table.add_row(*(f"{cell:g}" if cell < 1000 else f"{cell:.0f}" for cell in cells))
+        table.add_row(*(f"{cell:.4g}" if cell < 1000 else f"{cell:.0f}" for cell in cells))
     rich.print(table)
     print(
         f"{record['ready']['programs']} programs compiled in {record['ready']['seconds']} s before the "

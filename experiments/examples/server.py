@@ -99,6 +99,9 @@ class Server:
             .compile()
             for batch, length in itertools.product(self.batches, self.lengths)
         }
+        for shape, program in self.programs.items():
+            # The first call of a program takes longer than all others: nobody has to wait for it.
+            jax.block_until_ready(program(np.zeros(shape, np.int32), np.ones(shape, bool)))
 
     def __call__(self, texts):
         """Outputs ``(len(texts), k)`` and the number of tokens of each text."""
