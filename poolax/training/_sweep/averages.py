@@ -63,8 +63,8 @@ def at_average(pooler: nn.Module, shapes: Mapping[str, Any]) -> dict[str, Any] |
         case WeightedAveragePool(normalize="softmax"):
             return {"weights": zeros("weights")}
         case HybridPool():
-            is_average = [isinstance(own, AveragePool) for own in pooler.poolers]
-            return {"mixture": np.float32(_LOGIT) * np.float32(is_average)} if any(is_average) else None
+            is_average = np.array([isinstance(own, AveragePool) for own in pooler.poolers])
+            return {"mixture": _LOGIT * is_average} if is_average.any() else None
         case QueryAttentionPool(full=False) | EfficientProbingPool():
             return {"query": zeros("query"), "value": identity("value")}
         case PositionAttentionPool():
