@@ -28,6 +28,7 @@ import optimisation
 import paper_table
 import pretraining
 import probing
+import robustness
 import sequence_length
 import tyro
 import weights
@@ -39,7 +40,7 @@ from poolax.reporting import plot_losses_by_size, plot_radar
 PRETRAINED = "pretrain.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
-_PROBES = (optimisation, data_size, weights, sequence_length, expressivity)
+_PROBES = (optimisation, data_size, weights, sequence_length, expressivity, robustness)
 PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"

@@ -188,6 +188,28 @@ class LengthScoreRecord(MadeWith):
     threshold: NotRequired[int]
 
 
+@record_kind("robustness")
+class RobustnessRecord(MadeWith):
+    """What becomes of a classification's predictions under attacks on the pixels of test images."""
+
+    id: str
+    head: str
+    model: str
+    dataset: str
+    task: str
+    pooler: str
+    solver: str
+    seed: int
+    num_inputs: int
+    image_shape: list[int]
+    clean: float
+    margin: float
+    attacks: list[dict[str, Any]]
+    norm: NotRequired[float]
+    factor: NotRequired[float]
+    examples: NotRequired[dict[str, Any]]
+
+
 @record_kind("lipschitz", renew=with_attention_names)
 class LipschitzRecord(MadeWith):
     """What is measured of a trained block, beside its bounds."""

@@ -30,6 +30,8 @@ from poolax.reporting._pretraining import plot_pretraining as plot_pretraining
 from poolax.reporting._pretraining import plot_training_lipschitz as plot_training_lipschitz
 from poolax.reporting._radar import FEWEST_TASKS as FEWEST_TASKS
 from poolax.reporting._radar import plot_radar as plot_radar
+from poolax.reporting._robustness import plot_robustness as plot_robustness
+from poolax.reporting._robustness import robustness_tables as robustness_tables
 from poolax.reporting._score_tables import joined as joined
 from poolax.reporting._score_tables import notes_once as notes_once
 from poolax.reporting._score_tables import score_tables as score_tables

@@ -23,6 +23,10 @@ from poolax.training.advice import Advice as Advice
 from poolax.training.advice import advise as advise
 from poolax.training.advice import advise_states as advise_states
 from poolax.training.artefacts import export_head as export_head
+from poolax.training.attacking import AttackedHead as AttackedHead
+from poolax.training.attacking import PixelAttack as PixelAttack
+from poolax.training.attacking import attack_head as attack_head
+from poolax.training.attacking import pixel_norms as pixel_norms
 from poolax.training.choosing import Choice as Choice
 from poolax.training.choosing import choose_pooler as choose_pooler
 from poolax.training.comparing import Comparison as Comparison
