@@ -8,10 +8,11 @@ Heads are trained by the paper's protocol and to the end; then the same test ima
 each of them, in pixels from 0 to 1 before the model normalises them: one step (FGSM) and projected
 ascent with restarts (PGD) at each budget. MODEL is a folder or hub id, DINOv2-small or what pretrain.py
 made ("OUT/backbone"). The paper reports FGSM's success on a ViT, for CIFAR-10 at 3/255 from 10.92 %
-(sum) to 20.32 % (max), and at 8/255 from 10.92 % (sum) to 29.38 % (last). A full run was
-estimated, not timed: PGD of one DINOv2-small head takes 43 gradients an image and start. On two CPU
-cores --seeds 1 --num-inputs 80 --restarts 1 is the cut for about an hour; --quick takes some minutes.
-Records, tables and figure stand in --out; the same command goes on from what is finished.
+(sum) to 20.32 % (max), and at 8/255 from 10.92 % (sum) to 29.38 % (last). Records,
+tables and figure stand in --out; the same command goes on from what is finished.
+
+Duration (estimate, two CPU cores): a day with DINOv2-small, about an hour with --attack-seeds 1
+--num-inputs 80 --restarts 1; --quick some minutes.
 """
 
 if __name__ == "__main__":
@@ -160,6 +161,7 @@ def about(options, setup, row, images):
         "kind": "robustness",
         "head": row["id"],
         "model": setup.model,
+        "pretrained": setup.pretrained,
         **{name: row[name] for name in ("dataset", "task", "pooler", "seed")},
         "solver": "adam" if solver is None else solver["name"],
         "num_inputs": len(images),
@@ -174,7 +176,9 @@ def about(options, setup, row, images):
 def summary(options, found):
     """Shares of right images, before and after each attack, and which they are."""
     attacks = []
-    for attack, right, loss in zip(options.attacks(), found.attacked, found.attacked_loss, strict=True):
+    for attack, right, loss, moved in zip(
+        options.attacks(), found.attacked, found.attacked_loss, found.moved, strict=True
+    ):
         success = float(np.mean(~right[found.clean])) if found.clean.any() else None
         attacks.append(
             {

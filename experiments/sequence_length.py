@@ -11,7 +11,7 @@ tokens after a fixed number of epochs: all poolers gain up to 64 tokens, and W-A
 Records, tables and figure stand in --out; the same command goes on from what is finished.
 
 Duration (estimate, two CPU cores): hours with MiniLM, most of them for attention, below an hour with
---limit 500 --seeds 3; --quick some minutes.
+--limit 300 --seeds 3; --quick some minutes.
 """
 
 if __name__ == "__main__":
@@ -173,6 +173,7 @@ def scored(head, setup, counts, max_tokens, is_tested=None, about=None):
         "id": digest([head["id"], max_tokens, *about.values()]),
         "head": head["id"],
         "model": setup.model,
+        "pretrained": setup.pretrained,
         **{name: head[name] for name in names},
         "solver": "adam" if solver is None else solver["name"],
         **about,

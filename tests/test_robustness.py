@@ -14,7 +14,7 @@ import pytest
 from poolax import reporting, training
 from poolax.backbones import ImagePreprocess, ViT, ViTConfig
 from poolax.data import Dataset
-from poolax.records import check_record
+from poolax.records import check_record, unpacked
 
 PREPARE = ImagePreprocess(scale=1 / 16, mean=(0.4,), std=(0.25,))
 CONFIG = ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
@@ -174,6 +174,24 @@ def test_tables_have_accuracies_and_ranks(tmp_path):
     assert (tmp_path / "robustness.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="records: expected some of kind 'robustness', got none"):
         reporting.robustness_tables([])
+
+
+def test_records_hold_shares_and_examples(experiments):
+    script = experiments("robustness")
+    options = script.Options(budgets=(3.0,), steps=2)
+    clean = np.array([True, True, False, True])
+    attacked = np.array([[True, False, False, True], [False, False, True, False]])
+    moved = np.array([[True, True, True, False], [True, True, True, True]])
+    zeros = np.zeros((2, 4))
+    found = training.AttackedHead(clean, attacked, zeros[0], zeros + 1, moved, zeros[0] + 2)
+    summary = script.summary(options, found)
+    assert (summary["clean"], summary["margin"]) == (0.75, 2.0)
+    fgsm, pgd = summary["attacks"]
+    assert (fgsm["name"], fgsm["accuracy"], fgsm["unmoved"]) == ("fgsm", 0.5, 0.25)
+    assert (pgd["name"], pgd["steps"], pgd["loss"]) == ("pgd", 2, "margin")
+    assert [fgsm["success"], pgd["success"]] == pytest.approx([1 / 3, 1.0])
+    kept, _ = unpacked(summary["examples"])
+    np.testing.assert_array_equal(kept["attacked"], attacked.T)
 
 
 @pytest.mark.parametrize(
