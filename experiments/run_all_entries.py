@@ -117,7 +117,16 @@ ENTRIES = {
             "bounds.py",
             "Section 4",
             Run(40, {}, "language"),
-            Run(1, {"quick": True, "suites": ("random",)}),
+            Run(
+                1,
+                {
+                    "quick": True,
+                    "suites": ("random",),
+                    "kinds": ("l2",),
+                    "targets": ("attention", "avg"),
+                    "restarts": 2,
+                },
+            ),
             ("data_dir",),
             records="bounds.jsonl",
         ),
