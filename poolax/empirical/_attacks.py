@@ -137,17 +137,16 @@ def pgd(
     check_count("steps", steps)
     check_count("restarts", restarts)
     ball, clean = _begin(loss, x, radius, project, clip, mask)
-    if step_size is None:
-        step_size = _PATH * ball.radius / steps
-    else:
+    if step_size is not None:
         check_number("step_size", step_size, above=0.0)
+    length = _PATH * ball.radius / steps if step_size is None else step_size
 
     def walk(start):
         def step(now, _):
             point, best = now
             value, gradient = jax.value_and_grad(loss)(point)
             best = _better(AttackResult(x=point, loss=value, clean=clean.loss), best)
-            return (ball.nearest(point + step_size * ball.steepest(gradient)), best), None
+            return (ball.nearest(point + length * ball.steepest(gradient)), best), None
 
         begun = (start, clean.at(ball.centre))
         (point, best), _ = jax.lax.scan(step, begun, length=steps)

@@ -174,10 +174,9 @@ def _correlations(places):
                     if value is not None:
                         pairs.append((value, float(drop)))
                 found = None
-                if len(pairs) >= _FEWEST and all(
-                    len(set(values)) > 1 for values in zip(*pairs, strict=True)
-                ):
-                    found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+                values, drops = [one for one, _ in pairs], [drop for _, drop in pairs]
+                if len(pairs) >= _FEWEST and len(set(values)) > 1 and len(set(drops)) > 1:
+                    found = float(np.asarray(spearmanr(values, drops))[0])
                 cells.append(Cell("–" if found is None else f"{found:+.2f} ({len(pairs)})"))
                 about = dict(zip(_NAMED, name, strict=True)) | {"attack": attack["name"]}
                 about |= {"budget": attack["radius"], "constant": constant, "poolers": len(pairs)}
