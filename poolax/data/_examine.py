@@ -108,8 +108,9 @@ def _are(count: int) -> str:
 def _labels(dataset: Dataset) -> np.ndarray | None:
     """The class of each example; ``None`` where they have none."""
     targets = dataset.targets
-    has_none = dataset.num_classes is None or isinstance(targets, Mapping) or targets.ndim != 1
-    return None if has_none else targets
+    if dataset.num_classes is None or isinstance(targets, Mapping) or targets.ndim != 1:
+        return None
+    return targets
 
 
 def _class_counts(dataset: Dataset) -> dict[str, int]:

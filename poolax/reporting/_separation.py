@@ -48,7 +48,9 @@ class Variants:
 
     def kinds_by_role(self) -> dict[str, bool]:
         """Names of the kinds, those that keep the meaning first, and whether they do."""
-        found = {self.kinds[kind]: bool(self.similar[self.kind == kind][0]) for kind in set(self.kind)}
+        found = {
+            self.kinds[int(kind)]: bool(self.similar[self.kind == kind][0]) for kind in set(self.kind)
+        }
         return dict(sorted(found.items(), key=lambda item: (not item[1], self.kinds.index(item[0]))))
 
     def auc(self, kind: str = ALL) -> Float[np.ndarray, " G"]:
