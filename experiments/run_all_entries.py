@@ -25,7 +25,7 @@ class Run(NamedTuple):
     """One way to run a script.
 
     Attributes:
-        minutes: How long that takes on two cores: an estimate, until a run of the folder has told.
+        minutes: How long that takes on two cores, an estimate.
         arguments: Of its command line, by the names of its options.
         model: What the backbone reads that is handed on to it; ``None`` for none.
     """
