@@ -16,13 +16,12 @@ WAITING = """
 import sys, time
 from poolax import _signals
 _signals._PATIENCE = 0.3
-waiting = compile("time.sleep(60)", sys.argv[2], "exec")
+waiting = compile("print('waiting', flush=True); time.sleep(60)", sys.argv[2], "exec")
 try:
     with _signals.taking_signals():
         watch = _signals.Watch("program")
         watch.saves = sys.argv[1] == "saves"
         with watch():
-            print("waiting", flush=True)
             exec(waiting)
 except KeyboardInterrupt:
     sys.exit(75)

@@ -85,6 +85,13 @@ def export_head(
         check_instance("backbone", backbone, Backbone, "a Backbone")
         check_backbone_of(head, backbone)
         call, arguments, described = _on_inputs(head, backbone)
+    if format == "onnx":
+        if backbone is not None:
+            raise ValueError(
+                'backbone: expected None for format "onnx", which takes token states, got '
+                f"{type(backbone).__name__}"
+            )
+        check_converts(head.pooler)
     shape = _axes(jax.eval_shape(call, *arguments).shape)
     outputs: dict[str, Any] = {"dtype": "float32", "shape": shape}
     if class_names is not None:
@@ -94,12 +101,6 @@ def export_head(
             )
         outputs["class_names"] = list(class_names)
     if format == "onnx":
-        if backbone is not None:
-            raise ValueError(
-                'backbone: expected None for format "onnx", which takes token states, got '
-                f"{type(backbone).__name__}"
-            )
-        check_converts(head.pooler)
         names = [one["name"] for one in described]
         content = onnx_graph(call, arguments, names=names, sizes=_some_sizes(head))
         runs = {"format": "onnx"}
