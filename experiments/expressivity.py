@@ -44,7 +44,7 @@ from poolax.cli import OptionalCount, OptionalPath, check_count, tell
 from poolax.pooling import FIXED_POOLERS
 from poolax.records import Journal, Records, fingerprint, packed
 from poolax.reporting import expressivity_tables, plot_noise, plot_sentences
-from poolax.training import head_directory, load_head, sweep
+from poolax.training import head_directory, load_head
 
 #: Names of fixed poolers as records resolve them, whose bounds are known.
 BOUNDED = FIXED_POOLERS
@@ -133,20 +133,7 @@ def with_present(options):
 
 def heads_of(setup, options, out, progress, limits):
     """Trained heads with their records, by seed and pooler."""
-    records = sweep(
-        setup.backbone,
-        setup.data,
-        setup.task,
-        poolers=options.poolers,
-        seeds=options.seeds,
-        epochs=setup.epochs,
-        batch_size=setup.batch_size,
-        features=options.features,
-        out=out,
-        limits=limits,
-        progress=progress,
-        name=setup.model,
-    )
+    records = probing.trained(setup, options, out, progress, limits)
     found = {}
     for row in records.where(diverged=False):
         head = load_head(head_directory(out, row))

@@ -24,7 +24,6 @@ import probing
 
 from poolax.records import Records
 from poolax.reporting import optimisation_tables, plot_training_curves
-from poolax.training import sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +38,15 @@ def measure(options, out, progress, limits):
     rows = []
     for setup in probing.setups(options, out, progress):
         for solver in dict.fromkeys(options.solvers):
-            rows += sweep(
-                setup.backbone,
-                setup.data,
-                setup.task,
-                poolers=options.poolers,
-                seeds=options.seeds,
-                epochs=setup.epochs,
-                batch_size=setup.batch_size,
+            rows += probing.trained(
+                setup,
+                options,
+                out,
+                progress,
+                limits,
+                solver=solver,
                 learning_rates=options.learning_rates,
                 further_rates=options.further_rates if solver == "adam" else 0,
-                solver=solver,
-                features=options.features,
-                out=out,
-                limits=limits,
-                progress=progress,
-                name=setup.model,
             )
     return Records(rows)
 

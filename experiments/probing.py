@@ -31,7 +31,7 @@ from poolax.cli import (
 from poolax.data import Dataset, entry, names
 from poolax.records import Records, write_atomically
 from poolax.reporting import Table, joined, notes_once
-from poolax.training import Limits, Progress, Task, stop_on_sigterm
+from poolax.training import Limits, Progress, Task, stop_on_sigterm, sweep
 from poolax.training.holding import holding
 
 STUDIES = (vision.STUDY, language.STUDY, time_series.STUDY)
@@ -170,6 +170,36 @@ class Script(NamedTuple):
     tables: Callable[[Records], Sequence[Table]]
     figures: dict[str, Callable[[Records, epath.Path], None]]
     quick: Mapping[str, Any] = QUICK
+
+
+def trained(
+    setup: Setup, options: Options, out: epath.Path, progress: Progress, limits: Limits, **how: Any
+) -> Records:
+    """Heads on the backbone of a set-up, as the command line has them.
+
+    Args:
+        setup: Data set, task and backbone.
+        options: The command line.
+        out: Folder of the heads; those that are there are not trained again.
+        progress: Called with a description, the number done and the total.
+        limits: Memory, devices, and what asks whether to stop.
+        how: What else :func:`poolax.training.sweep` takes.
+    """
+    return sweep(
+        setup.backbone,
+        setup.data,
+        setup.task,
+        poolers=options.poolers,
+        seeds=options.seeds,
+        epochs=setup.epochs,
+        batch_size=setup.batch_size,
+        features=options.features,
+        out=out,
+        limits=limits,
+        progress=progress,
+        name=setup.model,
+        **how,
+    )
 
 
 def published(row: Mapping[str, Any]) -> dict[str, Any]:

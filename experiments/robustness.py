@@ -39,7 +39,6 @@ from poolax.training import (
     head_directory,
     load_head,
     pixel_norms,
-    sweep,
 )
 
 _IMAGES = tuple(name for name in vision.STUDY.cases if not name.endswith("_inpainting"))
@@ -103,21 +102,14 @@ def measure(options, out, progress, limits):
             raise ValueError(f"datasets: expected classifications, got {setup.name}")
         heads = []
         for solver in dict.fromkeys(options.solvers):
-            heads += sweep(
-                setup.backbone,
-                setup.data,
-                setup.task,
-                poolers=options.poolers,
-                seeds=options.seeds,
-                epochs=setup.epochs,
-                batch_size=setup.batch_size,
-                learning_rates=options.learning_rates,
+            heads += probing.trained(
+                setup,
+                options,
+                out,
+                progress,
+                limits,
                 solver=solver,
-                features=options.features,
-                out=out,
-                limits=limits,
-                progress=progress,
-                name=setup.model,
+                learning_rates=options.learning_rates,
             )
         rows += attacked(options, setup, heads, out, progress)
     return Records(rows)

@@ -290,8 +290,7 @@ def in_process(
         )
         asked = None
         try:
-            while process.poll() is None:
-                time.sleep(_POLL)
+            while not _has_ended(process):
                 now = time.monotonic()
                 is_over = should_stop() or (ends is not None and now > ends)
                 if is_over and (asked is None or now - asked > _PATIENCE):
@@ -302,6 +301,15 @@ def in_process(
                 process.kill()
                 process.wait()
     return process.returncode
+
+
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Whether a process has ended, after a short wait for that."""
+    try:
+        process.wait(_POLL)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def last_line(log: pathlib.Path, code: int) -> str:

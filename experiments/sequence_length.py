@@ -29,7 +29,6 @@ from poolax.cli import check_count
 from poolax.records import Predictions, Records, digest
 from poolax.reporting import length_tables, plot_lengths
 from poolax.statistics import measure as measured
-from poolax.training import sweep
 
 LENGTHS = (16, 32, 64, 128)
 GROUPS = ("short", "long")
@@ -98,22 +97,15 @@ def across(options, setup, counts, max_tokens, out, limits, progress):
 def heads(options, setup, data, max_tokens, out, limits, progress):
     """Heads by each solver on texts that are cut."""
     for solver in dict.fromkeys(options.solvers):
-        yield from sweep(
-            setup.backbone,
-            data,
-            setup.task,
-            poolers=options.poolers,
-            seeds=options.seeds,
-            epochs=setup.epochs,
-            batch_size=setup.batch_size,
-            learning_rates=options.learning_rates,
+        yield from probing.trained(
+            setup._replace(data=data),
+            options,
+            out,
+            progress,
+            limits,
             solver=solver,
+            learning_rates=options.learning_rates,
             max_tokens=max_tokens,
-            features=options.features,
-            out=out,
-            limits=limits,
-            progress=progress,
-            name=setup.model,
         )
 
 

@@ -29,7 +29,7 @@ from poolax.cli import check_count
 from poolax.pooling import WeightedAveragePool
 from poolax.records import Records, digest, environment
 from poolax.reporting import plot_weights, weight_tables
-from poolax.training import extract_states, head_directory, load_head, sweep
+from poolax.training import extract_states, head_directory, load_head
 
 WAVG = "wavg"
 # Inputs that are pooled at a time.
@@ -62,20 +62,7 @@ def measure(options, out, progress, limits):
     """Cosines and weights of the heads of each seed."""
     rows = []
     for setup in probing.setups(options, out, progress):
-        records = sweep(
-            setup.backbone,
-            setup.data,
-            setup.task,
-            poolers=options.poolers,
-            seeds=options.seeds,
-            epochs=setup.epochs,
-            batch_size=setup.batch_size,
-            features=options.features,
-            out=out,
-            limits=limits,
-            progress=progress,
-            name=setup.model,
-        )
+        records = probing.trained(setup, options, out, progress, limits)
         chosen = setup.data.splits["test"][: options.num_inputs]
         tokens = extract_states(
             setup.backbone, setup.data.inputs, setup.data.mask, indices=chosen, progress=progress

@@ -70,15 +70,16 @@ def project_to_cube(high: float) -> Projection:
     Reference:
         The cube of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025); Theory, sections 1.2 and 10.3.
     """
-    return _Cube(_number("high", high))
+    return _Interval(0, _number("high", high))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cube:
+class _Interval:
+    low: Any
     high: Any
 
     def __call__(self, x):
-        return jnp.clip(x, 0, self.high)
+        return jnp.clip(x, self.low, self.high)
 
 
 def project_to_box(radius: float) -> Projection:
@@ -100,15 +101,8 @@ def project_to_box(radius: float) -> Projection:
         >>> project_to_box(1.0)(jnp.array([-3.0, 0.5, 2.0]))
         Array([-1. ,  0.5,  1. ], dtype=float32)
     """
-    return _Box(_number("radius", radius))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Box:
-    radius: Any
-
-    def __call__(self, x):
-        return jnp.clip(x, -self.radius, self.radius)
+    checked = _number("radius", radius)
+    return _Interval(-checked, checked)
 
 
 def project_to_frobenius_ball(radius: float) -> Projection:
