@@ -1,0 +1,41 @@
+"""What MkDocs asks for while it builds the site: pages, and which of them stand in the menu."""
+
+import pathlib
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+DOCS = pathlib.Path(__file__).parents[1]
+PACKAGE = DOCS.parent
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Hand over the pages beside ``mkdocs.yml``, and make the menu of those that are there."""
+    for path in sorted(DOCS.rglob("*")):
+        name = path.relative_to(DOCS).as_posix()
+        is_page = path.suffix == ".md" or name.startswith("figures/")
+        if path.is_file() and is_page and not name.startswith("assets/"):
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    changes = PACKAGE / "CHANGELOG.md"
+    files.append(File.generated(config, "changelog.md", abs_src_path=str(changes)))
+    config.nav = menu(config.nav, [file.src_uri for file in files.documentation_pages()])
+    return files
+
+
+def menu(entries: Any, pages: list[str]) -> list[Any]:
+    """The entries of a menu whose pages are there, folders replaced by the pages in them."""
+    found = []
+    for entry in entries:
+        ((title, target),) = entry.items()
+        if isinstance(target, list):
+            below = menu(target, pages)
+        elif target.endswith("/"):
+            inside = [page for page in pages if page.startswith(target)]
+            # The page called index is that of the folder itself.
+            below = sorted(inside, key=lambda page: (not page.endswith("/index.md"), page))
+        else:
+            below = target if target in pages else []
+        if below:
+            found.append({title: below})
+    return found
