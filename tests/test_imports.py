@@ -82,6 +82,7 @@ FLOORS = (
     ("reporting",),
     ("quickstart",),
     ("cli",),
+    ("docs",),
 )
 
 
