@@ -1,4 +1,4 @@
-"""The page on the theory: complete, consistent in itself, and with numbers that come out."""
+"""The pages on the theory: complete, consistent in themselves, and with numbers that come out."""
 
 import importlib
 import re
@@ -19,14 +19,21 @@ LIST = rf"{NUMBER}(?:(?:,? and |, | to ){NUMBER})*"
 
 
 @pytest.fixture(scope="module")
-def page(pytestconfig):
-    return (pytestconfig.rootpath / "poolax" / "docs" / "theory.md").read_text()
+def chapters(pytestconfig):
+    """Text of each page by its name, in the order in which they are read."""
+    paths = sorted((pytestconfig.rootpath / "poolax" / "docs" / "theory").glob("[0-9]*.md"))
+    return {path.name: path.read_text() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def page(chapters):
+    return "\n".join(chapters.values())
 
 
 @pytest.fixture(scope="module")
 def sections(page):
     """Text of each section, those below it included, by its number."""
-    found = list(re.finditer(rf"^##+ ({NUMBER}) (.+)$", page, re.MULTILINE))
+    found = list(re.finditer(rf"^#+ ({NUMBER}) (.+)$", page, re.MULTILINE))
     texts = {}
     for index, heading in enumerate(found):
         number = heading[1]
@@ -47,12 +54,14 @@ def references(pattern, text):
     ]
 
 
-def test_sections_are_numbered_in_order(page):
+def test_sections_are_numbered_in_order(page, chapters):
     chapter, part = 0, 0
-    for level, number in re.findall(rf"^(##+) ({NUMBER}) .+$", page, re.MULTILINE):
-        chapter, part = (chapter + 1, 0) if level == "##" else (chapter, part + 1)
-        assert number == (str(chapter) if level == "##" else f"{chapter}.{part}")
+    for level, number in re.findall(rf"^(#+) ({NUMBER}) .+$", page, re.MULTILINE):
+        chapter, part = (chapter + 1, 0) if level == "#" else (chapter, part + 1)
+        assert number == (str(chapter) if level == "#" else f"{chapter}.{part}")
     assert chapter == 12
+    assert [int(name.partition("_")[0]) for name in chapters] == list(range(1, 13))
+    assert all(text.startswith(f"# {int(name[:2])} ") for name, text in chapters.items())
 
 
 @pytest.mark.parametrize("name", ["bounds", "empirical"])
@@ -63,14 +72,26 @@ def test_every_public_name_is_in_the_table(name, sections):
     assert not missing
 
 
-def test_references_inside_the_page_resolve(page, sections):
-    titles = re.findall(r"^##+ (.+)$", page, re.MULTILINE)
-    # GitHub's anchors: lower case, punctuation dropped, spaces to hyphens.
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-    links = re.findall(r"\]\(#([^)]+)\)", page)
-    assert links
-    assert not set(links) - anchors
-    linked = re.findall(rf"\[section ({NUMBER})\]\(#([^)]+)\)", re.sub(r"\s+", " ", page))
+def anchors_of(text):
+    # GitHub's and MkDocs' anchors: lower case, punctuation dropped, spaces to hyphens.
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_references_inside_the_pages_resolve(page, chapters, sections, pytestconfig):
+    index = (pytestconfig.rootpath / "poolax" / "docs" / "theory" / "index.md").read_text()
+    pages = {"index.md": index} | chapters
+    assert set(re.findall(r"\]\((\d\d_\w+\.md)\)", index)) >= set(chapters)
+    anchors = {name: anchors_of(text) for name, text in pages.items()}
+    found = 0
+    for name, text in pages.items():
+        for target, anchor in re.findall(r"\]\(([\w.]*)#?([^)]*)\)", text):
+            assert not anchor or anchor in anchors[target or name], (name, target, anchor)
+            assert (target or name) in pages, (name, target)
+            found += 1
+    assert found > 30
+    linked = re.findall(rf"\[section ({NUMBER})\]\([\w.]*#([^)]+)\)", re.sub(r"\s+", " ", page))
+    assert linked
     assert all(anchor.startswith(number.replace(".", "")) for number, anchor in linked)
     cited = references("[Ss]ections?", page)
     assert len(cited) > 50
@@ -93,7 +114,7 @@ def test_references_from_docstrings_resolve(pytestconfig, sections):
 
 
 def test_formulas_survive_markdown(page):
-    """What Markdown would take for itself, inside ``$…$``, never reaches GitHub's renderer of formulas."""
+    """What Markdown would take for itself, inside ``$…$``, never reaches a renderer of formulas."""
     assert page.count("```") % 2 == 0
     prose = re.sub(r"^```math$.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
     for paragraph in re.split(r"\n\n|\n(?=\||- )", prose):
