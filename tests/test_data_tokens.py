@@ -107,6 +107,44 @@ def test_copies_of_a_document_are_held_out_together(tmp_path):
     assert set(documents_in(tmp_path / "other", "validation")) != held_out
 
 
+def test_near_copies_of_what_is_held_out_are_left_out(tmp_path):
+    def runs(text):
+        words = text.lower().replace(".", "").split()
+        return {tuple(words[n : n + 3]) for n in range(len(words) - 2)}
+
+    numbers = [
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
+    random = np.random.default_rng(0)
+    plain = [" ".join(random.choice(numbers, 12)) + "." for _ in range(60)]
+    changed = [text.replace(text.split()[0], "ZERO", 1).replace(" ", "  ") for text in plain]
+    texts = [*plain, *changed]
+    record = written(tmp_path / "out", texts, validation=0.2, near_copies=0.6)
+    train, held_out = (set(documents_in(tmp_path / "out", s)) for s in ("train", "validation"))
+    index = {
+        text: max(len(runs(text) & runs(other)) / len(runs(text) | runs(other)) for other in held_out)
+        for text in texts
+        if text not in held_out
+    }
+    assert train == {text for text, most in index.items() if most < 0.6}
+    assert 0 < len(train) < len(index)
+    left_out = len(index) - len(train)
+    assert record["notes"][-1].startswith(f"{left_out} documents are left out, near copies")
+    with pytest.raises(ValueError, match=r"near_copies: expected .* got 1"):
+        written(tmp_path / "other", texts, near_copies=1)
+
+
 def test_damage_is_told(tmp_path):
     written(tmp_path / "out")
     file = tmp_path / "out" / "train.bin"

@@ -35,6 +35,8 @@ from pretraining._presets import Preset
 _MASK = "[MASK]"
 # Of the windows of series, which have no validation split of their own.
 _HELD_OUT = 0.1
+# Texts that share this much with one that is held out are not trained on.
+_NEAR_COPIES = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,10 +180,10 @@ def _token_files(options, preset, out, progress):
         return preset.data[0], None if given is None else data.tokens.load_tokenizer(given)
     source = _documents(options, preset.data)
     vocab_size = None if known is not None else preset.vocab_size
-    told = {"data": preset.data, "vocab_size": vocab_size, "tokenizer": known}
-    folder = out / f"tokens-{digest(told)[:8]}"
+    how = {"vocab_size": vocab_size, "tokenizer": known, "near_copies": _NEAR_COPIES}
+    folder = out / f"tokens-{digest({'data': preset.data, **how})[:8]}"
     if not folder.exists():
-        data.tokens.write(source, folder, tokenizer=known, vocab_size=vocab_size, progress=progress)
+        data.tokens.write(source, folder, progress=progress, **how)
     return str(folder), data.tokens.load_tokenizer(folder)
 
 

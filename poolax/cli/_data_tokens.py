@@ -12,7 +12,7 @@ from poolax import data
 from poolax._checks import did_you_mean
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr, tell
 from poolax.cli._data_options import DatasetOptions, errors_in_flags, in_flags, parse_options
-from poolax.cli._options import OptionalCount, OptionalPath, OptionalText
+from poolax.cli._options import OptionalCount, OptionalNumber, OptionalPath, OptionalText
 from poolax.cli._program import asking
 
 _SOURCE = tyro.conf.arg(
@@ -41,6 +41,8 @@ class Tokens:
         end_of_text: Token behind each document; by default <|endoftext|>, or the usual one of a
             tokenizer that is given.
         validation: Share of the bytes that is held out; 0 for none.
+        near_copies: Leave out documents that nearly repeat one that is held out: Jaccard index of their
+            runs of three words from which on they do, such as 0.3; by default none is compared.
         seed: Seed of what is held out.
         document: What a document of text files is; auto: what ends with <|endoftext|>, a file of 20 or
             more, else what stands between blank lines, else a line.
@@ -63,6 +65,7 @@ class Tokens:
     vocab_size: OptionalCount = None
     end_of_text: OptionalText = None
     validation: float = 0.05
+    near_copies: OptionalNumber = None
     seed: int = 0
     document: Literal["auto", "file", "paragraph", "line"] = "auto"
     separator: OptionalText = None
@@ -87,6 +90,7 @@ class Tokens:
                     vocab_size=self.vocab_size,
                     end_of_text=self.end_of_text,
                     validation=self.validation,
+                    near_copies=self.near_copies,
                     seed=self.seed,
                     unit=self.document,
                     separator=self.separator,

@@ -16,6 +16,7 @@ from poolax._paths import absolute_path, new_folder
 from poolax._progress import Progress, no_progress
 from poolax._token_files import RECORD, as_record, fingerprint_of, shard_name
 from poolax.data.tokens._documents import Documents
+from poolax.data.tokens._near_copies import repeats
 from poolax.data.tokens._sources import documents as documents_of
 from poolax.data.tokens._tokenizers import load_tokenizer, token_that_ends, train_tokenizer
 
@@ -25,6 +26,8 @@ _TOKENIZER = "tokenizer.json"
 # Characters that are tokenised at once.
 _BATCH = 1 << 20
 _MOST_PIECES = 1 << 14
+# Where a document goes; to none of both if it is left out.
+_SPLITS = ("train", "validation", "")
 
 
 def write(
@@ -35,6 +38,7 @@ def write(
     vocab_size: int | None = None,
     end_of_text: str | None = None,
     validation: float = 0.05,
+    near_copies: float | None = None,
     seed: int = 0,
     shard_tokens: int = 1 << 28,
     unit: str = "auto",
@@ -48,9 +52,10 @@ def write(
     The folder holds ``train.bin`` and ``val.bin``, bare little-endian integers as nanoGPT reads them
     (``train-00000.bin`` and so on where there are several), ``tokenizer.json``, and ``tokens.json``,
     the record. The token that ends a document stands behind each. What is held out is whole documents,
-    drawn by a digest of their content, so that copies of one are on one side. A tokenizer that is
-    trained sees the other documents alone. Documents are read several times and never held; the same
-    source and arguments give the same bytes.
+    drawn by a digest of their content, so that copies of one are on one side; with ``near_copies``
+    documents that nearly repeat one of them are left out of both, so that what is held out is new to a
+    model. A tokenizer that is trained sees the documents of ``train`` alone. Documents are read several
+    times and never held; the same source and arguments give the same bytes.
 
     Args:
         source: What :func:`poolax.data.tokens.documents` takes.
@@ -60,6 +65,9 @@ def write(
         end_of_text: The token that ends a document; by default ``<|endoftext|>``, or the first usual
             one that a given tokenizer has.
         validation: Share of the bytes that is held out; 0 for none.
+        near_copies: Jaccard index of the runs of three words from which on a document counts as copy of
+            one that is held out, in (0, 1); ``None`` to compare none. All runs of what is held out are
+            in memory then.
         seed: Seed of what is held out.
         shard_tokens: Most tokens of a file.
         unit: See :func:`documents`.
@@ -84,6 +92,8 @@ def write(
         ('uint16', [96, 4])
     """
     check_number("validation", validation, at_least=0.0, below=1.0)
+    if near_copies is not None:
+        check_number("near_copies", near_copies, above=0.0, below=1.0)
     check_count("seed", seed, at_least=0)
     check_count("shard_tokens", shard_tokens)
     if tokenizer is not None and vocab_size is not None:
@@ -95,10 +105,19 @@ def write(
         source, unit=unit, separator=separator, text_column=text_column, pattern=pattern
     )
     held_out, total = _held_out(found, validation, seed, progress)
+    splits = held_out.astype(np.int8)
+    notes = [*found.notes, "held out are whole documents, drawn by a digest of their content"]
+    if near_copies is not None:
+        repeated = repeats(found.pieces, held_out, near_copies, progress)
+        splits[repeated] = _SPLITS.index("")
+        notes.append(
+            f"{repeated.sum()} documents are left out, near copies of what is held out (Jaccard "
+            f"index of their runs of three words from {near_copies:g} on)"
+        )
     if given is None:
         size = VOCAB_SIZE if vocab_size is None else vocab_size
         token = _END_OF_TEXT if end_of_text is None else end_of_text
-        texts = (text for text, _, is_held_out in _parts(found, held_out) if not is_held_out)
+        texts = (text for text, _, split in _parts(found, splits) if split == "train")
         made = train_tokenizer(texts, size, end_of_text=token, progress=progress, total=total)
         origin = f"byte-level, trained on the documents of train, at most {size} tokens"
     else:
@@ -110,7 +129,7 @@ def write(
         writers = {"train": _Split(folder, "train", dtype, shard_tokens)}
         if validation:
             writers["validation"] = _Split(folder, "validation", dtype, shard_tokens)
-        _encode(_parts(found, held_out), made, end, writers, total, progress)
+        _encode(_parts(found, splits), made, end, writers, total, progress)
         content = made.to_str(pretty=True)
         (folder / _TOKENIZER).write_text(content)
         record = {
@@ -128,9 +147,10 @@ def write(
             "end_of_text": end,
             "end_of_text_token": token,
             "validation": validation,
+            "near_copies": near_copies,
             "seed": seed,
             "splits": {split: writer.close() for split, writer in writers.items()},
-            "notes": [*found.notes, "held out are whole documents, drawn by a digest of their content"],
+            "notes": notes,
         }
         (folder / RECORD).write_text(as_record(record))
     return record
@@ -174,26 +194,26 @@ def _held_out(
     return held_out, total
 
 
-def _parts(found: Documents, held_out: np.ndarray) -> Iterator[tuple[str, bool, bool]]:
-    """Pieces, whether their document ends there, and whether it is held out.
+def _parts(found: Documents, splits: np.ndarray) -> Iterator[tuple[str, bool, str]]:
+    """Pieces, whether their document ends there, and the split it is in.
 
     Raises:
         ValueError: if there are not as many documents as when they were counted.
     """
     document = 0
     for text, ends in found.pieces():
-        if document < len(held_out):
-            yield text, ends, bool(held_out[document])
+        if document < len(splits):
+            yield text, ends, _SPLITS[splits[document]]
         document += ends
-    if document != len(held_out):
+    if document != len(splits):
         raise ValueError(
-            f"source: expected the {len(held_out)} documents that were read before, got {document}; it "
+            f"source: expected the {len(splits)} documents that were read before, got {document}; it "
             "changed in between"
         )
 
 
 def _encode(
-    parts: Iterator[tuple[str, bool, bool]],
+    parts: Iterator[tuple[str, bool, str]],
     tokenizer: tokenizers.Tokenizer,
     end: int,
     writers: dict[str, "_Split"],
@@ -212,10 +232,10 @@ def _encode(
             continue
         texts = [text for text, _, _ in held]
         encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for encoding, (text, ends, is_held_out) in zip(encoded, held, strict=True):
-            writer = writers["validation" if is_held_out else "train"]
+        for encoding, (text, ends, split) in zip(encoded, held, strict=True):
             size = len(text.encode())
-            writer.add(encoding.ids + [end] * ends, size, ends)
+            if split in writers:
+                writers[split].add(encoding.ids + [end] * ends, size, ends)
             done += size
         progress("writing tokens", done, total)
         held, characters = [], 0
