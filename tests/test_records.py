@@ -160,6 +160,12 @@ def test_records_are_as_their_kind_has_to_be(tmp_path):
         with pytest.raises(OSError, match=rf"a.jsonl, line 2: {told}.*; remove the line"):
             Records.read(path)
         path.write_bytes(before)
+    # What another version wrote, and this one does not take, names that version.
+    path.write_text(json.dumps(found | {"seed": 1.5, "versions": {"poolax": "9.1.0"}}) + "\n")
+    with pytest.raises(
+        OSError, match=r"in a record of kind 'head', written by poolax 9.1.0 \(this is "
+    ):
+        Records.read(path)
 
 
 def test_records_of_the_version_before_open(pytestconfig, tmp_path):
@@ -216,8 +222,10 @@ def test_a_line_that_is_cut_off_is_left_out_and_taken_away(tmp_path, caplog):
         caplog.clear()
         # A line of which only the break is missing is whole.
         kept = ROWS[: sum(length >= end - 1 for end in ends)]
-        assert list(Records.read(path)) == kept
+        found = Records.read(path)
+        assert list(found) == kept
         is_whole = length == 0 or length in ends or length + 1 in ends
+        assert found.cut_off == (None if is_whole else len(kept) + 1)
         assert caplog.messages == [] if is_whole else "is cut off, and left out" in caplog.text
         Records([more]).write_to(path)
         caplog.clear()

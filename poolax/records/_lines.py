@@ -4,7 +4,8 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -21,7 +22,19 @@ _SEAL = "digest"
 _PATIENCE = 60.0
 
 
-def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+class Lines(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        rows: The records, in order.
+        cut_off: Number of a last line that is cut off, and left out; ``None`` where none is.
+    """
+
+    rows: list[dict[str, Any]]
+    cut_off: int | None
+
+
+def read_lines(path: epath.Path) -> Lines:
     """The records of a file, in order.
 
     A last line that is cut off, as by a program that ended while it wrote, is left out and told.
@@ -32,10 +45,12 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """
     content = path.read_bytes()
     lines = content.splitlines()
-    if _is_cut_off(_last_line(content)):
-        _log.warning("%s: line %d is cut off, and left out", os.fspath(path), len(lines))
+    cut_off = len(lines) if _is_cut_off(_last_line(content)) else None
+    if cut_off is not None:
+        _log.warning("%s: line %d is cut off, and left out", os.fspath(path), cut_off)
         del lines[-1]
-    return [_unsealed(line, f"{os.fspath(path)}, line {n}") for n, line in enumerate(lines, 1)]
+    rows = [_unsealed(line, f"{os.fspath(path)}, line {n}") for n, line in enumerate(lines, 1)]
+    return Lines(rows, cut_off)
 
 
 def append_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -136,8 +151,16 @@ def _unsealed(line, where):
         row = renewed(row)
         check_record(row)
     except ValueError as error:
-        raise damaged(where, error, _REMEDY) from None
+        raise damaged(where, f"{error}{_other_version(row)}", _REMEDY) from None
     return row
+
+
+def _other_version(row):
+    """Which version wrote a record that this one does not take, where it is another."""
+    versions = row.get("versions")
+    writer = versions.get("poolax") if isinstance(versions, Mapping) else None
+    own = version("poolax")
+    return "" if writer in (None, own) else f", written by poolax {writer} (this is {own})"
 
 
 def _check_name(row, where):

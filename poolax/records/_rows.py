@@ -17,6 +17,10 @@ class Records(Sequence):
     Args:
         rows: The records.
 
+    Attributes:
+        cut_off: Number of the last line of the file that the records were read from, where that line
+            is cut off and left out; ``None`` otherwise.
+
     Example:
         >>> records = Records([{"pooler": "avg", "test": 0.9}, {"pooler": "sum", "test": 0.8}])
         >>> [row["test"] for row in records.where(pooler="avg")]
@@ -25,6 +29,7 @@ class Records(Sequence):
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
         self._rows = [dict(row) for row in rows]
+        self.cut_off: int | None = None
 
     def __len__(self):
         return len(self._rows)
@@ -90,7 +95,12 @@ the record did not keep them; the same sweep in a new folder does
                 as a record of its kind has to be; it is an ``OSError`` as well.
         """
         path = epath.Path(path)
-        return cls(_latest(read_lines(path)) if path.exists() else ())
+        if not path.exists():
+            return cls()
+        lines = read_lines(path)
+        records = cls(_latest(lines.rows))
+        records.cut_off = lines.cut_off
+        return records
 
     def write_to(self, path: epath.PathLike) -> None:
         """Add the records to a file of JSON lines; those in it with the same ``id`` count no longer.
