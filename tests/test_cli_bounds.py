@@ -14,7 +14,7 @@ from helpers import KINDS, PROBES, exact_norm, random_tokens
 
 from poolax import attention, backbones, bounds, cli, pooling, reporting, training
 from poolax.blocks import TBM
-from poolax.cli._console import number, show
+from poolax.cli._console import show
 from poolax.cli._lipschitz import _table
 from poolax.cli._norms import Sizes, extremal_block, initial_variables, pooler_of
 from poolax.measure import measure_block
@@ -381,18 +381,18 @@ def test_no_number_is_cut_at_80_columns(big, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     (line,) = [line for line in lines if "cosine" in line]
-    assert line.split().count(number(big, np.log10(big))) == 6
+    assert line.split().count(reporting.number_text(big, np.log10(big))) == 6
     assert "published" in "".join(lines)
 
 
 def test_numbers_for_people():
-    assert [number(value) for value in (None, 0.0, 0.00002, 0.5, 3.14159, 12345.6)] == [
+    assert [reporting.number_text(value) for value in (None, 0.0, 0.00002, 0.5, 3.14159, 12345.6)] == [
         "–", "0", "2.0e-05", "0.5", "3.14", "12346",
     ]  # fmt: skip
-    assert number(3e6, np.log10(3e6)) == "10^6.5"
-    assert number(None, 43.21) == "10^43.2"
-    assert number(1e45) == "10^45.0"
-    assert number(np.inf) == "–"
+    assert reporting.number_text(3e6, np.log10(3e6)) == "10^6.5"
+    assert reporting.number_text(None, 43.21) == "10^43.2"
+    assert reporting.number_text(1e45) == "10^45.0"
+    assert reporting.number_text(np.inf) == "–"
 
 
 def test_series_files(tmp_path):

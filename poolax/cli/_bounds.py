@@ -12,13 +12,12 @@ from poolax.backbones import Backbone
 from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._inputs import read_inputs
-from poolax.cli._ledger import ledger_records, ledger_table, pooled_table
+from poolax.cli._ledger import ledger_records
 from poolax.cli._models import Blocks, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
 from poolax.cli._options import OptionalNumber
 from poolax.cli._program import asking
 from poolax.cli._rows import (
-    bounds_table,
     describe_block,
     describe_domain,
     expressivity,
@@ -34,6 +33,7 @@ from poolax.measure import (
     pooler_bounds,
 )
 from poolax.pooling import FIXED_POOLERS, from_name, to_config
+from poolax.reporting import bounds_table, ledger_table, pooled_table
 from poolax.training import Head
 
 _NUM_INPUTS = 8

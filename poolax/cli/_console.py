@@ -1,8 +1,7 @@
-"""What the commands share: exit codes, numbers for people, progress, records on standard output."""
+"""What the commands share: exit codes, progress, records on standard output."""
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -18,23 +17,6 @@ from poolax.records import as_written, check_record
 from poolax.reporting import Table
 
 COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
-
-_MANY_DIGITS = 6
-
-
-def number(value: float | None, log10: float | None = None) -> str:
-    """A number for people; beyond a million, and where only its logarithm is known, as ``10^x``."""
-    if value is not None and not math.isfinite(value):
-        value = None
-    if log10 is None and value:
-        log10 = math.log10(abs(value))
-    if log10 is not None and (value is None or log10 > _MANY_DIGITS):
-        return f"10^{log10:.1f}"
-    if value is None:
-        return "–"
-    if value >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
 
 
 def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:

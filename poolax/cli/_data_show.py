@@ -9,9 +9,8 @@ import rich.table
 from rich.text import Text
 
 from poolax._text import one_line, printable
-from poolax.cli._console import number
 from poolax.cli._data_options import in_flags
-from poolax.reporting import Cell, Table
+from poolax.reporting import Cell, Table, number_text
 
 _MANY_LABELS = 20
 _SHOWN_LABELS = 8
@@ -96,8 +95,8 @@ def _cut(text: str, width: int) -> str:
 
 def _number(value: float | None) -> str:
     if value is None or value >= 0:
-        return number(value)
-    return f"-{number(-value)}"
+        return number_text(value)
+    return f"-{number_text(-value)}"
 
 
 def _splits_table(record) -> Table:

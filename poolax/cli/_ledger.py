@@ -1,13 +1,10 @@
-"""The ledger of a backbone: records and tables."""
+"""The ledger of a backbone: its records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from poolax.bounds import PROVED, Ledger
-from poolax.cli._console import number
-from poolax.cli._rows import constant_text, tokens_text
+from poolax.bounds import Ledger
 from poolax.measure import Constant, constant_fields
-from poolax.reporting import Cell, Table
 
 
 def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
@@ -28,49 +25,3 @@ def ledger_records(ledgers: Mapping[str, Ledger]) -> list[dict[str, Any]]:
                 }
             )
     return records
-
-
-def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """What each layer multiplies the tight bound with."""
-    shown = [record for record in records if record["method"] == "tight"]
-    sharp = {row["layer"]: row for row in records if row["method"] == "sharp"}
-    rows = []
-    for row in shown:
-        texts = [constant_text(row, name) for name in ("branch", "norm", "factor")]
-        texts += [constant_text(sharp[row["layer"]], "factor"), number(row["radius_in"])]
-        rows.append([Cell(row["layer"]), *map(Cell, texts)])
-    return Table(
-        title=title,
-        columns=["layer", "branch", "norms", "tight", "sharp", "radius"],
-        rows=rows,
-        notes=[
-            "Lipschitz constants of the branch alone and of the norms around it (tight), and of the "
-            "layer with its residual connection; the bound of the backbone is the product of the "
-            "layers'. radius: largest norm of a token that comes in."
-        ],
-        tidy=list(records),
-    )
-
-
-def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str) -> Table:
-    """Bounds of the whole backbone by pooler."""
-    first = records[0]
-    names = list(PROVED)
-    with_gamma = "gamma" in first
-    rows = []
-    for row in records:
-        cells = [Cell(row["pooler"]), *(Cell(constant_text(row, name)) for name in names)]
-        if with_gamma:
-            verdict = "certified" if row["certified_zero"] else "vacuous"
-            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
-        rows.append(cells)
-    return Table(
-        title=title,
-        columns=["pooler", *names, *(["gamma", "verdict"] if with_gamma else [])],
-        rows=rows,
-        notes=[
-            f"From embeddings to the pooled vector, for {tokens_text(first)} with norms up to "
-            f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g} ({source})."
-        ],
-        tidy=list(records),
-    )

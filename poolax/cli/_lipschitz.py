@@ -13,16 +13,16 @@ import tyro
 from poolax._checks import check_count
 from poolax.backbones import Backbone
 from poolax.bounds import METHODS
-from poolax.cli._console import COMPLETE, number, progress_bars, show, stderr
+from poolax.cli._console import COMPLETE, progress_bars, show, stderr
 from poolax.cli._inputs import Inputs, read_array, read_inputs
 from poolax.cli._models import Blocks, inputs_beside, load_model
 from poolax.cli._options import OptionalPath
 from poolax.cli._program import asking
-from poolax.cli._rows import constant_text, describe_block, describe_domain
+from poolax.cli._rows import describe_block, describe_domain
 from poolax.measure import embeddings_domain, measure_backbone, measure_block
 from poolax.pooling import FIXED_POOLERS
 from poolax.quickstart import INPUTS
-from poolax.reporting import Cell, Table
+from poolax.reporting import Cell, Table, constant_text, number_text
 from poolax.training import Head
 
 
@@ -142,8 +142,8 @@ def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Tab
     for row in records:
         measured = row["measured"]
         cells = [Cell(row["attention"])] if of_blocks else []
-        cells += [Cell(row["pooler"]), Cell(number(statistics.median(measured)))]
-        cells += [Cell(number(max(measured))), Cell(_local_text(row))]
+        cells += [Cell(row["pooler"]), Cell(number_text(statistics.median(measured)))]
+        cells += [Cell(number_text(max(measured))), Cell(_local_text(row))]
         rows.append([*cells, *(Cell(constant_text(row, name)) for name in bounds_[1:])])
     low, high = first["num_tokens"]
     n = f"{low}" if low == high else f"{low} to {high}"
@@ -165,8 +165,8 @@ def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Tab
 
 def _local_text(row):
     if "local" in row:
-        return number(max(row["local"]))
+        return number_text(max(row["local"]))
     logs = row["log10_local"]
     if any(log is None or log == math.inf for log in logs):
         return "–"
-    return number(10 ** min(max(logs), 300.0), max(logs))
+    return number_text(10 ** min(max(logs), 300.0), max(logs))

@@ -2,6 +2,10 @@
 
 from poolax.reporting._advice import advice_table as advice_table
 from poolax.reporting._advice import plot_advice as plot_advice
+from poolax.reporting._bounds import bounds_table as bounds_table
+from poolax.reporting._bounds import constant_text as constant_text
+from poolax.reporting._bounds import ledger_table as ledger_table
+from poolax.reporting._bounds import pooled_table as pooled_table
 from poolax.reporting._claims.judging import judge_claims as judge_claims
 from poolax.reporting._claims.statements import Claim as Claim
 from poolax.reporting._claims.statements import Contrast as Contrast
@@ -15,6 +19,7 @@ from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
 from poolax.reporting._lengths import length_tables as length_tables
 from poolax.reporting._lengths import plot_lengths as plot_lengths
 from poolax.reporting._models import comparison_table as comparison_table
+from poolax.reporting._numbers import number_text as number_text
 from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
 from poolax.reporting._optimisation import plot_training_curves as plot_training_curves
 from poolax.reporting._overview import score_table as score_table

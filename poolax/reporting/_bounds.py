@@ -1,0 +1,133 @@
+"""Tables of bounds: of blocks by pooler and attention, and of backbones layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from poolax.bounds import METHODS, PROVED
+from poolax.measure import log10_of
+from poolax.reporting._numbers import number_text
+from poolax.reporting._table import Cell, Table
+
+
+def constant_text(row: Mapping[str, Any], name: str) -> str:
+    """What a table says of a constant of a record.
+
+    Args:
+        row: With the fields of :func:`poolax.measure.constant_fields`.
+        name: Of the constant.
+
+    Example:
+        >>> constant_text({"tight": 12.345, "log10_tight": 1.0915}, "tight")
+        '12.3'
+    """
+    return number_text(row[name], row[f"log10_{name}"])
+
+
+def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The table of ``poolax bounds``: blocks by attention and pooler.
+
+    Args:
+        records: Of kind ``"bounds"``, with an attention each.
+        title: Above the table.
+
+    Returns:
+        The table; the least of the bounds that are proved is bold.
+    """
+    first = records[0]
+    with_gamma = "gamma" in first
+    columns = ["attention", "pooler", *METHODS, *(["gamma", "verdict"] if with_gamma else [])]
+    rows = []
+    for row in records:
+        cells = [Cell(row["attention"]), Cell(row["pooler"])]
+        best = min(PROVED, key=lambda name, row=row: log10_of(row, name))
+        cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
+        if with_gamma:
+            verdict = "certified" if row["certified_zero"] else "vacuous"
+            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+        rows.append(cells)
+    return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
+
+
+def _notes(row):
+    notes = [
+        f"Lipschitz constants for {_tokens_text(row)} of width {row['dim']}, norms up to "
+        f"{row['radius']:.4g} and distances up to {2 * row['spread']:.4g}; a dash: nothing was "
+        "published, or no finite number."
+    ]
+    if "gamma" in row:
+        notes.append(
+            f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. "
+            "certified: no such change moves the pooled vector by more than sigma; vacuous: the bound "
+            "cannot tell."
+        )
+    return notes
+
+
+def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """What each layer of a backbone multiplies the tight bound with.
+
+    Args:
+        records: Of kind ``"layer"``, of one backbone, by the methods ``"tight"`` and ``"sharp"``.
+        title: Above the table.
+
+    Returns:
+        The table, a row for each layer.
+    """
+    shown = [record for record in records if record["method"] == "tight"]
+    sharp = {row["layer"]: row for row in records if row["method"] == "sharp"}
+    rows = []
+    for row in shown:
+        texts = [constant_text(row, name) for name in ("branch", "norm", "factor")]
+        texts += [constant_text(sharp[row["layer"]], "factor"), number_text(row["radius_in"])]
+        rows.append([Cell(row["layer"]), *map(Cell, texts)])
+    return Table(
+        title=title,
+        columns=["layer", "branch", "norms", "tight", "sharp", "radius"],
+        rows=rows,
+        notes=[
+            "Lipschitz constants of the branch alone and of the norms around it (tight), and of the "
+            "layer with its residual connection; the bound of the backbone is the product of the "
+            "layers'. radius: largest norm of a token that comes in."
+        ],
+        tidy=list(records),
+    )
+
+
+def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str = "") -> Table:
+    """Bounds of a whole backbone by pooler.
+
+    Args:
+        records: Of kind ``"bounds"``, of one backbone.
+        title: Above the table.
+        source: Whose tokens they are about, in words.
+
+    Returns:
+        The table, a row for each pooler.
+    """
+    first = records[0]
+    names = list(PROVED)
+    with_gamma = "gamma" in first
+    whose = f" ({source})" if source else ""
+    rows = []
+    for row in records:
+        cells = [Cell(row["pooler"]), *(Cell(constant_text(row, name)) for name in names)]
+        if with_gamma:
+            verdict = "certified" if row["certified_zero"] else "vacuous"
+            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+        rows.append(cells)
+    return Table(
+        title=title,
+        columns=["pooler", *names, *(["gamma", "verdict"] if with_gamma else [])],
+        rows=rows,
+        notes=[
+            f"From embeddings to the pooled vector, for {_tokens_text(first)} with norms up to "
+            f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}{whose}."
+        ],
+        tidy=list(records),
+    )
+
+
+def _tokens_text(row: Mapping[str, Any]) -> str:
+    """How many tokens a record is about, in words."""
+    low, high = row["num_tokens"]
+    return f"{low} tokens" if low == high else f"{low} to {high} tokens"
