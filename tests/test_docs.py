@@ -1,6 +1,7 @@
 """The pages on the theory: complete, consistent in themselves, and with numbers that come out."""
 
 import importlib
+import json
 import re
 
 import flax.linen as nn
@@ -11,7 +12,8 @@ import pytest
 import scipy.stats
 from test_public import public
 
-from poolax import attention, blocks, bounds, empirical, pooling
+from poolax import attention, blocks, bounds, cli, empirical, pooling
+from poolax._theory import sections as installed_sections
 from poolax.records import AttentionBound, PoolerBound
 
 NUMBER = r"\d+(?:\.\d+)?"
@@ -111,6 +113,38 @@ def test_references_from_docstrings_resolve(pytestconfig, sections):
     for path in sorted((pytestconfig.rootpath / "poolax").rglob("*.py")):
         cited = references("Theory, sections?", path.read_text())
         assert not set(cited) - set(sections), path
+
+
+def test_installed_sections_are_those_of_the_pages(sections, chapters):
+    installed = installed_sections()
+    assert installed.keys() == sections.keys()
+    for number, section in installed.items():
+        assert section.text.rstrip() == sections[number].rstrip()
+        assert section.anchor in {"", *anchors_of(chapters[f"{section.page}.md"])}
+
+
+def test_the_command_prints_what_is_cited(capsys, sections, chapters):
+    for asked, expected in {
+        ("4.3",): sections["4.3"],
+        ("4",): chapters["04_sharp_bounds.md"],
+        ("sharp_bounds",): chapters["04_sharp_bounds.md"],
+    }.items():
+        assert cli.main(["docs", "theory", *asked]) == cli.COMPLETE
+        assert capsys.readouterr().out.rstrip() == expected.rstrip()
+    assert cli.main(["docs"]) == cli.COMPLETE
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in chapters)
+    assert cli.main(["docs", "theory", "9", "--json"]) == cli.COMPLETE
+    row = json.loads(capsys.readouterr().out)
+    assert (row["kind"], row["page"], row["title"]) == (
+        "section",
+        "09_certificates",
+        "Margins and certified radius",
+    )
+    assert cli.main(["docs", "theory", "sharp_bound"]) == cli.USAGE
+    message = capsys.readouterr().err
+    assert "got 'sharp_bound'; did you mean 'sharp_bounds'?" in message
+    assert message.count("\n") == 1
 
 
 def test_formulas_survive_markdown(page):

@@ -2,7 +2,8 @@
 
 Every bound is a JAX scalar in a pytree record, so that ``jit``, ``vmap`` and ``grad`` work through
 it. All are with respect to the Frobenius norm on sequences and the Euclidean norm on pooled
-vectors, on the domain that their ``radius`` and ``spread`` describe.
+vectors, on the domain that their ``radius`` and ``spread`` describe. What docstrings cite as "Theory,
+section 4.1" is printed by ``poolax docs theory 4.1``.
 
 Bounds are made of largest and smallest values, so they have kinks, and a fresh initialisation is one:
 all scales of a norm are equal there. ``grad`` is finite and one of several slopes: it gives each of the

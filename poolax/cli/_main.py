@@ -12,6 +12,7 @@ from poolax.cli._bounds import Bounds
 from poolax.cli._compare import Compare
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
+from poolax.cli._docs import Docs
 from poolax.cli._embed import Embed
 from poolax.cli._families import Models
 from poolax.cli._lipschitz import Lipschitz
@@ -27,6 +28,7 @@ _COMMANDS = {
     "embed": Embed,
     "models": Models,
     "data": Data,
+    "docs": Docs,
 }
 
 

@@ -1,7 +1,8 @@
 """Measured Lipschitz constants and expressivity of any function of one array, and attacks on it.
 
 Matrix products to which a function gives no precision of their own run at the highest one while it
-and its Jacobian are measured: those of TPUs and of TF32 round to a few digits.
+and its Jacobian are measured: those of TPUs and of TF32 round to a few digits. What docstrings cite as
+"Theory, section 10.2" is printed by ``poolax docs theory 10.2``.
 """
 
 from poolax.empirical._attacks import fgsm as fgsm

@@ -1,4 +1,7 @@
-"""Poolers: from ``n`` token vectors to one, as pure functions and as Linen modules."""
+"""Poolers: from ``n`` token vectors to one, as pure functions and as Linen modules.
+
+What docstrings cite as "Theory, section 6.8" is printed by ``poolax docs theory 6.8``.
+"""
 
 from poolax.pooling._attentive import LatentAttentionPool as LatentAttentionPool
 from poolax.pooling._attentive import QueryAttentionPool as QueryAttentionPool

@@ -298,6 +298,16 @@ class FamilyRecord(TypedDict):
     tested: list[str]
 
 
+@record_kind("section")
+class SectionRecord(TypedDict):
+    """What ``poolax docs`` prints of a chapter or section of the theory."""
+
+    number: str
+    title: str
+    page: str
+    text: str
+
+
 @record_kind("advice")
 class AdviceRecord(MadeWith):
     """Which pooler to take, as ``poolax advise`` says and prints it."""
