@@ -1,5 +1,7 @@
 """What several test modules share."""
 
+from xml.etree import ElementTree
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +106,30 @@ class Counted:
     def __call__(self, x):
         self.traces += 1
         return x
+
+
+def head_row(pooler, seed, test, **fields):
+    """A record of a head as the smallest sweeps have it."""
+    return {
+        "kind": "head",
+        "backbone": "ViT",
+        "dataset": "digits",
+        "task": "classification",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "pooler": pooler,
+        "resolved": {"name": pooler, "options": {}},
+        "learning_rate": 1e-3,
+        "seed": seed,
+        "validation": test,
+        "test": test,
+        "baseline": 0.1,
+        "diverged": False,
+    } | fields
+
+
+def text_of(path):
+    """Texts of an SVG, one for each label."""
+    root = ElementTree.parse(path).getroot()
+    texts = ["".join(element.itertext()) for element in root.iter() if element.tag.endswith("}text")]
+    return [text.replace("\N{ZERO WIDTH SPACE}", "") for text in texts]

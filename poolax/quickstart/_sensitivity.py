@@ -46,6 +46,14 @@ def noise_curves(
     """Mean distance of the pooled vectors of the best heads against the size of noise."""
     noisy, epsilons = study.noisy, list(study.noise_sizes)
     rows = []
+
+    @functools.cache
+    def clean():
+        """Token states without noise, of which the lengths of vectors are."""
+        masks = () if noisy.masks is None else (noisy.masks,)
+        encode_all = jax.jit(lambda given: jax.lax.map(lambda one: noisy.encode(*one), given))
+        return encode_all((noisy.inputs, *masks))
+
     for done, name in enumerate(best, 1):
 
         def curve_of(name=name):
@@ -64,10 +72,13 @@ def noise_curves(
                 key=jax.random.key(settings.seed),
             )
             values = {field: np.asarray(getattr(curve, field)) for field in ("mean", "low", "high")}
+            tokens = clean()
+            vectors = np.asarray(head.pooler.apply(variables, tokens.states, tokens.mask))
             return {
                 "epsilon": epsilons,
                 **{field: value.tolist() for field, value in values.items()},
                 "num_inputs": len(noisy.inputs),
+                "length": float(np.mean(np.linalg.norm(vectors, axis=-1))),
             }
 
         what = {"kind": "noise_curve", "pooler": name, "head": best[name]["id"]}

@@ -13,12 +13,11 @@ from poolax.reporting._claims.tables import claims_tables as claims_tables
 from poolax.reporting._expressivity import expressivity_tables as expressivity_tables
 from poolax.reporting._expressivity_figures import plot_noise as plot_noise
 from poolax.reporting._expressivity_figures import plot_sentences as plot_sentences
-from poolax.reporting._figures import plot_noise_curves as plot_noise_curves
-from poolax.reporting._figures import plot_scores as plot_scores
-from poolax.reporting._figures import plot_sensitivity as plot_sensitivity
+from poolax.reporting._ladder import plot_sensitivity as plot_sensitivity
 from poolax.reporting._lengths import length_tables as length_tables
 from poolax.reporting._lengths import plot_lengths as plot_lengths
 from poolax.reporting._models import comparison_table as comparison_table
+from poolax.reporting._noise_figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._numbers import number_text as number_text
 from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
 from poolax.reporting._optimisation import plot_training_curves as plot_training_curves
@@ -37,6 +36,7 @@ from poolax.reporting._radar import FEWEST_TASKS as FEWEST_TASKS
 from poolax.reporting._radar import plot_radar as plot_radar
 from poolax.reporting._robustness import plot_robustness as plot_robustness
 from poolax.reporting._robustness import robustness_tables as robustness_tables
+from poolax.reporting._score_figures import plot_scores as plot_scores
 from poolax.reporting._score_tables import joined as joined
 from poolax.reporting._score_tables import notes_once as notes_once
 from poolax.reporting._score_tables import score_tables as score_tables

@@ -6,7 +6,10 @@ from typing import Any
 from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._figures import draw_noise_curves, new_figure, save_figure
+from poolax.reporting._canvas import INK, new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
+from poolax.reporting._marks import axis_label, is_share, shown
+from poolax.reporting._noise_figures import draw_noise_curves
 from poolax.reporting._table import Cell, Table
 
 
@@ -63,31 +66,49 @@ def _factor(value: float | None) -> str:
     return "–" if value is None or value == float("inf") else f"{value:.3g}"
 
 
+def _draw_interval(axes, found, row, look, metric):
+    value, low, high = (shown(found[name], metric) for name in ("value", "low", "high"))
+    ends = [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+    axes.errorbar(value, row, xerr=ends, marker=look.marker, color=look.colour)
+
+
+@styled
 def plot_advice(record: Mapping[str, Any], path: epath.PathLike) -> None:
-    """Test scores with intervals, and how far noise moves the vectors of the leading poolers.
+    """Test scores and differences to the best, with intervals; how far noise moves the leading vectors.
 
     Args:
         record: Of kind ``"advice"``.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
     """
     sign = 1 if record["higher_is_better"] else -1
     order = sorted(record["validation"], key=lambda name: -sign * record["validation"][name])
-    figure, (left, right) = new_figure(10.0, 3.8, columns=2, share="none")
-    for place, name in enumerate(reversed(order)):
-        test, validation = record["test"][name], record["validation"][name]
-        colour = "#D55E00" if name == record["recommended"] else "#0072B2"
-        left.plot([test["low"], test["high"]], [place, place], color=colour, linewidth=2)
-        left.plot(test["value"], place, marker="o", color=colour, linestyle="none")
-        left.plot(validation, place, marker="|", color="#555555", markersize=12, linestyle="none")
-    labels = [one_line(name) for name in reversed(order)]
-    left.set_yticks(range(len(order)), labels, parse_math=False)
-    left.set_xlabel(
-        one_line(f"test {record['metric']} with its 95 % interval; bar: validation"),
-        parse_math=False,
-    )
-    left.set_title(f"recommended: {one_line(record['recommended'])}", fontsize=10, parse_math=False)
+    size = 1.1 + 0.27 * len(order)
+    figure, panels = new_figure(11.4, max(size, 3.2), columns=3, share="none", width_ratios=[3, 2, 2.6])
+    left, middle, right = panels
+    looks, metric = looks_of(order), record["metric"]
+    for axes in (left, middle):
+        axes.grid(visible=False, axis="y")
+        axes.grid(axis="x")
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+    middle.axvline(0, color=INK, alpha=0.5, linewidth=1)
+    for row, name in enumerate(order):
+        test, look = record["test"][name], looks[name]
+        _draw_interval(left, test, row, look, metric)
+        left.plot(shown(record["validation"][name], metric), row, "|", color=INK, markersize=9)
+        if name in record["comparisons"]:
+            _draw_interval(middle, record["comparisons"][name], row, look, metric)
+    left.plot([], [], "|", color=INK, markersize=9, label="validation")
+    left.legend(loc="best")
+    left.set_yticks(range(len(order)), map(one_line, order), parse_math=False)
+    middle.set_yticks(range(len(order)), [""] * len(order))
+    count = record["test"][order[0]].get("num_examples")
+    counted = f"; n = {count}" if count else ""
+    left.set_xlabel(f"{axis_label('test', metric)}, 95 % interval{counted}", parse_math=False)
+    left.set_title(f"recommended: {one_line(record['recommended'])}", parse_math=False)
+    points = " (percentage points)" if is_share(metric) else ""
+    middle.set_xlabel(f"less {one_line(record['best'])}{points}", parse_math=False)
     draw_noise_curves(right, [{"pooler": name, **curve} for name, curve in record["curves"].items()])
     right.set_xlabel("noise on token states, in units of their spread")
     right.set_ylabel("distance of vectors, in units of their spread")
-    right.legend(frameon=False, fontsize=8, loc="upper left")
     save_figure(figure, path)

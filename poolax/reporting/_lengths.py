@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
-from poolax.reporting._marks import mean_and_std_of, unit
+from poolax.reporting._canvas import new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
+from poolax.reporting._marks import axis_label, mean_and_std_of, unit
 from poolax.reporting._paper.cells import paper_results
+from poolax.reporting._spreads import draw_spread
 from poolax.reporting._table import Cell, Table
 
 _KIND = "length_score"
@@ -52,14 +54,15 @@ def length_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [*tables, _paper_table()]
 
 
+@styled
 def plot_lengths(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Test scores against the number of tokens, a line for each pooler, a panel for each solver.
 
-    Bars are the standard deviation over seeds.
+    Bars are the standard deviation over seeds, small points single seeds.
 
     Args:
         records: As for :func:`length_tables`; some of them of all texts.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: if there is no such record.
@@ -73,22 +76,18 @@ def plot_lengths(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> 
         raise ValueError("records: expected some of heads that were trained on all texts, got none")
     figure, all_axes = new_figure(6.4, 3.6 * len(panels), rows=len(panels), share="none")
     for axes, (name, rows) in zip(all_axes, panels.items(), strict=True):
-        for index, (pooler, own) in enumerate(_grouped(rows, "pooler").items()):
+        looks = looks_of(row["pooler"] for row in rows)
+        for pooler, own in _grouped(rows, "pooler").items():
             curve = _grouped(own, "max_tokens")
             found = {n: [row["score"] for row in same] for n, same in sorted(curve.items())}
-            bars = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in found.values()]
-            means = [float(np.mean(values)) for values in found.values()]
-            axes.errorbar(
-                list(found), means, yerr=bars, color=COLOURS[index % len(COLOURS)], marker="o",
-                markersize=4, capsize=2, label=legend_label(pooler),
-            )  # fmt: skip
+            draw_spread(axes, found, rows[0]["metric"], pooler, looks[pooler])
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({row["max_tokens"] for row in rows}))
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_title(name, fontsize=10, parse_math=False)
-        axes.set_xlabel("tokens")
-        axes.set_ylabel(f"test {rows[0]['metric']}", parse_math=False)
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+        axes.set_title(name, parse_math=False)
+        axes.set_xlabel("tokens that texts are cut to")
+        axes.set_ylabel(axis_label("test", rows[0]["metric"]), parse_math=False)
+        axes.legend(ncols=2)
     save_figure(figure, path)
 
 

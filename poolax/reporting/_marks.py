@@ -5,6 +5,41 @@ from typing import Any
 
 import numpy as np
 
+_METRICS = {
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+    "macro_f1": "macro F1",
+    "mcc": "Matthews correlation",
+    "auroc": "area under the ROC curve",
+    "spearman": "Spearman correlation",
+    "pearson": "Pearson correlation",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words.
+
+    Example:
+        >>> metric_name("macro_f1"), metric_name("pixel_accuracy")
+        ('macro F1', 'pixel accuracy')
+    """
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def axis_label(what: str, metric: str) -> str:
+    """What stands beside an axis of scores: whose they are, the metric in words, and its unit.
+
+    Example:
+        >>> axis_label("test", "accuracy"), axis_label("test", "mse")
+        ('test accuracy (%)', 'test mean squared error')
+    """
+    return f"{what} {metric_name(metric)}{' (%)' if is_share(metric) else ''}".strip()
+
+
+def shown(value: float, metric: str) -> float:
+    """A score in the unit that it is told in."""
+    return 100 * value if is_share(metric) else value
+
 
 def is_share(metric: str) -> bool:
     """Whether a metric is told in percent."""

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
-from poolax.reporting._marks import score, unit
+from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
+from poolax.reporting._marks import axis_label, score, shown, unit
 from poolax.reporting._places import Comparison, Place, comparisons_of
 from poolax.reporting._table import Cell, Table
 
+#: Where a converged head ends.
+_END: Mapping[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 0.9}
 _NOTES = (
     "95 %: median step of the epoch in which validation reached 95 % of its last score, of the steps "
     "that were made. gap: converged less Adam's mean test score. seconds: of the program that a head "
@@ -36,6 +39,7 @@ def optimisation_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [_table(comparison) for comparison in found]
 
 
+@styled
 def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Validation score by epoch, a line for each pooler and a panel for each model and task.
 
@@ -44,7 +48,7 @@ def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathL
 
     Args:
         records: Head records of sweeps, with curves.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: if no record has a curve.
@@ -53,18 +57,38 @@ def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathL
     panels = [(one, adam, solved) for one, adam, solved in panels if adam and _curves(adam)]
     if not panels:
         raise ValueError("records: expected heads with curves of validation, got none")
-    figure, all_axes = new_figure(6.4, 3.6 * len(panels), rows=len(panels), share="none")
+    figure, all_axes = new_figure(7.6, 3.6 * len(panels), rows=len(panels), share="none")
     for axes, (comparison, adam, solved) in zip(all_axes, panels, strict=True):
-        for index, (pooler, curve) in enumerate(_curves(adam).items()):
-            colour = COLOURS[index % len(COLOURS)]
-            axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, label=legend_label(pooler))
+        metric, curves = adam.example["metric"], _curves(adam)
+        looks = looks_of(curves)
+        for index, (pooler, curve) in enumerate(curves.items()):
+            look = looks[pooler]
+            epochs = np.arange(1, len(curve) + 1)
+            axes.plot(
+                epochs,
+                [shown(value, metric) for value in curve],
+                color=look.colour,
+                marker=look.marker,
+                linestyle=look.line,
+                # Markers of lines that run into each other stand beside each other.
+                markevery=(index % 4, 4),
+                label=legend_label(pooler),
+            )
             end = solved.entrants[pooler].validation if solved and pooler in solved.entrants else None
             if end is not None:
-                axes.axhline(end, color=colour, linestyle="--", linewidth=0.8)
-        axes.set_title(comparison.name, fontsize=10, parse_math=False)
+                axes.axhline(shown(end, metric), color=look.colour, **_END)
+        axes.set_title(comparison.name, parse_math=False)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"validation {adam.example['metric']}", parse_math=False)
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+        axes.set_ylabel(axis_label("validation", metric), parse_math=False)
+        axes.plot(
+            [],
+            [],
+            color=INK,
+            linestyle=(0, (4, 2)),
+            linewidth=0.9,
+            label="where the converged head ends",
+        )
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
+from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._looks import series_look
 
 _AXES = {"step": "optimizer step", "tokens": "tokens"}
 
 
+@styled
 def plot_pretraining(
     runs: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike, *, against: str = "step"
 ) -> None:
@@ -19,7 +21,7 @@ def plot_pretraining(
 
     Args:
         runs: Records of kind ``"pretraining"`` of each run, by what the legend calls it.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
         against: What runs along: ``"step"`` or ``"tokens"``.
 
     Raises:
@@ -29,25 +31,30 @@ def plot_pretraining(
     figure, (axes,) = new_figure(6.4, 4.0)
     for index, (name, records) in enumerate(runs.items()):
         rows = sorted(records, key=lambda row: row["step"])
-        colour = COLOURS[index % len(COLOURS)]
+        own = series_look(index)
         found = False
-        for field, look in (("loss", "-"), ("evaluation_loss", "o")):
+        for field, look in (("loss", own.line), ("evaluation_loss", own.marker)):
             points = [(row[against], row[field]) for row in rows if row.get(field) is not None]
             if not points:
                 continue
             label = name if field == "loss" else f"{name}, held out"
             axes.plot(
-                *zip(*points, strict=True), look, color=colour, markersize=4, label=legend_label(label)
+                *zip(*points, strict=True),
+                look,
+                color=own.colour,
+                markersize=4,
+                label=legend_label(label),
             )
             found = True
         if not found:
             raise ValueError(f"runs: expected losses among the records of {name!r}, got none")
     axes.set_xlabel(along)
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel("loss (nats)")
+    axes.legend()
     save_figure(figure, path)
 
 
+@styled
 def plot_training_lipschitz(
     runs: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike, *, against: str = "step"
 ) -> None:
@@ -59,7 +66,7 @@ def plot_training_lipschitz(
     Args:
         runs: Records of kind ``"pretraining"`` of each run, with what
             :func:`poolax.measure.along_training` observed in some of them, by what the legend calls it.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
         against: What runs along: ``"step"`` or ``"tokens"``.
 
     Raises:
@@ -83,7 +90,7 @@ def plot_training_lipschitz(
                 axes.plot(
                     *zip(*points, strict=True),
                     look,
-                    color=COLOURS[index % len(COLOURS)],
+                    color=series_look(index).colour,
                     markersize=4,
                     label=legend_label(f"{name}, {label}"),
                 )
@@ -92,10 +99,11 @@ def plot_training_lipschitz(
     # Logarithms are drawn, for bounds may be beyond the range of numbers.
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda log, _: f"$10^{{{log:g}}}$")
-    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    figure.legend(ncols=2, loc="outside lower center")
     save_figure(figure, path)
 
 
+@styled
 def plot_losses_by_size(
     models: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike
 ) -> None:
@@ -104,7 +112,7 @@ def plot_losses_by_size(
     Args:
         models: Of each kind of model, by what the legend calls it, a mapping for each run with
             ``num_parameters`` and ``evaluation_loss``; those without a loss are passed over.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: if a kind of model has no losses.
@@ -117,15 +125,15 @@ def plot_losses_by_size(
                 losses.setdefault(row["num_parameters"], []).append(row["evaluation_loss"])
         if not losses:
             raise ValueError(f"models: expected losses among the records of {name!r}, got none")
-        colour = COLOURS[index % len(COLOURS)]
+        own = series_look(index)
         points = [(size, loss) for size, of_size in losses.items() for loss in of_size]
-        axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4, alpha=0.6)
+        axes.plot(*zip(*points, strict=True), own.marker, color=own.colour, markersize=4, alpha=0.6)
         means = [(size, float(np.mean(losses[size]))) for size in sorted(losses)]
-        axes.plot(*zip(*means, strict=True), "-", color=colour, label=legend_label(name))
+        axes.plot(*zip(*means, strict=True), own.line, color=own.colour, label=legend_label(name))
     axes.set_xscale("log")
     axes.set_xlabel("parameters")
-    axes.set_ylabel("loss held out")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel("loss held out (nats)")
+    axes.legend()
     save_figure(figure, path)
 
 

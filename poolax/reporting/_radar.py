@@ -9,14 +9,14 @@ import numpy as np
 from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._figures import COLOURS, MARKERS, legend_label, save_figure
-from poolax.reporting._marks import is_share, unit
+from poolax.reporting._canvas import legend_below, legend_label, save_figure, styled
+from poolax.reporting._looks import looks_of
+from poolax.reporting._marks import axis_label, shown
 from poolax.reporting._places import comparisons_of
 
 FEWEST_TASKS = 3
 # What is worst on an axis stands here, so that lines do not meet in the middle.
 _INNER = 0.25
-_LINES = ("-", "--", "-.", ":")
 _NOTE = "Outward is better. Numbers of an axis: its inner ring and its outer ring."
 
 
@@ -46,6 +46,7 @@ class Axis(NamedTuple):
         return float(_INNER + (1 - _INNER) * share)
 
 
+@styled
 def plot_radar(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Mean test scores of poolers on several tasks as a radar, a panel for each way of training.
 
@@ -55,7 +56,7 @@ def plot_radar(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
 
     Args:
         records: Head records of three tasks or more, of one model or of several.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: for records of no model with sound heads on three tasks.
@@ -70,24 +71,10 @@ def plot_radar(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
 
     figure = Figure(figsize=(6.8, 4.3 * len(panels) + 0.7), layout="constrained")
     drawn = figure.subplots(len(panels), 1, squeeze=False, subplot_kw={"projection": "polar"})
-    poolers = list(dict.fromkeys(name for _, _, lines in panels for name in lines))
+    looks = looks_of(name for _, _, lines in panels for name in lines)
     for panel, (title, axes, lines) in zip(drawn.ravel(), panels, strict=True):
-        _draw(panel, title, axes, lines, poolers)
-    known = {
-        label: handle
-        for panel in drawn.ravel()
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        known.values(),
-        known,
-        frameon=False,
-        fontsize=9,
-        ncols=4,
-        loc="outside lower center",
-        title=_NOTE,
-        title_fontsize=8,
-    )
+        _draw(panel, title, axes, lines, looks)
+    legend_below(figure, drawn.ravel(), title=_NOTE, title_fontsize=8)
     save_figure(figure, path)
 
 
@@ -129,7 +116,7 @@ def _panels(records) -> list[tuple[str, list[Axis], dict[str, list[float]]]]:
             ]
             lines = {
                 name: [
-                    axes[task].radius(_shown(means[name], examples[model, task]["metric"]))
+                    axes[task].radius(shown(means[name], examples[model, task]["metric"]))
                     for task, means in of_task.items()
                 ]
                 for name in poolers
@@ -149,28 +136,24 @@ def axis_of(example: Mapping[str, Any], label: str, scores: Sequence[float]) -> 
 
     Example:
         >>> axis_of({"metric": "accuracy", "higher_is_better": True}, "a", [0.8712, 0.903])
-        Axis(label='a', unit='accuracy in %', inner=87.0, outer=90.5)
+        Axis(label='a', unit='accuracy (%)', inner=87.0, outer=90.5)
         >>> axis_of({"metric": "mse", "higher_is_better": False}, "b", [0.4, 0.4])
-        Axis(label='b', unit='mse', inner=0.44, outer=0.36)
+        Axis(label='b', unit='mean squared error', inner=0.44, outer=0.36)
     """
-    shown = [_shown(score, example["metric"]) for score in scores]
-    low, high = min(shown), max(shown)
+    told = [shown(score, example["metric"]) for score in scores]
+    low, high = min(told), max(told)
     if low == high:
         apart = 0.1 * abs(low) or 1.0
         low, high = low - apart, high + apart
     step = 10.0 ** math.floor(math.log10(high - low)) / 2
     low, high = (float(f"{step * edge:.10g}") for edge in _edges(low / step, high / step))
     ends = (low, high) if example["higher_is_better"] else (high, low)
-    return Axis(label, unit(example["metric"]), *ends)
+    return Axis(label, axis_label("", example["metric"]), *ends)
 
 
 def _edges(low: float, high: float) -> tuple[float, float]:
     """Whole numbers around two, where rounding errors of these do not count."""
     return math.floor(low + 1e-9), math.ceil(high - 1e-9)
-
-
-def _shown(score: float, metric: str) -> float:
-    return 100 * score if is_share(metric) else score
 
 
 def _labels(examples: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -183,33 +166,32 @@ def _labels(examples: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _draw(panel, title, axes, lines, poolers):
+def _draw(panel, title, axes, lines, looks):
     """The lines of one panel."""
     angles = np.linspace(0, 2 * np.pi, len(axes), endpoint=False)
     panel.set_theta_offset(np.pi / 2)
     panel.set_theta_direction(-1)
-    labels = [f"{one_line(axis.label)}\n{axis.unit}: {axis.inner:g} to {axis.outer:g}" for axis in axes]
+    labels = [f"{one_line(axis.label)}\n{axis.unit}\n{axis.inner:g} to {axis.outer:g}" for axis in axes]
     panel.set_xticks(angles, labels, fontsize=9, parse_math=False)
     for angle, label in zip(angles, panel.get_xticklabels(), strict=True):
         # Away from the circle, to the side on which a label stands.
         side = np.sin(angle)
         label.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
+    panel.tick_params(axis="x", pad=6)
     panel.set_ylim(0, 1)
     panel.set_yticks([_INNER, (1 + _INNER) / 2, 1], [])
-    panel.grid(color="#DDDDDD", linewidth=0.6)
-    panel.spines["polar"].set_color("#999999")
-    panel.set_title(one_line(title), fontsize=10, pad=14, parse_math=False)
+    panel.grid()
+    panel.spines["polar"].set_alpha(0.5)
+    panel.set_title(one_line(title), pad=14, parse_math=False)
     around = np.append(angles, angles[0])
     for name, radii in lines.items():
-        index = poolers.index(name)
+        look = looks[name]
         panel.plot(
             around,
             [*radii, radii[0]],
-            linestyle=_LINES[index % len(_LINES)],
-            marker=MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
-            markersize=5,
-            linewidth=1.4,
+            linestyle=look.line,
+            marker=look.marker,
+            color=look.colour,
             clip_on=False,
             label=legend_label(name),
         )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
+from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import mean_and_std_of
 from poolax.reporting._paper.cells import paper_results
 from poolax.reporting._table import Cell, Table
@@ -63,6 +64,7 @@ def robustness_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [*tables, _correlations(places), _paper_table()]
 
 
+@styled
 def plot_robustness(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Accuracy against the budget of attacks, a colour for each pooler, a panel for each solver.
 
@@ -70,15 +72,16 @@ def plot_robustness(records: Iterable[Mapping[str, Any]], path: epath.PathLike) 
 
     Args:
         records: As for :func:`robustness_tables`.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: if there is no such record.
     """
     places = _by_place(records)
-    figure, all_axes = new_figure(6.4, 3.6 * len(places), rows=len(places), share="none")
+    figure, all_axes = new_figure(7.6, 3.6 * len(places), rows=len(places), share="none")
     for axes, (name, rows) in zip(all_axes, places.items(), strict=True):
-        for index, (pooler, own) in enumerate(_by_pooler(rows).items()):
+        looks = looks_of(row["pooler"] for row in rows)
+        for pooler, own in _by_pooler(rows).items():
             clean = float(np.mean([row["clean"] for row in own]))
             for kind in dict.fromkeys(attack["name"] for attack in own[0]["attacks"]):
                 found = {
@@ -90,13 +93,13 @@ def plot_robustness(records: Iterable[Mapping[str, Any]], path: epath.PathLike) 
                 values = [clean, *(found[radius] for radius in budgets[1:])]
                 axes.plot(
                     [255 * budget for budget in budgets], [100 * value for value in values],
-                    color=COLOURS[index % len(COLOURS)], linestyle=_LINES[kind], marker="o",
-                    markersize=3, label=legend_label(f"{pooler}, {kind}"),
+                    color=looks[pooler].colour, linestyle=_LINES[kind],
+                    marker=looks[pooler].marker, markersize=4, label=legend_label(f"{pooler}, {kind}"),
                 )  # fmt: skip
-        axes.set_title(", ".join(name), fontsize=10, parse_math=False)
-        axes.set_xlabel("budget by 1/255 of the range of pixels")
-        axes.set_ylabel("accuracy in %")
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+        axes.set_title(", ".join(name), parse_math=False)
+        axes.set_xlabel("budget of the attack (1/255 of the range of pixels)")
+        axes.set_ylabel("accuracy (%)")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     save_figure(figure, path)
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
-from poolax.reporting._marks import mean_and_std_of, unit
+from poolax.reporting._canvas import new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
+from poolax.reporting._marks import axis_label, mean_and_std_of, unit
 from poolax.reporting._places import about as about_place
 from poolax.reporting._places import place_of, places_of
+from poolax.reporting._spreads import draw_spread
 from poolax.reporting._table import Cell, Table
 
 #: Of the best score with all examples.
@@ -64,14 +66,15 @@ def size_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return tables
 
 
+@styled
 def plot_sizes(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Test scores against the number of training examples, a line for each pooler.
 
-    Bars are the standard deviation over draws.
+    Bars are the standard deviation over draws, small points single draws.
 
     Args:
         records: As for :func:`size_tables`.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: as :func:`size_tables`.
@@ -81,20 +84,18 @@ def plot_sizes(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
         raise ValueError("records: expected at least one head record, got none")
     figure, all_axes = new_figure(6.4, 3.6 * len(panels), rows=len(panels), share="none")
     for axes, (name, (metric, found)) in zip(all_axes, panels.items(), strict=True):
-        for index, (pooler, curve) in enumerate(found.items()):
-            sizes = sorted(curve)
-            means = [float(np.mean(curve[size])) for size in sizes]
-            bars = [float(np.std(curve[size], ddof=1)) if len(curve[size]) > 1 else 0 for size in sizes]
-            colour = COLOURS[index % len(COLOURS)]
-            axes.errorbar(
-                sizes, means, yerr=bars, color=colour, marker="o", markersize=4, capsize=2,
-                label=legend_label(pooler),
-            )  # fmt: skip
+        looks = looks_of(found)
+        for pooler, curve in found.items():
+            ordered = {size: curve[size] for size in sorted(curve)}
+            draw_spread(axes, ordered, metric, pooler, looks[pooler])
         axes.set_xscale("log")
-        axes.set_title(name, fontsize=10, parse_math=False)
+        axes.set_xticks(sorted({size for curve in found.values() for size in curve}))
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set_title(name, parse_math=False)
         axes.set_xlabel("training examples")
-        axes.set_ylabel(f"test {metric}", parse_math=False)
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+        axes.set_ylabel(axis_label("test", metric), parse_math=False)
+        axes.legend(ncols=2)
     save_figure(figure, path)
 
 

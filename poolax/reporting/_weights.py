@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from poolax.reporting._figures import COLOURS, legend_label, new_figure, save_figure
+from poolax.reporting._canvas import INK, new_figure, save_figure, styled
+from poolax.reporting._looks import looks_of
 from poolax.reporting._table import Cell, Table
 
 _NOTES = (
@@ -63,14 +64,15 @@ def weight_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return [first, second]
 
 
+@styled
 def plot_weights(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
     """Cosines on the left, learned weights by position on the right, a row for each model and task.
 
-    Weights are in units of the equal weight, a line for each seed.
+    Weights are in units of the equal weight, a thin line for each seed and their mean.
 
     Args:
         records: As for :func:`weight_tables`.
-        path: PNG to write.
+        path: PNG, PDF or SVG to write.
 
     Raises:
         ValueError: as :func:`weight_tables`.
@@ -81,20 +83,26 @@ def plot_weights(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> 
         left, right = axes[2 * index : 2 * index + 2]
         others = {name[-1]: rows for name, rows in cosines.items() if name[:-1] == key}
         means = [float(np.mean([row["mean"] for row in rows])) for rows in others.values()]
-        left.bar(range(len(others)), means, color=COLOURS[0])
+        looks = looks_of(others)
+        for place, (name, rows) in enumerate(others.items()):
+            single = [row["mean"] for row in rows]
+            left.plot([place] * len(single), single, ".", color=looks[name].colour, alpha=0.4)
+            left.plot(place, means[place], looks[name].marker, color=looks[name].colour)
         left.set_xticks(range(len(others)), list(others), parse_math=False)
-        left.set_ylabel("cosine with W-Avg")
-        left.set_title(", ".join(key), fontsize=9, parse_math=False)
+        left.set_xlim(-0.5, len(others) - 0.5)
+        left.set_ylabel("cosine with W-Avg's vectors")
+        left.set_title(", ".join(key), parse_math=False)
         for row in own:
             values = np.array(row["weights"]) * len(row["weights"])
             place = np.arange(1, len(values) + 1)
-            colour = COLOURS[row["seed"] % len(COLOURS)]
-            label = legend_label(f"seed {row['seed']}")
-            right.plot(place, values, color=colour, linewidth=1, label=label)
-        right.axhline(1, color="#777777", linestyle=":", linewidth=1)
+            look = looks_of(["wavg"])["wavg"]
+            right.plot(place, values, ".-", color=look.colour, linewidth=0.8, alpha=0.5, markersize=3)
+        mean = np.mean([row["weights"] for row in own], axis=0) * len(own[0]["weights"])
+        right.plot(np.arange(1, len(mean) + 1), mean, color=INK, label=f"mean of {len(own)} seeds")
+        right.axhline(1, color=INK, alpha=0.5, linestyle=":", linewidth=1)
         right.set_xlabel("position")
-        right.set_ylabel("weight by the equal one")
-        right.legend(frameon=False, fontsize=7, ncols=2)
+        right.set_ylabel("weight (equal weights = 1)")
+        right.legend()
     save_figure(figure, path)
 
 

@@ -1,0 +1,132 @@
+"""Figures: one style, looks that stay, files of three kinds, and axes that a failure does not set."""
+
+import itertools
+import re
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from helpers import head_row, text_of
+from PIL import Image
+
+from poolax import pooling, reporting
+from poolax.reporting._looks import COLOURS, POOLERS, looks_of
+from poolax.reporting._ranges import range_of
+
+CURVES = [
+    {
+        "kind": "noise_curve",
+        "pooler": name,
+        "epsilon": [0.0, 0.5, 1.0],
+        "mean": [0.0, size, 2 * size],
+        "low": [0.0, 0.9 * size, 1.9 * size],
+        "high": [0.0, 1.1 * size, 2.1 * size],
+        "length": 4 * size,
+    }
+    for name, size in (("avg", 1.0), ("sum", 16.0))
+]
+# Of light through cones that are missing: rows of protanopes and deuteranopes (Viénot et al., 1999).
+_BLIND = (
+    [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+)
+
+
+def test_every_pooler_has_a_look_of_its_own():
+    names = [*pooling.FIXED_POOLERS, "wavg", "attn", "map", "hybrid"]
+    assert set(names) <= POOLERS.keys()
+    marks = [(look.colour, look.marker) for look in POOLERS.values()]
+    assert len(set(marks)) == len(marks)
+    looks = looks_of(["cls", "first", *POOLERS, *(f"own {number}" for number in range(40))])
+    assert looks["cls"] == POOLERS["first"]
+    drawn = [(look.colour, look.marker) for look in looks.values()]
+    assert len(set(drawn)) == len(drawn)
+    assert looks_of(["own 3"])["own 3"] == looks_of(["avg", "own 3", "sum"])["own 3"]
+
+
+def _lab(linear):
+    """Colours in a space where distances are as they are seen."""
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.clip(linear, 0, 1) @ np.transpose(to_xyz) / [0.9505, 1, 1.089]).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def test_colours_stay_apart_for_the_colour_blind():
+    values = [[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in COLOURS]
+    linear = np.array(values) ** 2.2
+    for seen in (linear, *(linear @ np.transpose(matrix) for matrix in _BLIND)):
+        pairs = itertools.combinations(_lab(seen), 2)
+        assert min(np.linalg.norm(one - other) for one, other in pairs) > 15
+
+
+def test_figures_in_three_kinds_leave_settings_alone(tmp_path):
+    before = dict(mpl.rcParams)
+    for ending in ("png", "pdf", "svg", "SVG"):
+        reporting.plot_noise_curves(CURVES, tmp_path / f"curves.{ending}")
+    assert dict(mpl.rcParams) == before
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF-")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+    with pytest.raises(
+        ValueError, match=r"path: expected a file that ends in .png, .pdf, .svg, got .*"
+    ):
+        reporting.plot_noise_curves(CURVES, tmp_path / "curves.jpg")
+    with mpl.rc_context({"font.size": 40, "svg.fonttype": "path", "axes.facecolor": "red"}):
+        reporting.plot_noise_curves(CURVES, tmp_path / "other.svg")
+    assert (tmp_path / "other.svg").read_text() == (tmp_path / "curves.svg").read_text()
+
+
+def test_svg_suits_pages_light_and_dark(tmp_path):
+    reporting.plot_noise_curves([row | {"pooler": '<b>&"x'} for row in CURVES[:1]], tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert '<b>&"x' in text_of(tmp_path / "a.svg")
+    assert "currentColor" in text
+    assert "prefers-color-scheme: dark" in text
+    # Nothing that hides the page below.
+    assert not re.search(r"fill: (#ffffff|white)", text)
+    assert 'href="http' not in text
+
+
+def test_noise_is_shown_by_the_length_of_vectors_too(tmp_path):
+    reporting.plot_noise_curves(CURVES, tmp_path / "both.svg")
+    assert "mean distance by mean length" in text_of(tmp_path / "both.svg")
+    older = [{name: row[name] for name in row if name != "length"} for row in CURVES]
+    reporting.plot_noise_curves(older, tmp_path / "older.svg")
+    assert "mean distance by mean length" not in text_of(tmp_path / "older.svg")
+
+
+def test_one_that_fails_does_not_set_the_scale(tmp_path):
+    errors = {"last": 0.1, "avg": 0.11, "max": 0.12, "wavg": 0.115, "sum": 5.0}
+    rows = [
+        head_row(name, seed, error * (1 + 0.01 * seed), metric="mse", higher_is_better=False)
+        for name, error in errors.items()
+        for seed in range(3)
+    ]
+    reporting.plot_scores(rows, tmp_path / "scores.svg")
+    words = text_of(tmp_path / "scores.svg")
+    assert "5.0500" in words  # beside its arrow at the edge
+    assert "← baseline 0.1000" not in words
+    assert "test mean squared error; 3 seeds" in words
+    assert not [word for word in words if re.fullmatch(r"[1-9]\.?0*", word)]  # ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "higher_is_better", "outside", "is_log"),
+    [
+        ([0.9, 0.91, 0.92, 0.93, 0.1], True, [0.1], False),
+        ([0.9, 0.91, 0.92, 0.1, 0.93, 0.12], True, [0.1, 0.12], False),
+        # The best one is never left out, and of three none.
+        ([0.1, 0.11, 0.12, 0.9], True, [], False),
+        ([0.1, 0.9, 0.91], True, [], False),
+        # What lies in between keeps the axis whole, on a logarithmic one where errors are far apart.
+        ([0.1, 0.2, 0.5, 1.0, 2.0, 4.0], False, [], True),
+        ([0.5, 0.5], True, [], False),
+    ],
+)
+def test_what_an_axis_shows(values, higher_is_better, outside, is_log):
+    found = range_of([(v, v, v) for v in values], higher_is_better=higher_is_better)
+    assert [value for value in values if value not in found] == outside
+    assert found.is_log == is_log
+    assert found.low < found.high
