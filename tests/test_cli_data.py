@@ -323,9 +323,8 @@ def test_sparklines():
     assert len(sparkline(np.arange(1000.0).tolist(), 50)) == 50
 
 
-def test_the_readme_names_data_sets_and_builders_that_need_tensorflow(pytestconfig):
-    readme = (pytestconfig.rootpath / "README.md").read_text()
-    section = readme.split("\n## Data\n")[1].split("\n## ")[0]
+def test_the_page_names_data_sets_and_builders_that_need_tensorflow(pytestconfig):
+    section = (pytestconfig.rootpath / "poolax" / "docs" / "data.md").read_text()
     named = set(re.findall(r"`([a-z0-9_]+)`", section))
     assert not set(data.names()) - named
     paragraph = re.search(r"need TensorFlow to prepare[^:]*: ([^.]+)\.", section.replace("\n", " "))
