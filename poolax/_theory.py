@@ -25,9 +25,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """What follows ``#`` in a link to it; nothing for a chapter, which is a page of its own."""
-        if "." not in self.number:
-            return ""
+        """What follows ``#`` in a link to it."""
         return re.sub(r"[^\w\- ]", "", f"{self.number} {self.title}".lower()).replace(" ", "-")
 
 

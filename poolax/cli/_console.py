@@ -16,7 +16,14 @@ from poolax._text import one_line, printable
 from poolax.records import as_written, check_record
 from poolax.reporting import Table
 
-COMPLETE, FAILURE, USAGE, DIVERGED = 0, 1, 2, 3
+COMPLETE = 0
+"""Exit code: all that was asked for is there."""
+FAILURE = 1
+"""Exit code: something went wrong that is not the user's."""
+USAGE = 2
+"""Exit code: something was asked for that cannot be."""
+DIVERGED = 3
+"""Exit code: complete, with heads that diverged."""
 
 
 def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:

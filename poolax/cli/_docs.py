@@ -53,7 +53,7 @@ class Docs:
 
 
 def _chosen(asked: str, known: dict[str, Section]) -> Section:
-    by_name = {_name(section): section for section in known.values() if not section.anchor}
+    by_name = {_name(section): section for section in known.values() if "." not in section.number}
     found = known.get(asked) or by_name.get(asked)
     if found is None:
         listed = ", ".join(f"{section.number} ({name})" for name, section in by_name.items())

@@ -3,8 +3,11 @@
 import pathlib
 from typing import Any
 
+import citations
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 DOCS = pathlib.Path(__file__).parents[1]
 PACKAGE = DOCS.parent
@@ -19,8 +22,19 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, name, abs_src_path=str(path)))
     changes = PACKAGE / "CHANGELOG.md"
     files.append(File.generated(config, "changelog.md", abs_src_path=str(changes)))
+    for name, text in reference.pages().items():
+        files.append(File.generated(config, name, content=text))
     config.nav = menu(config.nav, [file.src_uri for file in files.documentation_pages()])
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Link what the theory cites of itself."""
+    if not page.file.src_uri.startswith("theory/"):
+        return markdown
+    return citations.linked(
+        markdown, citations.IN_THEORY, lambda section: f"({section.page}.md#{section.anchor})"
+    )
 
 
 def menu(entries: Any, pages: list[str]) -> list[Any]:
@@ -33,7 +47,7 @@ def menu(entries: Any, pages: list[str]) -> list[Any]:
         elif target.endswith("/"):
             inside = [page for page in pages if page.startswith(target)]
             # The page called index is that of the folder itself.
-            below = sorted(inside, key=lambda page: (not page.endswith("/index.md"), page))
+            below = sorted(inside, key=lambda page: (not page.endswith("/index.md"), page[:-3]))
         else:
             below = target if target in pages else []
         if below:
