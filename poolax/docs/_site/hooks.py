@@ -1,9 +1,12 @@
 """What MkDocs asks for while it builds the site: pages, and which of them stand in the menu."""
 
+import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import citations
+import formulas
 import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -11,17 +14,22 @@ from mkdocs.structure.pages import Page
 
 DOCS = pathlib.Path(__file__).parents[1]
 PACKAGE = DOCS.parent
+_LOG = logging.getLogger("mkdocs.hooks.site")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Ask for the style of formulas, where they can be set."""
+    if formulas.is_there():
+        config.extra_css.append(formulas.STYLE)
+    else:
+        _LOG.info("formulas are shown as TeX: %s", formulas.__doc__)
+    return config
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Hand over the pages beside ``mkdocs.yml``, and make the menu of those that are there."""
-    for path in sorted(DOCS.rglob("*")):
-        name = path.relative_to(DOCS).as_posix()
-        is_page = path.suffix == ".md" or name.startswith("figures/")
-        if path.is_file() and is_page and not name.startswith("assets/"):
-            files.append(File.generated(config, name, abs_src_path=str(path)))
-    changes = PACKAGE / "CHANGELOG.md"
-    files.append(File.generated(config, "changelog.md", abs_src_path=str(changes)))
+    for name, path in _files_beside().items():
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     for name, text in reference.pages().items():
         files.append(File.generated(config, name, content=text))
     config.nav = menu(config.nav, [file.src_uri for file in files.documentation_pages()])
@@ -35,6 +43,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     return citations.linked(
         markdown, citations.IN_THEORY, lambda section: f"({section.page}.md#{section.anchor})"
     )
+
+
+def on_post_page(output: str, *, page: Page, **_: Any) -> str:
+    """Set the formulas; after the search has read them as TeX."""
+    return formulas.with_formulas(output, page.file.src_uri)
 
 
 def menu(entries: Any, pages: list[str]) -> list[Any]:
@@ -52,4 +65,16 @@ def menu(entries: Any, pages: list[str]) -> list[Any]:
             below = target if target in pages else []
         if below:
             found.append({title: below})
+    return found
+
+
+def _files_beside() -> Mapping[str, pathlib.Path]:
+    found = {"changelog.md": PACKAGE / "CHANGELOG.md"}
+    if formulas.is_there():
+        found |= formulas.assets()
+    for path in sorted(DOCS.rglob("*")):
+        name = path.relative_to(DOCS).as_posix()
+        is_page = path.suffix == ".md" or name.startswith("figures/")
+        if path.is_file() and is_page and not name.startswith("assets/"):
+            found[name] = path
     return found
