@@ -28,6 +28,8 @@ from poolax.records import Records, write_atomically
 from poolax.reporting import beside_paper, joined, paper_counts, paper_tables
 
 HERE = pathlib.Path(__file__).parent
+#: Scripts whose records stand in results/, a file each.
+COMPARISONS = ("language", "time_series", "vision")
 _NOT_HERE = "its files were not at hand without a network"
 #: Data sets of the paper of which there was no copy where the stored records were made.
 ABSENT = dict.fromkeys(
@@ -71,8 +73,9 @@ class PaperTable:
 
 
 def stored(results: pathlib.Path) -> list[pathlib.Path]:
-    """Files of records of comparisons, in order; those of pretraining are none."""
-    return sorted(path for path in results.glob("*.jsonl") if path.name != "pretrain.jsonl")
+    """Files of records of comparisons, in order."""
+    paths = (results / f"{name}.jsonl" for name in COMPARISONS)
+    return [path for path in paths if path.exists()]
 
 
 def texts(records: Sequence[Mapping], *, models: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write the tables
-python experiments/summary.py --figures DIR    # losses of pretrained models by their size
+python experiments/summary.py --figures DIR    # of pretrained models and of the language tasks
 python experiments/summary.py --check    # exit code 1 if they are not what the records give
 
 Duration (estimate, two CPU cores): a minute, some more where claims have to be judged again.
@@ -35,9 +35,10 @@ import weights
 
 from poolax.cli import COMPLETE, FAILURE, OptionalPath, run_program
 from poolax.records import Records, write_atomically
-from poolax.reporting import plot_losses_by_size, plot_radar
+from poolax.reporting import plot_losses_by_size, plot_radar, plot_training_lipschitz
 
 PRETRAINED = "pretrain.jsonl"
+NORMS = "pretrain-lipschitz.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
 _PROBES = (optimisation, data_size, weights, sequence_length, expressivity, robustness)
@@ -119,37 +120,51 @@ def _probed(results: pathlib.Path) -> dict[pathlib.Path, probing.Script]:
 def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
     """Copy the records of a finished run, in place of earlier ones of the same models and tasks.
 
-    Of pretraining in place of earlier ones of the same preset, seed, steps and data.
+    Of pretraining in place of earlier ones of the same preset, seed, steps and data, and norms over
+    training in place of those of a run of the same name.
     """
+    norms = pretraining.norms_of(source)
+    if norms:
+        _replace(results / NORMS, norms)
     found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
+    if norms and not found:
+        return
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
     folder = results / found[0].stem if found[0].stem in PROBES else results
-    folder.mkdir(parents=True, exist_ok=True)
     target, new = folder / found[0].name, Records.read(found[0])
     if target.name == PRETRAINED:
         curve = Records.read(source / "records.jsonl").where(kind="pretraining")
         new = [pretraining.published(row, curve) for row in new]
+    _replace(target, new)
+
+
+def _replace(target: pathlib.Path, new: Sequence[dict]) -> None:
+    """Write records in place of those that stand for the same."""
     tasks = set(map(_taken_by, new))
     others = [row for row in Records.read(target) if _taken_by(row) not in tasks]
+    target.parent.mkdir(parents=True, exist_ok=True)
     Records([*new, *others]).write_as(target)
 
 
 def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
-    """Draw what is best seen: losses of GPT-2s by their size, and language tasks as in Figure 1.
+    """Draw what is best seen: GPT-2s by their size, norms over training, language tasks as in Figure 1.
 
     Raises:
-        ValueError: if there are records of neither.
+        ValueError: if there are records of none.
     """
     sizes = pretraining.by_attention(Records.read(results / PRETRAINED))
+    norms = pretraining.norms_by_run(Records.read(results / NORMS))
     heads = Records.read(results / "language.jsonl")
-    if not sizes and not comparison.has_radar(heads):
+    if not sizes and not norms and not comparison.has_radar(heads):
         raise ValueError(
             f"figures: expected records of GPT-2s or language tasks in {results}, got none"
         )
     figures.mkdir(parents=True, exist_ok=True)
     if sizes:
         plot_losses_by_size(sizes, figures / "pretrained-sizes.png")
+    if norms:
+        plot_training_lipschitz(norms, figures / "pretrained-lipschitz.png")
     if comparison.has_radar(heads):
         plot_radar(heads, figures / "language-radar.png")
 
@@ -158,6 +173,8 @@ def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a record stands for: the newest with the same is kept."""
     if row["kind"] == "pretrained":
         return row["preset"], row["seed"], row["steps"], tuple(row["data"])
+    if row["kind"] == "pretraining":
+        return (row["name"],)
     return comparison.model_of(row), row["dataset"], row["task"]
 
 
@@ -180,6 +197,11 @@ def section(results: pathlib.Path) -> str:
         parts.append(
             f"{shown}\nRecords: [{PRETRAINED}](results/{PRETRAINED}), by\n\n```sh\n{commands}\n```\n"
         )
+    if (results / NORMS).exists():
+        records = Records.read(results / NORMS)
+        shown = pretraining.norms_table(records).markdown(level=2)
+        commands = "\n".join(dict.fromkeys(row["command"] for row in records))
+        parts.append(f"{shown}\nRecords: [{NORMS}](results/{NORMS}), by\n\n```sh\n{commands}\n```\n")
     parts.append(
         "## The paper's values and claims\n\n"
         "Its values beside ours: [paper](results/paper/paper.md). "

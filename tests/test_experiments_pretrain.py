@@ -147,6 +147,36 @@ def curve(rates):
     ]
 
 
+def test_norms_over_training_are_kept_by_run(experiments, tmp_path):
+    def observed(measured, local):
+        logs = [None if bound is None else float(np.log10(bound)) for bound in local]
+        bounds = {"local": local, "log10_local": logs, "tight": 1e4, "log10_tight": 4.0}
+        return {"observed": {"lipschitz": {"measured": measured, **bounds}}}
+
+    summary, results = experiments("summary"), tmp_path / "results"
+    for name, norms in (("dot", [1.0, 2.5]), ("l2", [0.5, 0.75])):
+        rows = curve([None, 100.0])
+        rows[0] |= observed(norms, [10.0, None])
+        rows[-1] |= observed(norms, [2.0, 100.0]) | {"evaluation_loss": 3.25}
+        command = f"pretrain.py --lipschitz 2 --beside /tmp/dot --out /tmp/{name}"
+        (tmp_path / name).mkdir()
+        rows = [{**row, "id": f"{name}{row['id']}", "command": command} for row in rows]
+        Records(rows).write_as(tmp_path / name / "records.jsonl")
+        summary.take_over(tmp_path / name, results)
+        summary.take_over(tmp_path / name, results)
+    kept = Records.read(results / "pretrain-lipschitz.jsonl")
+    assert len(kept) == 4
+    table = experiments("pretraining").norms_table(kept)
+    assert [cell.text for cell in table.rows[1]] == ["dot", "2", "3.250", "2.5", "10^2.0", "10^4.0"]
+    assert table.notes[-1] == "Of 8 norms in 4 evaluations 0 are above a bound."
+    broken = [{**row, **observed([3.0, 1.0], [2.0, None])} for row in kept]
+    note = experiments("pretraining").norms_table(broken).notes[-1]
+    assert note == "Of 8 norms in 4 evaluations 4 are above a bound."
+    assert "--lipschitz 2 --beside dot --out l2" in summary.section(results)
+    summary.draw(results, tmp_path / "figures")
+    assert (tmp_path / "figures" / "pretrained-lipschitz.png").stat().st_size > 1000
+
+
 def test_ranges_are_those_of_full_runs_of_the_preset(experiments):
     pretraining = experiments("pretraining")
     whole = pretraining.PRESETS["vit"]()

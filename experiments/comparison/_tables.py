@@ -51,6 +51,7 @@ _FIELDS = (
 _PATHS = {
     "--data-dir": "DIR",
     "--out": None,
+    "--beside": None,
     **dict.fromkeys(("--backbone", "--vision-backbone", "--series-backbone")),
     **dict.fromkeys(("--minilm", "--smollm2", "--dinov2"), "MODEL"),
 }

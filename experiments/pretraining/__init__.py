@@ -3,6 +3,9 @@
 from pretraining._data import Prepared as Prepared
 from pretraining._data import path_of_model as path_of_model
 from pretraining._data import prepare as prepare
+from pretraining._lipschitz import norms_by_run as norms_by_run
+from pretraining._lipschitz import norms_of as norms_of
+from pretraining._lipschitz import norms_table as norms_table
 from pretraining._options import Options as Options
 from pretraining._presets import PRESETS as PRESETS
 from pretraining._presets import Preset as Preset
