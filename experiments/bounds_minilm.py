@@ -26,6 +26,11 @@ def read_sentences(data_dir: str | None, num_sentences: int) -> tuple[list[str],
     return [found[place] for place in places], "test part of STS-B"
 
 
+def is_package(options: Any) -> bool:
+    """Whether the weights are those of the package."""
+    return options.backbone in (None, minilm.PACKAGE)
+
+
 class Subject:
     """The backbone and the sentences, loaded when they are first needed."""
 
@@ -36,7 +41,9 @@ class Subject:
     def backbone(self) -> backbones.Backbone:
         """The backbone."""
         try:
-            return backbones.load(self.options.backbone or minilm.directory())
+            return backbones.load(
+                minilm.directory() if is_package(self.options) else self.options.backbone
+            )
         except ValueError as error:
             raise SystemExit(str(error)) from None
 
@@ -123,7 +130,8 @@ def _at_layer(kind, causal, params, x, mask):
 def suite(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What is measured, and how: one record a layer, and one a pooler behind the whole."""
     subject = Subject(options)
-    what = {"suite": "minilm", "backbone": pathlib.Path(options.backbone or minilm.NAME).name}
+    name = minilm.NAME if is_package(options) else pathlib.Path(options.backbone).name
+    what = {"suite": "minilm", "backbone": name}
     what["inputs"] = "test part of STS-B" if options.data_dir else "sentences of Python's documentation"
     what["num_sentences"] = options.num_sentences
     search = {"searched": options.searched, "restarts": options.restarts, "steps": options.steps}

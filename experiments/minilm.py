@@ -3,6 +3,8 @@
 import pathlib
 
 NAME = "all-MiniLM-L6-v2"
+#: What stands for the package in place of a path.
+PACKAGE = "minilm"
 
 
 def directory() -> str:

