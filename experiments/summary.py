@@ -1,7 +1,7 @@
-"""The tables in experiments/README.md and the pages in results/, made from records alone.
+"""The tables in experiments/README.md, the pages in results/ and the figures of the documentation.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
-python experiments/summary.py            # write the tables
+python experiments/summary.py            # write tables and figures
 python experiments/summary.py --figures DIR    # of pretrained models and of the language tasks
 python experiments/summary.py --check    # exit code 1 if they are not what the records give
 
@@ -14,6 +14,7 @@ if __name__ == "__main__":
     take_signals("summary")
 
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ import claims
 import comparison
 import data_size
 import expressivity
+import figures
 import optimisation
 import paper_table
 import pretraining
@@ -49,13 +51,13 @@ END = "<!-- Written by summary.py from results/: end -->"
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Write the tables in README.md and the pages in results/ from the records there.
+    """Write tables, pages and the figures of poolax/docs/figures from the records in results/.
 
     Attributes:
         take: Folders of finished comparisons, whose records are copied to results/ first, in place of
             those of the same models, data sets and tasks.
         check: Write nothing, and fail if the tables are not what the records give.
-        figures: Folder to draw figures of the records to.
+        figures: Folder to draw further figures of the records to.
         folder: Folder with README.md and results/.
         debug: Show where an error comes from.
     """
@@ -81,9 +83,9 @@ class Summary:
         if not self.check:
             claims.write(verdicts, folder / "results" / "claims")
         for path, text in documents(folder, records).items():
-            if path.exists() and path.read_text() == text:
+            if path.exists() and is_current(path, text):
                 continue
-            stale.append(str(path.relative_to(folder)))
+            stale.append(os.path.relpath(path, folder))
             if not self.check:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, text)
@@ -105,10 +107,19 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     for path, script in _probed(results).items():
         pages = probing.pages(script, Records.read(path))
         found |= {path.parent / name: text for name, text in pages.items()}
+    documentation = folder.parent / figures.FOLDER
+    if documentation.parent.exists():  # the experiments stand beside the package
+        found |= {documentation / name: text for name, text in figures.drawings(results).items()}
     known = results / "advice" / advice_synthetic.RECORDS.name
     if known.exists():
         found[known.with_suffix(".md")] = advice_synthetic.table(Records.read(known)).markdown()
     return found
+
+
+def is_current(path: pathlib.Path, text: str) -> bool:
+    """Whether a file says what the records give."""
+    same = figures.is_same if path.suffix == ".svg" else str.__eq__
+    return same(path.read_text(), text)
 
 
 def _probed(results: pathlib.Path) -> dict[pathlib.Path, probing.Script]:
@@ -147,7 +158,7 @@ def _replace(target: pathlib.Path, new: Sequence[dict]) -> None:
     Records([*new, *others]).write_as(target)
 
 
-def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
+def draw(results: pathlib.Path, out: pathlib.Path) -> None:
     """Draw what is best seen: GPT-2s by their size, norms over training, language tasks as in Figure 1.
 
     Raises:
@@ -160,13 +171,13 @@ def draw(results: pathlib.Path, figures: pathlib.Path) -> None:
         raise ValueError(
             f"figures: expected records of GPT-2s or language tasks in {results}, got none"
         )
-    figures.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     if sizes:
-        plot_losses_by_size(sizes, figures / "pretrained-sizes.png")
+        plot_losses_by_size(sizes, out / "pretrained-sizes.png")
     if norms:
-        plot_training_lipschitz(norms, figures / "pretrained-lipschitz.png")
+        plot_training_lipschitz(norms, out / "pretrained-lipschitz.png")
     if comparison.has_radar(heads):
-        plot_radar(heads, figures / "language-radar.png")
+        plot_radar(heads, out / "language-radar.png")
 
 
 def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:

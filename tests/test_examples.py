@@ -48,7 +48,8 @@ def test_regularize(regularize, tmp_path, capsys, monkeypatch):
             assert measured.shape == (2,)
             assert (measured <= record["sharp"]).all()
         assert (np.array(record["accuracy"]) > 0.15).all()
-        assert f"{np.mean(record['accuracy']):.3f} ± {np.std(record['accuracy']):.3f}" in printed
+        spread = np.std(record["accuracy"], ddof=1)
+        assert f"{100 * np.mean(record['accuracy']):.1f} ± {100 * spread:.1f}" in printed
     assert (np.array(penalised["sharp"]) < np.array(free["sharp"])).all()
 
 

@@ -518,6 +518,17 @@ def test_both_solvers_are_the_default_and_what_is_published_has_intervals(experi
     assert any(words in note for note in table.notes)
 
 
+def test_figures_of_the_documentation_are_told_apart(experiments):
+    figures = experiments("figures")
+    one = "<dc:title>Matplotlib v1</dc:title><path/><!-- Of records 12ab -->"
+    assert figures.is_same(one, one)
+    assert not figures.is_same(one, one.replace("<path/>", "<text/>"))
+    # Another version of Matplotlib places labels in another way.
+    newer = one.replace("v1", "v2").replace("<path/>", "<text/>")
+    assert figures.is_same(one, newer)
+    assert not figures.is_same(one, newer.replace("12ab", "34cd"))
+
+
 def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     summary = experiments("summary")
     out = tmp_path / "out"

@@ -130,3 +130,25 @@ def test_what_an_axis_shows(values, higher_is_better, outside, is_log):
     assert [value for value in values if value not in found] == outside
     assert found.is_log == is_log
     assert found.low < found.high
+
+
+def test_what_a_bound_in_the_loss_does_is_told_and_drawn(tmp_path):
+    fields = ("validation_accuracy", "accuracy", "share_certified")
+    numbers = ("measured_real", "measured_adversarial", "median_radius")
+    rows = [
+        {"kind": "regularize", "pooler": "avg", "strength": strength, "sharp": [bound, 1.1 * bound]}
+        | {name: [share, share] for name in fields}
+        | {name: [2.0, 2.0] for name in numbers}
+        for strength, bound, share in ((0.0, 3e3, 0.5), (0.02, 90.0, 0.75))
+    ]
+    table = reporting.regularized_table([{"kind": "other"}, *rows])
+    assert table.columns == ["", "avg, plain loss", "avg, strength 0.02"]
+    found = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert found["test accuracy (%)"] == ["50.0 ± 0.0", "75.0 ± 0.0"]
+    assert found["sharp bound"][1].startswith("94.5 ± 6.36")
+    assert len(table.tidy) == 4
+    reporting.plot_regularized(rows, tmp_path / "regularize.svg")
+    words = text_of(tmp_path / "regularize.svg")
+    assert {"75.0", "94.5", "3150", "plain loss", "+ 0.02 log L", "small points: 2 seeds"} <= set(words)
+    with pytest.raises(ValueError, match="records: expected some of kind 'regularize', got none"):
+        reporting.plot_regularized([{"kind": "head"}], tmp_path / "none.svg")

@@ -32,14 +32,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich
-import rich.table
 import tyro
 from jaxtyping import Array, Float
 
 from poolax import attention, blocks, bounds, empirical, pooling
 from poolax.data import digits
 from poolax.records import Records, environment, record_kind
+from poolax.reporting import regularized_table
 from poolax.training import HeadModule
 
 GREY_LEVELS = 16
@@ -247,25 +246,6 @@ def run(options: Options) -> list[dict[str, object]]:
     return records
 
 
-def show(records: list[dict[str, object]]) -> None:
-    """Print records as a table: mean and standard deviation over seeds."""
-    rows = {
-        "validation_accuracy": ("validation accuracy", "{:.3f} ± {:.3f}"),
-        "accuracy": ("test accuracy", "{:.3f} ± {:.3f}"),
-        "measured_real": ("constant measured at test images", "{:.3g} ± {:.2g}"),
-        "measured_adversarial": ("constant found by search", "{:.3g} ± {:.2g}"),
-        "sharp": ("sharp bound", "{:.3g} ± {:.2g}"),
-        "median_radius": ("median certified radius", "{:.2g} ± {:.1g}"),
-        "share_certified": ("certified against half a level", "{:.3f} ± {:.3f}"),
-    }
-    heads = [f"{record['pooler']}, strength {record['strength']:g}" for record in records]
-    table = rich.table.Table("", *heads, title="A Lipschitz bound as a regulariser")
-    for field, (title, form) in rows.items():
-        cells = [form.format(np.mean(record[field]), np.std(record[field])) for record in records]
-        table.add_row(title, *cells)
-    rich.print(table)
-
-
 def main() -> None:
     """Train, measure, print and record."""
     # Batched SVDs wait inside XLA's CPU threads for others of them: as many SVDs as threads never end.
@@ -283,7 +263,7 @@ def main() -> None:
     if options.json:
         print("\n".join(json.dumps(record) for record in records))
     else:
-        show(records)
+        print(regularized_table(records))
 
 
 if __name__ == "__main__":

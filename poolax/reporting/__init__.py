@@ -34,6 +34,8 @@ from poolax.reporting._pretraining import plot_pretraining as plot_pretraining
 from poolax.reporting._pretraining import plot_training_lipschitz as plot_training_lipschitz
 from poolax.reporting._radar import FEWEST_TASKS as FEWEST_TASKS
 from poolax.reporting._radar import plot_radar as plot_radar
+from poolax.reporting._regularized import plot_regularized as plot_regularized
+from poolax.reporting._regularized import regularized_table as regularized_table
 from poolax.reporting._robustness import plot_robustness as plot_robustness
 from poolax.reporting._robustness import robustness_tables as robustness_tables
 from poolax.reporting._score_figures import plot_scores as plot_scores

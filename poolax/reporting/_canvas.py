@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
@@ -53,6 +54,12 @@ _SCREEN = (
     f"svg:root {{ color: {INK} }} @media (prefers-color-scheme: dark) "
     f"{{ svg:root {{ color: {_INK_ON_DARK} }} }}"
 )
+
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_PLACES = re.compile(r'(?<= )(?:d|x|y|points|clip-path|transform)="[^"]*"')
+_NAME = re.compile(r' id="([^"]*)"')
+_REFERENCE = re.compile(r"#([^\"')]+)[\"')]")
+_NUMBER = re.compile(r"-?[0-9]+[.][0-9]{3,}")
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -133,6 +140,15 @@ def _for_screens(svg: str) -> str:
     """SVG whose ink is the text's colour around it."""
     start = svg.index("<svg")
     head_end = svg.index(">", start) + 1
-    rest = svg[head_end:].replace(INK, "currentColor")
-    lines = "\n".join(line.rstrip() for line in rest.splitlines())
-    return f"{svg[start:head_end]}\n <style>{_SCREEN}</style>{lines}\n"
+    rest = _COMMENT.sub("", svg[head_end:]).replace(INK, "currentColor")
+    rest = _PLACES.sub(lambda found: _NUMBER.sub(_rounded, found[0]), rest)
+    # Names that nothing refers to would be there twice where two figures stand in one page.
+    used = set(_REFERENCE.findall(rest))
+    rest = _NAME.sub(lambda found: found[0] if found[1] in used else "", rest)
+    lines = "\n".join(line.strip() for line in rest.splitlines() if line.strip())
+    return f"{svg[start:head_end]}\n<style>{_SCREEN}</style>\n{lines}\n"
+
+
+def _rounded(found):
+    """A number in hundredths of a point, which no eye and no other processor tells apart."""
+    return f"{round(float(found[0]), 2):g}"

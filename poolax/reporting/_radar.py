@@ -180,7 +180,7 @@ def _draw(panel, title, axes, lines, looks):
     panel.tick_params(axis="x", pad=6)
     panel.set_ylim(0, 1)
     panel.set_yticks([_INNER, (1 + _INNER) / 2, 1], [])
-    panel.grid()
+    panel.grid(visible=True)
     panel.spines["polar"].set_alpha(0.5)
     panel.set_title(one_line(title), pad=14, parse_math=False)
     around = np.append(angles, angles[0])
