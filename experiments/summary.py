@@ -1,4 +1,4 @@
-"""The tables in experiments/README.md, the pages in results/ and the figures of the documentation.
+"""The tables in experiments/README.md, the pages in results/, tables and figures of the site.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write tables and figures
@@ -32,6 +32,7 @@ import pretraining
 import probing
 import robustness
 import sequence_length
+import site_tables
 import tyro
 import weights
 
@@ -101,7 +102,7 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     readme = folder / "README.md"
     beside = paper_table.texts(records)
     found = {
-        readme: with_section(readme.read_text(), section(results)),
+        readme: with_section(readme, section(results)),
         **{results / "paper" / name: text for name, text in beside.items()},
     }
     for path, script in _probed(results).items():
@@ -110,6 +111,10 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     documentation = folder.parent / figures.FOLDER
     if documentation.parent.exists():  # the experiments stand beside the package
         found |= {documentation / name: text for name, text in figures.drawings(results).items()}
+    for name, make in site_tables.PAGES.items():
+        page = folder.parent / "poolax" / "docs" / name
+        if page.exists():
+            found[page] = with_section(page, make(results))
     known = results / "advice" / advice_synthetic.RECORDS.name
     if known.exists():
         found[known.with_suffix(".md")] = advice_synthetic.table(Records.read(known)).markdown()
@@ -226,13 +231,13 @@ def section(results: pathlib.Path) -> str:
     return "\n".join([*parts, *(["## Further pages\n", *pages, ""] if pages else [])])
 
 
-def with_section(text: str, section: str) -> str:
-    """The text with a new section between its marks."""
+def with_section(page: pathlib.Path, section: str) -> str:
+    """The text of a page with a new section between its marks."""
     try:
-        before, rest = text.split(BEGIN)
+        before, rest = page.read_text().split(BEGIN)
         _, after = rest.split(END)
     except ValueError:
-        raise ValueError(f"README.md: expected the lines {BEGIN} and {END}, once each") from None
+        raise ValueError(f"{page.name}: expected the lines {BEGIN} and {END}, once each") from None
     return f"{before}{BEGIN}\n\n{section}{END}{after}"
 
 

@@ -30,8 +30,9 @@ class Section:
 
 
 def contents() -> str:
-    """The first page, which says what stands in which chapter."""
-    return _folder().joinpath("index.md").read_text(encoding="utf-8")
+    """The first page, which says what stands in which chapter, without its comments."""
+    text = _folder().joinpath("index.md").read_text(encoding="utf-8")
+    return re.sub(r"<!--.*?-->\n+", "", text)
 
 
 def sections() -> dict[str, Section]:
