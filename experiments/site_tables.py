@@ -6,7 +6,7 @@ from typing import Any
 
 from poolax import bounds, pooling
 from poolax.records import Records
-from poolax.reporting import Cell, Table, number_text, score_table
+from poolax.reporting import Cell, Table, number_text, regularized_table, score_table
 
 Row = Mapping[str, Any]
 
@@ -36,16 +36,29 @@ _OF_FACTORS = (
     "tokens, by its operator norm (as the paper has it for max), and by the largest change of a "
     "token."
 )
+_ALT_SCORES = (
+    "Test accuracy of each pooler on handwritten digits, with intervals, and differences to the pooler "
+    "that validation chose"
+)
+_ALT_REGULARIZE = "Accuracy against constants of training without a bound in the loss and with one"
 
 
 def home(results: pathlib.Path) -> str:
-    """Scores of all poolers on texts and images, by the paper's protocol."""
+    """Scores of all poolers on texts and images, by the paper's protocol, and what a bound does."""
     rows = []
     # Of series "last" is the last patch, of these the first token; one table can say one of both.
     for name in ("language", "vision"):
         records = Records.read(results / f"{name}.jsonl").where(kind="head")
         rows += [_of_home(row) for row in records if not row.get("solver")]
-    return _as_page([score_table(rows, title="Every pooler on every task")])
+    regularized = regularized_table(Records.read(results / "regularize" / "regularize.jsonl"))
+    return "\n".join(
+        [
+            score_table(rows, title="Every pooler on every task").markdown(),
+            f"![{_ALT_SCORES}](figures/scores-digits.svg)\n",
+            regularized.markdown(),
+            f"![{_ALT_REGULARIZE}](figures/regularize.svg)\n",
+        ]
+    )
 
 
 def _of_home(row):

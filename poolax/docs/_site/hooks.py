@@ -45,6 +45,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     )
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep a mean and its deviation on one line."""
+    return html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
 def on_post_page(output: str, *, page: Page, **_: Any) -> str:
     """Set the formulas; after the search has read them as TeX."""
     return formulas.with_formulas(output, page.file.src_uri)
