@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from poolax import attention, pooling
+from poolax import attention, empirical, pooling
 
 POOLERS = {
     "first": pooling.FirstPool(),
@@ -50,6 +50,11 @@ KINDS = {
     "cosine": attention.Cosine(tau=2.0, nu=1.5, eps=0.01),
 }
 
+PROJECTIONS = {
+    "frobenius": empirical.project_to_frobenius_ball,
+    "tokens": empirical.project_to_ball,
+}
+
 
 def random_variables(module, key, *args, scale=1.0):
     """Variables with random values everywhere, biases, scales and mixtures included."""
@@ -83,6 +88,33 @@ def random_tokens(key, num_tokens, dim, radius):
     """Tokens in the ball of the given radius, the outermost on its surface."""
     tokens = jax.random.normal(key, (num_tokens, dim))
     return radius * tokens / jnp.linalg.norm(tokens, axis=-1).max()
+
+
+def largest_in_ball(fn, x, geometry, radius):
+    """The largest norm of a Jacobian that ascent finds in a ball, of the geometry's kind or below it.
+
+    ``fn`` gives tokens, whose largest counts for ``"tokens"``, or one vector.
+    """
+
+    def norm(x):
+        jacobian = jax.jacrev(fn)(x)
+        jacobian = jacobian.reshape(-1, *jacobian.shape[-3:])  # (m, e, n, d)
+        if geometry == "frobenius":
+            return jnp.linalg.svd(jacobian.reshape(-1, x.size), compute_uv=False)[0]
+        # One token's output where every token moves along its own best direction, by turns.
+        moves = jax.lax.stop_gradient(jnp.ones(x.shape) / jnp.sqrt(x.shape[1]))
+        for _ in range(4):
+            out = jnp.einsum("idke,ke->id", jacobian, moves)
+            top = jnp.argmax(jnp.linalg.norm(out, axis=-1))
+            back = jnp.einsum("dke,d->ke", jacobian[top], out[top])
+            length = jnp.linalg.norm(back, axis=-1, keepdims=True)
+            moves = jax.lax.stop_gradient(back / jnp.where(length > 0, length, 1))
+        return jnp.max(jnp.linalg.norm(jnp.einsum("idke,ke->id", jacobian, moves), axis=-1))
+
+    options = {"project": PROJECTIONS[geometry], "steps": 20, "restarts": 2}
+    return jax.jit(
+        lambda radius: empirical.pgd(norm, x, jax.random.key(5), radius=radius, **options).loss
+    )(radius)
 
 
 def assert_close(actual, expected, tolerance=1e-5):

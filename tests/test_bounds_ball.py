@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KINDS, pad, random_tokens, random_variables
+from helpers import KINDS, PROJECTIONS, largest_in_ball, pad, random_tokens, random_variables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolax import bounds, empirical
+from poolax import bounds
 from poolax.attention import L2, Cosine, MultiHeadAttention, Rotary
 from poolax.bounds._normaliser import normaliser_change
 from poolax.bounds._softmax_box import largest_mean, weight_range
@@ -21,10 +21,6 @@ NUM_TOKENS, DIM = 4, 4
 ALL_KINDS = KINDS | {
     "l2-plain": L2(plain_values=True),
     "cosine-plain": Cosine(tau=2.0, nu=1.5, eps=0.01, plain_values=True),
-}
-PROJECTIONS = {
-    "frobenius": empirical.project_to_frobenius_ball,
-    "tokens": empirical.project_to_ball,
 }
 
 
@@ -100,28 +96,6 @@ def layer_of(kind, rotary=None, causal=False):
     )
 
 
-def largest_found(fn, x, geometry, radius):
-    """The largest norm that ascent finds in a ball, of the geometry's kind or below it."""
-
-    def norm(x):
-        jacobian = jax.jacrev(fn)(x)
-        if geometry == "frobenius":
-            return jnp.linalg.svd(jacobian.reshape(x.size, x.size), compute_uv=False)[0]
-        # One token's output where every token moves along its own best direction, by turns.
-        moves = jax.lax.stop_gradient(jnp.ones((NUM_TOKENS, DIM)) / jnp.sqrt(DIM))
-        for _ in range(4):
-            out = jnp.einsum("idke,ke->id", jacobian, moves)
-            top = jnp.argmax(jnp.linalg.norm(out, axis=-1))
-            back = jnp.einsum("dke,d->ke", jacobian[top], out[top])
-            moves = jax.lax.stop_gradient(back / jnp.linalg.norm(back, axis=-1, keepdims=True))
-        return jnp.max(jnp.linalg.norm(jnp.einsum("idke,ke->id", jacobian, moves), axis=-1))
-
-    options = {"project": PROJECTIONS[geometry], "steps": 20, "restarts": 2}
-    return jax.jit(
-        lambda radius: empirical.pgd(norm, x, jax.random.key(5), radius=radius, **options).loss
-    )(radius)
-
-
 CASES = [
     *((kind, None, False) for kind in ALL_KINDS),
     ("dot", Rotary(3.0), True),
@@ -146,7 +120,7 @@ def test_ascent_in_the_ball_stays_below(kind, rotary, causal, geometry, x64):
     last = 0.0 if geometry == "frobenius" else at_zero
     for radius in (0.02, 0.3):
         now = bound(x, geometry=geometry, epsilon=radius)
-        found = largest_found(apply, x, geometry, jnp.asarray(radius))
+        found = largest_in_ball(apply, x, geometry, jnp.asarray(radius))
         assert found <= now, f"{found} above {now} at {radius}"
         assert now >= last
         last = now

@@ -26,11 +26,12 @@ from poolax.bounds._certify import certify as certify
 from poolax.bounds._domain import cube as cube
 from poolax.bounds._domain import domain_of as domain_of
 from poolax.bounds._expressivity import expressivity as expressivity
+from poolax.bounds._integral import largest_move as largest_move
 from poolax.bounds._ledger import ledger as ledger
 from poolax.bounds._linalg import spectral_norm as spectral_norm
 from poolax.bounds._local import local_attention as local_attention
-from poolax.bounds._local import local_tbm as local_tbm
 from poolax.bounds._local_ledger import local_ledger as local_ledger
+from poolax.bounds._local_tbm import local_tbm as local_tbm
 from poolax.bounds._methods import METHODS as METHODS
 from poolax.bounds._methods import PROVED as PROVED
 from poolax.bounds._no_bound import NoBoundError as NoBoundError

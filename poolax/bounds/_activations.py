@@ -24,7 +24,7 @@ ACTIVATIONS = {
 
 def activation_lipschitz(activation) -> float:
     """Lipschitz constant of an activation with ``act(0) = 0``; unknown ones raise."""
-    name = _activation_name(activation)
+    name = activation_name(activation)
     if name not in ACTIVATIONS:
         raise NoBoundError(
             f"activation: expected one whose Lipschitz constant is known "
@@ -33,7 +33,7 @@ def activation_lipschitz(activation) -> float:
     return ACTIVATIONS[name]
 
 
-def _activation_name(activation):
+def activation_name(activation):
     options = {}
     if isinstance(activation, functools.partial) and not activation.args:
         activation, options = activation.func, activation.keywords

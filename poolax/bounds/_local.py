@@ -3,9 +3,7 @@
 Theory, chapter 5 and section 8.11.
 """
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,14 +12,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from poolax._checks import (
     broadcast_mask,
-    check_all_finite,
     check_choice,
     check_finite,
     check_instance,
     check_number,
     check_tokens,
 )
-from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
 from poolax._threads import on_one_thread
 from poolax.attention import (
@@ -32,19 +28,15 @@ from poolax.attention import (
     Rotary,
     from_name,
 )
-from poolax.blocks import TBM, FeedForward, PostLNBlock
-from poolax.bounds._ball_attention import attention_change, changed
+from poolax.bounds._ball_attention import AttentionBall, changed
 from poolax.bounds._ball_domain import attention_on_domain
-from poolax.bounds._kernels import Kernels, read_kernels
-from poolax.bounds._linalg import round_up, spectral_norm
+from poolax.bounds._kernels import read_kernels
+from poolax.bounds._linalg import round_up
 from poolax.bounds._local_blocks import attention_blocks
-from poolax.bounds._local_norms import norm_at
-from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import GEOMETRIES, Reach, on_ball, whole_norm
 from poolax.bounds._rebuilt import attention_layer, with_biases
-from poolax.records import Bound
 
 
 @on_one_thread
@@ -220,7 +212,7 @@ def _norms_at(kind, rotary, geometry, epsilon, kernels, x, weights, real, value_
         if epsilon is None:
             return norm
         reach = Reach.of_input(epsilon, real, geometry)
-        found = attention_change(kind, kernels, x, weights, reach, **parts)
+        found = AttentionBall(kind, kernels, x, weights, **parts).on(reach)
         change, largest = changed(blocks, found, real)
         # The whole at the centre, and what all blocks change; or all blocks at their largest, which
         # may be bounded by less than blocks at the centre are.
@@ -228,152 +220,3 @@ def _norms_at(kind, rotary, geometry, epsilon, kernels, x, weights, real, value_
         return jnp.maximum(norm, jnp.minimum(moved, or_infinite(whole_norm(geometry, largest))))
 
     return size * jax.lax.map(at, (x, weights, real))
-
-
-@at_highest_precision
-def local_tbm(
-    model: TBM,
-    variables: Mapping[str, Any],
-    x: Float[ArrayLike, "n d"],
-    mask: Bool[ArrayLike, " n"] | None = None,
-) -> Bound:
-    r"""Bound of the Jacobian's norm of a :class:`poolax.blocks.TBM` at ``x``, for every pooler.
-
-    It holds at ``x`` alone. With ``N`` the block norms of :func:`local_attention`, of ``x +
-    MHA(x)`` and the norm behind it, ``g_i`` the exact norms of what the rest of the block does to
-    token ``i``, and ``c_i`` the norms of the pooler's derivative with respect to its tokens,
-
-        ``min(|c^T diag(g) N|,  |pooler| |diag(g) N|)``,
-
-    the second over the tokens that the pooler reads. It has kinks, such as the equal scales of a fresh
-    initialisation: ``grad`` is finite there, and one of several slopes.
-
-    Args:
-        model: The model.
-        variables: What its ``init`` returned.
-        x: Tokens of one sequence, shape ``(n, d)``; ``vmap`` for more.
-        mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
-
-    Returns:
-        The bound. ``attention``, ``c2`` and ``norm_factor`` are those parts' own local constants, and
-        ``pooling_factor`` is what the pooler leaves of their product, so that ``lipschitz`` is the
-        product of the factors as in other bounds.
-
-    Raises:
-        ValueError: for missing variables, wrong shapes, dtypes or masks, values that are not finite, or
-            such that the bound overflows.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from poolax.pooling import AveragePool
-        >>> model = TBM(num_heads=2, pooler=AveragePool())
-        >>> x = 0.1 * jax.random.normal(jax.random.key(0), (16, 8))
-        >>> variables = model.init(jax.random.key(1), x)
-        >>> bound = local_tbm(model, variables, x)
-        >>> measured = jnp.linalg.norm(
-        ...     jax.jacrev(lambda x: model.apply(variables, x))(x).reshape(8, -1), ord=2
-        ... )
-        >>> bool(measured <= bound.lipschitz <= 3 * measured)
-        True
-
-    Reference:
-        Theory, sections 5.3 and 5.4; this library's own.
-    """
-    check_instance("model", model, TBM, "a TBM")
-    params = variables.get("params", {}) if isinstance(variables, Mapping) else {}
-    if not {"attention", "ffn", "norm1", "norm2"} <= set(params):
-        raise ValueError("variables: expected what TBM.init returned")
-    check_tokens("x", x)
-    x = jnp.asarray(x)
-    if x.ndim != 2:
-        raise ValueError(f"x: expected shape (n, d), got {x.shape}")
-    mask = broadcast_mask(mask, x.shape[:-1])
-    check_finite("x", x, mask)
-    check_all_finite("variables", params)
-    bound = or_infinite(_local_tbm(model, dict(params), x, mask))
-    check_held("x", bound.lipschitz)
-    return bound
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _local_tbm(model, params, x, mask):
-    kernel = jnp.asarray(params["ffn"]["kernel"])
-    x = zero_masked(x, mask).astype(accumulation_dtype(x, kernel))
-    real = jnp.ones(x.shape[0], bool) if mask is None else mask
-    # The block itself says what stands between its parts.
-    applied = PostLNBlock.of_tbm(model).apply(
-        {"params": params},
-        x,
-        mask,
-        return_weights=True,
-        capture_intermediates=lambda part, _: part.name == "norm1",
-        mutable="intermediates",
-    )
-    (states, weights), between = applied  # (n, d), (H, n, n)
-    hidden = between["intermediates"]["norm1"]["__call__"][0]  # (n, d)
-
-    # CenterNorm is linear but for its bias: one matrix (d, d) for all tokens, acting on rows.
-    first, second = (
-        norm_at(NormSpec("center", params[name]["scale"], None), x)[1].matrix(0)
-        for name in ("norm1", "norm2")
-    )
-    kernels = read_kernels(params["attention"], has_key=not isinstance(model.attention, L2))
-    value_bias = kernels.by_head(params["attention"]["value"].get("bias"))
-    identity = jnp.eye(x.shape[-1], dtype=x.dtype)
-    blocks = attention_blocks(
-        model.attention,
-        _centred(kernels),
-        x,
-        weights,
-        value_bias=value_bias,
-        after=lambda _, block: (identity + block) @ first,
-    )
-    first_norm = spectral_norm(first)
-    # The norm behind is in the blocks on the diagonal already; elsewhere it counts by its norm.
-    blocks = jnp.where(jnp.eye(x.shape[0], dtype=bool), blocks, first_norm * blocks)  # (n, n)
-
-    def slope(pre):
-        return jax.jvp(model.activation, (pre,), (jnp.ones_like(pre),))[1]
-
-    # The layer with the activation's slope in place of the activation.
-    slopes = FeedForward(activation=slope, use_bias=model.use_bias).apply(
-        {"params": params["ffn"]}, hidden
-    )
-    token_norms = jax.lax.map(
-        lambda slope: spectral_norm((identity + kernel * slope[None]) @ second), slopes
-    )
-    # diag(g) N: row i times what the rest of the block does to token i; (n, n).
-    matrix = jnp.where(real[:, None] & real[None, :], token_norms[:, None] * blocks, 0)
-    pooler_variables = {"params": params.get("pooler", {})}
-    lipschitz = pooled_norm(
-        matrix,
-        lambda z: jnp.asarray(model.pooler.apply(pooler_variables, z, mask)),
-        zero_masked(states, mask),
-    )
-    alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
-    attention = spectral_norm(alone * (real[:, None] & real[None, :]))
-    second_norm = spectral_norm(second)
-    norm_factor = first_norm * second_norm
-    safe = jnp.where(second_norm > 0, second_norm, 1)
-    c1, c2 = 1 + attention, jnp.max(jnp.where(real, token_norms, 0)) / safe
-    product = norm_factor * c1 * c2
-    lipschitz = or_infinite(round_up(lipschitz))
-    return Bound(
-        lipschitz=lipschitz,
-        log_lipschitz=jnp.where(
-            lipschitz > 0, jnp.log(jnp.where(lipschitz > 0, lipschitz, 1)), -jnp.inf
-        ),
-        attention=attention,
-        c1=c1,
-        c2=c2,
-        norm_factor=norm_factor,
-        pooling_factor=lipschitz / jnp.where(product > 0, product, 1),
-        method="local",
-        source="poolax, local block form",
-    )
-
-
-def _centred(kernels: Kernels) -> Kernels:
-    """Kernels whose outputs have mean zero, which is all that a norm behind them sees."""
-    out = kernels.out - jnp.mean(kernels.out, axis=-1, keepdims=True)
-    return dataclasses.replace(kernels, out=out)

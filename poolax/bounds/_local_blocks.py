@@ -57,6 +57,25 @@ def attention_blocks(
     Returns:
         Shape ``(n, n)``, output token first; never below the blocks' norms but for rounding.
     """
+    options = {"value_bias": value_bias, "turn": turn, "after": after}
+    norms, diagonal = blocks_apart(kind, kernels, x, weights, **options)
+    return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
+
+
+def blocks_apart(
+    kind: Kind,
+    kernels: Kernels,
+    x: Float[Array, "n d"],
+    weights: Float[Array, "H n n"],
+    *,
+    value_bias: Float[Array, "H d_v"] | None = None,
+    turn: Turn | None = None,
+    after: Callable[[Array, Float[Array, "d d"]], Float[Array, "*s d d"]] | None = None,
+) -> tuple[Float[Array, "n n"], Float[Array, "n *s"]]:
+    """Of :func:`attention_blocks` what stands off the diagonal, and what ``after`` makes of it there.
+
+    ``after`` may make several matrices of a block, whose norms are all taken.
+    """
     parts = attention_parts(kind, kernels, x, value_bias, turn)
     out = kernels.out
     maps = parts.value_kernel @ out  # M_h, (H, d, d)
@@ -85,8 +104,7 @@ def attention_blocks(
         block = block if after is None else after(index, block)
         return norms, spectral_norm(block)
 
-    norms, diagonal = jax.lax.map(row, jnp.arange(x.shape[0]))
-    return jnp.where(jnp.eye(x.shape[0], dtype=bool), diagonal[:, None], norms)
+    return jax.lax.map(row, jnp.arange(x.shape[0]))
 
 
 def _rank_norms(coefficients, left, right):

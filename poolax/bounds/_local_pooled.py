@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._numerics import safe_norm
 from poolax.bounds._linalg import spectral_norm
+from poolax.bounds._reach import pooled_norm_of, row_norm
 
 
 def pooled_norm(
     matrix: Float[Array, "n n"],
     pool: Callable[[Array], Array],
     states: Float[Array, "n d"],
+    geometry: str = "frobenius",
 ) -> Float[Array, ""]:
     """Bound of a pooled Jacobian from block norms and the pooler's own derivative at the states.
 
@@ -24,6 +25,7 @@ def pooled_norm(
         matrix: Bounds of the norms of the blocks of the Jacobian of the states.
         pool: The pooler.
         states: What it pools.
+        geometry: What norm changes of the input are measured in.
 
     Returns:
         ``min(|c^T matrix|, |pooler| |matrix|)``, ``c_i`` the norm of the pooler's derivative with
@@ -34,4 +36,4 @@ def pooled_norm(
     read = jax.lax.map(spectral_norm, by_token)  # c, (n,)
     whole = spectral_norm(derivative.reshape(derivative.shape[0], -1))  # of one matrix (d, n d)
     rows = jnp.where(read[:, None] > 0, matrix, 0)
-    return jnp.minimum(safe_norm(read @ matrix), whole * spectral_norm(rows))
+    return jnp.minimum(row_norm(geometry, read @ matrix), whole * pooled_norm_of(geometry, rows))

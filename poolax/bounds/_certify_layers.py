@@ -1,0 +1,239 @@
+"""Certified radii of whole models: layers, a pooler and a linear layer, at one input.
+
+The lead of a label over a class has a gradient at the input, which is known exactly, and changes on a
+ball by what the layers' derivatives change by there: each by its own, seen through the gradient behind
+it and times what the layers before it do. Beside it stand radii of the head on token states, and how
+far these may move.
+
+Theory, section 9.5.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from poolax._layer_specs import LayerSpec
+from poolax._numerics import safe_norm
+from poolax.bounds._ball_attention import AttentionBall
+from poolax.bounds._ball_layers import LayerBall
+from poolax.bounds._ball_ledger import Balls, carried
+from poolax.bounds._ball_norms import norm_on_ball, normalises
+from poolax.bounds._ball_poolers import lead_changes
+from poolax.bounds._ball_tokens import TokensBall
+from poolax.bounds._certify_heads import head_radius
+from poolax.bounds._layer_maps import layer_map
+from poolax.bounds._overflow import or_infinite
+from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
+from poolax.pooling import Pooler
+
+# Radii of the first pass, each a little larger than that before; and even steps of the second.
+_RADII, _RATIO, _STEPS = 48, 1.4, 16
+# Up to this width exact norms of tokens' own matrices are worth their time.
+_EXACT = 128
+
+
+@struct.dataclass
+class Head:
+    """A pooler and a linear layer behind it, as differences of logits.
+
+    Attributes:
+        variables: Variables of the pooler.
+        directions: ``w_y - w_j`` for each class, shape ``(k, e)``.
+        margins: By how much the label leads, rounding subtracted, shape ``(k,)``.
+        others: True at classes other than the label.
+        pooler: The pooler.
+    """
+
+    variables: Mapping[str, Any]
+    directions: Float[Array, "k e"]
+    margins: Float[Array, " k"]
+    others: Bool[Array, " k"]
+    pooler: Pooler = struct.field(pytree_node=False)
+
+
+def layered_radius(
+    layers: Sequence[LayerSpec],
+    maps: Sequence[Float[Array, "H n n"] | None],
+    x: Float[Array, "n d"],
+    real: Bool[Array, " n"],
+    head_of: Any,
+    geometry: str,
+) -> Float[Array, ""]:
+    """The radius of one input.
+
+    Args:
+        layers: The layers.
+        maps: Attention of each there; ``None`` for other layers.
+        x: The input, shape ``(n, d)``.
+        real: True at tokens that are real.
+        head_of: Gives the :class:`Head` at token states.
+        geometry: ``"frobenius"`` or ``"tokens"``.
+
+    Returns:
+        A radius below which no change alters the class; 0 where it is wrong, infinite where there is no
+        other class.
+    """
+    states = [x]
+    for spec, attention in zip(layers, maps, strict=True):
+        states.append(_apply(spec, states[-1], attention, real))
+    head = head_of(states[-1])
+    covectors = _head_covectors(head, states[-1], real)
+    behind = []
+    for spec, attention, at in zip(layers[::-1], maps[::-1], states[-2::-1], strict=True):
+        behind.append(covectors)
+        covectors = _pulled_back(spec, at, attention, real, covectors)
+    behind = behind[::-1]
+    slopes = safe_norm(covectors, axis=-1)  # (k, n)
+    # No certificate of this kind is larger than what the margin leaves of the gradient.
+    size = row_norm(geometry, slopes)
+    most = jnp.where(head.others & (size > 0), head.margins / jnp.where(size > 0, size, 1), jnp.inf)
+    most = jnp.min(most)
+    most = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
+    radii = most * _RATIO ** -jnp.arange(_RADII - 1.0, -1.0, -1.0).astype(x.dtype)
+    widths = jnp.diff(radii, prepend=0)
+    exact = x.shape[-1] <= _EXACT
+    found = _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact)
+    if exact:
+        # Once more with even steps, whose sums are nearer to the integrals.
+        widths = jnp.broadcast_to(1.3 * jnp.where(jnp.isfinite(found), found, most) / _STEPS, (_STEPS,))
+        again = _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact)
+        found = jnp.maximum(found, again)
+    right = jnp.all(jnp.where(head.others, head.margins > 0, True))
+    return jnp.where(right, found, 0)
+
+
+def _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact):
+    """The radius that is found on balls whose radii grow by ``widths``."""
+    balls = Balls.around(states[0], real, widths, geometry)
+    falling = jnp.broadcast_to(slopes[:, None], (slopes.shape[0], widths.shape[0], slopes.shape[1]))
+    for spec, attention, covectors in zip(layers, maps, behind, strict=True):
+        balls, changes = _through(spec, attention, real, covectors, balls, exact)
+        falling = falling + changes
+    return _largest(head, balls, real, falling)
+
+
+@functools.partial(jax.jit, static_argnames="geometry")
+def _largest_of(falls, lipschitz, widths, margins, others, geometry):
+    before = jnp.concatenate([jnp.zeros_like(falls[:, :1]), falls[:, :-1]], axis=1)
+    starts = jnp.cumsum(widths) - widths
+    # Within a step the lead falls at no more than the step's rate.
+    left = margins[:, None] - before
+    inside = jnp.minimum(left / jnp.where(lipschitz > 0, lipschitz, 1), widths[None])
+    inside = jnp.where(lipschitz > 0, inside, widths[None])
+    reached = jnp.where(left > 0, starts[None] + inside, 0)
+    radii = jnp.max(jnp.where(jnp.isnan(reached), 0, reached), axis=1)
+    return jnp.min(radii, initial=jnp.inf, where=others)
+
+
+@jax.jit
+def _largest(head: Head, balls: Balls, real, falling):
+    """The largest radius on which no lead can be lost, by either form."""
+    z, geometry = balls.x, balls.geometry
+    changes = _lead_changes(head, balls, real)  # (k, J, n)
+    slopes = or_infinite(falling + changes)
+    lipschitz = row_norm(geometry, slopes)  # (k, J)
+    falls = or_infinite(jnp.cumsum(balls.widths * lipschitz, axis=1))
+    known = _largest_of(falls, lipschitz, balls.widths, head.margins, head.others, geometry)
+    # Of the head alone: states move by no more than their reach, all together and each.
+    together = jax.vmap(functools.partial(pooled_norm_of, geometry))(balls.reaches)  # (J,)
+    each = jnp.max(jax.vmap(lambda reach: Reach(reach, geometry).radii)(balls.reaches), axis=-1)
+    radii = jnp.cumsum(balls.widths)
+    margins = jnp.maximum(head.margins, jnp.finfo(z.dtype).tiny)
+
+    def least(norm):
+        found = jax.vmap(functools.partial(head_radius, head.pooler, head.variables, norm, z, real))(
+            head.directions, margins
+        )
+        found = jnp.where(jnp.isnan(found), 0, found)
+        return jnp.min(found, initial=jnp.inf, where=head.others)
+
+    safe = (together < least("frobenius")) | (each < least("tokens"))
+    return jnp.maximum(known, jnp.max(jnp.where(safe, radii, 0)))
+
+
+def _lead_changes(head: Head, balls: Balls, real):
+    """How much the pooler's derivative of each lead changes, as changes of the input see it."""
+
+    def on(given):
+        reach, blocks = given
+        radii = Reach(reach, balls.geometry).radii
+        changes = jax.vmap(
+            lambda direction: lead_changes(head.pooler, head.variables, balls.x, real, radii, direction)
+        )(head.directions)  # (k, n)
+        return or_infinite(changes @ blocks)
+
+    return jnp.swapaxes(jax.lax.map(on, (balls.reaches, balls.blocks)), 0, 1)
+
+
+@jax.jit
+def _apply(spec, x, attention, real):
+    sum_of, norm_of = layer_map(spec, x, attention, real)
+    return norm_of(sum_of(x))
+
+
+@jax.jit
+def _head_covectors(head: Head, z, real):
+    """Gradients of the leads by the token states, ``(k, n, d)``."""
+
+    def lead(z, direction):
+        return direction @ head.pooler.apply(head.variables, z, real)
+
+    return jax.vmap(lambda direction: jax.grad(lead)(z, direction))(head.directions)
+
+
+@jax.jit
+def _pulled_back(spec, x, attention, real, covectors):
+    sum_of, norm_of = layer_map(spec, x, attention, real)
+    back = jax.vjp(lambda x: norm_of(sum_of(x)), x)[1]
+    return jax.vmap(lambda covector: back(covector)[0])(covectors)
+
+
+@functools.partial(jax.jit, static_argnames="exact")
+def _through(spec, attention, real, covectors, balls: Balls, exact):
+    """The balls behind a layer, and what its derivative's changes do to the leads' gradients."""
+    layer = LayerBall(spec, balls.x, attention, real, exact=exact)
+    after, (sums, sum_reaches, _) = carried(layer, spec, balls)
+    before, geometry = balls.blocks, balls.geometry
+    # Of the norm behind, at the sum: by its size, times how far the sum moves.
+    norm_of = layer_map(spec, balls.x, attention, real)[1]
+    back = jax.vjp(norm_of, layer.summed)[1]
+    seen = jax.vmap(lambda covector: back(covector)[0])(covectors)  # (k, n, d)
+    sizes = safe_norm(covectors, axis=-1)  # (k, n)
+
+    def of_norm(given):
+        reach, blocks, first = given
+        bent = norm_on_ball(spec.norm_after, layer.summed, Reach(reach, geometry).radii).change
+        return (sizes * bent) @ or_infinite(blocks @ first)
+
+    changes = jnp.zeros((before.shape[0], *sizes.shape), sizes.dtype)  # (J, k, n)
+    if normalises(spec.norm_after):
+        changes = jax.lax.map(of_norm, (sum_reaches, sums.blocks, before))
+    branch = layer.branch
+    if branch is not None or spec.norm_before is not None:
+
+        def of_branch(given):
+            reach, blocks = given
+            found = norm_on_ball(spec.norm_before, balls.x, Reach(reach, geometry).radii)
+            inner = Reach(found.steepest[:, None] * reach, geometry)
+            change, largest = jax.vmap(lambda covector: _along(branch, covector, inner))(seen)
+            rows = found.change * largest + layer.before_slopes * change  # (k, n)
+            return jnp.where(real, or_infinite(rows), 0) @ blocks
+
+        changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
+    return after, jnp.swapaxes(or_infinite(changes), 0, 1)
+
+
+def _along(branch: AttentionBall | TokensBall | None, covectors, reach: Reach):
+    """How much ``sum_i J_ik c_i`` changes, and how large it is, by each token ``k``."""
+    if branch is None:
+        sizes = safe_norm(covectors, axis=-1)
+        return jnp.zeros_like(sizes), sizes
+    if isinstance(branch, TokensBall):
+        return branch.along(covectors)(reach.radii)
+    found = branch.along(covectors)(reach)
+    return jnp.sum(found.change, axis=0), jnp.sum(found.largest, axis=0)
