@@ -83,7 +83,7 @@ def test_feed_forward_layers_on_a_ball(gated, x64):
             assert np.linalg.norm(now(token), 2) <= largest[token] * (1 + 1e-9)
             assert np.linalg.norm(apart, 2) <= change[token] * (1 + 1e-9) + 1e-12
             assert np.linalg.norm(apart @ covectors[token]) <= along[token] * (1 + 1e-9) + 1e-12
-            ratios.append(np.linalg.norm(apart, 2) / change[token])
+            ratios.append(np.linalg.norm(apart, 2) / max(change[token], 1e-9))
     assert max(ratios) > 0.05
 
 
@@ -93,7 +93,8 @@ def tbm_of(kind, pooler):
     return model, random_variables(model, jax.random.key(1), x), x
 
 
-TBMS = {("dot", "max", "frobenius"), ("l2", "map", "tokens")}
+# The rest cost two compilations each.
+TBMS = {("dot", "max", "frobenius")}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_one_block_models(kind, pooler, geometry, x64):
         assert 0.99 * at <= bound(1e-7).lipschitz <= 1.5 * at
 
 
+@pytest.mark.slow
 def test_padding_of_one_block_models(x64):
     model, variables, x = tbm_of("dot", "max")
     padded, mask = pad(x, 0, 1, np.nan)
@@ -135,16 +137,22 @@ def test_padding_of_one_block_models(x64):
     np.testing.assert_allclose(*found, rtol=1e-9)
 
 
+def test_the_integral_is_below_the_last_value(x64):
+    assert 1.5 <= bounds.largest_move(lambda radius: 1 + radius, 1.0, steps=50) <= 1.52
+    assert bounds.largest_move(lambda radius: jnp.inf * radius, 0.0) == jnp.inf
+    for options in ({"epsilon": -1.0}, {"epsilon": 1.0, "steps": 0}):
+        with pytest.raises(ValueError, match=r"epsilon: expected|steps: expected"):
+            bounds.largest_move(lambda radius: radius, **options)
+
+
 LEDGERS = [name for name in ALL_FAMILIES if name not in ("swin", "lipsformer", "timesfm")]
 
 
 @pytest.mark.parametrize(
     ("name", "geometry"),
-    [
-        case if case == ("bert", "frobenius") else pytest.param(*case, marks=pytest.mark.slow)
-        for case in itertools.product(LEDGERS, GEOMETRIES)
-    ],
+    list(itertools.product(LEDGERS, GEOMETRIES)),
 )
+@pytest.mark.slow
 def test_backbones(name, geometry, x64):
     backbone = scrambled(ALL_FAMILIES[name]())
     params = jax.tree.map(lambda leaf: leaf.astype(float), backbone.params)

@@ -84,6 +84,28 @@ def certify_call(name, geometry):
     return radius, (X, jnp.zeros(X.shape[:-2], int), MASK)
 
 
+def ball_of_block_call():
+    model = blocks.TBM(2, POOLERS["hybrid"], KINDS["cosine"])
+    variables = model.init(KEY, X[0])
+
+    def bound(variables, x, mask, epsilon):
+        return bounds.local_tbm(model, variables, x, mask, epsilon=epsilon).lipschitz
+
+    return bound, (variables, X[0], MASK[0], jnp.array(0.1))
+
+
+def certify_block_call():
+    model = blocks.TBM(2, POOLERS["map"], KINDS["l2"])
+    params = model.init(KEY, X[0])["params"]
+    kernel = jnp.eye(model.apply({"params": params}, X[0]).shape[-1])
+    params = params | {"output": {"kernel": kernel}}
+
+    def radius(params, x, labels, mask):
+        return bounds.certify(model, {"params": params}, x, labels, mask=mask).radius
+
+    return radius, (params, X, jnp.zeros(X.shape[:-2], int), MASK)
+
+
 def estimator_call(name):
     model = blocks.TBM(2, POOLERS["max"])
     variables = model.init(KEY, X[0])
@@ -162,6 +184,8 @@ CALLS = {
         f"published-{kind}": lambda k=KINDS[kind]: bound_call(k, POOLERS["max"], "published")
         for kind in KINDS
     },
+    "ball-block": ball_of_block_call,
+    "certify-block": certify_block_call,
     "domain": lambda: (bounds.domain_of, (X, MASK)),
     **{
         f"empirical-{name}": lambda n=name: estimator_call(n)
@@ -176,7 +200,12 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+# Long to trace, and made of what others are.
+LONG = ("ball-block", "certify-block")
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CALLS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_lowers_for_every_device(name):
     fn, arguments = CALLS[name]()
     exported = jax.export.export(jax.jit(fn), platforms=["cpu", "tpu", "cuda"])(*arguments)
@@ -184,7 +213,7 @@ def test_lowers_for_every_device(name):
     assert exported.mlir_module_serialized
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", NAMES)
 def test_promotes_no_ranks(name):
     with jax.numpy_rank_promotion("raise"):
         fn, arguments = CALLS[name]()

@@ -20,7 +20,11 @@ OUT = jnp.ones((2, 4, 8))
 SIZES = {"num_tokens": 6, "radius": 1.0}
 # They take no product of matrices: they check, name, or work on single numbers.
 WITHOUT_PRODUCTS = {
-    "bounds": {"register_pooler", "rules_of", "cube", "pooling_factor", "certified_radius"},
+    "bounds": {
+        *("register_pooler", "rules_of", "cube", "pooling_factor", "certified_radius"),
+        # Of what it is given.
+        "largest_move",
+    },
     "empirical": {
         *("project_to_ball", "project_to_box", "project_to_cube", "project_to_frobenius_ball")
     },
@@ -75,9 +79,9 @@ def block_and_pooler():
     return bound, (variables,)
 
 
-def local_tbm_of(kind):
+def local_tbm_of(kind, **options):
     model = blocks.TBM(2, POOLERS["map"], KINDS[kind])
-    return lambda v, x: bounds.local_tbm(model, v, x).lipschitz, (model.init(KEY, X), X)
+    return lambda v, x: bounds.local_tbm(model, v, x, **options).lipschitz, (model.init(KEY, X), X)
 
 
 def local_attention_of(kind, **options):
@@ -98,7 +102,13 @@ def certify_of(pooler, geometry):
     return radius, (params, X)
 
 
-def ledger_of(method):
+def certify_block():
+    model = blocks.TBM(2, POOLERS["max"], KINDS["cosine"])
+    params = model.init(KEY, X)["params"] | {"output": {"kernel": jnp.eye(8)}}
+    return lambda p, x: bounds.certify(model, {"params": p}, x, 0).radius, (params, X)
+
+
+def ledger_of(method, **options):
     config = backbones.ViTConfig(8, 4, 3, width=8, num_layers=1, num_heads=2, mlp_dim=12)
     vit = backbones.ViT.init(config, KEY)
     layers = list(vit.layer_specs(vit.params))
@@ -110,7 +120,8 @@ def ledger_of(method):
     weights = [jnp.ones((2, 6, 6)) / 6]
 
     def bound(layers, x):
-        return bounds.local_ledger(layers, x, weights, pooler=POOLERS["max"]).log_lipschitz
+        options["pooler"] = POOLERS["max"]
+        return bounds.local_ledger(layers, x, weights, **options).log_lipschitz
 
     return bound, (layers, X)
 
@@ -193,10 +204,12 @@ DIFFERENTIABLE = {
     ),
     **{f"local_tbm-{kind}": lambda k=kind: local_tbm_of(k) for kind in KINDS},
     **{f"local_attention-{kind}": lambda k=kind: local_attention_of(k) for kind in KINDS},
+    "local_tbm-ball": lambda: local_tbm_of("l2", epsilon=0.1),
     "local_attention-ball": lambda: local_attention_of("cosine", epsilon=0.1),
     "local_attention-rotary": lambda: local_attention_of("dot", rotary=attention.Rotary()),
     **{f"ledger-{method}": lambda m=method: ledger_of(m) for method in ("sharp", "tight")},
     "local_ledger": lambda: ledger_of("local"),
+    "local_ledger-ball": lambda: ledger_of("local", epsilon=0.1, geometry="tokens"),
     "spectral_norm": lambda: (bounds.spectral_norm, (X,)),
     "spectral_norm-large": large_norm,
     "product_norm": lambda: (product_norm, (X, X)),
@@ -206,6 +219,7 @@ DIFFERENTIABLE = {
 MEASURED = {
     "certify-map": lambda: certify_of("map", "frobenius"),
     "certify-avg": lambda: certify_of("avg", "tokens"),
+    "certify-block": certify_block,
     "expressivity-bound": constants_of_inputs,
     "jacobian_norm-forward": lambda: measured("jacobian_norm", mode="forward"),
     "jacobian_norm-reverse": lambda: measured("jacobian_norm", mode="reverse"),
@@ -226,7 +240,17 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("name", [*DIFFERENTIABLE, *MEASURED])
+# Several layers on several balls, made of the same as the others.
+SLOW = ("local_tbm-ball", "certify-block")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in DIFFERENTIABLE | MEASURED
+    ],
+)
 def test_every_product_is_at_the_highest_precision(name):
     fn, arguments = (DIFFERENTIABLE | MEASURED)[name]()
     count, default = without_precision(fn, *arguments)

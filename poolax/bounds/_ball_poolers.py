@@ -122,7 +122,7 @@ def candidates(
 ) -> Bool[Array, "n d"]:
     """Which entries may be the largest of their column where tokens move by at most ``radii``."""
     low = jnp.where(real[:, None], z - radii[:, None], -jnp.inf)
-    return real[:, None] & (z + radii[:, None] >= jnp.max(low, axis=0))
+    return real[:, None] & (z + radii[:, None] >= jnp.max(low, axis=0, keepdims=True))
 
 
 def _query_changes(params, z, real, radii, direction=None):
@@ -167,7 +167,7 @@ def lead_changes(
         # A coordinate that only one token can be the largest of is read as before.
         may = candidates(z, real, radii)
         open_to_more = jnp.sum(may, axis=0) > 1
-        return safe_norm(jnp.where(may & open_to_more, direction[None], 0), axis=-1)
+        return safe_norm(jnp.where(may & open_to_more[None], direction[None], 0), axis=-1)
     if isinstance(pooler, QueryAttentionPool) and not pooler.full:
         return _query_changes(variables["params"], z, real, radii, direction)
     if isinstance(pooler, HybridPool):

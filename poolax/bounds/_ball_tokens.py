@@ -40,7 +40,9 @@ class TokensBall:
         self._out = kernels["out"] * scale
         entering = ["gate", "hidden"] if "gate" in middle else ["hidden"]
         self._first = {name: kernels[name] for name in entering}
-        self._sizes = {name: safe_norm(kernel, axis=0) for name, kernel in self._first.items()}  # (m,)
+        self._sizes = {
+            name: safe_norm(kernel, axis=0)[None] for name, kernel in self._first.items()
+        }  # (1, m)
         lost = _LOST * jnp.finfo(x.dtype).eps
         lengths = safe_norm(x, axis=-1)[:, None]
         self._lost = {
@@ -107,12 +109,12 @@ class _Diagonal:
 
     def __init__(self, first, second):
         self._first, self._second = first, second
-        self._left, self._right = safe_norm(first, axis=0), safe_norm(second, axis=1)
+        self._left, self._right = safe_norm(first, axis=0)[None], safe_norm(second, axis=1)[None]
         ratio = self._right / jnp.maximum(self._left, jnp.finfo(first.dtype).tiny)
-        # Any s proves a bound; far from one it would cost more digits than it gains. (m,)
+        # Any s proves a bound; far from one it would cost more digits than it gains. (1, m)
         self._balance = jnp.sqrt(jnp.clip(ratio, 1e-3, 1e3))
         self._norms = spectral_norm(first), spectral_norm(second)
-        balanced = spectral_norm(first * self._balance) * spectral_norm(second / self._balance[:, None])
+        balanced = spectral_norm(first * self._balance) * spectral_norm(second / self._balance.T)
         self._evenly = jnp.minimum(self._norms[0] * self._norms[1], balanced)
 
     def __call__(self, entries: Float[Array, "n m"]) -> Float[Array, " n"]:
@@ -124,7 +126,7 @@ class _Diagonal:
         ]
         if min(self._first.shape[0], self._second.shape[1]) <= _SMALL:
             roots = safe_sqrt(entries)
-            first = self._first * (roots * self._balance)[:, None]
-            second = (roots / self._balance)[..., None] * self._second
+            first = self._first[None] * (roots * self._balance)[:, None]
+            second = (roots / self._balance)[..., None] * self._second[None]
             bounds.append(spectral_norm(first) * spectral_norm(second))
         return jnp.min(jnp.stack(bounds), axis=0)

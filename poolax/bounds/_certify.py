@@ -94,7 +94,8 @@ def certify(
     Raises:
         NoBoundError: for a pooler, activation or layer without a bound.
         ValueError: for layers beside a one-block model or that do not fit their attention, missing
-            variables, wrong shapes, dtypes or masks, labels out of range, or values that are not finite.
+            variables, wrong shapes, dtypes or masks, labels out of range, or values that are not
+            finite.
 
     Example:
         >>> import jax.numpy as jnp

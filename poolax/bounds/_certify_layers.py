@@ -137,7 +137,7 @@ def _largest(head: Head, balls: Balls, real, falling):
     changes = _lead_changes(head, balls, real)  # (k, J, n)
     slopes = or_infinite(falling + changes)
     lipschitz = row_norm(geometry, slopes)  # (k, J)
-    falls = or_infinite(jnp.cumsum(balls.widths * lipschitz, axis=1))
+    falls = or_infinite(jnp.cumsum(balls.widths[None] * lipschitz, axis=1))
     known = _largest_of(falls, lipschitz, balls.widths, head.margins, head.others, geometry)
     # Of the head alone: states move by no more than their reach, all together and each.
     together = jax.vmap(functools.partial(pooled_norm_of, geometry))(balls.reaches)  # (J,)
@@ -208,7 +208,7 @@ def _through(spec, attention, real, covectors, balls: Balls, exact):
     def of_norm(given):
         reach, blocks, first = given
         bent = norm_on_ball(spec.norm_after, layer.summed, Reach(reach, geometry).radii).change
-        return (sizes * bent) @ or_infinite(blocks @ first)
+        return (sizes * bent[None]) @ or_infinite(blocks @ first)
 
     changes = jnp.zeros((before.shape[0], *sizes.shape), sizes.dtype)  # (J, k, n)
     if normalises(spec.norm_after):
@@ -221,8 +221,8 @@ def _through(spec, attention, real, covectors, balls: Balls, exact):
             found = norm_on_ball(spec.norm_before, balls.x, Reach(reach, geometry).radii)
             inner = Reach(found.steepest[:, None] * reach, geometry)
             change, largest = jax.vmap(lambda covector: _along(branch, covector, inner))(seen)
-            rows = found.change * largest + layer.before_slopes * change  # (k, n)
-            return jnp.where(real, or_infinite(rows), 0) @ blocks
+            rows = found.change[None] * largest + layer.before_slopes[None] * change  # (k, n)
+            return jnp.where(real[None], or_infinite(rows), 0) @ blocks
 
         changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
     return after, jnp.swapaxes(or_infinite(changes), 0, 1)

@@ -337,7 +337,10 @@ def _cosine_totals(setting: Setting, tau, parts):
 
     def total(num_tokens):
         weight = 1 / (1 + (num_tokens - 1) * jnp.exp(-tau * (1 + high)))
-        return sum(safe_sqrt(jnp.max(weight.astype(s.dtype) * s, axis=-1)) for s in squares)
+        return sum(
+            safe_sqrt(jnp.max(with_leading_axes(weight.astype(s.dtype), s.ndim) * s, axis=-1))
+            for s in squares
+        )
 
     return total(setting.fewest), jnp.sqrt(setting.most) * total(setting.most)
 
