@@ -18,6 +18,7 @@ from poolax.cli._families import Models
 from poolax.cli._lipschitz import Lipschitz
 from poolax.cli._program import run_program
 from poolax.cli._quickstart import Quickstart
+from poolax.cli._report import Report
 
 _COMMANDS = {
     "quickstart": Quickstart,
@@ -25,6 +26,7 @@ _COMMANDS = {
     "lipschitz": Lipschitz,
     "advise": Advise,
     "compare": Compare,
+    "report": Report,
     "embed": Embed,
     "models": Models,
     "data": Data,

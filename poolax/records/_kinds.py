@@ -375,6 +375,16 @@ class ComparisonRecord(MadeWith):
     dataset: NotRequired[str | None]
 
 
+@record_kind("report")
+class ReportRecord(TypedDict):
+    """What ``poolax report`` prints of the page that it wrote."""
+
+    page: str
+    headline: str
+    num_records: int
+    remarks: list[str]
+
+
 @record_kind("data set")
 class DataSetRecord(TypedDict):
     """What ``poolax data list`` prints."""

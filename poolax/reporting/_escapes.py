@@ -1,7 +1,9 @@
 """Text of data in the languages of tables: what these read as commands is written out."""
 
+import csv
+import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from poolax._text import one_line, printable
@@ -66,6 +68,23 @@ def csv_value(value: Any) -> Any:
     text = printable(value)
     runs = text.lstrip().startswith(_FORMULA) and not _is_number(text)
     return f"'{text}" if runs else text
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with a column for each name in any of them.
+
+    Example:
+        >>> print(csv_text([{"pooler": "avg", "test": 0.9}, {"pooler": "=1+1"}]), end="")
+        pooler,test
+        avg,0.9
+        '=1+1,
+    """
+    text = io.StringIO()
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_value, fields))
+    writer.writerows([csv_value(row.get(name, "")) for name in fields] for row in rows)
+    return text.getvalue()
 
 
 def _is_number(text):

@@ -1,6 +1,5 @@
 """A table in Markdown, CSV, LaTeX, HTML and on the terminal from one description."""
 
-import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from poolax._text import one_line
-from poolax.reporting._escapes import csv_value, latex_row, latex_text, markdown_text
+from poolax.reporting._escapes import csv_text, latex_row, latex_text, markdown_text
 
 _NO_LIMIT = 10_000
 
@@ -141,12 +140,7 @@ class Table:
         """
         if not self.tidy:
             raise ValueError("tidy: expected at least one row to write as CSV, got none")
-        text = io.StringIO()
-        fields = list(dict.fromkeys(name for row in self.tidy for name in row))
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(csv_value, fields))
-        writer.writerows([csv_value(row.get(name, "")) for name in fields] for row in self.tidy)
-        return text.getvalue()
+        return csv_text(self.tidy)
 
     def latex(self) -> str:
         """The table in LaTeX, with rules of the package booktabs."""
