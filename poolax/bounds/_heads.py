@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._numerics import safe_norm, safe_sqrt
+from poolax._numerics import safe_norm, safe_sqrt, with_leading_axes
 from poolax.attention import L2, Cosine, DotProduct
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import lambert_w, product_norm, spectral_norm
