@@ -8,6 +8,7 @@ from typing import Any
 import citations
 import formulas
 import reference
+import results
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -30,7 +31,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Hand over the pages beside ``mkdocs.yml``, and make the menu of those that are there."""
     for name, path in _files_beside().items():
         files.append(File.generated(config, name, abs_src_path=str(path)))
-    for name, text in reference.pages().items():
+    for name, text in (reference.pages() | results.pages()).items():
         files.append(File.generated(config, name, content=text))
     config.nav = menu(config.nav, [file.src_uri for file in files.documentation_pages()])
     return files
@@ -74,7 +75,7 @@ def menu(entries: Any, pages: list[str]) -> list[Any]:
 
 
 def _files_beside() -> Mapping[str, pathlib.Path]:
-    found = {"changelog.md": PACKAGE / "CHANGELOG.md"}
+    found = {"changelog.md": PACKAGE / "CHANGELOG.md"} | results.downloads()
     if formulas.is_there():
         found |= formulas.assets()
     for path in sorted(DOCS.rglob("*")):

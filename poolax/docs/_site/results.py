@@ -1,0 +1,52 @@
+"""Pages of results: what experiments/summary.py has made of the records, and the records themselves."""
+
+import pathlib
+import re
+
+EXPERIMENTS = pathlib.Path(__file__).parents[3] / "experiments"
+_MADE = re.compile(
+    r"<!-- Written by summary.py.*?begin -->(.*)<!-- Written by summary.py.*?end -->", re.DOTALL
+)
+_ABOUT = """# Results
+
+All tables are made from records, which stand beside them to download, and each says by which command. The
+scripts are in the folder `experiments`; its README says what each of them asks. Test scores are means over
+seeds with their standard deviation; what validation chose is bold, the best on test, which nobody knows
+before, is underlined.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Markdown of all pages, by where they stand."""
+    results = EXPERIMENTS / "results"
+    found = {
+        f"results/{path.relative_to(results).as_posix()}": _titled(path.read_text(), path.stem)
+        for path in sorted(results.rglob("*.md"))
+    }
+    parts = _MADE.search((EXPERIMENTS / "README.md").read_text())
+    for part in re.split(r"^(?=## )", parts[1] if parts else "", flags=re.MULTILINE)[1:]:
+        records = re.search(r"\]\(results/(\w+)\.jsonl\)", part)
+        # The last parts only point to pages that stand here as well.
+        if records:
+            text = re.sub(r"^#(#+ )", r"\1", part, flags=re.MULTILINE)
+            found[f"results/{records[1]}.md"] = text.replace("](results/", "](")
+    links = [
+        f"- [{_title(text)}]({name.removeprefix('results/')})" for name, text in sorted(found.items())
+    ]
+    found["results/index.md"] = "\n".join([_ABOUT, *links, ""])
+    return found
+
+
+def downloads() -> dict[str, pathlib.Path]:
+    """Records and tidy tables, by where they stand in the site."""
+    results = EXPERIMENTS / "results"
+    paths = (path for path in results.rglob("*") if path.suffix in (".jsonl", ".csv"))
+    return {f"results/{path.relative_to(results).as_posix()}": path for path in sorted(paths)}
+
+
+def _titled(text, stem):
+    return text if text.startswith("# ") else f"# {stem.replace('_', ' ').capitalize()}\n\n{text}"
+
+
+def _title(text):
+    return text.split("\n", 1)[0].removeprefix("# ")
