@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import json
 import pathlib
 import re
 import subprocess
 
 import pytest
+
+from poolax.records import check_record, json_schemas
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "poolax" / "docs"
@@ -33,3 +36,39 @@ def test_every_block_of_code_can_be_read(page):
         elif language in ("sh", "bash"):
             done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
             assert not done.stderr, (page.name, text)
+
+
+def stored():
+    """A record of each kind in each file of results."""
+    for path in sorted((ROOT / "experiments" / "results").rglob("*.jsonl")):
+        found = {}
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row["kind"], row)
+        yield from found.values()
+
+
+def test_schemas_of_records_say_what_is_checked():
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = json_schemas()
+    seen = set()
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    for row in stored():
+        if row["kind"] not in schemas:
+            continue
+        seen.add(row["kind"])
+        validator = jsonschema.Draft202012Validator(schemas[row["kind"]])
+        validator.validate(row)
+        check_record(row)
+        for name in schemas[row["kind"]]["required"][1:]:
+            without = {field: value for field, value in row.items() if field != name}
+            for wrong in (without, row | {name: {"of": [b"no JSON".hex()]}}):
+                refused = not validator.is_valid(wrong)
+                try:
+                    check_record(wrong)
+                except ValueError:
+                    assert refused, (row["kind"], name)
+                else:
+                    assert not refused, (row["kind"], name)
+    assert len(seen) > 2

@@ -18,6 +18,7 @@ from poolax.records._estimates import NormEstimate as NormEstimate
 from poolax.records._estimates import SearchResult as SearchResult
 from poolax.records._former import with_attention_names as with_attention_names
 from poolax.records._journal import Journal as Journal
+from poolax.records._json_schema import json_schemas as json_schemas
 from poolax.records._kinds import HeadRecord as HeadRecord
 from poolax.records._ledger import Ledger as Ledger
 from poolax.records._ledger import LedgerRow as LedgerRow

@@ -88,7 +88,7 @@ def check_record(row: Mapping[str, Any]) -> None:
     schema = _SCHEMAS.get(kind) if isinstance(kind, str) else None
     if schema is None:
         return
-    for name, expected in _fields(schema).items():
+    for name, expected in fields_of(schema).items():
         if name in row and _holds(row[name], expected):
             continue
         if name in row or name in schema.__required_keys__:
@@ -98,8 +98,14 @@ def check_record(row: Mapping[str, Any]) -> None:
 
 
 @functools.cache
-def _fields(schema):
+def fields_of(schema: type) -> dict[str, Any]:
+    """The fields that a schema declares, with their types."""
     return get_type_hints(schema)
+
+
+def kinds() -> dict[str, Any]:
+    """The schemas of all kinds that are declared, by name."""
+    return dict(_SCHEMAS)
 
 
 def _holds(value, expected):

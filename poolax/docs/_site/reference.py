@@ -1,12 +1,22 @@
 """The reference: a page for each public module, with all public names of it, made from docstrings."""
 
 import ast
+import json
 import pathlib
 import re
+import textwrap
+
+from poolax.records import json_schemas
 
 PACKAGE = pathlib.Path(__file__).parents[2]
 #: Files below a package whose functions are called by the file's name.
 FILES = ("poolax.training.holding", "poolax.training.profile")
+
+_ABOUT_RECORDS = """
+Records are JSON lines; what a line is, its field `kind` says. Each kind has a JSON Schema, which
+[`records.json_schemas`][poolax.records.json_schemas] gives to programs. A record may hold more fields than
+are named here. Kinds of single experiments are declared by their scripts.
+""".strip()
 
 
 def public_modules() -> dict[str, list[str]]:
@@ -54,6 +64,7 @@ def pages() -> dict[str, str]:
     modules = public_modules()
     found = {page_of(module): _page(module, names) for module, names in modules.items()}
     found["reference/index.md"] = _contents(modules)
+    found["reference/record_kinds.md"] = _record_kinds()
     return found
 
 
@@ -70,6 +81,16 @@ def _contents(modules):
         page = page_of(module).removeprefix("reference/")
         links = ", ".join(f"[`{name}`][{module}.{name}]" for name in names)
         parts.append(f"## [{module}]({page})\n\n{_summary(module)}\n\n{links}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _record_kinds():
+    parts = ["# Kinds of records", _ABOUT_RECORDS]
+    for name, schema in json_schemas().items():
+        shown = json.dumps(schema, indent=1, ensure_ascii=False)
+        about = schema["description"].replace("``", "`")
+        parts.append(f'## {name}\n\n{about}\n\n??? note "JSON Schema"\n')
+        parts.append(textwrap.indent(f"```json\n{shown}\n```", "    "))
     return "\n\n".join(parts) + "\n"
 
 
