@@ -14,8 +14,8 @@ FILES = ("poolax.training.holding", "poolax.training.profile")
 
 _ABOUT_RECORDS = """
 Records are JSON lines; what a line is, its field `kind` says. Each kind has a JSON Schema, which
-[`records.json_schemas`][poolax.records.json_schemas] gives to programs. A record may hold more fields than
-are named here. Kinds of single experiments are declared by their scripts.
+[`records.json_schemas`][poolax.records.json_schemas] gives to programs. A record may hold more than is
+named here. Kinds of single experiments are declared by their scripts.
 """.strip()
 
 

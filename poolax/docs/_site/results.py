@@ -9,7 +9,7 @@ _MADE = re.compile(
 )
 _ABOUT = """# Results
 
-All tables are made from records, which stand beside them to download; each says by which command.
+All tables are made from records, which stand beside them to download, and say by which command.
 Scripts are in the folder `experiments`, whose README says what each asks. Test scores are means over
 seeds with their standard deviation; what validation chose is bold, the best on test, which nobody knows
 before, is underlined.
