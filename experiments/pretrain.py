@@ -103,6 +103,7 @@ def _trained(
         preset.optimisation,
         seed=options.seed,
         evaluate_every=preset.evaluate_every,
+        checkpoint_every=options.checkpoint_every,
     )
     observers = []
     if options.lipschitz:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -77,9 +78,33 @@ def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
     records = Records.read(out / "records.jsonl")
     assert len(records) == 7
     check_that_it_goes_on(main, command[:5], out, records[-1]["evaluation_loss"], capsys)
-    command = [*command, "--no-resume"]
-    assert main([str(argument) for argument in command]) == 2
-    assert "out: expected a new folder with --no-resume" in capsys.readouterr().err
+    capsys.readouterr()
+    text.write_text(text.read_text() + "\n\nThe last of many small tales.")
+    for more, message in (
+        ([], r"data: not as it was when tokens-\w+-\w+ was written; its tokens are now in tokens-"),
+        ([], "out: expected a checkpoint with this configuration in .* differs in data"),
+        (["--no-resume"], "out: expected a new folder with --no-resume"),
+        (["--size", "8"], f"size: expected none for texts, got it for {text}"),
+    ):
+        assert main([str(argument) for argument in (*command, *more)]) == 2
+        assert re.search(message, " ".join(capsys.readouterr().err.split()))
+        text.write_text(text.read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "message"),
+    [
+        ("gpt2-64", "topic", "data: expected a data set .* got 'topic'; did you mean 'topics'"),
+        ("gpt2-64", "", "data: expected a data set .*, got ''"),
+        ("moment", "topics", r"data: expected series \(N, steps\), got 'topics', inputs"),
+        ("vit", "topics", "data: expected images .*, got 'topics'"),
+        ("bert", "digits", "data: expected one of texts, got 'digits'"),
+    ],
+)
+def test_data_of_another_kind_are_named(experiments, tmp_path, capsys, preset, given, message):
+    command = ["--preset", preset, "--quick", "--data", given, "--out", str(tmp_path / "out")]
+    assert experiments("pretrain").main(command) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def check_that_it_goes_on(main, command, init, loss, capsys):

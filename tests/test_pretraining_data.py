@@ -305,7 +305,7 @@ def test_training_series_are_windows_of_one_length():
     assert not unlabelled.training_series([constant], num_steps=8, patch_len=2)[0].any()
     with pytest.raises(ValueError, match="whose windows overlap"):
         unlabelled.training_series([forecasting(long, context=4, horizon=2)], num_steps=8, patch_len=2)
-    with pytest.raises(ValueError, match="expected series of 8 observed steps, got none"):
+    with pytest.raises(ValueError, match="expected series of 8 observed steps in a patch, got none"):
         unlabelled.training_series([short], num_steps=8, patch_len=8)
 
 

@@ -149,7 +149,7 @@ class Serve:
             if self.files.given():
                 raise ValueError("data: expected your own file beside flags of files, got none")
             return None
-        _, dataset, _ = load_data(self.data, self.files, data_dir=self.data_dir)
+        _, dataset, _ = load_data(self.data, self.files, data_dir=self.data_dir, argument="data")
         return dataset.class_names
 
 

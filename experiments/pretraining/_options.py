@@ -16,6 +16,8 @@ from poolax.cli import (
 )
 from pretraining._presets import PRESETS, Preset
 
+# As the images of the presets' own data.
+_SIDE = 32
 _OF_PRESET = ("width", "num_layers", "num_heads", "block", "batch_size", "steps", "evaluate_every")
 _OF_MODEL = ("width", "num_layers", "num_heads", "attention", "vocab_size")
 _OF_OPTIMISATION = (
@@ -25,13 +27,25 @@ _OF_OPTIMISATION = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Files(FileFlags):
+    """How a file or folder of one's own is read.
+
+    Attributes:
+        size: Pixels a side that images are brought to; with --init those of the model.
+    """
+
+    size: int = _SIDE
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """Pretrain a backbone from nothing, without labels, or go on from where that stopped.
 
     Attributes:
         preset: Recipe that all that is not said otherwise comes from: one of those below.
-        data: What is read in place of the preset's data: data sets of "poolax data list", text files,
-            tables, folders of texts or images, or token files (.bin, or a folder of them).
+        data: What is read in place of the preset's data: data sets of "poolax data list", or files and
+            folders of your own: texts (.txt, tables, folders), token files (.bin, or a folder of them),
+            images (a folder, by class or not), series (.npy, .npz, tables, or a folder of such).
         data_dir: Folder with the data sets' files, each in a folder of its name; by default what
             "poolax data prepare" has prepared.
         out: Folder for everything that is written; the same command goes on from what is there.
@@ -48,6 +62,7 @@ class Options:
         batch_size: Rows of a step, of all devices and micro-batches.
         steps: Steps of the optimizer.
         evaluate_every: Steps between two evaluations.
+        checkpoint_every: Steps between two checkpoints; by default one is written a minute.
         optimizer: "adamw" or "muon", which is for matrices and leaves the rest to AdamW.
         learning_rate: Peak rate of AdamW.
         muon_learning_rate: Peak rate of Muon.
@@ -89,6 +104,7 @@ class Options:
     batch_size: OptionalCount = None
     steps: OptionalCount = None
     evaluate_every: OptionalCount = None
+    checkpoint_every: OptionalCount = None
     optimizer: OptionalText = None
     learning_rate: OptionalNumber = None
     muon_learning_rate: OptionalNumber = None
@@ -106,7 +122,7 @@ class Options:
     beside: tuple[str, ...] = ()
     devices: OptionalCount = None
     quick: bool = False
-    files: tyro.conf.OmitArgPrefixes[FileFlags] = dataclasses.field(default_factory=FileFlags)
+    files: tyro.conf.OmitArgPrefixes[Files] = dataclasses.field(default_factory=Files)
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
 

@@ -19,6 +19,7 @@ from poolax.cli._options import OptionalNumber as OptionalNumber
 from poolax.cli._options import OptionalPath as OptionalPath
 from poolax.cli._options import OptionalText as OptionalText
 from poolax.cli._own_data import FileFlags as FileFlags
+from poolax.cli._own_data import errors_in_file_flags as errors_in_file_flags
 from poolax.cli._own_data import is_own as is_own
 from poolax.cli._own_data import load_data as load_data
 from poolax.cli._own_data import own_entry as own_entry

@@ -74,7 +74,9 @@ class Advise:
         started = time.perf_counter()
         for pooler in self.poolers:
             from_name(pooler)
-        entry, dataset, _ = load_data(self.dataset, self.files, data_dir=self.data_dir)
+        entry, dataset, _ = load_data(
+            self.dataset, self.files, data_dir=self.data_dir, argument="dataset"
+        )
         if self.num_examples is not None:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
         warnings = warn_of(dataset)

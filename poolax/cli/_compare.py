@@ -67,7 +67,7 @@ class Compare:
             raise ValueError(f"models: expected two backbones or more, got {got}")
         for pooler in self.poolers:
             from_name(pooler)
-        entry, dataset, _ = load_data(self.data, self.files, data_dir=self.data_dir)
+        entry, dataset, _ = load_data(self.data, self.files, data_dir=self.data_dir, argument="data")
         if self.num_examples is not None:
             dataset = dataset.subset(self.num_examples, seed=self.seed)
         warnings = warn_of(dataset)

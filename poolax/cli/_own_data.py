@@ -1,7 +1,8 @@
 """Data sets of the command line: one of those that are known by name, or a user's own files."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -78,21 +79,35 @@ class FileFlags:
             if getattr(self, one.name) != one.default
         }
 
+    def arguments(self) -> dict[str, Any]:
+        """Flags that are not as by default, as :func:`poolax.data.from_files` calls them."""
+        names = {flag: argument for argument, flag in _OTHER_NAMES.items()}
+        found = {names.get(name, name): value for name, value in self.given().items()}
+        for part in ("validation", "test"):
+            if part in found:
+                found[part] = _file_or_share(found[part])
+        return found
 
-def is_own(name: str) -> bool:
+
+def is_own(name: str, *, argument: str = "name") -> bool:
     """Whether an argument is a file or folder of one's own, not the name of a data set.
+
+    Args:
+        name: What was given.
+        argument: What it was given for.
 
     Raises:
         ValueError: where it is neither.
     """
     if name in data.names():
         return False
-    if epath.Path(name).expanduser().exists():
+    # An empty path would be the current folder.
+    if name and epath.Path(name).expanduser().exists():
         return True
     hint = did_you_mean(name, data.names())
     raise ValueError(
-        f"name: expected a data set (poolax data list) or a file or folder of your own, got {name!r}"
-        f"{hint}"
+        f"{argument}: expected a data set (poolax data list) or a file or folder of your own, got "
+        f"{name!r}{hint}"
     )
 
 
@@ -103,6 +118,7 @@ def load_data(
     data_dir: str | None = None,
     tfds_dir: str | None = None,
     option: Sequence[str] = (),
+    argument: str = "name",
 ) -> tuple[data.Entry, data.Dataset, Mapping[str, Any]]:
     """A data set by its name, or from a file or folder.
 
@@ -112,6 +128,7 @@ def load_data(
         data_dir: Folder of the files of a data set that has a name.
         tfds_dir: Folder of TensorFlow Datasets.
         option: ``"KEY=VALUE"`` for options of a data set that has a name.
+        argument: What the name was given for.
 
     Returns:
         What is known of it, the data set, and the options that were given.
@@ -119,10 +136,10 @@ def load_data(
     Raises:
         ValueError: for flags of the other kind, and what reading it raises.
     """
-    if is_own(name):
+    if is_own(name, argument=argument):
         if data_dir is not None or option:
-            argument = "data_dir" if data_dir is not None else "option"
-            raise ValueError(f"{argument}: expected none for a file of your own, got one")
+            other = "data_dir" if data_dir is not None else "option"
+            raise ValueError(f"{other}: expected none for a file of your own, got one")
         dataset = _read_own(name, files)
         return own_entry(dataset), dataset, files.given()
     given = files.given()
@@ -145,14 +162,15 @@ def warn_of(dataset: data.Dataset) -> tuple[str, ...]:
 
 
 def _read_own(name: str, files: FileFlags) -> data.Dataset:
-    options = dataclasses.asdict(files)
-    for argument, flag in _OTHER_NAMES.items():
-        options[argument] = options.pop(flag)
-    for part in ("validation", "test"):
-        options[part] = _file_or_share(options[part])
+    with errors_in_file_flags(), progress_bars(stderr()) as progress:
+        return data.from_files(name, progress=asking(progress), **files.arguments())
+
+
+@contextlib.contextmanager
+def errors_in_file_flags() -> Iterator[None]:
+    """Errors of readers of files with their arguments as one writes them on the command line."""
     try:
-        with progress_bars(stderr()) as progress:
-            return data.from_files(name, progress=asking(progress), **options)
+        yield
     except OSError:
         raise
     except ValueError as error:
@@ -168,9 +186,7 @@ def _in_flags(text: str) -> str:
     return text.replace("--skip-bad True", "--skip-bad").replace("--quotes False", "--no-quotes")
 
 
-def _file_or_share(given: str | None) -> str | float | None:
-    if given is None:
-        return None
+def _file_or_share(given: str) -> str | float:
     try:
         return float(given)
     except ValueError:

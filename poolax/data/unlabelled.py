@@ -8,10 +8,12 @@ from jaxtyping import Bool, Float
 
 from poolax._checks import check_count, check_divides, check_instance
 from poolax._dataset import Dataset
+from poolax.data._own._unlabelled import read_images as read_images
+from poolax.data._own._unlabelled import read_series as read_series
 from poolax.data.series._series import Series
 from poolax.data.series._windows import Windows
 
-__all__ = ["training_images", "training_series", "training_texts"]
+__all__ = ["read_images", "read_series", "training_images", "training_series", "training_texts"]
 
 
 def training_texts(dataset: Dataset) -> list[str]:
@@ -79,7 +81,11 @@ def training_images(dataset: Dataset) -> np.ndarray:
 
 
 def training_series(
-    sources: Sequence[Dataset | Series], *, num_steps: int, patch_len: int, stride: int | None = None
+    sources: Sequence[Dataset | Series | np.ndarray],
+    *,
+    num_steps: int,
+    patch_len: int,
+    stride: int | None = None,
 ) -> tuple[Float[np.ndarray, "N num_steps"], Bool[np.ndarray, "N num_steps"]]:
     """Windows of one length of the training parts of several sets, and which steps are observed.
 
@@ -89,8 +95,9 @@ def training_series(
     mean 0 and deviation 1, so that sets of all units mix; one that is constant becomes zeros.
 
     Args:
-        sources: Data sets with series as inputs ``(N, steps)``, such as those of the UCR archive, and
-            long series (:func:`poolax.data.series.read_series`).
+        sources: Data sets with series as inputs ``(N, steps)``, such as those of the UCR archive, long
+            series (:func:`poolax.data.series.read_series`), and arrays ``(N, steps)``, all of which are
+            taken, NaN where nothing was observed.
         num_steps: Steps of a window.
         patch_len: Steps of a patch of the model; windows with no patch of observed steps alone are left
             out.
@@ -123,7 +130,10 @@ def training_series(
     whole = observed.reshape(len(series), -1, patch_len).all(axis=-1).any(axis=-1)
     series, observed = series[whole], observed[whole]
     if not len(series):
-        raise ValueError(f"sources: expected series of {patch_len} observed steps, got none")
+        raise ValueError(
+            f"sources: expected series of {patch_len} observed steps in a patch, got none; arrays are "
+            "(N, steps)"
+        )
     count = observed.sum(axis=-1, keepdims=True)
     mean = np.where(observed, series, 0).sum(axis=-1, keepdims=True) / count
     centred = np.where(observed, series - mean, 0)
@@ -139,7 +149,13 @@ def _rows(source: Any) -> np.ndarray:
     """Series as rows, float64, NaN at gaps."""
     if isinstance(source, Series):
         return source.values[: source.borders[0]].T
-    check_instance("sources", source, Dataset, "data sets and long series")
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype.kind != "f" or np.isinf(source).any():
+            raise ValueError(
+                f"sources: expected finite floats (N, steps), got {source.dtype} {source.shape}"
+            )
+        return np.asarray(source, np.float64)
+    check_instance("sources", source, Dataset, "data sets, long series and arrays")
     if isinstance(source.inputs, Windows):
         raise ValueError(
             f"sources: expected series, got {source.name!r}, whose windows overlap; "

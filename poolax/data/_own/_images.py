@@ -56,19 +56,9 @@ def image_folder(
             f"{folder}: expected folders of images, one for each class (CLASS/FILE or "
             "SPLIT/CLASS/FILE), got none"
         )
-    files = [file for _, _, file in found]
-    bad = _undecodable(folder, files, progress)
-    notes = []
-    if bad:
-        shown = ", ".join(bad[:_NAMED]) + (", …" if len(bad) > _NAMED else "")
-        if not skip_bad:
-            raise ValueError(
-                f"{folder}: expected images that can be decoded, got {len(bad)} of {len(files)} that "
-                f"cannot ({shown}); skip_bad=True leaves them out"
-            )
-        notes.append(f"{len(bad)} of {len(files)} images left out that cannot be decoded: {shown}")
-        left_out = set(bad)
-        found = [one for one in found if one[2] not in left_out]
+    files, notes = whole_images(folder, [file for _, _, file in found], skip_bad, progress)
+    whole = set(files)
+    found = [one for one in found if one[2] in whole]
     splits = [split for split, _, _ in found]
     given = {split: np.flatnonzero([one == split for one in splits]) for split in dict.fromkeys(splits)}
     kept = [file for _, _, file in found]
@@ -80,8 +70,41 @@ def image_folder(
         splitting,
         lambda index: str(folder / kept[index]),
         source=str(folder),
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def whole_images(
+    folder: epath.Path, files: Sequence[str], skip_bad: bool, progress: Progress
+) -> tuple[list[str], tuple[str, ...]]:
+    """The files of images that can be decoded, and a note where others are left out.
+
+    Args:
+        folder: The folder.
+        files: Paths below it.
+        skip_bad: Whether images that cannot be decoded are left out; otherwise they are refused.
+        progress: Called with a description, how much is done, and the total.
+
+    Raises:
+        ValueError: for images that cannot be decoded, which are named and counted.
+    """
+    bad = _undecodable(folder, files, progress)
+    if not bad:
+        return list(files), ()
+    shown = ", ".join(bad[:_NAMED]) + (", …" if len(bad) > _NAMED else "")
+    if not skip_bad:
+        raise ValueError(
+            f"{folder}: expected images that can be decoded, got {len(bad)} of {len(files)} that "
+            f"cannot ({shown}); skip_bad=True leaves them out"
+        )
+    left_out = set(bad)
+    note = f"{len(bad)} of {len(files)} images left out that cannot be decoded: {shown}"
+    return [file for file in files if file not in left_out], (note,)
+
+
+def classes_of(folder: epath.Path) -> list[str]:
+    """The classes of a folder's images, in order."""
+    return sorted({label for _, label, _ in _find(folder)})
 
 
 def has_images(folder: epath.Path) -> bool:

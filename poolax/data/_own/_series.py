@@ -28,7 +28,7 @@ def is_ucr(path: epath.Path) -> bool:
         return False
     first = path.read_bytes().split(b"\n", 1)[0].decode("utf-8", errors="replace")
     cells = first.replace(",", "\t").split("\t") if path.suffix != ".txt" else first.split()
-    return len(cells) > _LEAST_NUMBERS and all(map(_is_number, cells[1:]))
+    return len(cells) > _LEAST_NUMBERS and all(map(is_number, cells[1:]))
 
 
 def ucr_dataset(
@@ -158,17 +158,35 @@ def long_series(
         ValueError: for cells that are no numbers, times out of order, and series that are too short.
     """
     check_choice("task", task, ("forecasting", "imputation"))
-    times = _times(table, time_column)
+    series = series_of_table(name, table, time_column=time_column, source=source)
+    if task == "imputation":
+        return imputation(series, context=context)
+    return forecasting(series, context=context, horizon=horizon, stride=stride)
+
+
+def series_of_table(name: str, table: Table, *, time_column: str | None, source: str) -> Series:
+    """A long series: a row for each step, in the order of time.
+
+    Args:
+        name: Name of the series.
+        table: The rows.
+        time_column: Column of times; ``None`` if there is none. All others are channels.
+        source: Where the data come from.
+
+    Raises:
+        ValueError: for cells that are no numbers, times out of order, and too few steps.
+    """
+    times = [] if time_column is None else _times(table, time_column)
     for row in range(1, len(times)):
         if not times[row] > times[row - 1]:
-            got = table.columns[time_column][row]
+            got = table.columns[time_column or ""][row]
             raise ValueError(
                 f"{table.place(row)}: expected a later time than in the row before, got {got!r}"
             )
     names = tuple(column for column in table.columns if column != time_column)
     if not names:
         raise ValueError(f"{table.path}: expected columns of values beside {time_column!r}, got none")
-    series = Series(
+    return Series(
         name=name,
         values=np.array([numbers_of(table, "channels", column) for column in names]).T.copy(),
         names=names,
@@ -177,15 +195,12 @@ def long_series(
         licence=LICENCE,
         file=table.path,
     )
-    if task == "imputation":
-        return imputation(series, context=context)
-    return forecasting(series, context=context, horizon=horizon, stride=stride)
 
 
 def _times(table: Table, name: str) -> list[Any]:
     """Times as numbers, where all are, or as dates."""
     given = table.column("time_column", name)
-    if all(map(_is_number, given)):
+    if all(map(is_number, given)):
         return [float(time) for time in given]
     times = []
     for row, time in enumerate(given):
@@ -200,7 +215,8 @@ def _times(table: Table, name: str) -> list[Any]:
     return times
 
 
-def _is_number(cell: Any) -> bool:
+def is_number(cell: Any) -> bool:
+    """Whether a cell holds a number, or stands for one that is missing."""
     try:
         float(cell)
     except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
@@ -27,6 +28,8 @@ class Documents:
         sources: Where they come from.
         size: Bytes that are read, which progress is counted in.
         notes: What was decided where the source leaves a choice.
+        version: A digest that another content has another one of: of texts, or of names, lengths and
+            times of files, which need not be read for it; empty where nobody said.
 
     Example:
         >>> texts = Documents.of(["one", "two"])
@@ -39,13 +42,19 @@ class Documents:
     sources: tuple[str, ...]
     size: int
     notes: tuple[str, ...] = ()
+    version: str = ""
 
     @classmethod
     def of(cls, texts: Iterable[str], *, unit: str = "example", source: str = "texts") -> "Documents":
         """Documents of a sequence of texts, those of nothing but white space left out."""
         kept = [text for text in texts if text.strip()]
-        size = sum(len(text.encode()) for text in kept)
-        return cls(lambda: joined((text, True) for text in kept), unit, (source,), size)
+        digest, size = hashlib.sha256(), 0
+        for text in kept:
+            content = text.encode()
+            size += len(content)
+            digest.update(f"{len(content)} ".encode() + content)
+        version = digest.hexdigest()
+        return cls(lambda: joined((text, True) for text in kept), unit, (source,), size, (), version)
 
     def __iter__(self) -> Iterator[str]:
         """Whole documents, one by one."""

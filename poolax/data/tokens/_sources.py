@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -95,14 +96,15 @@ def documents(
     if not path.exists():
         raise ValueError(f"source: expected a file or folder, got {source}, where there is nothing")
     files = _files(path, pattern) if path.is_dir() else [path]
-    size = sum(file.stat().length for file in files)
+    size, version = _state(files, path)
     texts = [file for file in files if file.suffix.lower() not in TABLES]
     if not texts:
         if unit != "auto" or separator is not None:
             raise ValueError(
                 "unit: expected for text files, got it for tables, whose rows are documents"
             )
-        return Documents(functools.partial(_of_tables, files, text_column), "row", (str(source),), size)
+        tables = functools.partial(_of_tables, files, text_column)
+        return Documents(tables, "row", (str(source),), size, (), version)
     if text_column is not None and len(texts) == len(files):
         raise ValueError(f"text_column: expected a table, got {source}")
     found, note = separator, ()
@@ -118,7 +120,8 @@ def documents(
             else:
                 yield from joined(split(lines_of(file)))
 
-    return Documents(pieces, f"text before {found}" if found else unit, (str(source),), size, note)
+    unit = f"text before {found}" if found else unit
+    return Documents(pieces, unit, (str(source),), size, note, version)
 
 
 def _of_object(source: Any) -> Documents:
@@ -141,6 +144,23 @@ def _files(folder: epath.Path, pattern: str) -> list[epath.Path]:
     if not found:
         raise ValueError(f"source: expected files {pattern} in {folder}, got none")
     return found
+
+
+def _state(files: Sequence[epath.Path], root: epath.Path) -> tuple[int, str]:
+    """Bytes of files, and a digest of their names below a folder, lengths and times."""
+    size, digest = 0, hashlib.sha256()
+    for file in files:
+        path = os.fspath(file)
+        # What a bucket says of a file has whole seconds.
+        if "://" in path:
+            found = file.stat()
+            length, time = found.length, found.mtime * 10**9
+        else:
+            found = os.stat(path)
+            length, time = found.st_size, found.st_mtime_ns
+        size += length
+        digest.update(f"{path.removeprefix(os.fspath(root))}\0{length} {time}\n".encode())
+    return size, digest.hexdigest()
 
 
 def _below(folder: epath.Path) -> Iterator[epath.Path]:
