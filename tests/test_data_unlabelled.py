@@ -85,7 +85,8 @@ def test_arrays_have_finite_numbers_and_one_shape(tmp_path):
 def test_tokens_are_written_again_where_their_source_changed(tmp_path):
     folder, source = tmp_path / "texts", tmp_path / "texts" / "a.txt"
     folder.mkdir()
-    source.write_text("\n".join(f"The {number}th text." for number in range(100)))
+    text = "\n".join(f"The {number}th text." for number in range(100))
+    source.write_text(text)
 
     def once(**options):
         return tokens.write_once(folder, tmp_path, vocab_size=260, **options)
@@ -105,3 +106,6 @@ def test_tokens_are_written_again_where_their_source_changed(tmp_path):
     fingerprints = [tokens.read(path).fingerprint for path in (first, second, third)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     assert tokens.documents(["a", "b"]).version != tokens.documents(["ab"]).version
+    same = [f"All of them say the same {number % 9}." for number in range(100)]
+    with pytest.raises(ValueError, match=r"near_copies: expected documents .* got none among 100"):
+        tokens.write_once(same, tmp_path, near_copies=0.3)

@@ -59,7 +59,7 @@ def test_all_of_a_preset_may_be_said_otherwise(experiments):
 def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
     """The same command again trains nothing, and gives the same model."""
     text, out = tmp_path / "tales.txt", tmp_path / "out"
-    text.write_text("\n\n".join(f"The {number}th of many small tales." for number in range(200)))
+    text.write_text("\n\n".join(f"Tale {n} ends {n + 7} days after {n * n}." for n in range(200)))
     command = ["--preset", "gpt2-l2-64", "--quick", "--data", text, "--worth", "--json", "--out", out]
     main = experiments("pretrain").main
     assert main([str(argument) for argument in command]) == 0
@@ -72,7 +72,7 @@ def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):
     assert not (out / "lipschitz.png").exists()
     assert not (out / "huggingface").exists()
     model = backbones.load(out / "backbone")
-    ids, mask = model.prepare(["The 3rd of many small tales."])
+    ids, mask = model.prepare(["Tale 3 ends."])
     assert model(ids, mask).states.shape[-1] == 16
     assert main([str(argument) for argument in command]) == 0
     records = Records.read(out / "records.jsonl")

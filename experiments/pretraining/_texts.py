@@ -17,8 +17,6 @@ from pretraining._prepared import Prepared, datasets, is_file
 from pretraining._presets import Preset
 
 _MASK = "[MASK]"
-# Texts that share this much with one that is held out are not trained on.
-_NEAR_COPIES = 0.3
 
 
 def texts_of(
@@ -97,7 +95,7 @@ def _token_files(
         out,
         tokenizer=known,
         vocab_size=None if known is not None else preset.vocab_size,
-        near_copies=_NEAR_COPIES,
+        near_copies=options.near_copies or None,
         progress=progress,
     )
     if former is not None:

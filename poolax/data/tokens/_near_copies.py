@@ -36,6 +36,9 @@ def repeats(
     Returns:
         Booleans of shape ``(num_documents,)``, false for what is held out.
 
+    Raises:
+        ValueError: if no document is left.
+
     Example:
         >>> texts = ["my card has not come yet", "My card has not come!", "a fee on my card"]
         >>> pieces = lambda: ((text, True) for text in texts)
@@ -56,6 +59,11 @@ def repeats(
             count >= threshold * (len(runs) + sizes[other] - count) for other, count in shared.items()
         )
         progress("comparing documents", document + 1, len(held_out))
+    if (found | held_out).all():
+        raise ValueError(
+            f"near_copies: expected documents that are no near copies ({threshold:g}) of what is held "
+            f"out, got none among {len(held_out)}"
+        )
     return found & ~held_out
 
 
