@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
 
@@ -222,3 +223,117 @@ def test_a_record_in_two_files_counts_once(tmp_path):
     page = report_page(tmp_path)
     assert page.num_records == len(rows)
     assert page.headline == f"Validation chose {HOSTILE}: better beyond noise than every other pooler."
+
+
+AXE = pathlib.Path(__file__).parents[1] / ".ci" / "node_modules" / "axe-core" / "axe.min.js"
+LOOKS = [(width, scheme) for width in (390, 1440) for scheme in ("light", "dark")]
+OUTSIDE = """() => [...document.querySelectorAll("body *")]
+  .filter((one) => !one.closest(".scroll, .skip") && one.getBoundingClientRect().right > innerWidth + 1)
+  .map((one) => one.outerHTML.slice(0, 100))"""
+FOUND_BY_AXE = """;axe.run(document, {resultTypes: ["violations"]}).then((found) => JSON.stringify(
+  found.violations.filter((one) => ["serious", "critical"].includes(one.impact))
+    .map((one) => [one.id, one.nodes[0].html.slice(0, 200)])))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, by Playwright's client."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright here: pip install .[browser]"
+    )
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium here: apt install chromium")
+    with (
+        api.sync_playwright() as playwright,
+        # Root has no sandbox.
+        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser
+
+
+def opened(browser, path, **options):
+    """A tab with a page, and what it has said and asked for."""
+    context = browser.new_context(**options)
+    tab, noted = context.new_page(), []
+
+    def note(text):
+        if not text.startswith((path.as_uri(), "data:")):
+            noted.append(text)
+
+    tab.on("console", lambda message: note(message.text))
+    tab.on("pageerror", lambda error: note(str(error)))
+    tab.on("request", lambda request: note(request.url))
+    tab.goto(path.as_uri())
+    return tab, noted
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_the_page_in_a_browser(folder, browser, width, scheme, tmp_path):
+    path = folder[0] / "report.html"
+    tab, noted = opened(browser, path, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert noted == []
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.evaluate(OUTSIDE) == []
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    numbers = [int(number) for number in re.findall(r"\d+", ground)]
+    assert min(numbers) > 200 if scheme == "light" else max(numbers) < 60
+    tab.screenshot(path=tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+    tab.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [LOOKS[1], LOOKS[2]])
+def test_nothing_keeps_anybody_from_the_page(folder, browser, width, scheme):
+    axe = pathlib.Path(os.environ.get("AXE_CORE", AXE))
+    if not axe.is_file():
+        pytest.skip("no axe-core here: npm install --prefix .ci axe-core, or AXE_CORE=axe.min.js")
+    tab, _ = opened(
+        browser,
+        folder[0] / "report.html",
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+    )
+    # What is folded is looked at as well. The page itself runs no script but its own.
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    asked = {"expression": axe.read_text() + FOUND_BY_AXE, "awaitPromise": True, "returnByValue": True}
+    found = tab.context.new_cdp_session(tab).send("Runtime.evaluate", asked)
+    assert json.loads(found["result"]["value"]) == []
+    tab.context.close()
+
+
+def test_tables_are_sorted_and_filtered_by_keyboard(folder, browser, tmp_path):
+    path = folder[0] / "report.html"
+    tab, noted = opened(browser, path)
+    grid = tab.locator("[data-grid]").first
+    heading = grid.get_by_role("button", name="test", exact=True)
+
+    def scores():
+        place = grid.locator("thead th").all_inner_texts().index("test")
+        shown = grid.locator("tbody tr:not([hidden])").all()
+        return [float(row.locator("td").nth(place).inner_text()) for row in shown]
+
+    before = scores()
+    assert before == [0.8, 0.8, 0.9] * 2
+    heading.focus()
+    tab.keyboard.press("Enter")
+    assert scores() == sorted(before)
+    tab.keyboard.press("Enter")
+    assert scores() == sorted(before, reverse=True)
+    assert grid.locator("th[aria-sort=descending]").count() == 1
+    grid.get_by_role("searchbox").fill("SUM other")
+    assert scores() == [0.8]
+    assert grid.locator("output").inner_text() == "1 of 6 rows"
+    with tab.expect_download() as waited:
+        tab.get_by_role("link", name="records.jsonl.gz").click()
+    waited.value.save_as(tmp_path / "saved.gz")
+    saved = gzip.decompress((tmp_path / "saved.gz").read_bytes()).decode().splitlines()
+    assert len(saved) == len(folder[2])
+    assert noted == []
+    tab.context.close()
+    # Without scripts all rows are there, and nothing that does not work.
+    tab, noted = opened(browser, path, java_script_enabled=False)
+    assert tab.locator("[data-grid] tbody tr").count() > 6
+    assert tab.locator("button, input").count() == 0
+    assert noted == []
+    tab.context.close()

@@ -24,7 +24,7 @@ from poolax.reporting._table import Table
 #: Bytes of a page.
 LARGEST = 3_000_000
 _MARGIN = 1_000
-_FOLDER = "templates"
+_PACKAGE, _FOLDER = "poolax.reporting._page", "templates"
 _NUMBER = re.compile(r"[\[<>]?[-+]?[\d.]")
 
 
@@ -90,7 +90,7 @@ def report_page(path: epath.PathLike) -> Page:
             if section.problem
         ),
     ]
-    texts = _texts(found, advice, parts) | {"remarks": remarks}
+    texts: dict[str, Any] = {**_texts(found, advice, parts), "remarks": remarks}
     grids = [grid for part in parts for section in part.sections for grid in section.grids]
     downloads = downloads_of(found.sources, grids)
     room = LARGEST - len(_render(texts, [], downloads).encode()) - _MARGIN
@@ -155,13 +155,13 @@ def _render(texts: dict[str, Any], downloads: Sequence[Download], others: Sequen
 
 @functools.cache
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / _FOLDER / name).read_text(encoding="utf-8")
+    return (resources.files(_PACKAGE) / _FOLDER / name).read_text(encoding="utf-8")
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, _FOLDER),
+        loader=jinja2.PackageLoader(_PACKAGE, _FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -17,6 +17,7 @@ from poolax.reporting._paper.beside import beside_paper
 from poolax.reporting._paper.tables import paper_tables
 from poolax.reporting._pretraining import plot_pretraining
 from poolax.reporting._radar import FEWEST_TASKS, plot_radar
+from poolax.reporting._regularized import plot_regularized, regularized_table
 from poolax.reporting._robustness import plot_robustness, robustness_tables
 from poolax.reporting._score_figures import plot_scores
 from poolax.reporting._score_tables import joined, notes_once, score_tables
@@ -287,6 +288,20 @@ RECIPES: Sequence[Recipe] = (
                 "Cosines with the vectors of other poolers, and learned weights by position, a line "
                 f"for each seed; {_BELOW}",
                 plot_weights,
+            ),
+        ),
+    ),
+    Recipe(
+        "A bound in the loss",
+        "What a Lipschitz bound as a regulariser does to accuracy, constants and what is certified.",
+        ("regularize",),
+        lambda rows: [regularized_table(rows)],
+        (
+            Figure(
+                "Accuracy, constants and certificates",
+                "Test accuracy, Lipschitz constants found by search and bounded on a logarithmic axis, "
+                f"and the share of certified images, without a bound in the loss and with it; {_BELOW}",
+                plot_regularized,
             ),
         ),
     ),
