@@ -21,12 +21,13 @@ import collections
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import comparison
 import tyro
 from claims_cases import OF_CLS, OWN, PAPER, geometry
+from claims_records import scored
 from paper_table import stored
 
 from poolax.cli import COMPLETE, FAILURE, check_count, run_program
@@ -34,6 +35,8 @@ from poolax.records import Records, as_written, environment, write_atomically
 from poolax.reporting import Claim, claims_tables, joined, judge_claims
 
 HERE = pathlib.Path(__file__).parent
+#: Scripts beside the comparisons whose records say something of single examples.
+PROBES = ("expressivity", "sequence_length", "robustness")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Claims:
     """Test claims about poolers on the scores that records hold.
 
     Attributes:
-        records: Files of records of comparisons; by default those in results/.
+        records: Files of records of comparisons, expressivity.py, sequence_length.py and
+            robustness.py; by default those in results/.
         out: Folder for claims.jsonl, claims.md and claims.csv.
         draws: Draws of the bootstrap.
         seed: Of the draws.
@@ -64,7 +68,7 @@ class Claims:
         """Run the command and give its exit code."""
         check_count("draws", self.draws)
         check_count("seed", self.seed, at_least=0)
-        paths = [*map(pathlib.Path, self.records)] or stored(HERE / "results")
+        paths = [*map(pathlib.Path, self.records)] or read_by_claims(HERE / "results")
         heads = [row for path in paths for row in Records.read(path)]
         out = pathlib.Path(self.out)
         draws = max(1, self.draws // 10) if self.quick else self.draws
@@ -80,15 +84,24 @@ class Claims:
         return COMPLETE
 
 
-def judged(heads: Sequence[dict], out: pathlib.Path, *, draws: int = 10_000, seed: int = 0) -> Records:
+def read_by_claims(results: pathlib.Path) -> list[pathlib.Path]:
+    """Files of records that claims are tested on, those that are there."""
+    probes = [results / name / f"{name}.jsonl" for name in PROBES]
+    return [*stored(results), *(path for path in probes if path.exists())]
+
+
+def judged(
+    records: Sequence[Mapping[str, Any]], out: pathlib.Path, *, draws: int = 10_000, seed: int = 0
+) -> Records:
     """A verdict on each claim; those on the same heads as before are taken from the folder.
 
     Args:
-        heads: Records of comparisons.
+        records: Of comparisons and of :data:`PROBES`.
         out: Folder of earlier verdicts.
         draws: Draws of the bootstrap.
         seed: Of the draws.
     """
+    heads = scored(records)
     known = Records.read(out / "claims.jsonl")
     about = {**environment(), "command": "python experiments/claims.py"}
     known_of = {comparison.model_of(row): comparison.pretrained(row) for row in heads}
@@ -108,12 +121,14 @@ def judged(heads: Sequence[dict], out: pathlib.Path, *, draws: int = 10_000, see
     return Records([*rows, (before[0] if before else about) | own | shared])
 
 
-def widened(claims: Sequence[Claim], heads: Sequence[dict]) -> list[Claim]:
-    """The claims, on each further backbone as well that has records of all data and tasks of one.
+def widened(claims: Sequence[Claim], heads: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """The claims on each backbone that has records of all data and tasks of one that they name.
+
+    A backbone that a claim names and that has no records of them is left where there is no other.
 
     Args:
         claims: The claims, on the backbones that they name.
-        heads: Records of comparisons.
+        heads: Records of heads, and what has their form.
     """
     known: dict[str, set[tuple[str, str]]] = {}
     without_cls = set()
@@ -124,13 +139,15 @@ def widened(claims: Sequence[Claim], heads: Sequence[dict]) -> list[Claim]:
             without_cls.add(model)
     found = []
     for claim in claims:
-        places = dict(claim.places)
-        for backbone in sorted(set(known) - set(places)):
-            if claim.name in OF_CLS and backbone in without_cls:
-                continue
-            fit = [where for where in claim.places.values() if set(where) <= known[backbone]]
-            if fit:
-                places[backbone] = fit[0]
+        others = sorted(set(known) - set(claim.places))
+        if claim.name in OF_CLS:
+            others = [backbone for backbone in others if backbone not in without_cls]
+        places = {}
+        for named, where in claim.places.items():
+            fit = [backbone for backbone in others if set(where) <= known[backbone]]
+            if not fit or known.get(named, set()) & set(where):
+                places[named] = where
+            places |= {backbone: places.get(backbone, where) for backbone in fit}
         found.append(dataclasses.replace(claim, places=places))
     return found
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from claims_records import DISTANCE, GPT2, MEANING, NOISE, SPREAD, at_length, under_attack
+
 from poolax import bounds
 from poolax.records import digest
 from poolax.reporting import Claim, Contrast
@@ -11,6 +13,7 @@ MINILM = "all-MiniLM-L6-v2"
 CIFAR10 = "ViT of cifar10 (100 epochs)"
 DIGITS = "ViT of digits (100 epochs)"
 SERIES = "patch transformer (100 epochs)"
+DINOV2 = "dinov2-small"
 NONE = "none at hand"
 
 SENTENCES = (
@@ -26,17 +29,44 @@ FORECASTING, IMPUTATION = ("etth1", "forecasting"), ("etth1", "imputation")
 OBJECTS, INPAINTING = ("cifar10", "classification"), ("cifar10", "inpainting")
 
 
+#: Of texts embeddings, of images pixels, of series steps.
+NOISED = {
+    MINILM: (("banking77", NOISE),),
+    DINOV2: (("cifar10", NOISE),),
+    SERIES: (("swedish_leaf", NOISE),),
+}
+BUDGETS = (3 / 255, 8 / 255)
+LENGTHS = (16, 32, 64, 128)
+FIXED = ("last", "avg", "sum", "max")
+OTHERS = ("last", "avg", "max", "wavg", "attn")
+
+
 def better(*labels: str, than: Sequence[str]) -> tuple[Contrast, ...]:
     """Each of these poolers is better than each of those."""
     return tuple(Contrast(label, other) for label in labels for other in than)
 
 
 PAPER = [
-    Claim("1", "Noise moves sums most and averages least.", missing="noise curves of single inputs"),
     Claim(
-        "2",
+        "1",
+        "Noise moves sums most and averages least.",
+        (*better("avg", than=("last", "max", "sum")), *better("last", "max", than=("sum",))),
+        NOISED,
+        solvers=("adam",),
+    ),
+    Claim(
+        "2a",
         "Similar sentences move pooled vectors less than dissimilar ones.",
-        missing="distances of single groups of sentences",
+        tuple(Contrast(f"{name}, similar", f"{name}, dissimilar") for name in FIXED),
+        {MINILM: (("sentences", DISTANCE),)},
+        solvers=("adam",),
+    ),
+    Claim(
+        "2b",
+        "Sum and max tell similar sentences from dissimilar ones better than average.",
+        better("sum", "max", than=("avg",)),
+        {MINILM: (("sentences", MEANING),)},
+        solvers=("adam",),
     ),
     Claim(
         "3a",
@@ -126,17 +156,29 @@ PAPER = [
         },
     ),
     Claim(
+        "9c",
+        "W-Avg is best at every number of tokens.",
+        better("wavg", than=("last", "avg", "sum", "max", "attn")),
+        {MINILM: tuple(("hellaswag", at_length("sentence_completion", number)) for number in LENGTHS)},
+    ),
+    Claim(
         "9b",
         "W-Avg's weights are near uniform on classification, and peak at the last of next tokens.",
         missing="a statement about scores; weights.py shows the weights",
     ),
     Claim(
         "10a",
-        "Differences shrink with the size of the model.",
-        missing="three sizes of one family, pretrained alike",
+        "Differences shrink with the size of the model: the best pooler less the worst one.",
+        (Contrast("192", "128"), Contrast("128", "64")),
+        {GPT2: (("banking77", f"{SPREAD}, classification"),)},
     ),
     Claim("10b", "Attention is unstable on large models.", missing="models of billions of parameters"),
-    Claim("11", "Sum is attacked least successfully.", missing="attacks on single test images"),
+    Claim(
+        "11",
+        "Sum is attacked least successfully by FGSM.",
+        better("sum", than=OTHERS),
+        {DINOV2: tuple(("cifar10", under_attack("fgsm", radius)) for radius in BUDGETS)},
+    ),
 ]
 #: Claims on a token in front, which not all backbones have.
 OF_CLS = ("4a",)

@@ -10,6 +10,7 @@ import numpy as np
 from poolax import empirical, measure
 from poolax.backbones import Backbone
 from poolax.pooling import from_name
+from poolax.records import packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ def curves_of(given, heads, seed, options):
             "epsilon": epsilons.tolist(),
             **{field: np.asarray(getattr(curve, field)).tolist() for field in ("mean", "low", "high")},
             "length": float(np.mean(np.linalg.norm(np.asarray(clean[name]), axis=-1))),
+            "by_input": packed({"distance": np.asarray(curve.by_input, np.float32)}),
         }
         for name, curve in curves.items()
     }

@@ -1,6 +1,7 @@
 """Poolers on language tasks with a frozen sentence encoder: the shape of the paper's Table 2, Figure 1.
 
     python experiments/language.py --data-dir DIR
+    python experiments/language.py --quick
 
 DIR holds banking77/, tweet_emotion/, stsb/ and hellaswag/, see "poolax data list". Records, heads, the
 table (Markdown, CSV, LaTeX) and the figures stand in --out, the radar of Figure 1 for three tasks or
@@ -9,7 +10,11 @@ named in place of these:
 
     python experiments/language.py --datasets reviews.csv --text-column body --label-column topic
 
-Duration (estimate, two CPU cores): two hours for MiniLM, most of it for attention.
+The paper reports BERT, two GPT-2s and larger causal models on five tasks: BERT on BANKING77 from
+77.2 % (CLS) to 85.1 % (average), GPT-2 from 45.5 % (last) to 86.5 % (average); last best in predicting
+the next token.
+
+Duration (estimate, two CPU cores): two hours for MiniLM, most of it for attention; --quick a minute.
 """
 
 if __name__ == "__main__":
@@ -90,6 +95,7 @@ STUDY = comparison.Study(
         ),
     },
     other=lambda name: case(name, training.task_for, max_tokens=128),
+    quick={**comparison.QUICK, "datasets": ("topics",), "max_tokens": 16},
     radar=True,
 )
 

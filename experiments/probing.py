@@ -55,14 +55,12 @@ class Options(comparison.PretrainingOptions):
             here.
         max_tokens: Tokens that texts are cut to; by default those of language.py.
         output_grid: Cells a side of the targets of inpainting; by default one for each pixel.
-        quick: Few examples, two seeds, one epoch: whether everything runs.
     """
 
     datasets: tuple[str, ...] = ("digits",)
     poolers: tuple[str, ...] = POOLERS
     max_tokens: OptionalCount = None
     output_grid: OptionalCount = None
-    quick: bool = False
 
     def check(self) -> None:
         """Refuse unknown names and numbers out of range, before anything is read or trained."""
@@ -253,8 +251,7 @@ class _Command:
 
     def run(self) -> int:
         options, script = self.options, self.script
-        if options.quick:
-            options = dataclasses.replace(options, **script.quick)
+        options = comparison.made_small(options, script.options, script.quick)
         options.check()
         if options.devices is not None:
             simulate_devices(options.devices)

@@ -10,15 +10,9 @@ Arguments = Mapping[str, Any]
 SHARED = ("data_dir", "solvers", "seeds", "epochs", "num_examples", "devices")
 #: Comparisons, whose records the scripts that measure nothing read.
 COMPARISONS = ("language", "vision", "time_series")
-_QUICK = {
-    "num_examples": 40,
-    "seeds": 2,
-    "epochs": 1,
-    "poolers": ("last", "avg", "wavg"),
-    "further_rates": 0,
-}
-_TEXTS = {**_QUICK, "max_tokens": 16}
-_PRETRAINED = {**_QUICK, "pretrain_epochs": 2}
+#: Beside them, records of single examples that claims are tested on.
+_OF_EXAMPLES = ("expressivity", "sequence_length", "robustness")
+_QUICK = {"quick": True, "poolers": ("last", "avg", "wavg")}
 
 
 class Run(NamedTuple):
@@ -61,13 +55,13 @@ class Entry(NamedTuple):
     reads: Sequence[str] = ()
 
 
-def _comparison(name: str, shows: str, minutes: float, model: Model, quick: Arguments) -> Entry:
+def _comparison(name: str, shows: str, minutes: float, model: Model) -> Entry:
     return Entry(
         name,
         f"{name}.py",
         shows,
         Run(minutes, {}, (model,)),
-        Run(1, quick, (model,)),
+        Run(1, _QUICK, (model,)),
         records=f"{name}.jsonl",
     )
 
@@ -82,14 +76,13 @@ def _probe(
     **arguments: Any,
 ) -> Entry:
     """A script with the command line of ``probing.py``; it is quick on digits, or on texts."""
-    poolers = {"quick": True, "poolers": _QUICK["poolers"]}
     flags = [flag for flag in SHARED if flag != "solvers"]
     return Entry(
         name,
         f"{name}.py",
         shows,
         Run(minutes, arguments, models),
-        Run(1, poolers, quick),
+        Run(1, _QUICK, quick),
         flags,
         records=f"{name}.jsonl",
     )
@@ -117,13 +110,9 @@ ENTRIES = {
         _preset("vit", 15, is_quick=True),
         _preset("lipsformer", 15),
         _preset("moment", 12, is_quick=True),
-        _comparison(
-            "language", "Tables 2, 8; Figure 1", 50, "language", {**_TEXTS, "datasets": ("topics",)}
-        ),
-        _comparison("vision", "Tables 1, 4", 45, "vision", {**_PRETRAINED, "datasets": ("digits",)}),
-        _comparison(
-            "time_series", "Tables 3, 5-7", 30, "series", {**_PRETRAINED, "datasets": ("sunspots",)}
-        ),
+        _comparison("language", "Tables 2, 8; Figure 1", 50, "language"),
+        _comparison("vision", "Tables 1, 4", 45, "vision"),
+        _comparison("time_series", "Tables 3, 5-7", 30, "series"),
         Entry(
             "bounds",
             "bounds.py",
@@ -172,7 +161,7 @@ ENTRIES = {
                 {"datasets": ("cifar10",), "attack_seeds": 1, "num_inputs": 80, "restarts": 1},
                 ("vision",),
             ),
-            Run(3, {"quick": True, "poolers": ("last", "avg", "wavg")}),
+            Run(3, _QUICK),
             records="robustness.jsonl",
         ),
         _preset("bert", 12),
@@ -185,7 +174,7 @@ ENTRIES = {
             Run(1, {"quick": True}),
             (),
             records="claims.jsonl",
-            reads=COMPARISONS,
+            reads=(*COMPARISONS, *_OF_EXAMPLES),
         ),
         Entry(
             "paper_table",

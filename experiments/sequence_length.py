@@ -22,11 +22,12 @@ if __name__ == "__main__":
 import dataclasses
 import sys
 
+import comparison
 import numpy as np
 import probing
 
 from poolax.cli import check_count
-from poolax.records import Predictions, Records, digest
+from poolax.records import Predictions, Records, digest, packed
 from poolax.reporting import length_tables, plot_lengths
 from poolax.statistics import measure as measured
 
@@ -160,6 +161,9 @@ def scored(head, setup, counts, max_tokens, is_tested=None, about=None):
     solver = head.get("solver")
     lengths = np.minimum(counts[tested], max_tokens)
     made = ("command", "versions", "devices", "git", "wall_s")
+    # Scores of single examples, of which differences are tested.
+    has_examples = is_tested is None and not head["diverged"]
+    kept = {"predictions": {"test": packed(comparison.examples_of(head))}} if has_examples else {}
     return {
         "kind": "length_score",
         "id": digest([head["id"], max_tokens, *about.values()]),
@@ -178,6 +182,7 @@ def scored(head, setup, counts, max_tokens, is_tested=None, about=None):
             "longest": float(np.max(lengths)),
             "filled": float(np.mean(lengths >= max_tokens)),
         },
+        **kept,
         **{name: head[name] for name in made if name in head},
     }
 

@@ -79,7 +79,10 @@ class Summary:
         if self.figures is not None:
             draw(folder / "results", pathlib.Path(self.figures))
         records = [row for path in paper_table.stored(folder / "results") for row in Records.read(path)]
-        verdicts = claims.judged(records, folder / "results" / "claims")
+        judged = [
+            row for path in claims.read_by_claims(folder / "results") for row in Records.read(path)
+        ]
+        verdicts = claims.judged(judged, folder / "results" / "claims")
         stale = [f"results/claims/{name}" for name in claims.stale(verdicts, folder / "results/claims")]
         if not self.check:
             claims.write(verdicts, folder / "results" / "claims")

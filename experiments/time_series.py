@@ -1,6 +1,7 @@
 """Poolers on series with a small patch transformer that is pretrained first, without labels.
 
     python experiments/time_series.py --data-dir DIR
+    python experiments/time_series.py --quick
 
 DIR holds ucr/ or folders of its four sets, and ett/, see "poolax data list". The transformer learns to
 fill in hidden patches of the training splits of all data sets together. Records, heads, the table
@@ -10,7 +11,11 @@ are named in place of these, each with a transformer of its own, or the model of
 
     python experiments/time_series.py --datasets etth2 meters.csv --time-column date
 
-Duration (estimate, two CPU cores): an hour, a quarter of it for pretraining.
+The paper reports MOMENT in three sizes on classification, forecasting and imputation: the small one on
+SwedishLeaf from 55.5 % (average) to 79.4 % (sum), on ETTh1 errors from 0.082 (last) to 0.106 in
+forecasting and from 0.076 (attention) to 0.106 (sum) in imputation.
+
+Duration (estimate, two CPU cores): an hour, a quarter of it for pretraining; --quick a minute.
 """
 
 if __name__ == "__main__":
@@ -142,6 +147,7 @@ STUDY = comparison.Study(
         ),
     },
     other=other,
+    quick={**comparison.QUICK, "datasets": ("sunspots",), "pretrain_epochs": 2},
 )
 
 if __name__ == "__main__":

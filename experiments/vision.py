@@ -1,6 +1,7 @@
 """Poolers on image tasks with small Vision Transformers that are pretrained first, without labels.
 
     python experiments/vision.py --data-dir DIR
+    python experiments/vision.py --quick
 
 DIR holds cifar10/, see "poolax data list"; the digits come with scikit-learn. Records, heads, the table
 (Markdown, CSV, LaTeX) and the figure stand in --out; the same command goes on from what is there.
@@ -9,8 +10,11 @@ these, and a model of yours in place of the small ones:
 
     python experiments/vision.py --datasets photos/ --size 98 --backbone dinov2-small/
 
+The paper reports ViT-small, ViT-base and LipsFormer on ten data sets and tasks: ViT-small on CIFAR-10
+from 84.96 % (max) to 90.88 % (W-Avg), CLS best of the fixed poolers; average best in filling in.
+
 Duration (estimate, two CPU cores): two hours, half an hour of it for pretraining; some minutes
-for the digits.
+for the digits; --quick a minute.
 """
 
 if __name__ == "__main__":
@@ -198,6 +202,7 @@ STUDY = comparison.Study(
         "cifar10_inpainting": filled_in(CIFAR10),
     },
     other=other,
+    quick={**comparison.QUICK, "datasets": ("digits",), "pretrain_epochs": 2},
 )
 
 if __name__ == "__main__":

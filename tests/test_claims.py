@@ -224,7 +224,7 @@ def test_every_claim_of_the_list_is_told_once(script):
     assert len(set(names)) == len(names)
     assert {name.rstrip("abc") for name in names} == {*map(str, range(1, 12)), "A"}
     for one in (*cases.PAPER, *cases.OWN):
-        assert set(one.places) <= {*comparison.FORMER, cases.NONE}
+        assert set(one.places) <= {*comparison.FORMER, cases.DINOV2, cases.GPT2, cases.NONE}
 
 
 def test_claims_are_tested_on_every_backbone_that_has_records(script):
@@ -242,18 +242,92 @@ def test_claims_are_tested_on_every_backbone_that_has_records(script):
         {"backbone": "half", "dataset": "stsb", "task": "sentence_similarity", **last},
     ]
     found = {one.name: set(one.places) for one in script.widened(cases.PAPER, heads)}
-    assert found["5a"] == {cases.MINILM, "gpt"}
+    # Those that are named stand there where no other has records.
+    assert found["5a"] == {"gpt"}
+    assert found["4a"] == {"dino"}
+    assert found["4b"] == {"dino", "swin"}
+    assert found["1"] == set(cases.NOISED)
+    own = {"backbone": cases.CIFAR10, **objects, **cls}
+    found = {one.name: set(one.places) for one in script.widened(cases.PAPER, [*heads, own])}
     assert found["4a"] == {cases.CIFAR10, "dino"}
-    assert found["4b"] == {cases.CIFAR10, "dino", "swin"}
-    assert found["1"] == set()
+
+
+ABOUT = {"id": "x", "model": "net", "pooler": "sum", "seed": 0, "solver": "adam"}
+
+
+def test_attacks_as_scores_of_images(script):
+    """Of two images that were right one is wrong after the first attack, none after the second."""
+    of = importlib.import_module("claims_records")
+    kept = {"clean": [1, 1, 0], "attacked": [[0, 1], [1, 1], [0, 0]]}
+    row = {**ABOUT, "kind": "robustness", "dataset": "cifar10"}
+    row |= {"examples": packed({name: np.array(values, np.uint8) for name, values in kept.items()})}
+    row |= {"attacks": [{"name": name, "radius": 3 / 255} for name in ("fgsm", "pgd")]}
+    one, other = of.scored([row])
+    assert (one["task"], other["task"]) == ("fgsm at 3/255", "pgd at 3/255")
+    assert (one["test"], other["test"]) == (0.5, 0.0)
+    assert not one["higher_is_better"]
+
+
+def test_noise_and_sentences_as_scores_of_inputs_and_groups(script):
+    of = importlib.import_module("claims_records")
+    distance = np.array([[1.0, 10.0], [100.0, 1000.0]], np.float32)
+    noise = {**ABOUT, "kind": "noise_curve", "dataset": "digits", "task": "noise"}
+    [row] = of.scored([noise | {"by_input": packed({"distance": distance})}])
+    assert row["test"] == pytest.approx((0.5 + 2.5) / 2)
+    assert of.scored([noise]) == []  # of one that holds means alone
+    variants = {"group": [0, 0, 1, 1], "similar": [1, 0, 1, 0], "distance": [1.0, 3.0, 2.0, 2.0]}
+    variants |= {"cosine": [0.9, 0.5, 0.4, 0.6]}
+    told = {**ABOUT, "kind": "sentence_distances", "dataset": "sentences", "num_groups": 3}
+    told |= {"variants": packed({name: np.array(values) for name, values in variants.items()})}
+    near, far, auc = of.scored([told])
+    assert (near["pooler"], far["pooler"]) == ("sum, similar", "sum, dissimilar")
+    # The third group has no variants, and says nothing.
+    assert (near["test"], far["test"], auc["test"]) == (0.75, 1.25, 0.5)
+    assert auc["higher_is_better"]
+
+
+def test_claims_on_attacks_noise_sentences_and_sizes(script, tmp_path):
+    cases = importlib.import_module("claims_cases")
+    rng = np.random.default_rng(0)
+    rows, poolers = [], ("last", "avg", "sum", "max", "wavg", "attn")
+    for pooler in poolers:
+        own = {**ABOUT, "id": pooler, "pooler": pooler}
+        clean = np.ones(300, np.uint8)
+        right = rng.random((300, 2)) < (0.9 if pooler == "sum" else 0.5)
+        attacks = [{"name": "fgsm", "radius": radius} for radius in cases.BUDGETS]
+        kept = packed({"clean": clean, "attacked": right.astype(np.uint8)})
+        image = {"kind": "robustness", "dataset": "cifar10", "attacks": attacks, "examples": kept}
+        size = {"avg": 0.1, "sum": 10.0}.get(pooler, 1.0) * np.exp(0.1 * rng.normal(size=(40, 3)))
+        noise = {"kind": "noise_curve", "dataset": "banking77", "model": cases.MINILM}
+        noise |= {"by_input": packed({"distance": size})}
+        groups = {"group": np.repeat(np.arange(40), 2), "similar": np.tile([1, 0], 40)}
+        groups |= {"distance": 1.0 + np.tile([0.0, 1.0], 40), "cosine": np.tile([0.9, 0.5], 40)}
+        told = {"kind": "sentence_distances", "dataset": "sentences", "num_groups": 40}
+        rows += [own | image, own | noise, own | told | {"variants": packed(groups)}]
+    for width, gap in ((64, 0.3), (128, 0.2), (192, 0.1)):
+        shares = {"avg": 0.9, "last": 0.9 - gap}
+        rows += heads(shares, dataset="banking77", model=f"pretrain-gpt2-{width}")
+    found = script.judged(rows, tmp_path, draws=2000)
+    verdicts = {(row["claim"], row["backbone"], row["solver"]): row["verdict"] for row in found}
+    assert verdicts["11", "net", "adam"] == "supported"
+    assert verdicts["1", cases.MINILM, "adam"] == "supported"
+    assert verdicts["2a", "net", "adam"] == "supported"
+    assert verdicts["2b", "net", "adam"] == "undecided"
+    assert verdicts["10a", cases.GPT2, "adam"] == "supported"
+    missing = {(row["claim"], row["backbone"], row["solver"]): row["missing"] for row in found}
+    assert missing["1", cases.DINOV2, "adam"] == "no records: cifar10 noise"
+    assert missing["11", "net", "converged"].startswith("no records: cifar10 fgsm at 3/255")
+    assert missing["9c", cases.MINILM, "adam"].startswith(
+        "no records: hellaswag sentence_completion at"
+    )
 
 
 @pytest.mark.slow
 def test_stored_verdicts_come_out_again(script, tmp_path):
     results = script.HERE / "results"
     verdicts = Records.read(results / "claims" / "claims.jsonl")
-    heads = [row for path in script.stored(results) for row in Records.read(path)]
-    anew = script.judged(heads, tmp_path)  # where nothing is known
+    rows = [row for path in script.read_by_claims(results) for row in Records.read(path)]
+    anew = script.judged(rows, tmp_path)  # where nothing is known
     assert [row["id"] for row in anew] == [row["id"] for row in verdicts]
     for one, other in zip(anew, verdicts, strict=True):
         assert (one["verdict"], one["records"]) == (other["verdict"], other["records"])

@@ -106,6 +106,21 @@ def test_language(experiments, run, bert, test_data, tmp_path, capsys, datasets,
     assert printed == list(records)
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset"), [("language", "topics"), ("vision", "digits"), ("time_series", "sunspots")]
+)
+def test_quick_is_small_where_nothing_else_is_said(experiments, name, dataset):
+    comparison, study = experiments("comparison"), experiments(name).STUDY
+    given = dataclasses.replace(study.options, quick=True)
+    small = comparison.made_small(given, study.options, study.quick)
+    small.check()
+    assert (small.datasets, small.num_examples, small.seeds, small.epochs) == ((dataset,), 40, 2, 1)
+    given = dataclasses.replace(given, seeds=3, datasets=("mine.csv",))
+    small = comparison.made_small(given, study.options, study.quick)
+    assert (small.datasets, small.num_examples, small.seeds, small.epochs) == (("mine.csv",), 40, 3, 1)
+    assert comparison.made_small(study.options, study.options, study.quick) is study.options
+
+
 PRETRAINED = ("--pretrain-epochs", "2", *SMALL)
 
 

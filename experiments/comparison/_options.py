@@ -1,7 +1,8 @@
 """The command line of a comparison."""
 
 import dataclasses
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -9,6 +10,8 @@ from poolax.cli import FileFlags, OptionalCount, OptionalPath, check_count
 from poolax.pooling import from_name
 
 Solvers = Annotated[tuple[Literal["adam", "converged"], ...], tyro.conf.arg(aliases=["--solver"])]
+#: What --quick makes of the command line.
+QUICK = {"num_examples": 40, "seeds": 2, "epochs": 1, "further_rates": 0}
 POOLERS = ("last", "avg", "sum", "max", "wavg", "attn", "map", "hybrid")
 
 
@@ -37,6 +40,8 @@ class Options:
             its own.
         num_examples: Most examples of each split; by default those that the table's notes tell.
         raw: Show what a linear head gets of raw inputs (pixels, steps, weights of words).
+        quick: Few examples, two seeds, one epoch, and data that come with a library, where nothing else
+            is said: whether everything runs.
         features: Where token states are kept: "memory", "disk", "stream" (nowhere), or "auto".
         memory_budget: MiB for token states, and for the heads that are trained at once; by default half
             of what is free.
@@ -60,6 +65,7 @@ class Options:
     layers: tuple[str, ...] = ("output",)
     num_examples: Annotated[OptionalCount, tyro.conf.arg(aliases=["--limit"])] = None
     raw: bool = True
+    quick: bool = False
     features: Literal["auto", "memory", "disk", "stream"] = "auto"
     memory_budget: OptionalCount = None
     shard: Literal["auto", "batch", "heads"] = "auto"
@@ -98,3 +104,25 @@ class PretrainingOptions(Options):
         super().check()
         check_count("pretrain_epochs", self.pretrain_epochs)
         check_count("pretrain_seed", self.pretrain_seed, at_least=0)
+
+
+def made_small(options: Any, default: Any, quick: Mapping[str, Any]) -> Any:
+    """Options with those of ``--quick``, where it is asked for, in place of what was left as it was.
+
+    Args:
+        options: The command line.
+        default: The command line with all defaults.
+        quick: What ``--quick`` makes of it.
+
+    Example:
+        >>> quick = {"seeds": 2, "epochs": 1}
+        >>> small = made_small(Options(quick=True, seeds=3), Options(), quick)
+        >>> small.seeds, small.epochs
+        (3, 1)
+    """
+    if not options.quick:
+        return options
+    left = {
+        name: value for name, value in quick.items() if getattr(options, name) == getattr(default, name)
+    }
+    return dataclasses.replace(options, **left)

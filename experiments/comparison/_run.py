@@ -13,7 +13,7 @@ from etils import epath
 from rich.logging import RichHandler
 
 from comparison._chosen import check_fit, check_together, chosen_cases
-from comparison._options import Options
+from comparison._options import Options, made_small
 from comparison._raw import NAME, raw_scores, with_raw
 from comparison._study import Case, Context, Model, Study
 from comparison._tables import has_radar, markdown, published, tables
@@ -53,21 +53,22 @@ class _Command:
         return self.options.debug
 
     def run(self) -> int:
-        self.options.check()
-        cases = chosen_cases(self.study, self.options)
-        if self.options.devices is not None:
-            simulate_devices(self.options.devices)
+        options = made_small(self.options, self.study.options, self.study.quick)
+        options.check()
+        cases = chosen_cases(self.study, options)
+        if options.devices is not None:
+            simulate_devices(options.devices)
         console = rich.console.Console(file=sys.stderr)
         # Where token states are kept, how many heads are trained at once, and what that takes.
         logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console)])
         logging.getLogger("poolax").setLevel(logging.INFO)
-        out = epath.Path(self.options.out)
+        out = epath.Path(options.out)
         with holding(out):
             with progress_bars(console) as progress:
-                records = _sweep(self.study, cases, Context(self.options, out, progress))
+                records = _sweep(self.study, cases, Context(options, out, progress))
             shown = tables(records)
             _write(self.study, out, records, shown)
-        show(shown, records, as_json=self.options.as_json)
+        show(shown, records, as_json=options.as_json)
         diverged = len(records.where(diverged=True))
         if diverged:
             tell(console, f"Complete with {diverged} diverged heads: {out}")

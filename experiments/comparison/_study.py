@@ -151,6 +151,7 @@ class Study:
         options: Its command line with all defaults.
         cases: Rows of the table by name.
         other: Gives the row for another data set by its name, or for a user's own file or folder.
+        quick: What ``--quick`` makes of the command line, with the data where none are named.
         radar: Whether its tasks are drawn together as well, an axis each.
     """
 
@@ -160,6 +161,7 @@ class Study:
     options: Options
     cases: Mapping[str, Case]
     other: Callable[[str], Case]
+    quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     radar: bool = False
 
 

@@ -72,13 +72,13 @@ def published(row: Mapping[str, Any], *, study: Study, model: Model) -> dict[str
         "backbone": model.name,
         "pretrained": model.pretrained,
         **{name: row[name] for name in _FIELDS if name in row},
-        "predictions": {"test": packed(_examples(row))},
+        "predictions": {"test": packed(examples_of(row))},
         "data_notes": list(model.data.notes),
         "command": portable_command(row["command"]),
     }
 
 
-def _examples(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def examples_of(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """What intervals take of each test example: its score, and the answer where no mean is reported."""
     kept = Records([row]).predictions()[0].kept
     is_mean = np.isclose(np.mean(kept["score"]), row["test"], rtol=1e-4)

@@ -212,6 +212,7 @@ def noise_curve(
             mean=jnp.asarray(mean),
             low=jnp.asarray(np.maximum(mean - margin, 0)),
             high=jnp.asarray(mean + margin),
+            by_input=jnp.asarray(by_input),
         )
 
     return jax.tree.map(curve, distances)

@@ -109,9 +109,11 @@ class NoiseCurve:
         mean: Mean of ``|f(X) - f(X')|`` over inputs and perturbations, shape ``(k,)``.
         low: Lower end of the mean's confidence interval over inputs, shape ``(k,)``.
         high: Upper end, shape ``(k,)``.
+        by_input: The mean over perturbations alone, shape ``(N, k)``; ``None`` where it is not kept.
     """
 
     epsilon: Float[Array, " k"]
     mean: Float[Array, " k"]
     low: Float[Array, " k"]
     high: Float[Array, " k"]
+    by_input: Float[Array, "N k"] | None = None

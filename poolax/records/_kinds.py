@@ -99,6 +99,7 @@ class NoiseCurveRecord(MadeWith):
     seed: NotRequired[int]
     relative: NotRequired[list[float]]
     length: NotRequired[float]
+    by_input: NotRequired[dict[str, Any]]
 
 
 @record_kind("noise_constants")
@@ -186,6 +187,7 @@ class LengthScoreRecord(MadeWith):
     num_examples: dict[str, int]
     lengths: dict[str, float]
     threshold: NotRequired[int]
+    predictions: NotRequired[dict[str, Any]]
 
 
 @record_kind("robustness")
