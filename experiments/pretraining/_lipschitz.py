@@ -1,5 +1,6 @@
 """Norms of pooled outputs and their bounds over training: what is kept of runs, and their table."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,8 @@ def _row(name: str, row: Mapping[str, Any]) -> dict[str, str]:
 def _above(every: Sequence[Mapping[str, Any]]) -> int:
     """How many norms are above the local bound at their input, or above the tight one."""
     return sum(
-        norm > min(bound for bound in (local, found["tight"]) if bound is not None)
+        math.log10(norm) > min(bound for bound in (local, found["log10_tight"]) if bound is not None)
         for found in every
-        for norm, local in zip(found["measured"], found["local"], strict=True)
+        for norm, local in zip(found["measured"], found["log10_local"], strict=True)
+        if norm > 0
     )
