@@ -37,14 +37,16 @@ have had other work.
 
 def page(records: Sequence[Record]) -> str:
     """The whole page in Markdown, cases in the order in which they are given."""
-    return "\n".join([_HEAD, *([_overview(records)] if records else []), *map(_section, records)])
+    above = [f"## All of them\n\n{overview(records)}"] if records else []
+    return "\n".join([_HEAD, *above, *map(_section, records)])
 
 
 def _title(record: Record) -> str:
     return f"{record['model']} on {record['dataset']}"
 
 
-def _overview(records: Sequence[Record]) -> str:
+def overview(records: Sequence[Record]) -> str:
+    """A table of all advices, a row for each."""
     rows = ["| backbone | data | take | decided | test | the average alone | seconds |"]
     rows.append("|" + " --- |" * 7)
     for record in records:
@@ -59,7 +61,7 @@ def _overview(records: Sequence[Record]) -> str:
             f"{record['wall_s']:.0f}",
         )
         rows.append("| " + " | ".join(cells) + " |")
-    return "## All of them\n\n" + "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n"
 
 
 def _section(record: Record) -> str:

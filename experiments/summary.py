@@ -20,6 +20,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import advice
+import advice_page
 import advice_synthetic
 import claims
 import comparison
@@ -48,6 +50,8 @@ _PROBES = (optimisation, data_size, weights, sequence_length, expressivity, robu
 PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
+#: Pages of the project that people see first.
+FRONT_PAGES = ("README.md",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,7 @@ def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Pat
     found = {
         readme: with_section(readme, section(results)),
         **{results / "paper" / name: text for name, text in beside.items()},
+        **front_pages(folder.parent, results / "advice" / "advice.jsonl"),
     }
     for path, script in _probed(results).items():
         pages = probing.pages(script, Records.read(path))
@@ -128,6 +133,17 @@ def is_current(path: pathlib.Path, text: str) -> bool:
     """Whether a file says what the records give."""
     same = figures.is_same if path.suffix == ".svg" else str.__eq__
     return same(path.read_text(), text)
+
+
+def front_pages(root: pathlib.Path, advices: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The pages that people see first, with what was recommended, where there are such."""
+    pages = [root / name for name in FRONT_PAGES if (root / name).exists()]
+    if not pages or not advices.exists():
+        return {}
+    # Of models that others published; the page of advices has all.
+    rows = [row for row in Records.read(advices) if not row["case"].startswith("series-")]
+    table = advice_page.overview(advice.in_order(rows))
+    return {path: with_section(path, f"{table}\n") for path in pages}
 
 
 def _probed(results: pathlib.Path) -> dict[pathlib.Path, probing.Script]:

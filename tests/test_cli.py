@@ -184,13 +184,14 @@ def test_another_broken_pipe_is_told(monkeypatch, capfd):
     assert capfd.readouterr().err == "poolax: [Errno 32] Broken pipe\n"
 
 
-README_LINES = re.compile(r"```python\n(# reload.*?)```", re.DOTALL)
+OF_A_QUICKSTART = re.compile(r"```python\n(# requires a finished quickstart.*?)```", re.DOTALL)
 
 
-def test_the_readme_reloads_a_head_on_another_device_count(finished, pytestconfig):
-    """Both snippets of the README, with the folders of this run, on one device and on eight."""
+def test_the_page_of_checkpoints_reloads_a_head_on_another_device_count(finished, pytestconfig):
+    """Both snippets of the page, with the folders of this run, on one device and on eight."""
     _, out = finished
-    snippets = README_LINES.findall((pytestconfig.rootpath / "README.md").read_text())
+    page = pytestconfig.rootpath / "poolax" / "docs" / "how_to" / "checkpoints.md"
+    snippets = OF_A_QUICKSTART.findall(page.read_text())
     assert len(snippets) == 2
     head = next((out / "heads" / "classification" / "avg").glob("*-seed-0-*"))
     check = "import jax\nassert jax.device_count() == {count}\n"
@@ -336,10 +337,10 @@ def test_quickstart_at_full_size(tmp_path):
         assert sign * row["mean"] > sign * row["baseline"], (row["task"], row["pooler"])
 
 
-def test_models_are_listed_as_in_the_readme(pytestconfig, capsys):
-    readme = (pytestconfig.rootpath / "README.md").read_text()
+def test_models_are_listed_as_on_the_pages(pytestconfig, capsys):
     lines = families_table().markdown().splitlines()[2:]
-    assert "\n".join(lines).strip() in readme
+    for page in ("README.md", "poolax/docs/models.md"):
+        assert "\n".join(lines).strip() in (pytestconfig.rootpath / page).read_text()
     assert cli.main(["models"]) == 0
     shown = capsys.readouterr().out
     assert cli.main(["models", "--json"]) == 0

@@ -2,22 +2,38 @@
 
 import importlib.util
 import json
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tyro
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "experiments" / "examples"
 
 
 @pytest.fixture(scope="module")
-def regularize(pytestconfig):
-    path = pytestconfig.rootpath / "experiments" / "examples" / "regularize.py"
-    spec = importlib.util.spec_from_file_location("regularize", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["regularize"] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["regularize"]
+def example():
+    """An example by its name, as a module; each is read once."""
+    read = {}
+
+    def of(name):
+        if name not in read:
+            spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+            read[name] = importlib.util.module_from_spec(spec)
+            sys.modules[name] = read[name]  # where dataclasses look their annotations up
+            spec.loader.exec_module(read[name])
+        return read[name]
+
+    yield of
+    for name in read:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def regularize(example):
+    return example("regularize")
 
 
 def test_tokens_keep_distances_and_the_domain_holds_them(regularize):
@@ -60,3 +76,106 @@ def test_a_wrong_option_is_one_line(pytestconfig):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: width: expected a whole number >= 20, got 19\n"
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """Token states, padded on both sides, and heads of all poolers that need no library."""
+    from poolax import training
+
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(40, 6, 8)).astype(np.float32)
+    labels = np.arange(40) % 2
+    states[:, 1] += labels[:, None]
+    places = np.arange(6)
+    starts, ends = rng.integers(0, 2, (40, 1)), rng.integers(4, 7, (40, 1))
+    mask = (places >= starts) & (places < ends)
+    splits = {"train": np.arange(20), "validation": np.arange(20, 30), "test": np.arange(30, 40)}
+    out = tmp_path_factory.mktemp("heads")
+    records = training.sweep_states(
+        states, mask, labels, training.Classification(2),
+        splits=splits, poolers=["first", "last", "avg", "sum", "max", "wavg"], seeds=1, epochs=1,
+        num_prefix=1, include_prefix=False, out=out,
+    )  # fmt: skip
+    return states, mask, {row["pooler"]: training.head_directory(out, row) for row in records}
+
+
+def test_heads_reload_without_poolax(heads, tmp_path):
+    """All of them in one process, in which neither poolax nor Flax can be imported."""
+    from poolax import training
+
+    states, mask, directories = heads
+    np.savez(tmp_path / "inputs.npz", states=states, mask=mask)
+    program = f"""
+import runpy, sys
+sys.modules["poolax"] = sys.modules["flax"] = None
+import numpy as np
+example = runpy.run_path({str(EXAMPLES / "reload_head.py")!r})
+given = np.load("inputs.npz")
+for directory in sys.argv[1:]:
+    print(example["predict"](directory, given["states"], given["mask"]).tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, directories.values())],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    for line, (name, directory) in zip(lines, directories.items(), strict=True):
+        expected = training.load_head(directory).predict(states, mask)
+        np.testing.assert_allclose(json.loads(line), expected, atol=1e-4, err_msg=name)
+
+
+def run(module, capsys, *arguments):
+    """What a script prints that ends well."""
+    kinds = (kind for kind in vars(module).values() if isinstance(kind, type) and hasattr(kind, "run"))
+    [command] = [kind for kind in kinds if kind.__module__ == module.__name__]
+    assert tyro.cli(command, args=[*map(str, arguments)]).run() == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nnx", "equinox", "arrays"])
+def test_modules_of_others_stay_below_their_bounds(name, example, capsys):
+    if name == "equinox":
+        pytest.importorskip("equinox")
+    printed = run(example("own_module"), capsys, "--modules", name, "--steps", 5, "--json")
+    row = json.loads(printed)
+    assert row["measured"] <= row["found"] * (1 + 1e-5)
+    assert row["found"] <= row["bound"]
+
+
+@pytest.mark.slow
+def test_a_pooler_of_ones_own(example, capsys, tmp_path):
+    module = example("own_pooler")
+    arguments = ["--poolers", "avg", "--seeds", 1, "--epochs", 2, "--out", tmp_path]
+    printed = run(module, capsys, *arguments)
+    assert "Loaded by its name: ClippedAveragePool" in printed
+    assert "clipped_average" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["padding", "rows", "dtype", "bound"])
+def test_the_suite_of_the_pooler_finds_faults(fault, example):
+    """Each of them is one that somebody has written."""
+    import jax.numpy as jnp
+
+    from poolax import bounds, pooling
+
+    def of(z, mask):
+        average = pooling.average_pool(z, mask)
+        if fault == "padding":
+            return jnp.mean(z, axis=-2)
+        if fault == "rows":
+            return average / (1 + jnp.max(jnp.abs(z), where=jnp.isfinite(z), initial=0))
+        return average.astype(jnp.float32) if fault == "dtype" else 3 * average
+
+    class Faulty(pooling.Pooler):
+        def __call__(self, z, mask=None):
+            return of(z, mask)
+
+    @bounds.register_pooler(Faulty)
+    def _(pooler, variables, *, num_tokens, dim, spread):
+        return bounds.PoolerBound(l2=1 / jnp.sqrt(num_tokens.low), l1=1.0)
+
+    with pytest.raises(AssertionError):
+        example("own_pooler").check(Faulty(), {}, 4, 0)

@@ -19,6 +19,13 @@ def test_the_page_is_what_the_records_give(script):
     assert script.main(["--check"]) == 0
 
 
+def test_the_front_pages_have_what_the_records_give(script, pytestconfig):
+    root, summary = pytestconfig.rootpath, importlib.import_module("summary")
+    pages = summary.front_pages(root, root / "experiments" / "results" / "advice" / "advice.jsonl")
+    assert set(pages) == {root / name for name in summary.FRONT_PAGES}
+    assert all(path.read_text() == text for path, text in pages.items())
+
+
 def interval(value, low, high, **more):
     return {"value": value, "low": low, "high": high, **more}
 
