@@ -174,6 +174,9 @@ def _of_advice(row: Row, name: str) -> Verdict:
         if isinstance(cost.get(field), Mapping)
     ]
     about = _about(row)
+    # The sentence and the reasons stand above it.
+    title = "All poolers, the best by validation first"
+    table = dataclasses.replace(advice_table(row), title=title, notes=())
     figure = drawn(
         lambda path: plot_advice(row, path),
         name=name,
@@ -189,7 +192,7 @@ def _of_advice(row: Row, name: str) -> Verdict:
         row.get("certainty", ""),
         facts,
         row["reasons"],
-        [advice_table(row)],
+        [table],
         [figure],
     )
 
@@ -211,7 +214,8 @@ def _interval(found: Mapping[str, Any], metric: str) -> str:
 
 
 def _about(row: Row) -> str:
-    return " on ".join(str(row[field]) for field in ("model", "dataset") if row.get(field))
+    about = " on ".join(str(row[field]) for field in ("model", "dataset") if row.get(field))
+    return ", ".join(filter(None, (about, row.get("task"))))
 
 
 _MAKERS: dict[Any, Any] = {"advice": _of_advice, "comparison": _of_comparison, "choice": _of_choice}
