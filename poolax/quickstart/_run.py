@@ -3,6 +3,7 @@
 import dataclasses
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -19,7 +20,7 @@ from poolax.quickstart._series import series
 from poolax.quickstart._settings import CHEAP_POOLERS, POOLERS, Settings
 from poolax.quickstart._study import Study
 from poolax.quickstart._vision import vision
-from poolax.records import Journal
+from poolax.records import Journal, digest
 from poolax.reporting import (
     Table,
     joined,
@@ -150,6 +151,11 @@ def _run(out, settings, modality, progress) -> Report:
     curves = noise_curves(study, out, best, settings, journal, progress)
     constants = trained_blocks(study.tokens, out / "blocks", settings, journal, progress)
 
+    solved = Records(row for row in heads if row.get("solver")).where(**first)
+    advice = _advice(study, out, solved)
+    what = {"kind": "choice", **first, "heads": digest([row["id"] for row in solved])}
+    choice = journal.measured(what, lambda: _told(advice))
+
     scores = notes_once(score_tables(heads))
     sensitivity = sensitivity_table(constants, title="Sensitivity: measured and bounded")
     for name, tables in (("scores", scores), ("sensitivity", [sensitivity])):
@@ -159,12 +165,12 @@ def _run(out, settings, modality, progress) -> Report:
     plot_noise_curves(curves, out / "noise_curves.png")
     plot_sensitivity(constants, out / "sensitivity.png")
     return Report(
-        records=Records([*heads, *curves, *constants]),
+        records=Records([*heads, *curves, *constants, choice]),
         scores=scores,
         sensitivity=sensitivity,
         cls_token_trained=checkpoint_metadata(out / "pretraining").get("cls_token_trained"),
         example_head=head_directory(out, next(iter(best.values()))),
-        advice=_advice(study, out, Records(row for row in heads if row.get("solver")).where(**first)),
+        advice=advice,
     )
 
 
@@ -176,6 +182,12 @@ def _advice(study: Study, out: epath.Path, heads: Records) -> Choice:
     loaded = {row["pooler"]: load_head(head_directory(out, row)) for row in heads}
     mask = None if tokens.mask is None else np.asarray(tokens.mask)
     return choose_pooler(heads, loaded, np.asarray(tokens.states), mask)
+
+
+def _told(advice: Choice) -> dict[str, Any]:
+    """What a record says of a recommendation."""
+    names = ("recommended", "runner_up", "decided", "sentence", "certainty", "best")
+    return {name: getattr(advice, name) for name in names}
 
 
 def _best_heads(heads: Records):

@@ -334,6 +334,22 @@ class AdviceRecord(MadeWith):
     certainty: NotRequired[str]
 
 
+@record_kind("choice")
+class ChoiceRecord(MadeWith):
+    """Which pooler finished heads speak for, as the quickstart says it."""
+
+    id: str
+    dataset: str | None
+    task: str
+    heads: str
+    recommended: str
+    runner_up: str | None
+    decided: bool
+    sentence: str
+    certainty: str
+    best: str
+
+
 @record_kind("claim")
 class ClaimRecord(MadeWith):
     """A verdict on a claim about poolers, with what it stands on."""
