@@ -6,7 +6,7 @@ from typing import Any
 
 from poolax.reporting._advice import advice_table, plot_advice
 from poolax.reporting._differences import resampled
-from poolax.reporting._marks import score, unit
+from poolax.reporting._marks import mean_and_std_of, score, unit
 from poolax.reporting._models import comparison_table
 from poolax.reporting._numbers import number_text
 from poolax.reporting._page.drawings import Drawing, drawn
@@ -19,7 +19,8 @@ _LEVEL = 0.05
 _CHOSEN_NOTE = (
     "Chosen: the best mean validation score, by the way of training with most poolers. Worse "
     "beyond noise: a worse test score than the chosen one's, with p < 0.05 after Holm's correction, by "
-    "a paired bootstrap over test examples and seeds; of the others this test set cannot tell."
+    "a paired bootstrap over test examples and seeds; of the others this test set cannot tell. A dash: "
+    "the records hold no scores of single examples."
 )
 
 _OVERVIEW_NOTE = "A dash: of what cannot be told apart the cheapest is recommended."
@@ -123,7 +124,8 @@ def _choice(name: str, place: Place, choice: str) -> tuple[Verdict, list[Cell]]:
     entrant, example = place.entrants[choice], place.example
     metric, baseline = example["metric"], example["baseline"]
     drawn_scores = resampled({label: e.sound for label, e in place.entrants.items() if e.sound})
-    test, worse, others = "–", "–", "–"
+    test = mean_and_std_of([row["test"] for row in entrant.sound], metric)
+    worse, others = "–", "–"
     sentence = f"Validation chose {choice}"
     certainty = ""
     if isinstance(drawn_scores, Resampled):
