@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from poolax import backbones
+from poolax import backbones, data
 from poolax.records import Records
 
 
@@ -105,6 +105,52 @@ def test_data_of_another_kind_are_named(experiments, tmp_path, capsys, preset, g
     command = ["--preset", preset, "--quick", "--data", given, "--out", str(tmp_path / "out")]
     assert experiments("pretrain").main(command) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.fixture
+def prepared(experiments, tmp_path):
+    """Reads what a run of ``gpt2-64`` is trained on, and trains nothing."""
+    pretraining = experiments("pretraining")
+
+    def prepare(name, model=None, **options):
+        given = pretraining.Options(quick=True, data=(str(tmp_path / name),), **options)
+        return pretraining.prepare(given, given.chosen(), tmp_path, lambda *_: None, model)
+
+    return prepare
+
+
+def test_files_of_tokens_need_no_record(prepared, tmp_path):
+    """As nanoGPT writes them: of one split or two, or one file."""
+    tmp_path.joinpath("bare").mkdir()
+    ids = np.arange(300, dtype=np.uint16)
+    ids.tofile(tmp_path / "bare" / "train.bin")
+    alone = prepared("bare")
+    assert alone.evaluation is None
+    assert alone.batches.batch(0)["ids"].shape == (8, 17)
+    assert alone.inputs(2).shape == (2, 16)
+    assert prepared("bare/train.bin").batches.fingerprint == alone.batches.fingerprint
+    ids[:100].tofile(tmp_path / "bare" / "val.bin")
+    assert prepared("bare").evaluation.steps_per_epoch == 1
+    with pytest.raises(
+        ValueError, match=r"vocab_size: expected more than 299, the highest id in .*, got 80"
+    ):
+        prepared("bare", vocab_size=80)
+
+
+def test_tokens_are_those_of_the_models_tokenizer(prepared, tmp_path):
+    texts = [f"Tale {n} ends {n + 7} days after {n * n}." for n in range(99)]
+    for name, size in (("one", 270), ("other", 280)):
+        data.tokens.write(texts[: size - 200], tmp_path / name, vocab_size=size)
+    one = str(tmp_path / "one")
+    assert prepared("one", tokenizer=one).preprocess is not None
+    with pytest.raises(ValueError, match=r"tokenizer: expected the one that .*/other was written by"):
+        prepared("other", tokenizer=one)
+    config = backbones.GPT2Config(300, 12, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    model = backbones.GPT2(params=None, config=config)
+    goes_on = {"init": one, "tokenizer": one}
+    assert prepared("one", model, **goes_on).batches.batch(0)["ids"].shape == (8, 13)
+    with pytest.raises(ValueError, match="block: expected at most 12, which the model takes, got 16"):
+        prepared("one", model, block=16, **goes_on)
 
 
 def check_that_it_goes_on(main, command, init, loss, capsys):

@@ -77,6 +77,10 @@ def series_of(options: Options, preset: Preset, init: Backbone | None) -> Prepar
         ValueError: for other data, or too few series to hold some out.
     """
     config: Any = preset.series_config() if init is None else init.config
+    if options.block is not None and options.block != config.num_steps:
+        raise ValueError(
+            f"block: expected {config.num_steps}, the steps of the model, got {options.block}"
+        )
     sources: list[Any] = []
     for name in preset.data:
         if is_file(name):

@@ -1,6 +1,6 @@
 """Texts that presets read: token files, and those that are written of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -17,6 +17,7 @@ from pretraining._prepared import Prepared, datasets, is_file
 from pretraining._presets import Preset
 
 _MASK = "[MASK]"
+_CHUNK = 1 << 22
 
 
 def texts_of(
@@ -42,24 +43,45 @@ def texts_of(
     """
     for name in options.files.given().keys() - {"text_column"}:
         raise ValueError(f"{name}: expected none for texts, got it for {', '.join(preset.data)}")
-    tokens, tokenizer = _token_files(options, preset, out, progress, model)
-    record = data.tokens.read(tokens).record if epath.Path(tokens).is_dir() else {}
+    path, tokenizer = _token_files(options, preset, out, progress, model)
+    tokens = data.tokens.read(path)
+    record = tokens.record
     objective = _objective(preset, record.get("vocab_size", preset.vocab_size), record, tokenizer, init)
     config: Any = objective.config
+    if not record or init is not None:
+        _check_ids(tokens, config.vocab_size, path)
     most = config.max_tokens
+    if options.block is not None and most is not None and options.block > most:
+        raise ValueError(f"block: expected at most {most}, which the model takes, got {options.block}")
     rows: dict[str, Any] = {
         "block": preset.block if most is None else min(preset.block, most),
         "batch_size": preset.batch_size,
+        "overlap": 1 if preset.family == "gpt2" else 0,
     }
-    rows["overlap"] = 1 if preset.family == "gpt2" else 0
     batches = TokenBatches(tokens, **rows, seed=options.seed)
     evaluation = None
-    if epath.Path(tokens).is_dir() and "validation" in record.get("splits", {"validation": {}}):
-        evaluation = TokenBatches(tokens, **rows, order="sequential", split="validation")
+    if _holds_some_out(path, record):
+        evaluation = TokenBatches(path, **rows, order="sequential", split="validation")
     preprocess = None if init is None else init.preprocess
     if preprocess is None and tokenizer is not None:
         preprocess = _text_preprocess(tokenizer, preset, record)
     return Prepared(objective, batches, evaluation, preprocess)
+
+
+def _holds_some_out(path: epath.Path, record: Mapping[str, Any]) -> bool:
+    if not path.is_dir():
+        return False
+    return "validation" in record["splits"] if record else any(path.glob("val*.bin"))
+
+
+def _check_ids(tokens: data.tokens.TokenShards, vocab_size: int, path: epath.Path) -> None:
+    """Refuse tokens that a vocabulary does not have, of files that say nothing of theirs."""
+    starts = range(0, len(tokens), _CHUNK)
+    highest = max(int(tokens[start : start + _CHUNK].max()) for start in starts)
+    if highest >= vocab_size:
+        raise ValueError(
+            f"vocab_size: expected more than {highest}, the highest id in {path}, got {vocab_size}"
+        )
 
 
 def _objective(preset, vocab_size, record, tokenizer, init) -> Objective:
@@ -78,7 +100,7 @@ def _objective(preset, vocab_size, record, tokenizer, init) -> Objective:
 
 def _token_files(
     options: Options, preset: Preset, out: epath.Path, progress: Progress, model: str | None
-) -> tuple[str, tokenizers.Tokenizer | None]:
+) -> tuple[epath.Path, tokenizers.Tokenizer | None]:
     """A folder or file of tokens, and the tokenizer where one is known: a model's own goes on."""
     known = model if options.tokenizer is None else options.tokenizer
     if len(preset.data) == 1 and _are_tokens(preset.data[0]):
@@ -86,10 +108,16 @@ def _token_files(
             raise ValueError("vocab_size: expected none beside a tokenizer, got both")
         if options.files.text_column is not None:
             raise ValueError(f"text_column: expected a table, got {preset.data[0]}")
-        given, folder = known, epath.Path(preset.data[0])
-        if given is None and folder.is_dir() and (folder / "tokenizer.json").exists():
-            given = folder
-        return preset.data[0], None if given is None else data.tokens.load_tokenizer(given)
+        folder = epath.Path(preset.data[0]).expanduser()
+        tokenizer = None if known is None else data.tokens.load_tokenizer(known)
+        if folder.is_dir() and (folder / "tokenizer.json").exists():
+            written_by = data.tokens.load_tokenizer(folder)
+            tokenizer = written_by if tokenizer is None else tokenizer
+            if not written_by.get_vocab().items() <= tokenizer.get_vocab().items():
+                raise ValueError(
+                    f"tokenizer: expected the one that {folder} was written by, got another, {known}"
+                )
+        return folder, tokenizer
     folder, former = data.tokens.write_once(
         _documents(options, preset.data),
         out,
@@ -103,11 +131,11 @@ def _token_files(
             rich.console.Console(stderr=True),
             f"data: not as it was when {former.name} was written; its tokens are now in {folder.name}",
         )
-    return str(folder), data.tokens.load_tokenizer(folder)
+    return folder, data.tokens.load_tokenizer(folder)
 
 
 def _are_tokens(name: str) -> bool:
-    path = epath.Path(name)
+    path = epath.Path(name).expanduser()
     return name.endswith(".bin") or (path.is_dir() and any(path.glob("*.bin")))
 
 

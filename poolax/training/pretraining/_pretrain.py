@@ -38,6 +38,10 @@ def pretrain(
     checkpoints of its own there goes on from the newest, bit for bit as if it had not been interrupted;
     they are written in the background, and for SIGTERM or Ctrl-C within a second or a step.
 
+    On several hosts every process calls ``jax.distributed.initialize()`` before anything else of JAX,
+    and then makes the same call, with batches of all rows and an ``out`` that all of them see. One
+    process writes; where one is asked to stop, all of them save together and stop.
+
     Args:
         objective: What is learned, and by a model of which sizes.
         batches: What it is learned from.
