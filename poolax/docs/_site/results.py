@@ -25,7 +25,7 @@ def pages() -> dict[str, str]:
     }
     parts = _MADE.search((EXPERIMENTS / "README.md").read_text())
     for part in re.split(r"^(?=## )", parts[1] if parts else "", flags=re.MULTILINE)[1:]:
-        records = re.search(r"\]\(results/(\w+)\.jsonl\)", part)
+        records = re.search(r"\]\(results/([\w-]+)\.jsonl\)", part)
         # The last parts only point to pages that stand here as well.
         if records:
             text = re.sub(r"^#(#+ )", r"\1", part, flags=re.MULTILINE)
