@@ -108,11 +108,11 @@ def sentences(row: Row) -> list[Row]:
 
 def lengths(row: Row) -> list[Row]:
     """Scores of single examples on texts that are cut to a length."""
-    if row["tested_on"] != "all" or row["score"] is None or "predictions" not in row:
+    if row["tested_on"] != "all" or row["score"] is None or "examples" not in row:
         return []
     more = {"higher_is_better": row["higher_is_better"], "value": row["score"]}
     task = at_length(row["task"], row["max_tokens"])
-    kept, _ = unpacked(row["predictions"]["test"])
+    kept, _ = unpacked(row["examples"])
     return [_row(row, kept, task=task, metric=row["metric"], **more)]
 
 

@@ -163,7 +163,7 @@ def scored(head, setup, counts, max_tokens, is_tested=None, about=None):
     made = ("command", "versions", "devices", "git", "wall_s")
     # Scores of single examples, of which differences are tested.
     has_examples = is_tested is None and not head["diverged"]
-    kept = {"predictions": {"test": packed(comparison.examples_of(head))}} if has_examples else {}
+    kept = {"examples": packed(comparison.examples_of(head))} if has_examples else {}
     return {
         "kind": "length_score",
         "id": digest([head["id"], max_tokens, *about.values()]),

@@ -88,6 +88,27 @@ def test_scores_of_some_examples(experiments):
     assert script.score_of(head, np.zeros(4, bool)) is None
 
 
+def test_published_records_keep_scores_of_examples_for_claims(experiments):
+    script, probing = experiments("sequence_length"), experiments("probing")
+    claims = experiments("claims_records")
+    kept = {"score": [1, 0, 1], "target": [0, 1, 1], "prediction": [0, 0, 1]}
+    kept = {name: np.array(values, np.int8) for name, values in kept.items()}
+    head = {"kind": "head", "id": "h", "pooler": "avg", "seed": 0, "metric": "accuracy"}
+    head |= {"dataset": "own", "task": "classification", "higher_is_better": True, "test": 2 / 3}
+    head |= {"diverged": False, "num_examples": {"train": 3}, "command": "sequence_length.py"}
+    head |= {"validation": 0.5, "predictions": {"test": packed(kept)}}
+    splits = {"train": np.array([3]), "validation": np.array([4]), "test": np.arange(3)}
+    data = Dataset("own", np.array(list("abcde")), np.arange(5), splits, "made up", "none")
+    setup = probing.Setup("own", data, None, None, "net", 1, 1)
+    row = probing.published(script.scored(head, setup, np.full((5, 1), 9), 8))
+    [found] = claims.scored([row])
+    assert (found["task"], found["model"]) == ("classification at 8 tokens", "net")
+    assert found["test"] == pytest.approx(2 / 3)
+    np.testing.assert_array_equal(Records([found]).predictions()[0].score, kept["score"])
+    of_some = script.scored(head, setup, np.full((5, 1), 9), 8, np.array([True, False, True]))
+    assert "examples" not in of_some
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

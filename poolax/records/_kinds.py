@@ -187,7 +187,7 @@ class LengthScoreRecord(MadeWith):
     num_examples: dict[str, int]
     lengths: dict[str, float]
     threshold: NotRequired[int]
-    predictions: NotRequired[dict[str, Any]]
+    examples: NotRequired[dict[str, Any]]
 
 
 @record_kind("robustness")
