@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import FURTHER_POOLERS, POOLERS, PROBES, pad, random_variables
+from families import ALL_FAMILIES, inputs, scrambled
+from helpers import FURTHER_POOLERS, KINDS, POOLERS, PROBES, pad, random_variables
 
 from poolax import bounds, empirical, measure, pooling
+from poolax.blocks import TBM
 
 GEOMETRIES = {
     "frobenius": empirical.project_to_frobenius_ball,
@@ -157,6 +159,74 @@ def test_the_ball_of_all_tokens_together_is_the_smaller_one(name, x64):
         np.testing.assert_allclose(whole, np.sqrt(NUM_TOKENS) * each, rtol=1e-9)
 
 
+BLOCKS = [
+    case if case == ("dot", "map-one", "frobenius") else pytest.param(*case, marks=pytest.mark.slow)
+    for case in itertools.product(KINDS, (*POOLERS, "lse", "map-one"), GEOMETRIES)
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "geometry"), BLOCKS)
+def test_no_attack_on_a_block_succeeds_below_the_radius(kind, name, geometry, x64):
+    """And what is certified is not far below what is found, for all three classes."""
+    model = TBM(2, ALL[name], KINDS[kind])
+    x = jax.random.normal(jax.random.key(0), (2, NUM_TOKENS, DIM))
+    block = random_variables(model, jax.random.key(1), x[0])["params"]
+    pooled = model.apply({"params": block}, x)
+    kernel = jax.random.normal(jax.random.key(2), (pooled.shape[-1], CLASSES), float)
+    variables = {"params": block | {"output": {"kernel": kernel}}}
+    labels = jnp.argmax(pooled @ kernel, axis=-1)
+    found = bounds.certify(model, variables, x, labels, geometry=geometry)
+    assert (found.radius > 0).all()
+
+    def logits(x, mask):
+        return model.apply({"params": block}, x, mask) @ kernel
+
+    found = measure.attacked(found, logits, x, jax.random.key(3), steps=30, restarts=2)
+    assert (found.radius <= found.attacked).all()
+    # Far from what is found; the constants of a whole domain are a hundred times as far.
+    assert (found.radius >= 1e-4 * found.attacked)[jnp.isfinite(found.attacked)].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", ["bert", "vit", "decoder", "gpt2-l2-plain", "gpt2"])
+def test_no_attack_on_a_backbone_succeeds_below_the_radius(name, geometry, x64):
+    backbone = scrambled(ALL_FAMILIES[name]())
+    params = jax.tree.map(lambda leaf: leaf.astype(float), backbone.params)
+    embeddings, mask = backbone.embed(params, inputs(name, 2))
+    pooler = pooling.AveragePool()
+    maps = backbone.encode(params, embeddings, mask, return_weights=True).weights
+
+    def pooled(x, mask):
+        batched = None if mask is None else mask[None]
+        return pooler.apply({}, backbone.encode(params, x[None], batched).states[0], mask)
+
+    kernel = jax.random.normal(jax.random.key(2), (embeddings.shape[-1], CLASSES), float)
+    masks = jnp.ones(embeddings.shape[:-1], bool) if mask is None else mask
+    labels = jnp.argmax(jax.vmap(pooled)(embeddings, masks) @ kernel, axis=-1)
+    found = bounds.certify(
+        pooler,
+        {"params": {"output": {"kernel": kernel}}},
+        embeddings,
+        labels,
+        mask=masks,
+        geometry=geometry,
+        layers=backbone.layer_specs(params),
+        weights=maps,
+    )
+    assert (found.radius > 0).all()
+    found = measure.attacked(
+        found,
+        lambda x, mask: pooled(x, mask) @ kernel,
+        embeddings,
+        jax.random.key(3),
+        mask=masks,
+        steps=30,
+        restarts=2,
+    )
+    assert (found.radius <= found.attacked).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -166,6 +236,10 @@ def test_the_ball_of_all_tokens_together_is_the_smaller_one(name, x64):
         ({"labels": jnp.array(0.0)}, r"labels: expected an integer dtype"),
         ({"labels": jnp.array(2)}, r"labels: expected classes from 0 to 1, got 2"),
         ({"geometry": "cube"}, r"geometry: expected"),
+        ({"layers": []}, r"layers: expected at least one"),
+        ({"weights": [jnp.eye(2)]}, r"weights: expected None without layers"),
+        ({"model": TBM(1, pooling.AveragePool())}, r"variables: expected parameters of a block"),
+        ({"model": TBM(1, pooling.AveragePool()), "layers": []}, r"layers: expected None beside a TBM"),
         ({"model": pooling.UnitPool(pooling.AveragePool())}, r"pooler: expected one with a Lipschitz"),
     ],
 )

@@ -115,7 +115,9 @@ def test_what_cannot_be_attacked_is_refused(trained):
     calls = [
         ((vit, head, images + 16, labels, ATTACKS), "images: expected values from 0 to 16, got"),
         ((vit, head, images[0], labels, ATTACKS), r"images: expected shape \(N, h, w, c\)"),
-        ((vit, head, images, labels + 2, ATTACKS), "labels: expected 2 from 0 to 1, got"),
+        ((vit, head, images, labels + 2, ATTACKS), "labels: expected classes from 0 to 1, got 2 to 3"),
+        ((vit, head, images[:0], labels[:0], ATTACKS), "images: expected at least one, got none"),
+        ((vit, head, images, labels[:0], ATTACKS), "labels: expected one for each of 2 images, got"),
         ((vit, head, images, labels, ()), "attacks: expected at least one, got none"),
         ((vit.replace(preprocess=None), head, images, labels, ATTACKS), "backbone: expected one with"),
     ]

@@ -8,6 +8,7 @@ far these may move.
 Theory, section 9.5.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from poolax._checks import is_concrete
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import safe_norm
 from poolax.bounds._ball_attention import AttentionBall
@@ -31,8 +33,9 @@ from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
 from poolax.pooling import Pooler
 
-# Radii of the first pass, each a little larger than that before; and even steps of the second.
-_RADII, _RATIO, _STEPS = 48, 1.4, 16
+# Radii of a pass; in the first of two each is that much larger than the one before, and how much larger
+# than what is found then the largest of the second is.
+_RADII, _RATIO, _BEYOND = 40, 1.6, 1.4
 # Up to this width exact norms of tokens' own matrices are worth their time.
 _EXACT = 128
 
@@ -80,13 +83,14 @@ def layered_radius(
     """
     states = [x]
     for spec, attention in zip(layers, maps, strict=True):
-        states.append(_apply(spec, states[-1], attention, real))
+        states.append(_apply(dataclasses.replace(spec, name=""), states[-1], attention, real))
     head = head_of(states[-1])
     covectors = _head_covectors(head, states[-1], real)
     behind = []
     for spec, attention, at in zip(layers[::-1], maps[::-1], states[-2::-1], strict=True):
         behind.append(covectors)
-        covectors = _pulled_back(spec, at, attention, real, covectors)
+        unnamed = dataclasses.replace(spec, name="")
+        covectors = _pulled_back(unnamed, at, attention, real, covectors)
     behind = behind[::-1]
     slopes = safe_norm(covectors, axis=-1)  # (k, n)
     # No certificate of this kind is larger than what the margin leaves of the gradient.
@@ -95,23 +99,36 @@ def layered_radius(
     most = jnp.min(most)
     most = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
     radii = most * _RATIO ** -jnp.arange(_RADII - 1.0, -1.0, -1.0).astype(x.dtype)
-    widths = jnp.diff(radii, prepend=0)
-    exact = x.shape[-1] <= _EXACT
-    found = _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact)
-    if exact:
-        # Once more with even steps, whose sums are nearer to the integrals.
-        widths = jnp.broadcast_to(1.3 * jnp.where(jnp.isfinite(found), found, most) / _STEPS, (_STEPS,))
-        again = _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact)
-        found = jnp.maximum(found, again)
+
+    def again(carry, _):
+        found, widths = carry
+        found = jnp.maximum(
+            found, _pass(layers, maps, states, real, head, behind, slopes, widths, geometry)
+        )
+        # Even steps next, whose sums are nearer to the integrals.
+        end = _BEYOND * jnp.where(jnp.isfinite(found), found, most)
+        return (found, jnp.broadcast_to(end / _RADII, widths.shape)), None
+
+    carry = jnp.zeros_like(most), jnp.diff(radii, prepend=0)
+    if is_concrete(x):
+        # Layers of one shape share one program.
+        for _ in range(2):
+            carry, _ = again(carry, None)
+    else:
+        carry, _ = jax.lax.scan(again, carry, length=2)
     right = jnp.all(jnp.where(head.others, head.margins > 0, True))
-    return jnp.where(right, found, 0)
+    # What sums of gradients may have lost.
+    rounding = 256 * (len(layers) + 1) * jnp.finfo(x.dtype).eps
+    return jnp.where(right, carry[0] * (1 - rounding), 0)
 
 
-def _pass(layers, maps, states, real, head, behind, slopes, widths, geometry, exact):
+def _pass(layers, maps, states, real, head, behind, slopes, widths, geometry):
     """The radius that is found on balls whose radii grow by ``widths``."""
+    exact = states[0].shape[-1] <= _EXACT
     balls = Balls.around(states[0], real, widths, geometry)
     falling = jnp.broadcast_to(slopes[:, None], (slopes.shape[0], widths.shape[0], slopes.shape[1]))
     for spec, attention, covectors in zip(layers, maps, behind, strict=True):
+        spec = dataclasses.replace(spec, name="")
         balls, changes = _through(spec, attention, real, covectors, balls, exact)
         falling = falling + changes
     return _largest(head, balls, real, falling)

@@ -9,6 +9,7 @@ import poolax
 from poolax._text import one_line
 from poolax.cli._advise import Advise
 from poolax.cli._bounds import Bounds
+from poolax.cli._certify import Certify
 from poolax.cli._compare import Compare
 from poolax.cli._console import COMPLETE, USAGE
 from poolax.cli._data import Data, expand_options
@@ -24,6 +25,7 @@ _COMMANDS = {
     "quickstart": Quickstart,
     "bounds": Bounds,
     "lipschitz": Lipschitz,
+    "certify": Certify,
     "advise": Advise,
     "compare": Compare,
     "report": Report,

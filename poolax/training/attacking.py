@@ -137,10 +137,12 @@ def attack_head(
     pixels = _pixels(backbone, images)
     labels = np.asarray(labels)
     num_outputs = _num_classes(head)
-    if labels.shape != pixels.shape[:1] or labels.min() < 0 or labels.max() >= num_outputs:
+    if labels.shape != pixels.shape[:1]:
+        raise ValueError(f"labels: expected one for each of {len(pixels)} images, got {labels.shape}")
+    if labels.min() < 0 or labels.max() >= num_outputs:
         raise ValueError(
-            f"labels: expected {len(pixels)} from 0 to {num_outputs - 1}, got shape {labels.shape} "
-            f"from {labels.min()} to {labels.max()}"
+            f"labels: expected classes from 0 to {num_outputs - 1}, got {labels.min()} to "
+            f"{labels.max()}"
         )
     if not attacks:
         raise ValueError("attacks: expected at least one, got none")
@@ -203,8 +205,10 @@ def _pixels(backbone, images):
         kind = type(prepare).__name__
         raise ValueError(f"backbone: expected one with an ImagePreprocess, got {kind}")
     images = np.asarray(images)
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images: expected shape (N, h, w, c) with N >= 1, got {images.shape}")
+    if not images.size:
+        raise ValueError("images: expected at least one, got none")
+    if images.ndim != 4:
+        raise ValueError(f"images: expected shape (N, h, w, c), got {images.shape}")
     pixels = images.astype(np.float64) * prepare.scale
     if not (pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6):
         white = 1 / prepare.scale
