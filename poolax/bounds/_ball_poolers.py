@@ -22,6 +22,9 @@ from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
 from poolax.bounds._softmax_box import largest_mean, weight_range
 from poolax.pooling import HybridPool, MaxPool, Pooler, QueryAttentionPool
 
+# Of what sums of products lose.
+_LOST = 64
+
 
 @struct.dataclass
 class ReadOnBall:
@@ -144,7 +147,9 @@ def _query_changes(params, z, real, radii, direction=None):
     low, high = weight_range(*box)
     shift = jnp.maximum(jnp.maximum(high - slices.weights, slices.weights - low), 0)
     apart_moves = moves + (largest_mean(*box, moves) + jnp.sum(shift * apart, axis=-1))[:, None]
-    change = shift * (sizes[:, None] + rates * apart) + high * rates * apart_moves
+    whole = sizes[:, None] + rates * apart
+    # With what sums over slices may have lost of the derivative itself.
+    change = (shift + _LOST * jnp.finfo(z.dtype).eps * high) * whole + high * rates * apart_moves
     change = jnp.where(real[None], change, 0)
     return safe_norm(change, axis=0) if direction is None else jnp.sum(change, axis=0)
 
@@ -173,7 +178,8 @@ def lead_changes(
     if isinstance(pooler, HybridPool):
         params = variables["params"]
         shares = jax.nn.softmax(jnp.asarray(params["mixture"], z.dtype))
-        return sum(
+        lost = _LOST * jnp.finfo(z.dtype).eps * safe_norm(direction)
+        return lost * real + sum(
             share
             * lead_changes(
                 part, {"params": params.get(f"poolers_{index}", {})}, z, real, radii, direction

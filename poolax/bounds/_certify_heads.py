@@ -13,11 +13,12 @@ from jaxtyping import Array, Bool, Float
 from poolax._numerics import safe_norm
 from poolax.bounds._certify_max import max_radius
 from poolax.bounds._certify_query import lowest_score
+from poolax.bounds._certify_slopes import slope_radius
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linear_poolers import is_linear
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._query_slices import query_slices
-from poolax.pooling import MaxPool, Pooler, QueryAttentionPool
+from poolax.pooling import HybridPool, MaxPool, Pooler, QueryAttentionPool
 
 # Radii from 2^-40 to 2^40 of a scale, to six digits.
 _OCTAVES, _HALVINGS = 40.0, 28
@@ -44,7 +45,12 @@ def head_radius(
         falls = _query_falls(variables["params"], z, real, direction, geometry)
     else:
         falls = _bounded_falls(pooler, variables, z, real, direction, geometry)
-    return _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
+    found = _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
+    if not isinstance(pooler, QueryAttentionPool | HybridPool):
+        return found
+    # Parts at their worst apart, or all together to first order.
+    together = slope_radius(pooler, variables, geometry, z, real, direction, margin)
+    return jnp.maximum(found, together)
 
 
 def _largest(is_safe, margin, direction):

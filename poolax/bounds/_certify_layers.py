@@ -28,6 +28,7 @@ from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_poolers import lead_changes
 from poolax.bounds._ball_tokens import TokensBall
 from poolax.bounds._certify_heads import head_radius
+from poolax.bounds._certify_slopes import crossing
 from poolax.bounds._layer_maps import layer_map
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
@@ -134,19 +135,6 @@ def _pass(layers, maps, states, real, head, behind, slopes, widths, geometry):
     return _largest(head, balls, real, falling)
 
 
-@functools.partial(jax.jit, static_argnames="geometry")
-def _largest_of(falls, lipschitz, widths, margins, others, geometry):
-    before = jnp.concatenate([jnp.zeros_like(falls[:, :1]), falls[:, :-1]], axis=1)
-    starts = jnp.cumsum(widths) - widths
-    # Within a step the lead falls at no more than the step's rate.
-    left = margins[:, None] - before
-    inside = jnp.minimum(left / jnp.where(lipschitz > 0, lipschitz, 1), widths[None])
-    inside = jnp.where(lipschitz > 0, inside, widths[None])
-    reached = jnp.where(left > 0, starts[None] + inside, 0)
-    radii = jnp.max(jnp.where(jnp.isnan(reached), 0, reached), axis=1)
-    return jnp.min(radii, initial=jnp.inf, where=others)
-
-
 @jax.jit
 def _largest(head: Head, balls: Balls, real, falling):
     """The largest radius on which no lead can be lost, by either form."""
@@ -154,8 +142,8 @@ def _largest(head: Head, balls: Balls, real, falling):
     changes = _lead_changes(head, balls, real)  # (k, J, n)
     slopes = or_infinite(falling + changes)
     lipschitz = row_norm(geometry, slopes)  # (k, J)
-    falls = or_infinite(jnp.cumsum(balls.widths[None] * lipschitz, axis=1))
-    known = _largest_of(falls, lipschitz, balls.widths, head.margins, head.others, geometry)
+    known = crossing(balls.widths, lipschitz, head.margins)
+    known = jnp.min(known, initial=jnp.inf, where=head.others)
     # Of the head alone: states move by no more than their reach, all together and each.
     together = jax.vmap(functools.partial(pooled_norm_of, geometry))(balls.reaches)  # (J,)
     each = jnp.max(jax.vmap(lambda reach: Reach(reach, geometry).radii)(balls.reaches), axis=-1)
