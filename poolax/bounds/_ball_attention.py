@@ -118,7 +118,9 @@ class AttentionBall:
         value_bias: Float[Array, "H d_v"] | None = None,
         turn: Turn | None = None,
     ):
-        self._kind, self._weights = kind, weights
+        self._weights = weights
+        # Of cosine attention more is read than all kinds have.
+        self._kind: Any = kind
         self._kernels = kernels
         self._parts = attention_parts(kind, kernels, x, value_bias, turn)
         self._turned = _turn_norm(turn, self._parts.query_seen)

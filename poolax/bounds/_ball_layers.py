@@ -68,6 +68,7 @@ class LayerBall:
         self.before_slopes = around.before.slopes
         self.branch: AttentionBall | TokensBall | None = None
         at: Any = None
+        jacobian: Any = None
         if isinstance(spec.branch, AttentionSpec):
             at = attention_at(spec, around, attention, real)
             out = at.out

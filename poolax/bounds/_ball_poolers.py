@@ -107,8 +107,10 @@ def _read(pooler, variables, z, real, radii) -> ReadOnBall | None:
             return None
         # Bounds of a sum: sums of bounds.
         return ReadOnBall(
-            sum(share * part.tokens for share, part in zip(shares, parts, strict=True)),
-            sum(share * part.whole for share, part in zip(shares, parts, strict=True)),
+            jnp.einsum(
+                "j,jn->n", shares, jnp.stack([part.tokens for part in parts if part is not None])
+            ),
+            jnp.einsum("j,j->", shares, jnp.stack([part.whole for part in parts if part is not None])),
         )
     return None
 
@@ -179,11 +181,11 @@ def lead_changes(
         params = variables["params"]
         shares = jax.nn.softmax(jnp.asarray(params["mixture"], z.dtype))
         lost = _LOST * jnp.finfo(z.dtype).eps * safe_norm(direction)
-        return lost * real + sum(
-            share
-            * lead_changes(
+        changes = [
+            lead_changes(
                 part, {"params": params.get(f"poolers_{index}", {})}, z, real, radii, direction
             )
-            for index, (share, part) in enumerate(zip(shares, pooler.poolers, strict=True))
-        )
+            for index, part in enumerate(pooler.poolers)
+        ]
+        return lost * real + or_infinite(jnp.sum(shares[:, None] * jnp.stack(changes), axis=0))
     return jnp.full_like(radii, jnp.inf)

@@ -159,8 +159,9 @@ def certified(
         if skipped:
             kept = jnp.ones(x.shape[:-1], bool) if mask is None else mask
             mask = kept & (jnp.cumsum(kept, axis=-1) > skipped)
+    pooler: Any = head.pooler
     found = bounds.certify(
-        head.pooler,
+        pooler,
         head.variables,
         x,
         labels,
