@@ -46,9 +46,9 @@ def head_radius(
     else:
         falls = _bounded_falls(pooler, variables, z, real, direction, geometry)
     found = _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
-    if not isinstance(pooler, QueryAttentionPool | HybridPool):
+    if not isinstance(pooler, HybridPool):
         return found
-    # Parts at their worst apart, or all together to first order.
+    # By the constants of its parts, or all together to first order.
     together = slope_radius(pooler, variables, geometry, z, real, direction, margin)
     return jnp.maximum(found, together)
 
