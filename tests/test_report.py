@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import webbrowser
 
 import pytest
 
@@ -162,6 +163,19 @@ def test_a_file_of_records_gives_a_page_beside_it(tmp_path, capsys):
     assert (code, err) == (cli.COMPLETE, "")
     assert out == f"Records of bounds.jsonl\nPage: {tmp_path / 'other.html'}\n"
     assert (tmp_path / "other.html").read_bytes() == (tmp_path / "bounds.html").read_bytes()
+
+
+def test_the_page_is_shown_where_that_is_asked_for(tmp_path, capsys):
+    path = tmp_path / "a b.jsonl"
+    path.write_text(json.dumps([*others()][3]) + "\n")
+    shown = tmp_path / "browser"
+    shown.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{tmp_path}/address'\n")
+    shown.chmod(0o755)
+    webbrowser.register("shown", None, webbrowser.GenericBrowser([str(shown), "%s"]), preferred=True)
+    code, out, err = run(capsys, path, "--open")
+    assert (code, err) == (cli.COMPLETE, "")
+    assert (tmp_path / "address").read_text() == (tmp_path / "a b.html").as_uri()
+    assert out.startswith("Records of a b.jsonl\n")
 
 
 def test_no_records_are_a_matter_of_usage(tmp_path, capsys):
