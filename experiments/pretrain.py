@@ -72,6 +72,7 @@ class _Command:
         beside, init = runs_of(options.beside), None
         if options.init is not None:
             init = backbones.load(pretraining.path_of_model(options.init))
+            init = pretraining.with_mask_token(init)
         with progress_bars(console) as progress:
             prepared = pretraining.prepare(options, preset, out, progress, init)
             probes = pretraining.probes_of(options, preset, prepared) if options.worth else {}

@@ -5,11 +5,14 @@ import importlib
 import json
 import re
 
+import chex
+import jax
 import numpy as np
 import pytest
 
 from poolax import backbones, data
 from poolax.records import Records
+from poolax.training.pretraining import MaskedPatches
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +312,18 @@ def test_runs_are_drawn_side_by_side(experiments, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
     draw({"dot": [plain], "L2": [{**plain, "observed": {"lipschitz": norms}}]}, tmp_path)
     assert (tmp_path / "lipschitz.png").exists()
+
+
+def test_a_vit_that_is_gone_on_from_has_a_token_for_hidden_patches(experiments):
+    """Folders in the other layout hold none."""
+    config = backbones.ViTConfig(8, 4, 1, width=8, num_layers=1, num_heads=2, mlp_dim=8)
+    with_mask_token = experiments("pretraining").with_mask_token
+
+    def zeros(config):
+        shapes = jax.eval_shape(lambda key: backbones.ViT.init(config, key).params, jax.random.key(0))
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    found = with_mask_token(backbones.ViT(params=zeros(config), config=config))
+    MaskedPatches(found.config)
+    chex.assert_trees_all_equal(found.params, zeros(found.config))
+    assert with_mask_token(found) is found

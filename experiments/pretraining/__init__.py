@@ -1,12 +1,13 @@
 """Presets of pretraining, what they read, and what their models are worth."""
 
-from pretraining._data import Prepared as Prepared
 from pretraining._data import path_of_model as path_of_model
 from pretraining._data import prepare as prepare
+from pretraining._data import with_mask_token as with_mask_token
 from pretraining._lipschitz import norms_by_run as norms_by_run
 from pretraining._lipschitz import norms_of as norms_of
 from pretraining._lipschitz import norms_table as norms_table
 from pretraining._options import Options as Options
+from pretraining._prepared import Prepared as Prepared
 from pretraining._presets import PRESETS as PRESETS
 from pretraining._presets import Preset as Preset
 from pretraining._recorded import by_attention as by_attention

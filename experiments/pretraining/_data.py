@@ -1,8 +1,12 @@
 """What presets read: batches to train on, batches held out, preprocessing and objective."""
 
+import dataclasses
+from typing import Any
+
+import numpy as np
 from etils import epath
 
-from poolax.backbones import Backbone, is_saved_backbone
+from poolax.backbones import Backbone, ViT, is_saved_backbone
 from poolax.training import Progress
 from pretraining._arrays import images_of, series_of
 from pretraining._options import Options
@@ -51,6 +55,20 @@ def path_of_model(init: str) -> str:
     """
     of_run = epath.Path(init) / "backbone"
     return str(of_run) if is_saved_backbone(of_run) else init
+
+
+def with_mask_token(model: Backbone) -> Backbone:
+    """A ViT with a token for hidden patches, of zeros where it has none; others stay as they are.
+
+    Args:
+        model: Any.
+    """
+    config: Any = model.config
+    if not isinstance(model, ViT) or config.use_mask_token:
+        return model
+    token = np.zeros(config.width, np.float32)
+    params = {**model.params, "embeddings": {**model.params["embeddings"], "mask_token": token}}
+    return model.replace(config=dataclasses.replace(config, use_mask_token=True), params=params)
 
 
 def _check_kind(preset, init):
