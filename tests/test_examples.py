@@ -179,3 +179,12 @@ def test_the_suite_of_the_pooler_finds_faults(fault, example):
 
     with pytest.raises(AssertionError):
         example("own_pooler").check(Faulty(), {}, 4, 0)
+
+
+@pytest.mark.slow
+def test_states_of_torch(example, capsys, tmp_path):
+    pytest.importorskip("torch")
+    arguments = ["--num-examples", 40, "--length", 24, "--poolers", "avg", "max", "--out", tmp_path]
+    printed = run(example("torch_states"), capsys, *arguments)
+    assert "random encoder" in printed
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
