@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from poolax._layer_specs import AttentionSpec, LayerSpec
+from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
 from poolax.bounds._ball_attention import AttentionBall
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_tokens import TokensBall
@@ -76,7 +76,7 @@ class LayerBall:
         else:
             out, jacobian, middle = tokens_at(spec.branch, around.inner)
             out = jnp.where(real[:, None], around.scale * out, 0)
-            if spec.branch is not None:
+            if isinstance(spec.branch, FeedForwardSpec):
                 self.branch = TokensBall(spec.branch, around.scale, around.inner, middle)
         self.summed = around.summed(x, out)
         result, after = norm_at(spec.norm_after, self.summed)

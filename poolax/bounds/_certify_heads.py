@@ -35,7 +35,7 @@ def head_radius(
 ) -> Float[Array, ""]:
     """How far tokens may move before ``direction @ pooler(z)`` can fall by ``margin``."""
     if is_linear(pooler):
-        gradient = jax.grad(lambda z: direction @ pooler.apply(variables, z, real))(z)
+        gradient = jax.grad(lambda z: direction @ jnp.asarray(pooler.apply(variables, z, real)))(z)
         by_token = safe_norm(gradient, axis=-1)
         dual = safe_norm(by_token) if geometry == "frobenius" else jnp.sum(by_token)
         return jnp.where(dual > 0, margin / jnp.where(dual > 0, dual, 1), jnp.inf)

@@ -56,7 +56,7 @@ def slope_radius(
 
     To first order it is exact, whatever the pooler is made of; what its parts change by is summed.
     """
-    gradient = jax.grad(lambda z: direction @ pooler.apply(variables, z, real))(z)
+    gradient = jax.grad(lambda z: direction @ jnp.asarray(pooler.apply(variables, z, real)))(z)
     slopes = safe_norm(gradient, axis=-1)  # (n,)
     size = row_norm(geometry, slopes)
     # No radius is larger than what the margin leaves of the gradient.

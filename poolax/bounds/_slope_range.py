@@ -4,6 +4,7 @@ Theory, section 5.6.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def slope_range(
         NoBoundError: for an activation whose slopes are not known.
     """
     most = activation_lipschitz(activation)
-    name = activation_name(activation)
+    name: Any = activation_name(activation)
     if name == "relu":
         # Written so that what is no number gives the widest range.
         zero, one = jnp.zeros_like(low), jnp.ones_like(low)

@@ -82,8 +82,9 @@ class Certify:
         test = np.asarray(dataset.splits["test"])
         count = min(self.num_examples, len(test))
         chosen = np.sort(np.random.default_rng(self.seed).choice(test, count, replace=False))
-        raw = [dataset.inputs[int(index)] for index in chosen]
-        labels = jnp.asarray([int(dataset.targets[int(index)]) for index in chosen])
+        given: Any = dataset.inputs
+        raw = [given[int(index)] for index in chosen]
+        labels = jnp.asarray(np.asarray(dataset.targets)[chosen].astype(int))
         inputs, mask = backbone.prepare(raw if backbone.modality == "language" else np.stack(raw))
         found = certified(
             backbone, head, inputs, mask, labels, geometry=self.geometry, whole=self.whole,
