@@ -66,9 +66,10 @@ def with_mask_token(model: Backbone) -> Backbone:
     config: Any = model.config
     if not isinstance(model, ViT) or config.use_mask_token:
         return model
+    vit: Any = model
     token = np.zeros(config.width, np.float32)
-    params = {**model.params, "embeddings": {**model.params["embeddings"], "mask_token": token}}
-    return model.replace(config=dataclasses.replace(config, use_mask_token=True), params=params)
+    params = {**vit.params, "embeddings": {**vit.params["embeddings"], "mask_token": token}}
+    return vit.replace(config=dataclasses.replace(config, use_mask_token=True), params=params)
 
 
 def _check_kind(preset, init):
