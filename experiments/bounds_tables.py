@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from poolax.reporting import Cell, Table
+from poolax.reporting import number_text as text
 from poolax.training import Records
 
 Row = Mapping[str, Any]
@@ -23,17 +24,6 @@ def tables(records: Records) -> dict[str, Table]:
     }
     found = {name: (maker, records.where(kind=kind)) for name, (kind, maker) in makers.items()}
     return {name: maker(rows) for name, (maker, rows) in found.items() if len(rows)}
-
-
-def text(value: float | None, log10: float | None = None) -> str:
-    """A number in three digits; beyond a million as a power of ten."""
-    if value is None and log10 is None:
-        return "–"
-    log10 = np.log10(value) if log10 is None else log10
-    if log10 >= 6:
-        return f"10^{log10:.1f}"
-    value = 10**log10 if value is None else value
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _ratio(row, above, below):

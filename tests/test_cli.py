@@ -281,10 +281,24 @@ def test_other_endings(capsys, monkeypatch, tmp_path):
 def test_help_and_version(capsys):
     assert cli.main(["--version"]) == cli.COMPLETE
     assert re.fullmatch(r"poolax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert cli.main(["advise", "--version"]) == cli.COMPLETE
+    assert capsys.readouterr().out.startswith("poolax ")
     assert cli.main(["quickstart", "--help"]) == cli.COMPLETE
     text = capsys.readouterr().out
     for option in ("--out", "--seeds", "--json", "--devices", "--profile", "--compilation-cache"):
         assert option in text
+
+
+def test_quiet_leaves_out_progress_alone(capsys):
+    assert cli.main(BOUNDS) == cli.COMPLETE
+    loud = capsys.readouterr()
+    assert "bounds" in loud.err
+    assert cli.main([*BOUNDS, "--quiet"]) == cli.COMPLETE
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert quiet.out == loud.out
+    assert cli.main(["bounds", "--num-tokens", "0", "--quiet"]) == cli.USAGE
+    assert "num_tokens" in capsys.readouterr().err
 
 
 def test_diverged_heads_end_with_code_three(finished, monkeypatch, capsys):

@@ -147,7 +147,7 @@ def test_bounds_beyond_single_precision_are_those_of_double_precision(capsys):
     code, out, _ = run(capsys, "bounds", *SMALL, "--radius", 1e30, "--poolers", "avg")
     assert code == cli.COMPLETE
     log10 = next(row for row in rows if row["attention"] == "dot")["log10_sharp"] - 60
-    assert f"10^{log10:.1f}" in out
+    assert reporting.number_text(None, log10) in out
 
 
 def test_a_layer_beyond_single_precision_is_in_the_ledger(capsys, vit, tmp_path):
@@ -160,7 +160,7 @@ def test_a_layer_beyond_single_precision_is_in_the_ledger(capsys, vit, tmp_path)
     layers = [row for row in rows if row["kind"] == "layer"]
     assert max(row["log10_branch"] or 0 for row in layers) > 38
     for row in layers:
-        assert f"10^{row['log10_factor']:.1f}" in out
+        assert reporting.number_text(row["factor"], row["log10_factor"]) in out
     total = sum(row["log10_factor"] for row in layers if row["method"] == "tight")
     first = next(row for row in rows if row.get("pooler") == "first")
     assert first["log10_tight"] == pytest.approx(total, rel=1e-3)
@@ -263,6 +263,13 @@ def test_bounds_of_a_backbone(capsys, vit):
         average = expected - np.log10(5) / 2
         assert pooled["avg"][f"log10_{method}"] == pytest.approx(average, abs=1e-5)
     assert pooled["avg"]["certified_zero"] == (pooled["avg"]["log10_gamma"] <= 0)
+    at_inputs = [row | {"log10_local": [0.5, 1.0]} for row in pooled.values()]
+    table = reporting.pooled_table(at_inputs, "Whole")
+    assert table.columns[:3] == ["pooler", "local", "sharp"]
+    assert "say nothing" not in " ".join(table.notes)
+    larger = [row | {"log10_tight": 80.0, "log10_sharp": 90.0} for row in pooled.values()]
+    notes = " ".join(reporting.pooled_table(larger, "Whole").notes)
+    assert "above 1.00e80: they are true and say nothing" in notes
 
 
 def check_reports(rows, folder):
@@ -387,11 +394,20 @@ def test_no_number_is_cut_at_80_columns(big, capsys, monkeypatch):
 
 def test_numbers_for_people():
     assert [reporting.number_text(value) for value in (None, 0.0, 0.00002, 0.5, 3.14159, 12345.6)] == [
-        "–", "0", "2.0e-05", "0.5", "3.14", "12346",
+        "–", "0", "2.00e-5", "0.500", "3.14", "12346",
     ]  # fmt: skip
-    assert reporting.number_text(3e6, np.log10(3e6)) == "10^6.5"
-    assert reporting.number_text(None, 43.21) == "10^43.2"
-    assert reporting.number_text(1e45) == "10^45.0"
+    # Three digits, whatever stands beside them.
+    assert [reporting.number_text(value) for value in (18.0, 22.9, 999.7, -0.5)] == [
+        "18.0", "22.9", "1000", "-0.500",
+    ]  # fmt: skip
+    assert [reporting.number_text(value) for value in (794373.0, 99951.0, 99999.7, 9.9999e-4)] == [
+        "7.94e5", "99951", "1.00e5", "0.00100",
+    ]  # fmt: skip
+    assert reporting.number_text(3e6, np.log10(3e6)) == "3.00e6"
+    assert reporting.number_text(None, 43.21) == "1.62e43"
+    assert reporting.number_text(None, 42.99999) == "1.00e43"
+    assert reporting.number_text(1e300, 412.5) == "3.16e412"
+    assert reporting.number_text(1e45) == "1.00e45"
     assert reporting.number_text(np.inf) == "–"
 
 

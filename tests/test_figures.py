@@ -152,3 +152,29 @@ def test_what_a_bound_in_the_loss_does_is_told_and_drawn(tmp_path):
     assert {"75.0", "94.5", "3150", "plain loss", "+ 0.02 log L", "small points: 2 seeds"} <= set(words)
     with pytest.raises(ValueError, match="records: expected some of kind 'regularize', got none"):
         reporting.plot_regularized([{"kind": "head"}], tmp_path / "none.svg")
+
+
+def test_bounds_against_the_number_of_tokens(tmp_path):
+    bounds = [
+        {"kind": "bounds", "attention": kind, "pooler": "avg", "num_tokens": [4, n]}
+        | {"published": 100.0 * n if kind == "dot" else None, "sharp": 10.0 * n, "tight": 5.0}
+        for kind in ("dot", "l2")
+        for n in (4, 16, 64)
+    ]
+    reporting.plot_bounds_by_tokens(bounds, tmp_path / "n.svg")
+    words = text_of(tmp_path / "n.svg")
+    assert {"dot-product attention, avg", "L2 attention, avg", "64", "tokens, n"} <= set(words)
+    assert "measured by search" not in words
+    found = [
+        {"kind": "bounds_inputs", "attention": "dot", "target": "attention", "num_tokens": n}
+        | {"published": 9.0, "sharp": 5.0, "tight": 4.0, "local": 3.0, "found": 2.0}
+        for n in (4, 8)
+    ]
+    reporting.plot_bounds_by_tokens(found, tmp_path / "found.svg")
+    assert {"measured by search", "dot-product attention, attention"} <= set(
+        text_of(tmp_path / "found.svg")
+    )
+    with pytest.raises(
+        ValueError, match="records: expected bounds for several numbers of tokens, got 1"
+    ):
+        reporting.plot_bounds_by_tokens(bounds[:1], tmp_path / "none.svg")

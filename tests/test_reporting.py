@@ -380,8 +380,8 @@ LIPSCHITZ = [
 def test_sensitivity():
     table = reporting.sensitivity_table(LIPSCHITZ)
     text = table.markdown()
-    assert "| dot product | avg | 2 | 4 | 40 | 4.2e+06 | 10 |" in text
-    assert "| L2 | attn | 2 | 4 | – | – | – |" in text
+    assert "| dot product | avg | 2.00 | 4.00 | 40.0 | 4.20e6 | 10.0 |" in text
+    assert "| L2 | attn | 2.00 | 4.00 | – | – | – |" in text
     assert len(list(csv.DictReader(io.StringIO(table.csv())))) == 4
     with pytest.raises(ValueError, match=r"records: expected kind 'lipschitz' or .*, got 'bounds'"):
         reporting.sensitivity_table([LIPSCHITZ[0] | {"kind": "bounds"}])
@@ -391,12 +391,14 @@ def test_local_and_tight_bounds_have_columns_where_records_have_them():
     newer = [row | {"local": 3.0, "tight": 20.0} for row in LIPSCHITZ]
     table = reporting.sensitivity_table(newer)
     assert table.columns[2:] == ["real", "search", "local", "tight", "sharp", "published", "ratio"]
-    assert "| dot product | avg | 2 | 4 | 3 | 20 | 40 | 4.2e+06 | 5 |" in table.markdown()
+    assert (
+        "| dot product | avg | 2.00 | 4.00 | 3.00 | 20.0 | 40.0 | 4.20e6 | 5.00 |" in table.markdown()
+    )
     assert table.tidy[0]["tight_over_measured"] == 5
     assert table.tidy[0]["sharp_over_measured"] == 10
     # Beside records of the first version, which lack both.
     mixed = reporting.sensitivity_table([*newer, LIPSCHITZ[0]]).markdown()
-    assert "| dot product | avg | 2 | 4 | – | – | 40 | 4.2e+06 | – |" in mixed
+    assert "| dot product | avg | 2.00 | 4.00 | – | – | 40.0 | 4.20e6 | – |" in mixed
 
 
 def test_a_radar_has_an_axis_for_each_task(tmp_path):

@@ -278,6 +278,24 @@ def test_terminals_that_are_narrow_break_cells_and_then_the_table(monkeypatch, c
     assert (first_cells[shown.index(after)] == "baseline") == (lines == 1)
 
 
+def test_wide_tables_break_between_columns_and_never_within_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = [f"measurement{number:02d}" for number in range(12)]
+    cell = reporting.Cell("12345.678901")
+    rows = [[reporting.Cell(f"a rather long case {row}"), *[cell] * 12] for row in range(9)]
+    shown = str(reporting.Table("Wide", ["case", *columns], rows, ["A note."], []))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(shown.count(column) == 1 for column in columns)
+    assert shown.count(cell.text) == 9 * 12
+    assert shown.count("Wide") == 1
+    # Few rows stand beside each other instead.
+    turned = str(reporting.Table("Wide", ["case", *columns], rows[:2], [], []))
+    assert turned.splitlines()[4].count("12345.678901") == 2
+    # A word that no terminal is wide enough for is broken, not cut.
+    long = reporting.Table("", ["a", "b"], [[reporting.Cell("x"), reporting.Cell("y" * 99)]], [], [])
+    assert str(long).count("y") == 99
+
+
 def test_nothing_to_show():
     with pytest.raises(ValueError, match="records: expected at least one head record, got none"):
         reporting.score_tables([])

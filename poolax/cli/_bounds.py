@@ -46,7 +46,7 @@ class Bounds:
     Prints one table, for every pooler behind a block with every kind of attention: the best published
     constant, the sharp and the tight bound of this library. Start with
 
-    poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2
+    poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2 --epsilon 0.001 --sigma 0.5
 
     for sequences of 16 to 64 tokens that are at most 2 long. With --epsilon and --sigma it also says
     whether no change of the input of size epsilon (Frobenius norm) moves the pooled vector by more

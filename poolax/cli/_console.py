@@ -1,6 +1,7 @@
 """What the commands share: exit codes, progress, records on standard output."""
 
 import contextlib
+import contextvars
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ import rich.console
 import rich.progress
 from rich.text import Text
 
-from poolax._progress import Progress
+from poolax._progress import Progress, no_progress
 from poolax._signals import INTERRUPTED as INTERRUPTED
 from poolax._text import one_line, printable
 from poolax.records import as_written, check_record
@@ -24,6 +25,8 @@ USAGE = 2
 """Exit code: something was asked for that cannot be."""
 DIVERGED = 3
 """Exit code: complete, with heads that diverged."""
+
+_SHOWS_PROGRESS = contextvars.ContextVar("shows_progress", default=True)
 
 
 def show(tables: Iterable[Table], records: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -48,8 +51,21 @@ def print_tables(tables: Iterable[Table], console: rich.console.Console) -> None
 
 
 @contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """Inside, :func:`progress_bars` shows nothing."""
+    token = _SHOWS_PROGRESS.set(False)
+    try:
+        yield
+    finally:
+        _SHOWS_PROGRESS.reset(token)
+
+
+@contextlib.contextmanager
 def progress_bars(console: rich.console.Console) -> Iterator[Progress]:
     """Bars for what takes a while, one for each description that is reported."""
+    if not _SHOWS_PROGRESS.get():
+        yield no_progress
+        return
     columns = (
         rich.progress.TextColumn("{task.description:>22.22}", markup=False),
         rich.progress.BarColumn(),

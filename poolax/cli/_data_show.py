@@ -80,7 +80,7 @@ def _sample_lines(sample: Mapping[str, Any], width: int) -> list[str]:
         texts = [" ".join(text.split()) for text in sample["texts"]]
         return [head, *(f"    {_cut(text, width - 4)}" for text in texts)]
     numbers = ", ".join(
-        f"{name} {_number(sample[name])}" for name in ("min", "mean", "max") if name in sample
+        f"{name} {number_text(sample[name])}" for name in ("min", "mean", "max") if name in sample
     )
     missing = f", {sample['missing']} missing" if sample["missing"] else ""
     lines = [f"{head}  {numbers}{missing}"]
@@ -91,12 +91,6 @@ def _sample_lines(sample: Mapping[str, Any], width: int) -> list[str]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _number(value: float | None) -> str:
-    if value is None or value >= 0:
-        return number_text(value)
-    return f"-{number_text(-value)}"
 
 
 def _splits_table(record) -> Table:
@@ -139,7 +133,7 @@ def _targets_table(rows) -> Table:
         [
             Cell(row["target"]),
             Cell(row["split"]),
-            *(Cell(_number(row[name])) for name in ("min", "mean", "max")),
+            *(Cell(number_text(row[name])) for name in ("min", "mean", "max")),
             Cell(str(row["missing"])),
         ]
         for row in rows

@@ -1,5 +1,6 @@
 """The entry point of ``poolax``: which command to run."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from poolax.cli._advise import Advise
 from poolax.cli._bounds import Bounds
 from poolax.cli._certify import Certify
 from poolax.cli._compare import Compare
-from poolax.cli._console import COMPLETE, USAGE
+from poolax.cli._console import COMPLETE, USAGE, without_progress
 from poolax.cli._data import Data, expand_options
 from poolax.cli._docs import Docs
 from poolax.cli._embed import Embed
@@ -35,6 +36,11 @@ _COMMANDS = {
     "docs": Docs,
 }
 
+_EVERYWHERE = (
+    "\n\nEvery command takes --quiet, which leaves out progress, and --version; NO_COLOR=1 in the "
+    "environment leaves out colours."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the process's exit code.
@@ -42,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 complete, 1 failure, 2 usage, 3 complete with diverged heads, 75 interrupted and resumable.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Of every command, so that none of them has to have it.
+    quiet = "--quiet" in arguments
+    arguments = [one for one in arguments if one != "--quiet"]
     if arguments[:1] == ["data"]:
         try:
             arguments = expand_options(arguments)
@@ -53,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(name=name)(command)
 
     def parse():
-        if arguments == ["--version"]:
+        if arguments[-1:] == ["--version"] and (len(arguments) == 1 or arguments[0] in _COMMANDS):
             print(f"poolax {poolax.__version__}")
             sys.exit(COMPLETE)
-        return app.cli(prog="poolax", description=poolax.__doc__, args=arguments)
+        return app.cli(prog="poolax", description=f"{poolax.__doc__}{_EVERYWHERE}", args=arguments)
 
-    return run_program("poolax", parse)
+    with without_progress() if quiet else contextlib.nullcontext():
+        return run_program("poolax", parse)

@@ -264,6 +264,7 @@ class BoundsRecord(TypedDict):
     published: NotRequired[float]
     sharp: NotRequired[float]
     tight: NotRequired[float]
+    log10_local: NotRequired[list[float] | None]
     gamma: NotRequired[float]
     certified_zero: NotRequired[bool]
 

@@ -6,6 +6,7 @@ from poolax.reporting._bounds import bounds_table as bounds_table
 from poolax.reporting._bounds import constant_text as constant_text
 from poolax.reporting._bounds import ledger_table as ledger_table
 from poolax.reporting._bounds import pooled_table as pooled_table
+from poolax.reporting._by_tokens import plot_bounds_by_tokens as plot_bounds_by_tokens
 from poolax.reporting._certificates import certificate_table as certificate_table
 from poolax.reporting._certificates import plot_certificates as plot_certificates
 from poolax.reporting._claims.judging import judge_claims as judge_claims

@@ -10,6 +10,7 @@ from poolax.reporting._canvas import INK, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, is_share, shown
 from poolax.reporting._noise_figures import draw_noise_curves
+from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
 
 
@@ -38,8 +39,8 @@ def advice_table(record: Mapping[str, Any]) -> Table:
             "–" if found is None else signed(found),
             "–" if found is None else f"{found['adjusted']:.2g}",
             str(cost["num_parameters"][name]),
-            _factor(cost["lipschitz_factor"][name]),
-            f"{cost['heads_seconds'][name]:.3g}",
+            number_text(cost["lipschitz_factor"][name]),
+            number_text(cost["heads_seconds"][name]),
         ]
         rows.append([Cell(text, bold=is_taken) for text in cells])
         tidy.append({"pooler": name, "recommended": is_taken, **test})
@@ -60,10 +61,6 @@ def advice_table(record: Mapping[str, Any]) -> Table:
 def signed(found: Mapping[str, Any]) -> str:
     """A difference with its interval, signs before all numbers."""
     return f"{found['value']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
-
-
-def _factor(value: float | None) -> str:
-    return "–" if value is None or value == float("inf") else f"{value:.3g}"
 
 
 def _draw_interval(axes, found, row, look, metric):

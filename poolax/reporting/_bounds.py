@@ -1,5 +1,6 @@
 """Tables of bounds: of blocks by pooler and attention, and of backbones layer by layer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,10 @@ from poolax.bounds import METHODS, PROVED
 from poolax.measure import log10_of
 from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
+
+_LOCAL = "local: the largest of the bounds at the inputs, and for small changes of these alone."
+# A constant of a million moves a vector further by rounding errors than by what it means.
+_SAYING_NOTHING = 6
 
 
 def constant_text(row: Mapping[str, Any], name: str) -> str:
@@ -45,7 +50,8 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
             verdict = "certified" if row["certified_zero"] else "vacuous"
             cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
         rows.append(cells)
-    return Table(title=title, columns=columns, rows=rows, notes=_notes(first), tidy=list(records))
+    notes = [*_notes(first), *_counted(records)]
+    return Table(title=title, columns=columns, rows=rows, notes=notes, tidy=list(records))
 
 
 def _notes(row):
@@ -61,6 +67,21 @@ def _notes(row):
             "cannot tell."
         )
     return notes
+
+
+def _counted(records):
+    """How many are certified, and what it would take where none is."""
+    if "gamma" not in records[0]:
+        return []
+    count = sum(row["certified_zero"] for row in records)
+    if count:
+        return [f"{count} of {len(records)} are certified."]
+    least = min(min(log10_of(row, name) for name in PROVED) for row in records)
+    largest = number_text(None, math.log10(records[0]["sigma"]) - least)
+    return [
+        f"None of {len(records)} is certified; by the least of these bounds a change of epsilon up to "
+        f"{largest} would be."
+    ]
 
 
 def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -108,23 +129,48 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
     names = list(PROVED)
     with_gamma = "gamma" in first
     whose = f" ({source})" if source else ""
+    has_local = any(row.get("log10_local") for row in records)
     rows = []
     for row in records:
-        cells = [Cell(row["pooler"]), *(Cell(constant_text(row, name)) for name in names)]
+        cells = [Cell(row["pooler"])]
+        if has_local:
+            logs = row.get("log10_local")
+            cells.append(Cell(number_text(None, max(logs) if logs else None)))
+        cells += [Cell(constant_text(row, name)) for name in names]
         if with_gamma:
             verdict = "certified" if row["certified_zero"] else "vacuous"
             cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
         rows.append(cells)
     return Table(
         title=title,
-        columns=["pooler", *names, *(["gamma", "verdict"] if with_gamma else [])],
+        columns=[
+            "pooler",
+            *(["local"] if has_local else []),
+            *names,
+            *(["gamma", "verdict"] if with_gamma else []),
+        ],
         rows=rows,
         notes=[
+            *([_LOCAL] if has_local else []),
             f"From embeddings to the pooled vector, for {_tokens_text(first)} with norms up to "
-            f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}{whose}."
+            f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}{whose}.",
+            *_vacuous(records),
+            *(_counted(records) if with_gamma else []),
         ],
         tidy=list(records),
     )
+
+
+def _vacuous(records):
+    """What bounds are worth that are a product of the worst of many layers."""
+    least = min(log10_of(row, name) for row in records for name in PROVED)
+    if least < _SAYING_NOTHING:
+        return []
+    return [
+        f"All of these products over the layers are above {number_text(None, float(least))}: they are "
+        "true and say nothing about this model (vacuous), for no input is the worst of every layer at "
+        "once. Local bounds hold at the inputs alone; poolax lipschitz measures what happens there."
+    ]
 
 
 def _tokens_text(row: Mapping[str, Any]) -> str:

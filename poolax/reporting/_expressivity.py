@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from poolax.reporting._numbers import number_text
 from poolax.reporting._separation import ALL, Variants, by_model, resampled
 from poolax.reporting._table import Cell, Table
 
@@ -12,7 +13,7 @@ _NOISE_NOTE = (
     "columns of shares: mean distance of the pooled vectors for Gaussian noise of that share of the "
     "inputs' mean norm, mean over inputs and seeds; by length: the last of these by the mean length of "
     "the vectors; slope: the first of these by the norm of the noise; measured: the largest singular "
-    "value of the Jacobian, and local: its bound, medians over inputs; tight: log10 of the bound on "
+    "value of the Jacobian, and local: its bound, medians over inputs; tight: the bound on "
     "the smallest domain that holds the inputs' embeddings. Noise of all directions moves less than "
     "that of the worst one, which measured is of."
 )
@@ -96,11 +97,11 @@ def _noise_table(key, curves, constants) -> Table:
         curve, length = curve_of(own), float(np.mean([row["length"] for row in own]))
         slope, known = slope_of(curve), medians_of(constants.get(pooler))
         by_length = float(curve["mean"][-1]) / length if length else None
-        cells = [f"{curve['mean'][index]:.3g}" for index in shares]
+        cells = [number_text(float(curve["mean"][index])) for index in shares]
         local = known["log10_local"]
         rest = [by_length, slope, known["measured"], None if local is None else 10.0**local]
-        cells += ["–" if value is None else f"{value:.3g}" for value in rest]
-        cells.append("–" if known["log10_tight"] is None else f"{known['log10_tight']:.1f}")
+        cells += [number_text(value) for value in rest]
+        cells.append(number_text(None, known["log10_tight"]))
         rows.append([Cell(text) for text in [pooler, *cells]])
         about = {"model": key[0], "dataset": key[1], "pooler": pooler, "num_seeds": len(own)}
         for index in shares:

@@ -69,10 +69,15 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike)
         labels = [one_line(row["pooler"]) for row in rows]
         axes.set_xticks(range(len(rows)), labels, parse_math=False)
         axes.set_xlim(-0.6, len(rows) - 0.4)
-        axes.set_title(f"{one_line(_KINDS.get(kind, kind))} attention", parse_math=False)
+        axes.set_title(f"{one_line(attention_name(kind))} attention", parse_math=False)
     panels[0].set_ylabel("Lipschitz constant")
     legend_below(figure, panels[:1], columns=3)
     save_figure(figure, path)
+
+
+def attention_name(kind: str) -> str:
+    """A kind of attention in words, as titles have it."""
+    return _KINDS.get(kind, kind)
 
 
 def _draw_rung(axes, rung: Rung, places, values):

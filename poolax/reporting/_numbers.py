@@ -1,12 +1,16 @@
-"""Numbers for people."""
+"""Numbers for people: one rule for all tables and figures."""
 
 import math
 
-_MANY_DIGITS = 6
+_LEAST, _MOST = 1e-3, 1e5
+# Beyond it a float may be infinite, or stand for a larger one.
+_MOST_LOG10 = 300.0
 
 
 def number_text(value: float | None, log10: float | None = None) -> str:
-    """A number for people; beyond a million, and where only its logarithm is known, as ``10^x``.
+    """A number for people, in three significant digits; from 1,000 to 100,000 it is whole.
+
+    Larger and smaller ones have a power of ten, and so do those of which only the logarithm is known.
 
     Args:
         value: The number; ``None`` where it is not known, or too large to be one.
@@ -16,17 +20,29 @@ def number_text(value: float | None, log10: float | None = None) -> str:
         The text; a dash where nothing is known.
 
     Example:
-        >>> number_text(0.12345), number_text(2e9), number_text(None, 102.5), number_text(None)
-        ('0.123', '10^9.3', '10^102.5', '–')
+        >>> number_text(18.0), number_text(22.94), number_text(0.12345), number_text(12345.6)
+        ('18.0', '22.9', '0.123', '12346')
+        >>> number_text(794373.0), number_text(2e-5), number_text(None, 102.5), number_text(None)
+        ('7.94e5', '2.00e-5', '3.16e102', '–')
     """
     if value is not None and not math.isfinite(value):
         value = None
-    if log10 is None and value:
-        log10 = math.log10(abs(value))
-    if log10 is not None and (value is None or log10 > _MANY_DIGITS):
-        return f"10^{log10:.1f}"
+    if log10 is not None and math.isfinite(log10):
+        if abs(log10) > _MOST_LOG10:
+            exponent = math.floor(log10)
+            return _scientific(10.0 ** (log10 - exponent), exponent)
+        value = 10.0**log10 if value is None else value
     if value is None:
         return "–"
-    if value >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
+    if value == 0:
+        return "0"
+    # As it would be written: what rounds to 100,000 is beyond it.
+    if float(f"{abs(value):.2e}") < _LEAST or abs(value) >= _MOST - 0.5:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return _scientific(float(mantissa), int(exponent))
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def _scientific(mantissa: float, exponent: int) -> str:
+    text = f"{mantissa:.2f}"
+    return f"1.00e{exponent + 1}" if text == "10.00" else f"{text}e{exponent}"

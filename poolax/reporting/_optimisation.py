@@ -9,6 +9,7 @@ from etils import epath
 from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, score, shown, unit
+from poolax.reporting._numbers import number_text
 from poolax.reporting._places import Comparison, Place, comparisons_of
 from poolax.reporting._table import Cell, Table
 
@@ -124,8 +125,8 @@ def _table(comparison: Comparison) -> Table:
         steps, total = _steps(fast)
         solving = _mean([count for row in slow if (count := _steps_to_the_end(row)) is not None])
         seconds = [_mean([row["wall_s"] for row in found if "wall_s" in row]) for found in (fast, slow)]
-        cells = [pooler, score(means[0], metric), _of(steps, total), _number(seconds[0])]
-        cells += [score(means[1], metric), _number(solving), _number(seconds[1])]
+        cells = [pooler, score(means[0], metric), _of(steps, total), number_text(seconds[0])]
+        cells += [score(means[1], metric), _of(solving, None), number_text(seconds[1])]
         rows.append([Cell(text) for text in [*cells, score(gap, metric, sign="+")]])
         tidy.append(
             {
@@ -186,7 +187,3 @@ def _of(steps: float | None, total: int | None) -> str:
     if steps is None:
         return "–"
     return f"{steps:.0f}" if total is None else f"{steps:.0f} of {total}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

@@ -11,6 +11,7 @@ from etils import epath
 from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import mean_and_std_of
+from poolax.reporting._numbers import number_text
 from poolax.reporting._paper.cells import paper_results
 from poolax.reporting._table import Cell, Table
 
@@ -158,7 +159,7 @@ def _unmoved(rows):
 
 def _constants_of(rows):
     values = [_mean(rows, name) for name in ("factor", "norm", "margin")]
-    return ["–" if value is None else f"{value:.3g}" for value in values]
+    return [number_text(value) for value in values]
 
 
 def _correlations(places):

@@ -102,7 +102,9 @@ class Table:
         plain = dataclasses.replace(self, rows=rows, notes=())
         console = rich.console.Console(file=io.StringIO(), color_system=None, force_jupyter=False)
         is_wide = plain.natural_width(compact=True) > console.width
-        shown = plain.transposed() if is_wide and len(plain.in_parts()) == 1 else plain
+        turned = plain.transposed()
+        fits = turned.natural_width(compact=True) <= console.width
+        shown = turned if is_wide and fits and len(plain.in_parts()) == 1 else plain
         with console.capture() as captured:
             for part in shown.for_width(console.width):
                 console.print(part)
@@ -195,16 +197,7 @@ class Table:
         groups: dict[str, list[int]] = {}
         for index, column in enumerate(self.columns[1:], 1):
             groups.setdefault(column.partition(", ")[0], []).append(index)
-        parts = [
-            dataclasses.replace(
-                self,
-                title="",
-                columns=[self.columns[k] for k in (0, *chosen)],
-                rows=[[row[k] for k in (0, *chosen)] for row in self.rows],
-                notes=(),
-            )
-            for chosen in groups.values()
-        ]
+        parts = [self._of_columns(chosen) for chosen in groups.values()]
         if len(parts) in (0, len(self.columns) - 1):
             return [self]
         parts[0] = dataclasses.replace(parts[0], title=self.title)
@@ -214,15 +207,57 @@ class Table:
     def for_width(self, width: int) -> list[rich.table.Table]:
         """The table for a terminal of so many columns, without notes.
 
-        Compact if need be, then with cells of several lines, and in parts where words would be broken.
+        Compact if need be, then with cells of several lines, and in parts where words would be broken:
+        of columns that belong together, and of fewer where these are too wide.
         """
         bare = dataclasses.replace(self, notes=())
         for compact in (False, True):
             if self.natural_width(compact=compact) <= width:
                 return [bare.rich(compact=compact)]
         if bare._measured(compact=True).minimum <= width:
-            return [bare.rich(compact=True)]
-        return [part.rich(compact=part.natural_width() > width) for part in bare.in_parts()]
+            return [bare._whole_words()]
+        parts = [part for group in bare.in_parts() for part in group._narrow(width)]
+        return [
+            part.rich()
+            if part.natural_width() <= width
+            else part._whole_words()
+            if part._measured(compact=True).minimum <= width
+            else part.rich(compact=True)
+            for part in parts
+        ]
+
+    def _whole_words(self) -> rich.table.Table:
+        """The compact table, whose longest words fit beside each other: only lines with spaces break.
+
+        Left to itself, rich takes from the widest columns first, words or not.
+        """
+        table = self.rich(compact=True)
+        for column in table.columns:
+            texts = [column.header, *column.cells]
+            column.no_wrap = all(len(str(text).split(" ")) == 1 for text in texts)
+        return table
+
+    def _narrow(self, width: int) -> list["Table"]:
+        """As few parts as have no broken words, of columns one after the other."""
+        found: list[list[int]] = []
+        for index in range(1, len(self.columns)):
+            longer = [*found[-1], index] if found else []
+            if longer and self._of_columns(longer)._measured(compact=True).minimum <= width:
+                found[-1] = longer
+            else:
+                found.append([index])
+        parts = [self._of_columns(chosen) for chosen in found] or [self]
+        return [dataclasses.replace(parts[0], title=self.title), *parts[1:]]
+
+    def _of_columns(self, chosen: Sequence[int]) -> "Table":
+        """The first column beside some others, without title and notes."""
+        return dataclasses.replace(
+            self,
+            title="",
+            columns=[self.columns[k] for k in (0, *chosen)],
+            rows=[[row[k] for k in (0, *chosen)] for row in self.rows],
+            notes=(),
+        )
 
     def rich(self, *, compact: bool = False) -> rich.table.Table:
         """The table for the terminal; compact, with spaces in place of lines between columns.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from poolax.reporting._constants import constants_of
+from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
 
 
@@ -40,8 +41,8 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
             for name in dict.fromkeys(("sharp", best))
         }
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
-        cells += [Cell(_number(row[name])) for name in values]
-        cells.append(Cell(_number(ratios[f"{best}_over_measured"])))
+        cells += [Cell(number_text(row[name])) for name in values]
+        cells.append(Cell(number_text(ratios[f"{best}_over_measured"])))
         rows.append(cells)
         fields = ("attention", "pooler", *values, "num_tokens", "width", "radius", "metric", "test")
         tidy.append({name: row[name] for name in fields} | ratios)
@@ -69,11 +70,3 @@ def _sensitivity_notes(found, values, best):
         f"by adversarial search in the ball; {local}ratio: {best} over the larger of both.",
         "A dash: no such bound was published for this pooler, or no search was made.",
     ]
-
-
-def _number(value):
-    if value is None:
-        return "–"
-    if 1e3 <= abs(value) < 1e5:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.1e}"
