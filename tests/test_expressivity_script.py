@@ -156,8 +156,8 @@ def test_noise_is_told_beside_constants(tmp_path):
         "tight",
     ]
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["avg", "0.105", "1.05", "0.525", "1.05", "4", "10", "6.2"],
-        ["sum", "0.84", "8.4", "0.525", "8.4", "–", "–", "–"],
+        ["avg", "0.105", "1.05", "0.525", "1.05", "4.00", "10.0", "1.78e6"],
+        ["sum", "0.840", "8.40", "0.525", "8.40", "–", "–", "–"],
     ]
     first = table.tidy[0]
     # The band holds the intervals of both seeds.

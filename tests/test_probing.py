@@ -52,8 +52,8 @@ def test_optimisation_is_told_from_curves(tmp_path):
     rows += [head("wavg", 0, 0.65, solver=SOLVED["solver"], epochs_trained=20)]
     [table] = reporting.optimisation_tables(rows)
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["avg", "70.00", "12 of 12", "2", "80.00", "40", "5", "+10.00"],
-        ["wavg", "60.00", "8 of 12", "2", "65.00", "80", "2", "+5.00"],
+        ["avg", "70.00", "12 of 12", "2.00", "80.00", "40", "5.00", "+10.00"],
+        ["wavg", "60.00", "8 of 12", "2.00", "65.00", "80", "2.00", "+5.00"],
     ]
     assert [row["gap"] for row in table.tidy] == pytest.approx([0.1, 0.05])
     [alone] = reporting.optimisation_tables(rows[:4])

@@ -164,7 +164,7 @@ def test_tables_have_accuracies_and_ranks(tmp_path):
         "margin",
     ]
     assert [cell.text for cell in accuracies.rows[0]] == [
-        *("avg", "85.00 ± 7.07", "75.00 ± 7.07 (11.8)", "65.00 ± 7.07 (23.6)", "0.25", "1", "2")
+        *("avg", "85.00 ± 7.07", "75.00 ± 7.07 (11.8)", "65.00 ± 7.07 (23.6)", "0.250", "1.00", "2.00")
     ]
     assert accuracies.rows[-1][4].text == "–"
     assert "(images that it leaves as they are: sum 25 %)" in " ".join(accuracies.notes)
