@@ -134,6 +134,17 @@ def test_files_of_tokens_need_no_record(prepared, tmp_path):
     assert prepared("bare/train.bin").batches.fingerprint == alone.batches.fingerprint
     ids[:100].tofile(tmp_path / "bare" / "val.bin")
     assert prepared("bare").evaluation.steps_per_epoch == 1
+    tmp_path.joinpath("wide").mkdir()
+    for name, most in (("train", 300), ("val", 100)):
+        ids[:most].astype(np.uint32).tofile(tmp_path / "wide" / f"{name}.bin")
+    wide = prepared("wide", token_dtype="uint32")
+    np.testing.assert_array_equal(wide.batches.batch(0)["ids"], alone.batches.batch(0)["ids"])
+    assert wide.evaluation.steps_per_epoch == 1
+    tmp_path.joinpath("tale.txt").write_text("once")
+    with pytest.raises(ValueError, match="token_dtype: expected none for texts, got uint32"):
+        prepared("tale.txt", token_dtype="uint32")
+    with pytest.raises(ValueError, match="token_dtype: expected none for ViT of width 128, which"):
+        prepared("wide", preset="vit", token_dtype="uint32")
     with pytest.raises(
         ValueError, match=r"vocab_size: expected more than 299, the highest id in .*, got 80"
     ):

@@ -38,8 +38,12 @@ def prepare(
         raise ValueError("data: expected token files or texts for this preset, got none")
     if init is not None:
         _check_kind(preset, init)
+    reads_texts = preset.family in ("gpt2", "bert")
+    for name in ("tokenizer", "token_dtype"):
+        if not reads_texts and getattr(options, name) is not None:
+            raise ValueError(f"{name}: expected none for {preset.title}, which reads no texts, got one")
     with errors_of_data():
-        if preset.family in ("gpt2", "bert"):
+        if reads_texts:
             model = None if options.init is None else path_of_model(options.init)
             return texts_of(options, preset, out, progress, init, model)
         if preset.family == "moment":

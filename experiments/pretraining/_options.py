@@ -52,6 +52,8 @@ class Options:
         resume: Go on from what is in --out; with --no-resume it has to be new.
         tokenizer: A tokenizer that is there: a file, folder or hub id; by default one is trained.
         vocab_size: Tokens of a tokenizer that is trained.
+        token_dtype: "uint16" or "uint32", of token files that no record stands beside; by default
+            uint16, which nanoGPT writes.
         near_copies: Texts that share this much (Jaccard index of runs of three words) with one that is
             held out are not trained on; 0 keeps all.
         init: Checkpoint, hub id or --out of another run: a backbone to go on from in place of random
@@ -97,6 +99,7 @@ class Options:
     resume: bool = True
     tokenizer: OptionalPath = None
     vocab_size: OptionalCount = None
+    token_dtype: Literal["uint16", "uint32"] | None = None
     near_copies: float = 0.3
     init: OptionalPath = None
     attention: Literal["dot", "l2"] | None = None

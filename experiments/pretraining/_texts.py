@@ -44,7 +44,7 @@ def texts_of(
     for name in options.files.given().keys() - {"text_column"}:
         raise ValueError(f"{name}: expected none for texts, got it for {', '.join(preset.data)}")
     path, tokenizer = _token_files(options, preset, out, progress, model)
-    tokens = data.tokens.read(path)
+    tokens = data.tokens.read(path, dtype=options.token_dtype)
     record = tokens.record
     objective = _objective(preset, record.get("vocab_size", preset.vocab_size), record, tokenizer, init)
     config: Any = objective.config
@@ -61,7 +61,8 @@ def texts_of(
     batches = TokenBatches(tokens, **rows, seed=options.seed)
     evaluation = None
     if _holds_some_out(path, record):
-        evaluation = TokenBatches(path, **rows, order="sequential", split="validation")
+        held_out = data.tokens.read(path, split="validation", dtype=options.token_dtype)
+        evaluation = TokenBatches(held_out, **rows, order="sequential")
     preprocess = None if init is None else init.preprocess
     if preprocess is None and tokenizer is not None:
         preprocess = _text_preprocess(tokenizer, preset, record)
@@ -118,6 +119,8 @@ def _token_files(
                     f"tokenizer: expected the one that {folder} was written by, got another, {known}"
                 )
         return folder, tokenizer
+    if options.token_dtype is not None:
+        raise ValueError(f"token_dtype: expected none for texts, got {options.token_dtype}")
     folder, former = data.tokens.write_once(
         _documents(options, preset.data),
         out,
