@@ -37,6 +37,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 import pretraining
 import rich.console
@@ -66,8 +67,9 @@ class _Command:
         preset = options.chosen()
         if options.devices is not None:
             simulate_devices(options.devices)
+        pretraining.join(options.distributed)
         out, console = epath.Path(options.out), rich.console.Console(file=sys.stderr)
-        if not options.resume and out.exists() and any(out.iterdir()):
+        if not options.resume and pretraining.is_so(out.exists() and any(out.iterdir())):
             raise ValueError(f"out: expected a new folder with --no-resume, got {out}")
         beside, init = runs_of(options.beside), None
         if options.init is not None:
@@ -86,7 +88,8 @@ class _Command:
                 )
                 Records([worth]).write_as(out / "pretrain.jsonl")
                 records, shown = [*records, worth], [*shown, pretraining.summary_table([worth])]
-        show(shown, records, as_json=options.as_json)
+        if jax.process_index() == 0:
+            show(shown, records, as_json=options.as_json)
         tell(console, f"Complete: {out}")
         return COMPLETE
 
@@ -144,13 +147,15 @@ def runs_of(folders: Sequence[str]) -> dict[str, list[dict]]:
 
 def _write(beside: Mapping[str, list[dict]], found: Pretrained, out: epath.Path, console) -> None:
     """The model and the figures, from whatever run they come."""
-    if not backbones.is_saved_backbone(out / "backbone"):
+    if not pretraining.is_so(backbones.is_saved_backbone(out / "backbone")):
         backbones.save(found.backbone, out / "backbone")
-    if not (out / "huggingface").exists():
+    if not pretraining.is_so((out / "huggingface").exists()):
         try:
             backbones.save(with_segment(found.backbone), out / "huggingface", format="huggingface")
         except ValueError as error:
             tell(console, f"Not in Hugging Face's layout: {error}")
+    if jax.process_index() > 0:
+        return
     own = out.name if out.name not in beside else str(out)
     draw({**beside, own: list(found.records)}, out)
 

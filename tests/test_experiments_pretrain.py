@@ -4,6 +4,9 @@ import dataclasses
 import importlib
 import json
 import re
+import socket
+import subprocess
+import sys
 
 import chex
 import jax
@@ -338,3 +341,54 @@ def test_a_vit_that_is_gone_on_from_has_a_token_for_hidden_patches(experiments):
     MaskedPatches(found.config)
     chex.assert_trees_all_equal(found.params, zeros(found.config))
     assert with_mask_token(found) is found
+
+
+@pytest.mark.parametrize("told", [["two"], ["host:1", "2"], ["host:1", "2", "x"]])
+def test_processes_are_joined_as_they_are_told_of(experiments, tmp_path, capsys, told):
+    command = ["--quick", "--distributed", *told, "--out", str(tmp_path / "out")]
+    assert experiments("pretrain").main(command) == 2
+    assert "distributed: expected auto, or HOST:PORT, the number of" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_script_as_one_does(experiments, pytestconfig, tmp_path):
+    """Of two devices each; both read the same folder, and the first writes."""
+    text, out = tmp_path / "tales.txt", tmp_path / "both"
+    text.write_text("\n\n".join(f"Tale {n} ends {n + 7} days after {n * n}." for n in range(200)))
+    script = str(pytestconfig.rootpath / "experiments" / "pretrain.py")
+    command = ["--quick", "--data", str(text), "--accumulation", "2"]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [
+                *(sys.executable, script, *command, "--out", str(out)),
+                *("--devices", "2", "--distributed", address, "2", process),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in ("0", "1")
+    ]
+    try:
+        told = [process.communicate(timeout=600) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in both] == [0, 0], told
+    assert ["Pretraining" in printed for printed, _ in told] == [True, False]
+    alone = tmp_path / "alone"
+    assert experiments("pretrain").main([*command, "--out", str(alone)]) == 0
+    found, expected = (backbones.load(folder / "backbone").params for folder in (out, alone))
+    for params in (found, expected):
+        for block in ("block_0", "block_1"):
+            # It moves no attention weight: its gradient is rounding, of which AdamW makes steps.
+            del params["encoder"][block]["attention"]["key"]["bias"]
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
+    found, expected = (Records.read(folder / "records.jsonl") for folder in (out, alone))
+    for name in ("loss", "gradient_norm"):
+        for one, other in zip(list(found)[1:], list(expected)[1:], strict=True):
+            assert one[name] == pytest.approx(other[name], rel=1e-4)

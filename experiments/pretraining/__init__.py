@@ -10,6 +10,8 @@ from pretraining._options import Options as Options
 from pretraining._prepared import Prepared as Prepared
 from pretraining._presets import PRESETS as PRESETS
 from pretraining._presets import Preset as Preset
+from pretraining._processes import is_so as is_so
+from pretraining._processes import join as join
 from pretraining._recorded import by_attention as by_attention
 from pretraining._recorded import commands as commands
 from pretraining._recorded import described as described

@@ -86,6 +86,9 @@ class Options:
             random weights and raw inputs, and what models that learn little come to.
         beside: Folders of other runs, drawn in the same figures.
         devices: Simulate this many CPU devices; by default all local devices are used.
+        distributed: One of several processes, on one host or more, that run the same command: "auto"
+            where SLURM, Open MPI, Kubernetes or a TPU pod tells them of each other, else the address
+            of the first (HOST:PORT), how many there are, and which of them, from 0, this one is.
         quick: The smallest sizes, on data that comes with libraries: to see it run.
         files: How your own files are read.
         as_json: Print records instead of the table.
@@ -127,6 +130,7 @@ class Options:
     worth: bool = False
     beside: tuple[str, ...] = ()
     devices: OptionalCount = None
+    distributed: tuple[str, ...] = ()
     quick: bool = False
     files: tyro.conf.OmitArgPrefixes[Files] = dataclasses.field(default_factory=Files)
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
