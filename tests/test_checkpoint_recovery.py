@@ -68,6 +68,7 @@ def test_what_is_not_about_content_is_raised_and_changes_nothing(run, monkeypatc
 
 FEW_FILES = """
 import contextlib, os, resource, sys
+import grp  # etils imports it when it first asks who owns a file, for which there may be no file left
 import numpy as np
 from poolax._checkpoint import restore_newest
 

@@ -98,7 +98,7 @@ def test_show_texts(said, test_data, tmp_path):
     assert "Labels: 77 classes, by frequency in train" in many
     pairs = said("show", "stsb", "--data-dir", test_data)
     assert "    A plane is taking off.\n    An air plane is taking off.\n" in pairs
-    assert re.search(r"targets │ +train │ +0 │ +0.54 │ +1 │ +0 │", pairs)
+    assert re.search(r"targets │ +train │ +0 │ +0.540 │ +1.00 │ +0 │", pairs)
 
 
 @pytest.mark.parametrize(
