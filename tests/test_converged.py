@@ -346,3 +346,24 @@ def test_an_unknown_solver_is_named(states):
             states[0], None, states[1], Classification(CLASSES),
             splits=SPLITS, poolers=["avg"], solver="lbfgs",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_a_descent_of_cosines_does_not_stand_still_where_the_loss_is_curved_otherwise(power):
+    """With what L-BFGS remembered of the way these stopped after 1,000 steps, at gradients to 6e-3."""
+    dim, width, num = 48, 16, 300
+    rng = np.random.default_rng(0 if power == 1.0 else 1)
+    share = rng.uniform(size=(num, 1))
+    one = rng.normal(size=(num, dim))
+    other = share * one + np.sqrt(1 - share**2) * rng.normal(size=(num, dim))
+    turned = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    spectrum = np.arange(1, dim + 1.0) ** -power
+    pairs = (np.stack([one, other], axis=1) * spectrum @ turned).astype(np.float32)
+    targets = np.clip(share[:, 0] + 0.1 * rng.normal(size=num), 0, 1).astype(np.float32)
+    start = rng.normal(size=(dim, width)) / np.sqrt(dim)
+    task = SentenceSimilarity(width)
+    inputs = Scaling.of(pairs).apply(pairs)
+    strengths = np.array([0.1, 0.01, 0.001])
+    path = descend_path(inputs, targets, task.loss, width, strengths, start=start)
+    assert path.converged.all(), path.gradient
+    assert path.num_steps.max() < 900, path.num_steps

@@ -18,6 +18,9 @@ _EXACT = jax.lax.Precision.HIGHEST
 _PROBES = 4
 # Of a loss that is not convex the mean curvature may be anything, and no penalty holds the bias.
 _LEAST_CURVATURE = 1e-6
+# Of a loss that is not convex what was learned of its curvature is soon that of another place, and
+# L-BFGS then stands still far from the least: it begins anew where it has come to.
+_ROUND = 200
 
 
 def descend_path(
@@ -38,7 +41,7 @@ def descend_path(
     and of the bias in units of ``curvature^(-1/2)``.
     Each strength starts from the head of the stronger one before it; one compiled program serves all of
     them, and all poolers. Under ``vmap`` every line search would compute both of its branches, at
-    several times the cost.
+    several times the cost. Every 200 steps units are measured anew, and L-BFGS forgets what it saw.
 
     Args:
         inputs: Standardised vectors, of one part an example or several.
@@ -185,25 +188,36 @@ def _solve(loss, max_steps, head, strength, inputs, targets, eigenvalues, origin
 
     at_start = outputs_of(origin, jnp.zeros_like(head.bias))
     unit, _ = _scales(loss, at_start, targets)
-    # Where a stronger penalty has led the loss is curved otherwise than where that one started.
-    _, curvature = _scales(loss, outputs_of(head.kernel, head.bias), targets)
-    # Rows of the kernel, and the bias, in units in which the loss is curved by about 1.
-    unit_of_row = jax.lax.rsqrt(curvature * eigenvalues + strength)[:, None]
-    unit_of_bias = jax.lax.rsqrt(jnp.maximum(curvature, _LEAST_CURVATURE))
 
-    def objective(head):
-        moved = unit_of_row * head.kernel
-        losses = loss(outputs_of(origin + moved, unit_of_bias * head.bias), targets)
-        return jnp.mean(losses) + strength / 2 * jnp.sum(jnp.square(moved))
+    def one_round(reached):
+        head, _, _, taken = reached
+        # Where a descent has led the loss is curved otherwise than where it started.
+        _, curvature = _scales(loss, outputs_of(head.kernel, head.bias), targets)
+        # Rows of the kernel, and the bias, in units in which the loss is curved by about 1.
+        unit_of_row = jax.lax.rsqrt(curvature * eigenvalues + strength)[:, None]
+        unit_of_bias = jax.lax.rsqrt(jnp.maximum(curvature, _LEAST_CURVATURE))
 
-    def size(gradient):
-        largest = jnp.max(jnp.abs(gradient.kernel / unit_of_row))
-        return jnp.maximum(largest, jnp.max(jnp.abs(gradient.bias / unit_of_bias))) / unit
+        def objective(head):
+            moved = unit_of_row * head.kernel
+            losses = loss(outputs_of(origin + moved, unit_of_bias * head.bias), targets)
+            return jnp.mean(losses) + strength / 2 * jnp.sum(jnp.square(moved))
 
-    head = _Head((head.kernel - origin) / unit_of_row, head.bias / unit_of_bias)
-    head, gradient, step = _minimize(objective, head, size, tolerance, max_steps)
-    solved = _Head(origin + unit_of_row * head.kernel, unit_of_bias * head.bias)
-    return solved, objective(head), gradient, step
+        def size(gradient):
+            largest = jnp.max(jnp.abs(gradient.kernel / unit_of_row))
+            return jnp.maximum(largest, jnp.max(jnp.abs(gradient.bias / unit_of_bias))) / unit
+
+        head = _Head((head.kernel - origin) / unit_of_row, head.bias / unit_of_bias)
+        most = jnp.minimum(_ROUND, max_steps - taken)
+        head, gradient, step = _minimize(objective, head, size, tolerance, most)
+        solved = _Head(origin + unit_of_row * head.kernel, unit_of_bias * head.bias)
+        return solved, objective(head), gradient, taken + step
+
+    def goes_on(reached):
+        _, _, gradient, taken = reached
+        return (taken < max_steps) & (gradient > tolerance)
+
+    nothing = (head, jnp.zeros(()), jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(goes_on, one_round, nothing)
 
 
 def _minimize(objective, head, size, tolerance, max_steps):
