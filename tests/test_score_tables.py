@@ -2,6 +2,7 @@
 
 import pytest
 from heads import toy
+from helpers import head_row
 
 from poolax import reporting, training
 from poolax.records import Records
@@ -11,26 +12,14 @@ CONVERGED = {"name": "converged", "options": {"patience": 2}}
 
 def head(pooler, seed, right, *, validation=0.5, rate=1e-3, **fields):
     """A head on ten test examples, of which it gets these right."""
-    return {
-        "kind": "head",
-        "backbone": "ViT",
-        "dataset": "digits",
-        "task": "classification",
-        "metric": "accuracy",
-        "higher_is_better": True,
-        "pooler": pooler,
-        "resolved": {"name": pooler, "options": {}},
+    found = {
         "learning_rate": rate,
-        "seed": seed,
         "epochs": 10,
         "validation": validation,
-        "test": right.count("x") / 10,
         "test_scores": [float(mark == "x") for mark in right],
-        "baseline": 0.1,
         "best_constant": 0.2,
-        "diverged": False,
-        **fields,
     }
+    return head_row(pooler, seed, right.count("x") / 10, **(found | fields))
 
 
 def solved(pooler, right, **fields):

@@ -22,6 +22,7 @@ from poolax.bounds._ball_poolers import pooled_on_ball
 from poolax.bounds._block import tbm
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linalg import round_up
+from poolax.bounds._local_bound import block_bound
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, whole_norm
 from poolax.records import Bound
@@ -79,20 +80,6 @@ def tbm_on_ball(model: TBM, geometry: str, params, x, mask, epsilon: Float[Array
             method="tight",
         )
         lipschitz = jnp.where(jnp.any(real), jnp.minimum(lipschitz, on_domain.lipschitz), 0)
-    attention = whole_norm(geometry, mixed)
-    safe = jnp.where(second > 0, second, 1)
-    c1, c2, norm_factor = 1 + attention, jnp.max(jnp.diagonal(last)) / safe, first * second
-    product = norm_factor * c1 * c2
-    return Bound(
-        lipschitz=lipschitz,
-        log_lipschitz=jnp.where(
-            lipschitz > 0, jnp.log(jnp.where(lipschitz > 0, lipschitz, 1)), -jnp.inf
-        ),
-        attention=attention,
-        c1=c1,
-        c2=c2,
-        norm_factor=norm_factor,
-        pooling_factor=lipschitz / jnp.where(product > 0, product, 1),
-        method="local",
-        source="poolax, local block form on a ball",
+    return block_bound(
+        lipschitz, whole_norm(geometry, mixed), jnp.max(jnp.diagonal(last)), first, second, on_ball=True
     )

@@ -17,7 +17,8 @@ from poolax.pooling import (
     parts_of,
 )
 
-_LINEAR = (
+#: Fixed sums of tokens, which move as far in the operator norm as in the Frobenius norm.
+LINEAR = (
     FirstPool,
     LastPool,
     AveragePool,
@@ -32,7 +33,7 @@ _LINEAR_AROUND = (HybridPool, ConcatPool, SkipPool, LayerMixPool)
 
 def is_linear(pooler: Pooler) -> bool:
     """Whether what is pooled is a fixed linear function of the tokens, up to a constant."""
-    if isinstance(pooler, _LINEAR):
+    if isinstance(pooler, LINEAR):
         return True
     around = isinstance(pooler, _LINEAR_AROUND)
     if isinstance(pooler, ProjectedPool):

@@ -29,6 +29,7 @@ from poolax.bounds._ball_tbm import tbm_on_ball
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_bound import block_bound
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._overflow import check_held, or_infinite
@@ -177,25 +178,9 @@ def _local_tbm(model, geometry, params, x, mask):
     )
     alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
     attention = whole_norm(geometry, alone * (real[:, None] & real[None, :]))
-    second_norm = spectral_norm(second)
-    norm_factor = first_norm * second_norm
-    safe = jnp.where(second_norm > 0, second_norm, 1)
-    c1, c2 = 1 + attention, jnp.max(jnp.where(real, token_norms, 0)) / safe
-    product = norm_factor * c1 * c2
+    largest = jnp.max(jnp.where(real, token_norms, 0))
     lipschitz = or_infinite(round_up(lipschitz))
-    return Bound(
-        lipschitz=lipschitz,
-        log_lipschitz=jnp.where(
-            lipschitz > 0, jnp.log(jnp.where(lipschitz > 0, lipschitz, 1)), -jnp.inf
-        ),
-        attention=attention,
-        c1=c1,
-        c2=c2,
-        norm_factor=norm_factor,
-        pooling_factor=lipschitz / jnp.where(product > 0, product, 1),
-        method="local",
-        source="poolax, local block form",
-    )
+    return block_bound(lipschitz, attention, largest, first_norm, spectral_norm(second))
 
 
 def _centred(kernels: Kernels) -> Kernels:

@@ -22,33 +22,17 @@ from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._threads import on_one_thread
 from poolax.bounds._domain import token_range
 from poolax.bounds._linalg import round_up
+from poolax.bounds._linear_poolers import LINEAR
 from poolax.bounds._methods import PROVED
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooler_rules import rule_of
 from poolax.pooling import (
-    AveragePool,
-    FirstPool,
-    LastPool,
     Pooler,
-    PositionPool,
     RollingPool,
-    SqrtPool,
-    SumPool,
     WeightedAveragePool,
     from_name,
 )
 from poolax.records import PoolerBound, TokenRange
-
-# Fixed sums of tokens, which move as far in the operator norm as in the Frobenius norm.
-_LINEAR = (
-    FirstPool,
-    LastPool,
-    AveragePool,
-    SumPool,
-    SqrtPool,
-    PositionPool,
-    WeightedAveragePool,
-)
 
 
 @on_one_thread
@@ -210,7 +194,7 @@ def pooling_factor(
     instance = from_name(pooler_or_name)
     if norm == "tokens":
         return jnp.asarray(bound.l1)
-    if norm == "frobenius" or type(instance) in _LINEAR:
+    if norm == "frobenius" or type(instance) in LINEAR:
         return jnp.asarray(bound.l2)
     # Vectors that entries of the output are read from: no more than there are tokens or windows.
     most = token_range(num_tokens).high

@@ -1,6 +1,7 @@
 """Records: bounds and estimates as pytrees, and rows of JSON with what they were made with."""
 
 from poolax._paths import write_atomically as write_atomically
+from poolax.records import _printed_kinds as _printed_kinds
 from poolax.records._bounds import AttentionBound as AttentionBound
 from poolax.records._bounds import BlockBound as BlockBound
 from poolax.records._bounds import Bound as Bound
