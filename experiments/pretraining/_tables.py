@@ -43,7 +43,7 @@ def summary_table(records: Iterable[Mapping[str, Any]]) -> Table:
         "states of the trained model, of the same model with random weights, and on raw inputs "
         "(pixels, steps, counts of tokens); ± is the standard deviation over seeds of pretraining.",
         "seconds: of training, evaluations and compilation left out, on the devices of the records, of "
-        "the fastest seed: others ran beside other work.",
+        "the fastest seed; other work beside, which no record tells of, makes them more.",
         _points_missed(list(by_preset.values())),
         _losses_missed(list(by_preset.values())),
     ]
