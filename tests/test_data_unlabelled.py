@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from poolax.data import tokens, unlabelled
+
+from poolax.data import Dataset, tokens, unlabelled
+from poolax.data.series import Series
 
 
 def draw(folder, count):
@@ -109,3 +111,32 @@ def test_tokens_are_written_again_where_their_source_changed(tmp_path):
     same = [f"All of them say the same {number % 9}." for number in range(100)]
     with pytest.raises(ValueError, match=r"near_copies: expected documents .* got none among 100"):
         tokens.write_once(same, tmp_path, near_copies=0.3)
+
+
+def test_held_out_series_share_no_step_with_what_is_kept():
+    rng = np.random.default_rng(0)
+    # Values that occur once tell steps apart.
+    values = iter(rng.permutation(100_000).astype(np.float64))
+
+    def take(*shape):
+        return np.fromiter(values, np.float64, np.prod(shape)).reshape(shape)
+
+    long = Series("long", take(300, 2), ("a", "b"), (200, 250, 300), "none", "none")
+    splits = {"train": np.arange(40), "test": np.arange(40, 50)}
+    wide = Dataset("wide", take(50, 60), np.zeros(50), splits, "none", "none")
+    sources = [long, wide, take(1, 90)]
+    kept, held_out = unlabelled.held_out_series(sources, num_steps=40, fraction=0.1, seed=3)
+    assert [part.shape for part in kept] == [(2, 160), (36, 60), (1, 50)]
+    assert [part.shape for part in held_out] == [(2, 40), (4, 60), (1, 40)]
+    parts = [np.concatenate([part.ravel() for part in found]) for found in (kept, held_out)]
+    assert not np.intersect1d(*parts).size
+    training = np.concatenate([long.values[:200].ravel(), wide.inputs[:40].ravel(), sources[2].ravel()])
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(training))
+    other = unlabelled.held_out_series(sources, num_steps=40, seed=4)[1]
+    assert not np.array_equal(other[1], held_out[1])
+    # What has no room for a window in both parts is kept whole, and has to stand beside something.
+    assert unlabelled.held_out_series([take(1, 70), take(9, 5)], num_steps=40)[0][0].shape == (1, 70)
+    with pytest.raises(ValueError, match=r"sources: expected several series, or one of 80 steps"):
+        unlabelled.held_out_series([take(1, 79)], num_steps=40)
+    with pytest.raises(ValueError, match="fraction: expected"):
+        unlabelled.held_out_series(sources, num_steps=40, fraction=1.0)

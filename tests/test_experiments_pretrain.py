@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+import tyro
 
 from poolax import backbones, data
 from poolax.records import Records
@@ -60,6 +61,20 @@ def test_all_of_a_preset_may_be_said_otherwise(experiments):
         options(preset="vit", attention="l2").chosen()
     with pytest.raises(ValueError, match="steps: "):
         options(steps=0).chosen()
+
+
+def test_switches_that_presets_have_are_said_with_or_without_a_value(experiments):
+    options_of = experiments("pretraining").Options
+
+    def switches(*words):
+        options = tyro.cli(options_of, args=[*words])
+        return options.remat, options.scan_layers
+
+    assert switches() == (None, None)
+    assert switches("--remat", "--scan-layers", "false") == (True, False)
+    assert switches("--scan-layers", "True", "--remat") == (True, True)
+    with pytest.raises(SystemExit):
+        switches("--remat", "perhaps")
 
 
 def test_a_run_leaves_records_curves_and_a_model(experiments, tmp_path, capsys):

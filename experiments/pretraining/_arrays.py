@@ -13,7 +13,7 @@ from pretraining._options import Options
 from pretraining._prepared import Prepared, datasets, is_file
 from pretraining._presets import Preset
 
-# Of the windows of series, which have no validation split of their own.
+# Of the series, which have no validation split of their own.
 _HELD_OUT = 0.1
 
 
@@ -90,13 +90,9 @@ def series_of(options: Options, preset: Preset, init: Backbone | None) -> Prepar
             sources.append(read_series(name, None if embedded else options.data_dir))
         else:
             sources += datasets(options, [name])
-    series, observed = data.unlabelled.training_series(
-        sources, num_steps=config.num_steps, patch_len=config.patch_len
+    kept, held_out = data.unlabelled.held_out_series(
+        sources, num_steps=config.num_steps, fraction=_HELD_OUT
     )
-    order = np.random.default_rng(0).permutation(len(series))
-    held_out, kept = np.split(order, [max(1, round(_HELD_OUT * len(series)))])
-    if not len(kept):
-        raise ValueError(f"data: expected several windows of series, got {len(series)}")
     tokens = config.num_steps // config.patch_len
     rows = {"batch_size": preset.batch_size, "tokens_per_row": tokens}
 
@@ -104,8 +100,9 @@ def series_of(options: Options, preset: Preset, init: Backbone | None) -> Prepar
     preprocess = preprocess if init is None or init.preprocess is None else init.preprocess
 
     def batches(chosen, **how):
-        arrays = {"series": series[chosen], "observed": observed[chosen]}
-        return ArrayBatches(arrays, **rows, **how)
+        sizes = {"num_steps": config.num_steps, "patch_len": config.patch_len}
+        series, observed = data.unlabelled.training_series(chosen, **sizes)
+        return ArrayBatches({"series": series, "observed": observed}, **rows, **how)
 
     return Prepared(
         MaskedSeries(config, preset.hidden_fraction),

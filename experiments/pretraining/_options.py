@@ -8,6 +8,7 @@ import tyro
 from poolax.cli import (
     FileFlags,
     OptionalCount,
+    OptionalFlag,
     OptionalNumber,
     OptionalPath,
     OptionalText,
@@ -123,8 +124,8 @@ class Options:
     spectral_method: OptionalText = None
     dtype: OptionalText = None
     accumulation: OptionalCount = None
-    remat: bool | None = None
-    scan_layers: bool | None = None
+    remat: OptionalFlag = None
+    scan_layers: OptionalFlag = None
     seed: int = 0
     lipschitz: int = 0
     worth: bool = False

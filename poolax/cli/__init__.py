@@ -15,6 +15,7 @@ from poolax.cli._main import main as main
 from poolax.cli._models import check_takes as check_takes
 from poolax.cli._models import load_backbone as load_backbone
 from poolax.cli._options import OptionalCount as OptionalCount
+from poolax.cli._options import OptionalFlag as OptionalFlag
 from poolax.cli._options import OptionalNumber as OptionalNumber
 from poolax.cli._options import OptionalPath as OptionalPath
 from poolax.cli._options import OptionalText as OptionalText

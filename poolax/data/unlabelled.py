@@ -6,14 +6,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from poolax._checks import check_count, check_divides, check_instance
+from poolax._checks import check_count, check_divides, check_instance, check_number
 from poolax._dataset import Dataset
 from poolax.data._own._unlabelled import read_images as read_images
 from poolax.data._own._unlabelled import read_series as read_series
 from poolax.data.series._series import Series
 from poolax.data.series._windows import Windows
 
-__all__ = ["read_images", "read_series", "training_images", "training_series", "training_texts"]
+__all__ = [
+    "held_out_series",
+    "read_images",
+    "read_series",
+    "training_images",
+    "training_series",
+    "training_texts",
+]
 
 
 def training_texts(dataset: Dataset) -> list[str]:
@@ -143,6 +150,64 @@ def training_series(
     return np.where(is_constant, 0, centred / np.where(is_constant, 1, scale)).astype(
         np.float32
     ), observed
+
+
+def held_out_series(
+    sources: Sequence[Dataset | Series | np.ndarray],
+    *,
+    num_steps: int,
+    fraction: float = 0.1,
+    seed: int = 0,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The training parts of several sets in two parts that share no step.
+
+    Of sets of series whole series are held out, of a long one the end in time, of all its channels, at
+    least one window. A long series without room for a window in both parts is kept whole.
+
+    Args:
+        sources: As :func:`training_series` takes them, which takes what this gives.
+        num_steps: Steps of a window.
+        fraction: What is held out, above 0 and below 1.
+        seed: Chooses the series.
+
+    Returns:
+        What is kept, and what is held out: arrays ``(N, steps)``, at least one of each.
+
+    Raises:
+        ValueError: for arguments that do not fit, other data sets, or too few series.
+
+    Example:
+        >>> rows = np.arange(60.0).reshape(10, 6)
+        >>> long = np.arange(40.0)[None]
+        >>> kept, held_out = held_out_series([rows, long], num_steps=8)
+        >>> [part.shape for part in kept], [part.shape for part in held_out]
+        ([(9, 6), (1, 32)], [(1, 6), (1, 8)])
+    """
+    check_count("num_steps", num_steps)
+    check_number("fraction", fraction, above=0.0, below=1.0)
+    rng = np.random.default_rng(seed)
+    kept, held_out = [], []
+    for source in sources:
+        rows = _rows(source)
+        count, length = rows.shape
+        if count > 1 and not isinstance(source, Series):
+            number = max(1, round(fraction * count))
+            order = rng.permutation(count)
+            held_out.append(rows[np.sort(order[:number])])
+            kept.append(rows[np.sort(order[number:])])
+            continue
+        number = max(num_steps, round(fraction * length))
+        if length - number < num_steps:
+            kept.append(rows)
+            continue
+        kept.append(rows[:, :-number])
+        held_out.append(rows[:, -number:])
+    if not kept or not held_out:
+        raise ValueError(
+            f"sources: expected several series, or one of {2 * num_steps} steps, to hold some out; got "
+            f"{', '.join(str(part.shape) for part in kept) or 'none'}"
+        )
+    return kept, held_out
 
 
 def _rows(source: Any) -> np.ndarray:
