@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 from poolax.data import Dataset, tokens, unlabelled
 from poolax.data.series import Series
 
