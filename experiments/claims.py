@@ -106,8 +106,11 @@ def judged(
     about = {**environment(), "command": "python experiments/claims.py"}
     known_of = {comparison.model_of(row): comparison.pretrained(row) for row in heads}
     words = {name: how for name, how in known_of.items() if how is not None}
+    stated = [*PAPER, *OWN]
+    tested = widened(stated, heads)
+    rest = left_out(stated, tested)
     rows = judge_claims(
-        widened([*PAPER, *OWN], heads),
+        tested,
         heads,
         pretrained=words,
         draws=draws,
@@ -115,16 +118,24 @@ def judged(
         known=known,
         about=about,
     )
+    rows = [_with_left_out(row, rest) for row in rows]
     own = geometry()
     before = [row for row in known if (row["id"], row["records"]) == (own["id"], own["records"])]
     shared = {name: rows[0][name] for name in ("level", "num_tested")}
     return Records([*rows, (before[0] if before else about) | own | shared])
 
 
-def widened(claims: Sequence[Claim], heads: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """The claims on each backbone that has records of all data and tasks of one that they name.
+def _with_left_out(row: Mapping[str, Any], rest: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    bare = {name: value for name, value in row.items() if name != "left_out"}
+    words = rest.get((row["claim"], row["backbone"]))
+    return bare | ({"left_out": words} if words else {})
 
-    A backbone that a claim names and that has no records of them is left where there is no other.
+
+def widened(claims: Sequence[Claim], heads: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """The claims on each backbone that has records of any of the data and tasks that they name.
+
+    A claim is tested on those of them that a backbone has records of. A backbone that a claim names
+    and that has no records of them is left where there is no other.
 
     Args:
         claims: The claims, on the backbones that they name.
@@ -139,16 +150,36 @@ def widened(claims: Sequence[Claim], heads: Sequence[Mapping[str, Any]]) -> list
             without_cls.add(model)
     found = []
     for claim in claims:
-        others = sorted(set(known) - set(claim.places))
+        backbones = [*claim.places, *sorted(set(known) - set(claim.places))]
         if claim.name in OF_CLS:
-            others = [backbone for backbone in others if backbone not in without_cls]
+            backbones = [backbone for backbone in backbones if backbone not in without_cls]
         places = {}
         for named, where in claim.places.items():
-            fit = [backbone for backbone in others if set(where) <= known[backbone]]
-            if not fit or known.get(named, set()) & set(where):
-                places[named] = where
-            places |= {backbone: places.get(backbone, where) for backbone in fit}
+            own = {
+                backbone: tuple(one for one in where if one in known.get(backbone, ()))
+                for backbone in backbones
+                if backbone == named or backbone not in claim.places
+            }
+            fit = {backbone: part for backbone, part in own.items() if part}
+            places |= fit or {named: where}
         found.append(dataclasses.replace(claim, places=places))
+    return found
+
+
+def left_out(claims: Sequence[Claim], tested: Sequence[Claim]) -> dict[tuple[str, str], str]:
+    """Data and tasks of claims without records, in words, by claim and backbone.
+
+    Args:
+        claims: The claims, as they are stated.
+        tested: The same claims on what has records.
+    """
+    found = {}
+    for claim, own in zip(claims, tested, strict=True):
+        for backbone, part in own.places.items():
+            whole = [where for where in claim.places.values() if set(part) <= set(where)]
+            rest = [one for where in whole[:1] for one in where if one not in part]
+            if rest:
+                found[claim.name, backbone] = ", ".join(" ".join(one) for one in rest)
     return found
 
 

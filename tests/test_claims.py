@@ -197,7 +197,7 @@ def test_the_script(script, tmp_path, capsys):
         "--out",
         str(tmp_path / "out"),
         "--draws",
-        "20000",
+        "30000",
     ]
     assert script.main([*out, "--check"]) == 1
     assert "claims.jsonl, claims.md, claims.csv, comparisons.csv: not what" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_the_script(script, tmp_path, capsys):
     assert verdicts["7c", "adam"] == "contradicted"
     assert verdicts["A", "converged"] == "contradicted"
     assert verdicts["5a", "adam"] == "not testable"
-    assert {row["draws"] for row in found if row["p_for"] is not None} == {2000}
+    assert {row["draws"] for row in found if row["p_for"] is not None} == {3000}
     assert script.main([*out, "--quick", "--check"]) == 0
     assert script.main([*out, "--check"]) == 1  # of other draws
     text = (tmp_path / "out" / "claims.md").read_text()
@@ -241,12 +241,18 @@ def test_claims_are_tested_on_every_backbone_that_has_records(script):
         *images,
         {"backbone": "half", "dataset": "stsb", "task": "sentence_similarity", **last},
     ]
-    found = {one.name: set(one.places) for one in script.widened(cases.PAPER, heads)}
+    tested = script.widened(cases.PAPER, heads)
+    found = {one.name: set(one.places) for one in tested}
     # Those that are named stand there where no other has records.
-    assert found["5a"] == {"gpt"}
+    assert found["5a"] == {"gpt", "half"}
     assert found["4a"] == {"dino"}
     assert found["4b"] == {"dino", "swin"}
     assert found["1"] == set(cases.NOISED)
+    [half] = [one.places["half"] for one in tested if one.name == "5a"]
+    assert half == (("stsb", "sentence_similarity"),)
+    rest = script.left_out(cases.PAPER, tested)
+    assert rest["5a", "half"] == "banking77 classification, tweet_emotion classification"
+    assert ("5a", "gpt") not in rest
     own = {"backbone": cases.CIFAR10, **objects, **cls}
     found = {one.name: set(one.places) for one in script.widened(cases.PAPER, [*heads, own])}
     assert found["4a"] == {cases.CIFAR10, "dino"}

@@ -294,6 +294,7 @@ class ClaimRecord(MadeWith):
     records: str | None
     paper: dict[str, Any] | None
     found: NotRequired[str]
+    left_out: NotRequired[str]
     draws: NotRequired[int]
     seed: NotRequired[int]
 

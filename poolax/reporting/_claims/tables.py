@@ -8,8 +8,8 @@ from poolax.reporting._marks import score
 from poolax.reporting._table import Cell, Table
 
 _TIDY = (
-    *("claim", "text", "source", "backbone", "pretrained", "solver", "verdict", "missing", "found"),
-    *("p_for", "p_against", "adjusted", "level", "num_tested", "draws", "seed", "command"),
+    *("claim", "text", "source", "backbone", "pretrained", "solver", "verdict", "missing", "left_out"),
+    *("found", "p_for", "p_against", "adjusted", "level", "num_tested", "draws", "seed", "command"),
 )
 _SIGNS = {"better": ">", "not_worse": "≥", "equal": "="}
 
@@ -44,7 +44,7 @@ def _verdicts(rows: list[Mapping[str, Any]]) -> Table:
                 Cell(where),
                 Cell(row["solver"] or "–"),
                 Cell(row["verdict"], bold=row["verdict"] != UNTESTABLE),
-                Cell(row.get("found") or row["missing"] if worst is None else _place(worst)),
+                Cell(_where(row, worst)),
                 Cell("–" if worst is None else _gain(worst)),
                 Cell("–" if row["adjusted"] is None else f"{row['adjusted']:.2g}"),
                 Cell(_weakest(row["paper"]) if worst is None else _paper(worst)),
@@ -59,7 +59,8 @@ def _verdicts(rows: list[Mapping[str, Any]]) -> Table:
             f"it is better, with its 95 % interval by {tested['draws']:,} paired draws of test "
             f"examples and seeds; p: adjusted for {tested['num_tested']} verdicts by Holm's method, "
             f"decided at {tested['level']:g}. paper: the median gain of its models, the least and the "
-            "largest; of what could not be tested where it is least."
+            "largest; of what could not be tested where it is least. A backbone is tested on the data "
+            "that it has records of; without: those that it has none of."
         )
     return Table(
         title="Verdicts",
@@ -95,6 +96,13 @@ def _deciding(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if row["verdict"] == "contradicted":
         return min(comparisons, key=lambda one: (one["p_against"], one["gain"]), default=None)
     return max(comparisons, key=lambda one: (one["p_for"], -one["gain"]), default=None)
+
+
+def _where(row: Mapping[str, Any], worst: Mapping[str, Any] | None) -> str:
+    """Where a verdict was decided, and what of the claim's data have no records."""
+    shown = row.get("found") or row["missing"] if worst is None else _place(worst)
+    rest = row.get("left_out")
+    return f"{shown} (without {rest})" if rest else shown
 
 
 def _place(one: Mapping[str, Any]) -> str:
