@@ -14,6 +14,7 @@ CIFAR10 = "ViT of cifar10 (100 epochs)"
 DIGITS = "ViT of digits (100 epochs)"
 SERIES = "patch transformer (100 epochs)"
 DINOV2 = "dinov2-small"
+SMOLLM2 = "smollm2-135m"
 NONE = "none at hand"
 
 SENTENCES = (
@@ -109,8 +110,7 @@ PAPER = [
         "6",
         "Last wins in next-token prediction.",
         better("last", than=("avg", "sum", "max", "wavg", "attn")),
-        {NONE: (("tinystories", "next_token"),)},
-        missing="heads of a causal model on next tokens",
+        {SMOLLM2: (("hellaswag", "next_token"),)},
     ),
     Claim(
         "7a",

@@ -9,6 +9,10 @@ more; the same command goes on from what is there. Other data sets of that list 
 named in place of these:
 
     python experiments/language.py --datasets reviews.csv --text-column body --label-column topic
+    python experiments/language.py --datasets hellaswag_next_token --data-dir DIR --backbone MODEL
+
+The second has heads that predict the next token from beginnings of texts of up to 32 tokens, which are
+held out of what the small models were pretrained on (next_tokens.py); each data set of texts has it.
 
 The paper reports BERT, two GPT-2s and larger causal models on five tasks: BERT on BANKING77 from
 77.2 % (CLS) to 85.1 % (average), GPT-2 from 45.5 % (last) to 86.5 % (average); last best in predicting
@@ -27,6 +31,7 @@ import sys
 
 import comparison
 import minilm
+import next_tokens
 
 from poolax import training
 from poolax.cli import OptionalCount, check_count
@@ -69,11 +74,21 @@ def case(name, task, *, max_tokens, limit=None):
         cut = comparison.with_notes(data, f"texts cut to {length} tokens")
         return cut, dataclasses.replace(backbone, preprocess=preprocess)
 
-    def backbone(context):
-        del context
-        return comparison.loaded(comparison.MINILM), minilm.NAME
-
     return comparison.Case(dataset=dataset, task=task, backbone=backbone, fitted=fitted)
+
+
+def backbone(context):
+    """MiniLM, where no backbone is given."""
+    del context
+    return comparison.loaded(comparison.MINILM), minilm.NAME
+
+
+def other(name):
+    """A row for another data set, for one's own texts, or for the next tokens of a data set's."""
+    base, task = comparison.named_task(name)
+    if task == "next_token":
+        return next_tokens.case(base, backbone)
+    return case(name, training.task_for, max_tokens=128)
 
 
 def classification(data):
@@ -94,7 +109,7 @@ STUDY = comparison.Study(
             "hellaswag", lambda _: training.SentenceCompletion(), max_tokens=64, limit=2000
         ),
     },
-    other=lambda name: case(name, training.task_for, max_tokens=128),
+    other=other,
     quick={**comparison.QUICK, "datasets": ("topics",), "max_tokens": 16},
     radar=True,
 )

@@ -84,9 +84,9 @@ def case_of(name: str) -> tuple[comparison.Case, comparison.Study]:
     for study in STUDIES:
         if name in study.cases:
             return study.cases[name], study
-    base, _ = comparison.named_task(name)
+    base, task = comparison.named_task(name)
     known = [name for study in STUDIES for name in study.cases]
-    if base not in names() or entry(base).task == "next_token":
+    if base not in names() or (entry(base).task == "next_token" and task != "next_token"):
         check_choice("datasets", name, dict.fromkeys([*known, *_with_targets()]))
     [study] = [study for study in STUDIES if study.modality == entry(base).modality]
     return study.other(name), study

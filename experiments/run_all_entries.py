@@ -10,6 +10,7 @@ Arguments = Mapping[str, Any]
 SHARED = ("data_dir", "solvers", "seeds", "epochs", "num_examples", "devices")
 #: Comparisons, whose records the scripts that measure nothing read.
 COMPARISONS = ("language", "vision", "time_series")
+_NEXT_TOKEN = "next_token"
 #: Beside them, records of single examples that claims are tested on.
 _OF_EXAMPLES = ("expressivity", "sequence_length", "robustness")
 _CUT: Arguments = {"num_examples": 2000, "seeds": 3}
@@ -113,6 +114,14 @@ ENTRIES = {
         _preset("moment", 12, is_quick=True),
         # Cut so that one backbone takes less than an hour; the notes of the tables say so.
         _comparison("language", "Tables 2, 8; Figure 1", 50, "language", num_examples=1000, seeds=3),
+        Entry(
+            _NEXT_TOKEN,
+            "language.py",
+            "Tables 2, 8",
+            Run(40, {"datasets": ("hellaswag_next_token",), "seeds": 3}, ("language",)),
+            None,
+            records="language.jsonl",
+        ),
         _comparison("vision", "Tables 1, 4", 45, "vision", num_examples=2000, seeds=3),
         _comparison("time_series", "Tables 3, 5-7", 40, "series", num_examples=1000, seeds=3),
         Entry(
@@ -182,7 +191,7 @@ ENTRIES = {
             Run(1, {"quick": True}),
             (),
             records="claims.jsonl",
-            reads=(*COMPARISONS, *_OF_EXAMPLES),
+            reads=(*COMPARISONS, _NEXT_TOKEN, *_OF_EXAMPLES),
         ),
         Entry(
             "paper_table",
@@ -191,7 +200,7 @@ ENTRIES = {
             Run(0.5, {}),
             Run(0.5, {}),
             (),
-            reads=COMPARISONS,
+            reads=(*COMPARISONS, _NEXT_TOKEN),
         ),
     )
 }

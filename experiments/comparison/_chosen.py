@@ -10,7 +10,7 @@ from comparison._study import Case, Study, check_backbones
 from poolax.cli import check_takes, did_you_mean, own_entry
 from poolax.data import Dataset, entry, names
 
-_TASKS = ("forecasting", "imputation", "inpainting")
+_TASKS = ("forecasting", "imputation", "inpainting", "next_token")
 
 
 def named_task(name: str) -> tuple[str, str | None]:
@@ -20,8 +20,12 @@ def named_task(name: str) -> tuple[str, str | None]:
         >>> named_task("etth2_imputation"), named_task("etth2"), named_task("my_imputation.csv")
         (('etth2', 'imputation'), ('etth2', None), ('my_imputation.csv', None))
     """
-    base, _, task = name.rpartition("_")
-    return (base, task) if task in _TASKS and base in names() else (name, None)
+    for task in _TASKS:
+        base = name.removesuffix(f"_{task}")
+        of_texts = base in names() and entry(base).modality == "language"
+        if base != name and base in names() and of_texts == (task == "next_token"):
+            return base, task
+    return name, None
 
 
 def chosen_cases(study: Study, options: Options) -> dict[str, Case]:
@@ -87,10 +91,11 @@ def _case(study: Study, name: str) -> Case:
     if name in study.cases:
         return study.cases[name]
     if not _is_file(study, name):
-        known = entry(named_task(name)[0])
+        base, task = named_task(name)
+        known = entry(base)
         _check_modality(study, name, known.modality)
-        if known.task == "next_token":
-            raise ValueError(f"datasets: expected one with targets, got {name!r}: {known.task}")
+        if known.task == "next_token" and task != "next_token":
+            raise ValueError(f"datasets: expected {name}_next_token, since {name} has no targets")
     elif not epath.Path(name).expanduser().exists():
         others = [known for known in names() if entry(known).modality == study.modality]
         every = [*study.cases, *(known for known in others if entry(known).task != "next_token")]

@@ -11,7 +11,7 @@ class Data:
 
     Attributes:
         name: Its name in ``poolax.data``.
-        near: Names of others that are called alike but are not the same.
+        near: Names of others that are called alike, or are of the same kind, but are not the same.
     """
 
     name: str
@@ -50,7 +50,7 @@ DATA: Mapping[str, Data] = MappingProxyType(
         "Tweet": Data("tweet_sentiment", near=("tweet_emotion",)),
         "STSB": Data("stsb"),
         "HellaSwag": Data("hellaswag"),
-        "TinyStories": Data("tinystories"),
+        "TinyStories": Data("tinystories", near=("hellaswag",)),
         "ECG200": Data("ecg200"),
         "ElectricDevices": Data("electric_devices"),
         "FordA": Data("ford_a"),
