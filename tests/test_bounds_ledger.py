@@ -93,6 +93,26 @@ def test_local_sandwich(name, x64):
         )
 
 
+@pytest.mark.slow
+def test_one_block_is_exact(x64):
+    """Attention and what follows it are one matrix, so that its norm and the pooled one are attained."""
+    backbone, params, x, mask, _ = at_input("bert")
+
+    def states(x):
+        return jnp.where(
+            mask[:, None], backbone.encode(params, x[None], mask[None], layer=1).states[0], 0
+        )
+
+    out = backbone.encode(params, x[None], mask[None], return_weights=True)
+    jacobian = jax.jit(jax.jacrev(states))(x)
+    last = jacobian[4].reshape(x.shape[-1], -1)
+    for pooler, exact in ((None, jacobian.reshape(x.size, -1)), (pooling.LastPool(), last)):
+        table = bounds.local_ledger(
+            backbone.layer_specs(params)[:2], x, [out.weights[0][0]], mask, pooler=pooler
+        )
+        np.testing.assert_allclose(table.lipschitz, np.linalg.norm(exact, 2), rtol=1e-9)
+
+
 def test_depth_does_not_overflow():
     backbone = ALL_FAMILIES["bert"]()
     specs = 16 * backbone.layer_specs(backbone.params)

@@ -16,7 +16,7 @@ from poolax.attention import (
     Rotary,
 )
 from poolax.bounds._kernels import read_kernels
-from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_blocks import attention_blocks, blocks_of_row
 
 DIM = 4
 
@@ -43,6 +43,8 @@ def test_blocks_bound_the_blocks(kind, rotary, x64):
         kernels = read_kernels(params, has_key=kind != "l2")
         found = attention_blocks(config, kernels, x, weights, value_bias=bias, turn=rotary)
         np.testing.assert_allclose(np.diag(found), np.diag(exact), rtol=1e-9)
+        formed = blocks_of_row(config, kernels, x, weights, value_bias=bias, turn=rotary)(4)
+        np.testing.assert_allclose(formed, jnp.moveaxis(jacobian[4], 0, -1), rtol=1e-9, atol=1e-12)
         assert (np.asarray(found) >= exact * (1 - 1e-9)).all()
         assert np.linalg.norm(found, 2) < 4 * np.linalg.norm(np.asarray(jacobian).reshape(24, 24), 2)
 

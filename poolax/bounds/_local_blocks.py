@@ -14,7 +14,9 @@ of tokens times the width: no Jacobian is formed.
 Theory, section 5.3.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from poolax._numerics import safe_norm, safe_sqrt
 from poolax.attention import Kind
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import spectral_norm
-from poolax.bounds._local_parts import Turn, attention_parts
+from poolax.bounds._local_parts import AttentionParts, Turn, attention_parts
 
 
 def attention_blocks(
@@ -76,14 +78,75 @@ def blocks_apart(
 
     ``after`` may make several matrices of a block, whose norms are all taken.
     """
-    parts = attention_parts(kind, kernels, x, value_bias, turn)
-    out = kernels.out
-    maps = parts.value_kernel @ out  # M_h, (H, d, d)
-    rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)  # (n, n, H)
-    linear = _combination_norms(maps, rates)
+    terms = _Terms.of(kind, kernels, x, weights, value_bias, turn)
+    linear = _combination_norms(terms.maps, terms.rates)
 
     def row(index):
-        attention = weights[:, index]  # (H, n)
+        coefficients, left, right, own = terms.at(index)
+        norms = linear[index] + _rank_norms(coefficients, left, right)
+        # The token as a key of its own query, and as the query: J_ii, (d, d).
+        mine = jnp.einsum("h,hde->de", terms.rates[index, index], terms.maps)
+        mine = mine + jnp.einsum("h,hd,he->de", coefficients[index], left[index], right[index])
+        block = own + mine
+        block = block if after is None else after(index, block)
+        return norms, spectral_norm(block)
+
+    return jax.lax.map(row, jnp.arange(x.shape[0]))
+
+
+def blocks_of_row(
+    kind: Kind,
+    kernels: Kernels,
+    x: Float[Array, "n d"],
+    weights: Float[Array, "H n n"],
+    *,
+    value_bias: Float[Array, "H d_v"] | None = None,
+    turn: Turn | None = None,
+) -> Callable[[Any], Float[Array, "n d d"]]:
+    """The blocks themselves that one output token has, by its index, for layers small enough to form.
+
+    Arguments are those of :func:`attention_blocks`.
+    """
+    terms = _Terms.of(kind, kernels, x, weights, value_bias, turn)
+
+    def row(index):
+        coefficients, left, right, own = terms.at(index)
+        linear = jnp.einsum("kh,hde->kde", terms.rates[index], terms.maps)
+        through_logits = jnp.einsum("kh,khd,khe->kde", coefficients, left, right)
+        return (linear + through_logits).at[index].add(own)
+
+    return row
+
+
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """What blocks are made of.
+
+    Attributes:
+        parts: Derivatives of logits and values.
+        weights: Attention.
+        out: Kernels of the output.
+        maps: ``M_h``.
+        rates: Attention times what each value's derivative is multiplied with.
+    """
+
+    parts: AttentionParts
+    weights: Float[Array, "H n n"]
+    out: Float[Array, "H d_v d"]
+    maps: Float[Array, "H d d"]
+    rates: Float[Array, "n n H"]
+
+    @classmethod
+    def of(cls, kind, kernels, x, weights, value_bias, turn) -> "_Terms":
+        """Those of a layer at ``x``."""
+        parts = attention_parts(kind, kernels, x, value_bias, turn)
+        rates = jnp.einsum("hik,kh->ikh", weights, parts.rate)
+        return cls(parts, weights, kernels.out, parts.value_kernel @ kernels.out, rates)
+
+    def at(self, index):
+        """Of one output token: coefficients and both sides of terms of rank one, and its own part."""
+        parts, out = self.parts, self.out
+        attention = self.weights[:, index]  # (H, n)
         centre = jnp.einsum("hk,khv->hv", attention, parts.value)  # m_i
         moved = parts.value - centre[None]  # (n, H, d_v)
         left = parts.key_gradient(index)  # (n, H, d)
@@ -94,17 +157,8 @@ def blocks_apart(
             along, lost = parts.normalised
             left = jnp.concatenate([left, -along], axis=1)
             right = jnp.concatenate([right, jnp.einsum("khv,hvd->khd", lost, out)], axis=1)
-            coefficients = jnp.concatenate([coefficients, rates[index]], axis=1)
-        norms = linear[index] + _rank_norms(coefficients, left, right)
-        own = parts.own_block(index, attention, moved, out)
-        # The token as a key of its own query, and as the query: J_ii, (d, d).
-        mine = jnp.einsum("h,hde->de", rates[index, index], maps)
-        mine = mine + jnp.einsum("h,hd,he->de", coefficients[index], left[index], right[index])
-        block = own + mine
-        block = block if after is None else after(index, block)
-        return norms, spectral_norm(block)
-
-    return jax.lax.map(row, jnp.arange(x.shape[0]))
+            coefficients = jnp.concatenate([coefficients, self.rates[index]], axis=1)
+        return coefficients, left, right, parts.own_block(index, attention, moved, out)
 
 
 def _rank_norms(coefficients, left, right):

@@ -5,6 +5,7 @@ Theory, sections 5.3 and 5.4.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from poolax._numerics import zero_masked
 from poolax.attention import L2, Kind
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import spectral_norm
-from poolax.bounds._local_blocks import attention_blocks
+from poolax.bounds._local_blocks import attention_blocks, blocks_of_row
 from poolax.bounds._local_norms import NormAt, norm_at
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._rebuilt import attention_layer, feed_forward_layer, with_biases
@@ -109,6 +110,10 @@ class AttentionAt:
         return attention_blocks(
             self.kind, kernels, self.inner, self.weights, after=after, **self.options
         )
+
+    def rows(self) -> Callable[[Any], Float[Array, "n d d"]]:
+        """The blocks of one output token, by its index, as a norm behind sees them."""
+        return blocks_of_row(self.kind, self.seen, self.inner, self.weights, **self.options)
 
 
 def attention_at(spec: LayerSpec, around: Around, attention, real) -> AttentionAt:

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Bool, Float
+from flax import struct
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from poolax._checks import (
     broadcast_mask,
@@ -27,8 +28,16 @@ from poolax.bounds._ball_ledger import Balls, add_ball_layer, even_steps
 from poolax.bounds._ball_poolers import pooled_on_ball
 from poolax.bounds._domain import domain_of
 from poolax.bounds._layer_inputs import check_all_read, next_attention
+from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_layers import layer_at
 from poolax.bounds._local_pooled import pooled_norm
+from poolax.bounds._local_whole import (
+    attention_jacobian,
+    is_attention,
+    may_form,
+    then_by_token,
+    whole_jacobian_norm,
+)
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import GEOMETRIES, Reach, on_ball, whole_norm
 from poolax.pooling import Pooler
@@ -59,8 +68,11 @@ def local_ledger(
 
         ``|J| <= |N^L ... N^1|``,
 
-    never above the product of the layers' own ``|N^l|``, which are the rows' factors. With a pooler the
-    last row is what it makes of the product, from its exact derivative at the token states.
+    never above the product of the layers' own ``|N^l|``, which are the rows' factors. Where there are
+    no more than 4,096 numbers in all tokens together, the Jacobian of each layer of attention with
+    what follows it up to the next is formed, and their norms multiply as well; the smaller of both
+    counts behind each. With a pooler the last row is what it makes of the bound, from its exact
+    derivative at the token states.
 
     With ``epsilon > 0`` it holds wherever the real tokens are at most ``epsilon`` away from the
     embeddings: the matrices are bounds of the blocks on the ball, from how far the tokens that enter a
@@ -120,7 +132,9 @@ def local_ledger(
     num_tokens = x.shape[0]
     real = jnp.ones(num_tokens, bool) if mask is None else mask
     maps = iter(weights)
-    blocks, log_scale, rows = jnp.eye(num_tokens, dtype=x.dtype), jnp.zeros((), x.dtype), []
+    nothing = jnp.zeros((), x.dtype)
+    reached = _Reached(jnp.eye(num_tokens, dtype=x.dtype), nothing, nothing, None)
+    rows = []
     radius = on_ball(epsilon, x.dtype)
     balls = None if radius is None else Balls.around(x, real, even_steps(radius), geometry)
     for spec in layers:
@@ -128,21 +142,24 @@ def local_ledger(
         # Without its name, so that layers of one shape share one program.
         layer = dataclasses.replace(spec, name="")
         if balls is None:
-            x, blocks, log_scale, row = _add_layer(
-                layer, x, blocks, log_scale, attention, real, with_branch=branches, geometry=geometry
+            if is_attention(layer):
+                reached = _closed(reached)
+            x, reached, row = _add_layer(
+                layer, x, reached, attention, real, with_branch=branches, geometry=geometry
             )
         else:
             balls, row = add_ball_layer(layer, balls, attention, real)
-            x, blocks = balls.x, balls.blocks[-1]
+            x, reached = balls.x, reached.replace(blocks=balls.blocks[-1], log_norm=None)
         check_held("embeddings", jnp.abs(x))
         rows.append(dataclasses.replace(row, name=spec.name))
     if not rows:
         raise ValueError("layers: expected at least one layer, got none")
     check_all_read(maps, weights)
-    total, domain = _whole(blocks, log_scale, x, real, geometry)
+    closed = _closed(reached)
+    total, domain = _whole(closed, x, real, geometry)
     if pooler is not None:
         check_instance("pooler", pooler, Pooler, "a Pooler")
-        given = dict(variables or {}), blocks, log_scale, total, x, mask
+        given = dict(variables or {}), closed, reached, total, x, mask
         row, total = _pooled(pooler, geometry, *given, None if balls is None else balls.last)
         rows.append(row)
     if balls is not None:
@@ -153,18 +170,58 @@ def local_ledger(
     return Ledger(tuple(rows), total, domain, "local", states=x)
 
 
+@struct.dataclass
+class _Reached:
+    """What is known of the Jacobian of the layers so far.
+
+    Attributes:
+        blocks: Bounds of the norms of its blocks, output token first, over ``exp(log_scale)``.
+        log_scale: A logarithm.
+        log_norm: Logarithm of a bound of the norm of the Jacobian up to the last layer of attention, or
+            of the whole if that is not formed; ``None`` where nothing but the blocks is known.
+        formed: Blocks of the Jacobian from the last layer of attention on, output token first, where it
+            is small enough.
+    """
+
+    blocks: Float[Array, "n n"]
+    log_scale: Float[Array, ""]
+    log_norm: Float[Array, ""] | None
+    formed: Float[Array, "n n d d"] | None
+
+
+@jax.jit
+def _closed(reached: _Reached) -> _Reached:
+    """The norm of what is formed multiplied with what it stands behind."""
+    if reached.formed is None or reached.log_norm is None:
+        return reached
+    log_norm = jnp.minimum(
+        reached.log_norm + jnp.log(whole_jacobian_norm(reached.formed)),
+        reached.log_scale + jnp.log(spectral_norm(reached.blocks)),
+    )
+    # No block has a larger norm than all of them together.
+    blocks = jnp.minimum(reached.blocks, jnp.exp(log_norm - reached.log_scale))
+    return _Reached(blocks, reached.log_scale, log_norm, None)
+
+
 @functools.partial(jax.jit, static_argnames=("with_branch", "geometry"))
-def _add_layer(spec: LayerSpec, x, blocks, log_scale, attention, real, *, with_branch, geometry):
-    """What comes out of a layer at ``x``, the product of block norms so far, and the layer's row.
+def _add_layer(spec: LayerSpec, x, reached: _Reached, attention, real, *, with_branch, geometry):
+    """What comes out of a layer at ``x``, the layers so far with it, and the layer's row.
 
     One program for all layers of one shape: a backbone has two of them, and a dozen layers.
     """
     before = domain_of(x, real)
+    formed = reached.formed
+    if is_attention(spec):
+        formable = geometry == "frobenius" and may_form(x)
+        formed = attention_jacobian(spec, x, attention, real) if formable else None
+    elif formed is not None:
+        formed = then_by_token(spec, x, real, formed)
     x, matrix, log_branch, log_norm = layer_at(spec, x, attention, real, with_branch)
     matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
+    log_factor = jnp.log(whole_norm(geometry, matrix))
     x = zero_masked(x, real)
     # Norms of blocks multiply as the blocks do: |(J K)_ik| <= sum_j |J_ij| |K_jk|; (n, n).
-    blocks = matrix @ blocks
+    blocks = matrix @ reached.blocks
     largest = jnp.max(blocks)
     # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
     scale = jnp.where(largest > 0, largest, 1)
@@ -173,25 +230,35 @@ def _add_layer(spec: LayerSpec, x, blocks, log_scale, attention, real, *, with_b
         name=spec.name,
         log_branch=log_branch,
         log_norm=log_norm,
-        log_factor=jnp.log(whole_norm(geometry, matrix)),
+        log_factor=log_factor,
         radius_in=before.radius,
         spread_in=before.spread,
         radius_out=after.radius,
         spread_out=after.spread,
         num_tokens=jnp.sum(real),
     )
-    return x, blocks / scale, log_scale + jnp.log(scale), row
+    known = reached.log_norm if formed is not None else reached.log_norm + log_factor
+    return x, _Reached(blocks / scale, reached.log_scale + jnp.log(scale), known, formed), row
 
 
 @functools.partial(jax.jit, static_argnames="geometry")
-def _whole(blocks, log_scale, x, real, geometry):
+def _whole(reached: _Reached, x, real, geometry):
     """Logarithm of the bound of all layers together, and the domain of what comes out of them."""
-    return log_scale + jnp.log(whole_norm(geometry, blocks)), domain_of(x, real)
+    by_blocks = reached.log_scale + jnp.log(whole_norm(geometry, reached.blocks))
+    known = reached.log_norm is not None
+    total = jnp.minimum(by_blocks, reached.log_norm) if known else by_blocks
+    return total, domain_of(x, real)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _pooled(pooler: Pooler, geometry, variables, blocks, log_scale, total, x, mask, reach):
-    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers."""
+def _pooled(
+    pooler: Pooler, geometry, variables, reached: _Reached, before: _Reached, total, x, mask, reach
+):
+    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers.
+
+    ``before`` is ``reached`` with what of the Jacobian is formed apart.
+    """
+    blocks, log_scale = reached.blocks, reached.log_scale
 
     def pool(z):
         return jnp.asarray(pooler.apply(variables, z, mask))
@@ -199,7 +266,12 @@ def _pooled(pooler: Pooler, geometry, variables, blocks, log_scale, total, x, ma
     real = jnp.ones(x.shape[0], bool) if mask is None else mask
     domain = domain_of(x, real)
     if reach is None:
-        norm = pooled_norm(blocks, pool, x, geometry)
+        limits = []
+        if geometry == "frobenius":
+            limits.append((jnp.exp(total - log_scale), None))
+        if before.formed is not None:
+            limits.append((jnp.exp(before.log_norm - log_scale), before.formed))
+        norm = pooled_norm(blocks, pool, x, geometry, limits)
     else:
         norm = pooled_on_ball(pooler, variables, x, real, Reach(reach, geometry), blocks)
     pooled = log_scale + jnp.log(norm)
