@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import tyro
+from paper_records import in_form_of_heads
 
 from poolax.cli import COMPLETE, run_program
 from poolax.records import Records, write_atomically
@@ -30,6 +31,8 @@ from poolax.reporting import beside_paper, joined, paper_counts, paper_tables
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in results/, a file each.
 COMPARISONS = ("language", "time_series", "vision")
+#: Scripts beside them of whose records the paper has tables.
+PROBES = ("robustness", "sequence_length")
 _NOT_HERE = "its files were not at hand without a network"
 #: Data sets of the paper of which there was no copy where the stored records were made.
 ABSENT = dict.fromkeys(
@@ -47,7 +50,8 @@ class PaperTable:
     """Set the paper's values and those of records side by side.
 
     Attributes:
-        records: Files of records of comparisons; by default those in results/.
+        records: Files of records of comparisons, robustness.py and sequence_length.py; by default those
+            in results/.
         models: NAME=MODEL: the paper's name of a model, and what the records call it.
         out: Folder for paper.md and paper.csv.
         debug: Show where an error comes from.
@@ -62,13 +66,13 @@ class PaperTable:
 
     def run(self) -> int:
         """Run the command and give its exit code."""
-        paths = [*map(pathlib.Path, self.records)] or stored(HERE / "results")
+        paths = [*map(pathlib.Path, self.records)] or read_by_paper(HERE / "results")
         records = [row for path in paths for row in _read(path)]
         out = pathlib.Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts(records, models=_pairs(self.models)).items():
             write_atomically(out / name, text)
-        print(paper_counts(beside_paper(records, models=_pairs(self.models))))
+        print(paper_counts(beside_paper(in_form_of_heads(records), models=_pairs(self.models))))
         return COMPLETE
 
 
@@ -78,14 +82,20 @@ def stored(results: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in paths if path.exists()]
 
 
+def read_by_paper(results: pathlib.Path) -> list[pathlib.Path]:
+    """Files of records that stand beside values of the paper, those that are there."""
+    probes = [results / name / f"{name}.jsonl" for name in PROBES]
+    return [*stored(results), *(path for path in probes if path.exists())]
+
+
 def texts(records: Sequence[Mapping], *, models: Mapping[str, str] | None = None) -> dict[str, str]:
     """The tables in Markdown and as tidy rows, by the names of their files.
 
     Args:
-        records: Records of comparisons.
+        records: Records of comparisons, and of :data:`PROBES`.
         models: What the records call a model, by the paper's name of it.
     """
-    found = beside_paper(records, models=models, absent=ABSENT)
+    found = beside_paper(in_form_of_heads(records), models=models, absent=ABSENT)
     tables = paper_tables(found)
     shown = "\n".join(table.markdown(level=2) for table in tables)
     head = f"# The paper's values beside ours\n\n{paper_counts(found)}"

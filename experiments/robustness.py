@@ -142,7 +142,8 @@ def attacked(options, setup, heads, out, progress):
             factor = factor_of(head, tokens)
             return summary(options, found) | {"norm": float(np.mean(norms)), "factor": factor}
 
-        rows.append(journal.measured(what, measured))
+        counts = {**row["num_examples"], "test": len(images)}
+        rows.append({**journal.measured(what, measured), "num_examples": counts})
     return rows
 
 

@@ -200,7 +200,7 @@ ENTRIES = {
             Run(0.5, {}),
             Run(0.5, {}),
             (),
-            reads=(*COMPARISONS, _NEXT_TOKEN),
+            reads=(*COMPARISONS, _NEXT_TOKEN, "sequence_length", "robustness"),
         ),
     )
 }

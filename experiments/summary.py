@@ -82,7 +82,9 @@ class Summary:
             take_over(pathlib.Path(source), folder / "results")
         if self.figures is not None:
             draw(folder / "results", pathlib.Path(self.figures))
-        records = [row for path in paper_table.stored(folder / "results") for row in Records.read(path)]
+        records = [
+            row for path in paper_table.read_by_paper(folder / "results") for row in Records.read(path)
+        ]
         judged = [
             row for path in claims.read_by_claims(folder / "results") for row in Records.read(path)
         ]

@@ -8,7 +8,7 @@ import pytest
 
 from poolax import data
 from poolax.data import entry
-from poolax.records import Records
+from poolax.records import Records, packed
 from poolax.reporting import beside_paper, paper_counts, paper_results, paper_tables
 from poolax.reporting._paper.names import DATA, TASKS
 
@@ -128,6 +128,39 @@ def test_conditions_layers_and_protocols():
     solved = head(solver={"name": "converged", "options": {}}, learning_rate=None, convex=True)
     [one, _] = of(beside_paper([head(), solved]), "MOMENT-small", "ECG200")
     assert [own.protocol for own in one.own] == ["adam", "converged"]
+
+
+def test_attacks_and_lengths_stand_beside_tables_9_and_10(pytestconfig):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pytestconfig.rootpath / "experiments"))
+        script = importlib.import_module("paper_records")
+    about = {"id": "x", "model": "dinov2-small", "pooler": "sum", "seed": 0, "solver": "adam"}
+    clean, attacked = [1, 1, 1, 1, 0], [[1, 0], [1, 0], [1, 1], [0, 0], [0, 0]]
+    kept = {"clean": np.array(clean, np.uint8), "attacked": np.array(attacked, np.uint8)}
+    attack = {**about, "kind": "robustness", "dataset": "cifar10", "examples": packed(kept)}
+    attack |= {"attacks": [{"name": name, "radius": 3 / 255} for name in ("fgsm", "pgd")]}
+    cut = {**about, "kind": "length_score", "dataset": "hellaswag", "task": "sentence_completion"}
+    cut |= {"metric": "macro_f1", "higher_is_better": True, "tested_on": "all", "max_tokens": 16}
+    cut |= {"num_examples": {"train": 300, "test": 300}, "score": 0.4}
+    cut |= {"examples": packed({"score": np.array([0, 1, 1], np.int8)})}
+    found = beside_paper(script.in_form_of_heads([attack, cut]))
+    shown = {(one.cell.table, one.cell.condition): one.own for one in found if one.own}
+    assert set(shown) == {(10, "eps=3/255"), (9, "seq_len=16")}
+    [own] = shown[10, "eps=3/255"]
+    assert (own.value, own.baselines) == (0.25, {})
+    assert own.others == (
+        "model: dinov2-small",
+        "data: the record does not say how many examples each split has",
+    )
+    [own] = shown[9, "seq_len=16"]
+    assert own.value == 0.4
+    assert own.others[:2] == ("model: dinov2-small", "data: 300 of the 39905 published train examples")
+    tables = {table.title: table for table in paper_tables(found)}
+    rows = [
+        row for row in tables["CIFAR-10, robustness (attack_success_rate in %)"].rows if row[0].bold
+    ]
+    assert [row[0].text for row in rows] == ["dinov2-small, cifar10, eps=3/255, adam"]
+    assert rows[0][3].text == "25.00"
 
 
 def test_every_value_is_a_number_with_its_records_or_a_reason():

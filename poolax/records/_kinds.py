@@ -210,6 +210,7 @@ class RobustnessRecord(MadeWith):
     norm: NotRequired[float]
     factor: NotRequired[float]
     examples: NotRequired[dict[str, Any]]
+    num_examples: NotRequired[dict[str, int]]
 
 
 @record_kind("lipschitz", renew=with_attention_names)

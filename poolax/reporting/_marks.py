@@ -43,7 +43,7 @@ def shown(value: float, metric: str) -> float:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is told in percent."""
-    return metric.endswith("accuracy")
+    return metric.endswith("accuracy") or metric == "attack_success_rate"
 
 
 def unit(metric: str) -> str:

@@ -12,8 +12,6 @@ from poolax.reporting._paper.cells import PaperCell, paper_results
 from poolax.reporting._paper.names import DATA, MODELS, TASKS
 from poolax.reporting._places import Entrant, Place, places_of
 
-_NO_ATTACKS = "no record of attacks through backbone and head"
-
 
 @dataclasses.dataclass(frozen=True)
 class OwnValue:
@@ -77,7 +75,8 @@ def beside_paper(
     checkpoint alone, or where ``models`` says so.
 
     Args:
-        records: Head records of sweeps.
+        records: Head records of sweeps, and records of their form that say under which ``condition`` of
+            the paper their scores are.
         models: What the records call a model, by the paper's name of it.
         absent: Why there are no records of a data set, by its name in :mod:`poolax.data`.
 
@@ -113,8 +112,6 @@ def _beside(
     absent: Mapping[str, str],
 ) -> Beside:
     data, measured = DATA[cell.dataset], TASKS[cell.task, cell.metric]
-    if measured.task is None:
-        return Beside(cell, (), _NO_ATTACKS)
     own = []
     for name in (data.name, *data.near):
         for place in places.get((name, measured.task, measured.metric), ()):
@@ -130,6 +127,8 @@ def _beside(
 
 def _is_under(condition: str, row: Mapping[str, Any]) -> bool:
     """Whether a record is of what the paper's value is said to be of."""
+    if "condition" in row:
+        return row["condition"] == condition
     if not condition:
         return True
     name, _, number = condition.partition("=")

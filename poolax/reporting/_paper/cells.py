@@ -40,7 +40,7 @@ class PaperCell:
     @property
     def is_percent(self) -> bool:
         """Whether it is printed in percent."""
-        return is_share(self.metric) or self.metric == "attack_success_rate"
+        return is_share(self.metric)
 
     @property
     def value(self) -> float:

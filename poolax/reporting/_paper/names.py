@@ -23,13 +23,13 @@ class Measured:
     """A task of the paper with its metric.
 
     Attributes:
-        task: Name of the task in records; ``None`` where no record of heads has it.
+        task: Name of the task in records.
         metric: Name of the metric in records.
         unsaid: What of the data the paper does not say, so that no record can be of the same; empty
             where it says enough.
     """
 
-    task: str | None
+    task: str
     metric: str
     unsaid: str = ""
 
@@ -81,7 +81,7 @@ TASKS: Mapping[tuple[str, str], Measured] = MappingProxyType(
         ),
         ("forecasting", "mse"): Measured("forecasting", "mse", "which windows it took"),
         ("imputation", "mse"): Measured("imputation", "mse", "which windows and gaps it took"),
-        ("robustness", "attack_success_rate"): Measured(None, "attack_success_rate"),
+        ("robustness", "attack_success_rate"): Measured("robustness", "attack_success_rate"),
     }
 )
 

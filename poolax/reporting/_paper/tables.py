@@ -58,13 +58,13 @@ def paper_tables(found: Sequence[Beside]) -> list[Table]:
 def _table(group: Sequence[Beside]) -> Table:
     first = group[0].cell
     by_model: dict[str, dict[str, PaperCell]] = {}
-    own: dict[tuple[str, str, str], dict[str, OwnValue]] = {}
+    own: dict[tuple[str, str, str, str], dict[str, OwnValue]] = {}
     for one in group:
         cell = one.cell
         label = ", ".join(filter(None, (cell.model, cell.condition)))
         by_model.setdefault(label, {}).setdefault(cell.pooling, cell)
         for value in one.own:
-            key = (value.model, value.dataset, value.protocol)
+            key = (value.model, value.dataset, value.protocol, cell.condition)
             # What is the same as the paper's of one of its models stands before what is of none.
             known = own.setdefault(key, {})
             if cell.pooling not in known or not value.others:
@@ -74,10 +74,10 @@ def _table(group: Sequence[Beside]) -> Table:
         for label, cells in by_model.items()
     ]
     metric, constants = TASKS[first.task, first.metric].metric, []
-    for (model, dataset, protocol), values in own.items():
+    for (model, dataset, protocol, condition), values in own.items():
         others = dict.fromkeys(why for value in values.values() for why in value.others)
         about = f"{_OTHER}: {'; '.join(others)}" if others else "same model and data"
-        label = ", ".join([model, *([dataset] if dataset else []), protocol])
+        label = ", ".join(filter(None, (model, dataset, condition, protocol)))
         cells = [Cell(_mean_and_std(values.get(name), metric)) for name in _POOLERS]
         rows.append([Cell(label, bold=True), *cells, Cell(about)])
         if not others:
