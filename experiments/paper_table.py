@@ -72,7 +72,7 @@ class PaperTable:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts(records, models=_pairs(self.models)).items():
             write_atomically(out / name, text)
-        print(paper_counts(beside_paper(in_form_of_heads(records), models=_pairs(self.models))))
+        print(counts(records, models=_pairs(self.models)))
         return COMPLETE
 
 
@@ -103,6 +103,16 @@ def texts(records: Sequence[Mapping], *, models: Mapping[str, str] | None = None
         "paper.md": f"{head} Those of the paper are printed as there.\n\n{shown}",
         "paper.csv": joined(tables).csv(),
     }
+
+
+def counts(records: Sequence[Mapping], *, models: Mapping[str, str] | None = None) -> str:
+    """How many of the paper's values have one of these records beside them, in a sentence.
+
+    Args:
+        records: Records of comparisons, and of :data:`PROBES`.
+        models: What the records call a model, by the paper's name of it.
+    """
+    return paper_counts(beside_paper(in_form_of_heads(records), models=models))
 
 
 def _read(path: pathlib.Path) -> Records:

@@ -1,4 +1,4 @@
-"""The tables in experiments/README.md, the pages in results/, tables and figures of the site.
+"""Findings in experiments/README.md, the pages in results/, tables and figures of the site.
 
 python experiments/summary.py --take poolax-language poolax-vision    # take over finished comparisons
 python experiments/summary.py            # write tables and figures
@@ -28,28 +28,31 @@ import comparison
 import data_size
 import expressivity
 import figures
+import findings
 import optimisation
 import paper_table
 import pretraining
 import probing
+import result_pages
 import robustness
 import sequence_length
 import site_tables
 import tyro
 import weights
+from result_pages import NORMS, PRETRAINED
 
 from poolax.cli import COMPLETE, FAILURE, OptionalPath, run_program
 from poolax.records import Records, write_atomically
-from poolax.reporting import plot_losses_by_size, plot_radar, plot_training_lipschitz
+from poolax.reporting import Table, plot_losses_by_size, plot_radar, plot_training_lipschitz
 
-PRETRAINED = "pretrain.jsonl"
-NORMS = "pretrain-lipschitz.jsonl"
 HERE = pathlib.Path(__file__).parent
 #: Scripts whose records stand in folders of their own, with a page each.
 _PROBES = (optimisation, data_size, weights, sequence_length, expressivity, robustness)
 PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
+#: Commands that stand beside a page at most.
+_FEW = 3
 #: Pages of the project that people see first.
 FRONT_PAGES = ("README.md",)
 
@@ -92,7 +95,7 @@ class Summary:
         stale = [f"results/claims/{name}" for name in claims.stale(verdicts, folder / "results/claims")]
         if not self.check:
             claims.write(verdicts, folder / "results" / "claims")
-        for path, text in documents(folder, records).items():
+        for path, text in documents(folder, records, verdicts).items():
             if path.exists() and is_current(path, text):
                 continue
             stale.append(os.path.relpath(path, folder))
@@ -105,30 +108,35 @@ class Summary:
         return COMPLETE
 
 
-def documents(folder: pathlib.Path, records: Sequence[dict]) -> dict[pathlib.Path, str]:
-    """The tables that are made of the records in results/: where each stands, and its text."""
+def documents(
+    folder: pathlib.Path, records: Sequence[dict], verdicts: Sequence[dict] = ()
+) -> dict[pathlib.Path, str]:
+    """What is made of the records in results/: where each text stands, and the text."""
     results = folder / "results"
     readme = folder / "README.md"
     beside = paper_table.texts(records)
-    found = {
-        readme: with_section(readme, section(results)),
+    tables = result_pages.tables_of(results)
+    told = what_was_found(tables, verdicts, paper_table.counts(records))
+    pages = {
+        readme: with_section(readme, f"{told}{section(results)}"),
+        **{results / name: text for name, text in result_pages.pages(results, tables).items()},
         **{results / "paper" / name: text for name, text in beside.items()},
         **front_pages(folder.parent, results / "advice" / "advice.jsonl"),
     }
     for path, script in _probed(results).items():
-        pages = probing.pages(script, Records.read(path))
-        found |= {path.parent / name: text for name, text in pages.items()}
+        own = probing.pages(script, Records.read(path))
+        pages |= {path.parent / name: text for name, text in own.items()}
     documentation = folder.parent / figures.FOLDER
     if documentation.parent.exists():  # the experiments stand beside the package
-        found |= {documentation / name: text for name, text in figures.drawings(results).items()}
+        pages |= {documentation / name: text for name, text in figures.drawings(results).items()}
     for name, make in site_tables.PAGES.items():
         page = folder.parent / "poolax" / "docs" / name
         if page.exists():
-            found[page] = with_section(page, make(results))
+            pages[page] = with_section(page, make(results))
     known = results / "advice" / advice_synthetic.RECORDS.name
     if known.exists():
-        found[known.with_suffix(".md")] = advice_synthetic.table(Records.read(known)).markdown()
-    return found
+        pages[known.with_suffix(".md")] = advice_synthetic.table(Records.read(known)).markdown()
+    return pages
 
 
 def is_current(path: pathlib.Path, text: str) -> bool:
@@ -216,40 +224,34 @@ def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def section(results: pathlib.Path) -> str:
-    """All tables, each with its command, in Markdown."""
-    parts = []
-    for path in paper_table.stored(results):
-        records = Records.read(path)
-        shown = comparison.markdown(comparison.tables(records), title=records[0]["title"])
-        commands = "\n".join(comparison.commands(records))
-        devices = ", ".join(dict.fromkeys(row["devices"] for row in records))
-        parts.append(
-            f"{shown}\nRecords: [{path.name}](results/{path.name}), on {devices}, by\n\n"
-            f"```sh\n{commands}\n```\n"
-        )
-    if (results / PRETRAINED).exists():
-        records = Records.read(results / PRETRAINED)
-        shown = pretraining.summary_table(records).markdown(level=2)
-        commands = "\n".join(pretraining.commands(records))
-        parts.append(
-            f"{shown}\nRecords: [{PRETRAINED}](results/{PRETRAINED}), by\n\n```sh\n{commands}\n```\n"
-        )
-    if (results / NORMS).exists():
-        records = Records.read(results / NORMS)
-        shown = pretraining.norms_table(records).markdown(level=2)
-        commands = "\n".join(dict.fromkeys(row["command"] for row in records))
-        parts.append(f"{shown}\nRecords: [{NORMS}](results/{NORMS}), by\n\n```sh\n{commands}\n```\n")
-    parts.append(
-        "## The paper's values and claims\n\n"
-        "Its values beside ours: [paper](results/paper/paper.md). "
-        "What becomes of its claims: [claims](results/claims/claims.md). By\n\n"
-        "```sh\npython experiments/paper_table.py\npython experiments/claims.py\n```\n"
-    )
-    pages = [
-        f"- [{script.title}](results/{script.name}/{script.name}.md)"
-        for script in _probed(results).values()
+    """The pages of results, each with its command, in Markdown."""
+    parts = [
+        _entry(title, f"results/{name}", listed)
+        for name, (title, listed) in result_pages.commands(results).items()
     ]
-    return "\n".join([*parts, *(["## Further pages\n", *pages, ""] if pages else [])])
+    for path, script in _probed(results).items():
+        listed = comparison.commands(Records.read(path))
+        parts.append(_entry(script.title, f"results/{script.name}/{script.name}.md", listed))
+    beside = ("The paper's values beside ours", "results/paper/paper.md", "paper_table.py")
+    claimed = ("What becomes of the claims", "results/claims/claims.md", "claims.py")
+    for title, page, name in (beside, claimed):
+        parts.append(_entry(title, page, [f"python experiments/{name}"]))
+    return "\n".join(["## Results\n", *parts, ""])
+
+
+def what_was_found(tables: Mapping[str, Sequence[Table]], verdicts: Sequence[dict], counts: str) -> str:
+    """What was found, in sentences, in Markdown; nothing where there is nothing to say."""
+    every = [table for shown in tables.values() for table in shown]
+    told = findings.sentences(every, verdicts, counts)
+    return "\n".join(["## What was found\n", *(f"- {text}" for text in told), "", ""])
+
+
+def _entry(title: str, page: str, commands: Sequence[str]) -> str:
+    """An entry of a list: a page, and the commands that it is by, where these are few."""
+    link = f"- [{title}]({page})"
+    if len(commands) > _FEW:
+        return f"{link}, by {len(commands)} commands, which stand there\n"
+    return "\n".join([f"{link}, by\n", "  ```sh", *(f"  {one}" for one in commands), "  ```", ""])
 
 
 def with_section(page: pathlib.Path, section: str) -> str:

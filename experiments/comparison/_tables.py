@@ -144,9 +144,10 @@ def tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
     return notes_once(shown)
 
 
-def markdown(tables: Sequence[Table], *, title: str) -> str:
-    """Tables of a comparison below its title."""
-    return "\n".join([f"## {title}\n", *(table.markdown(level=3) for table in tables)])
+def markdown(tables: Sequence[Table], *, title: str, level: int = 2) -> str:
+    """Tables of a comparison below its title, which is a heading of this level."""
+    shown = (table.markdown(level=level + 1) for table in tables)
+    return "\n".join([f"{'#' * level} {title}\n", *shown])
 
 
 def has_radar(records: Iterable[Mapping[str, Any]]) -> bool:
