@@ -83,6 +83,19 @@ class FeedForwardSpec:
 
 
 @struct.dataclass
+class DictionarySpec:
+    """Attention of each token alone on a dictionary, as latent attention has it.
+
+    Attributes:
+        keys: What the logits change by with a token, shape ``(H, m, d)``.
+        values: What is read, behind the output projection, shape ``(H, m, d)``.
+    """
+
+    keys: Float[Array, "H m d"]
+    values: Float[Array, "H m d"]
+
+
+@struct.dataclass
 class ConvolutionSpec:
     """A depth-wise convolution with an activation and, in some, a linear map with another.
 
@@ -129,7 +142,7 @@ class LayerSpec:
     """
 
     name: str = struct.field(pytree_node=False)
-    branch: AttentionSpec | FeedForwardSpec | ConvolutionSpec | MergeSpec | None = None
+    branch: AttentionSpec | FeedForwardSpec | DictionarySpec | ConvolutionSpec | MergeSpec | None = None
     norm_before: NormSpec | None = None
     norm_after: NormSpec | None = None
     norm_branch: NormSpec | None = None

@@ -12,8 +12,10 @@ from helpers import KINDS, POOLERS, largest_in_ball, pad, random_tokens, random_
 
 from poolax import bounds, pooling
 from poolax._activations import gelu, gelu_tanh, quick_gelu
-from poolax._layer_specs import FeedForwardSpec, NormSpec
+from poolax._layer_specs import DictionarySpec, FeedForwardSpec, NormSpec
+from poolax._numerics import safe_norm
 from poolax.blocks import TBM
+from poolax.bounds._ball_dictionary import DictionaryBall, dictionary_at
 from poolax.bounds._ball_norms import norm_on_ball
 from poolax.bounds._ball_tokens import TokensBall
 from poolax.bounds._local_layers import tokens_at
@@ -85,6 +87,41 @@ def test_feed_forward_layers_on_a_ball(gated, x64):
             assert np.linalg.norm(apart @ covectors[token]) <= along[token] * (1 + 1e-9) + 1e-12
             ratios.append(np.linalg.norm(apart, 2) / max(change[token], 1e-9))
     assert max(ratios) > 0.05
+
+
+def test_a_dictionary_on_a_ball(x64):
+    """Jacobians of what tokens read change by less than is said, and not by far less."""
+    keys = jax.random.split(jax.random.key(2), 5)
+    x = random_tokens(keys[0], 3, DIM, 1.0)
+    spec = DictionarySpec(*jax.random.normal(keys[1], (2, 2, 5, DIM), float))
+    weights = dictionary_at(spec, x)[2]["weights"]
+    ball = DictionaryBall(spec, 1.0, weights)
+    moved = jnp.array([0.01, 0.2, 1.0])
+    covectors = random_tokens(keys[3], 3, DIM, 1.0)
+    change, largest = ball.on(moved)
+    along, largest_along = ball.along(covectors)(moved)
+
+    @jax.jit
+    def jacobians(x):
+        # Rows are changes, as in the bounds.
+        out = jax.vmap(jax.jacrev(lambda x: dictionary_at(spec, x[None])[0][0]))(x)
+        return jnp.swapaxes(out, 1, 2)
+
+    centre = jacobians(x)
+    np.testing.assert_allclose(centre[0], dictionary_at(spec, x)[1](0), rtol=1e-9)
+    directions = jax.random.normal(keys[4], (40, 3, DIM))
+    directions /= jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    at = jax.vmap(lambda direction: jacobians(x + moved[:, None] * direction))(directions)
+    apart = at - centre
+    norms = {
+        "largest": (jnp.linalg.norm(at, 2, axis=(-2, -1)), largest),
+        "change": (jnp.linalg.norm(apart, 2, axis=(-2, -1)), change),
+        "largest_along": (safe_norm(jnp.einsum("sido,io->sid", at, covectors), -1), largest_along),
+        "along": (safe_norm(jnp.einsum("sido,io->sid", apart, covectors), -1), along),
+    }
+    for name, (found, bound) in norms.items():
+        assert (found <= bound * (1 + 1e-9)).all(), name
+        assert (jnp.max(found, axis=0) >= 0.05 * bound).all(), name
 
 
 def tbm_of(kind, pooler):

@@ -26,6 +26,9 @@ SHARES = {
     ("max", "tokens"): 0.6,
     ("map-one", "tokens"): 0.8,
     ("map-one", "frobenius"): 0.6,
+    ("attn", "tokens"): 0.2,
+    ("attn-norm", "tokens"): 0.1,
+    ("attn-norm", "frobenius"): 0.05,
 }
 MORE = {
     "map-one": pooling.QueryAttentionPool(),

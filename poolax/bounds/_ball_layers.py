@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
+from poolax._layer_specs import AttentionSpec, DictionarySpec, FeedForwardSpec, LayerSpec
+from poolax._numerics import safe_norm
 from poolax.bounds._ball_attention import AttentionBall
+from poolax.bounds._ball_dictionary import DictionaryBall
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_tokens import TokensBall
 from poolax.bounds._linalg import spectral_norm
@@ -66,7 +68,7 @@ class LayerBall:
         self._spec, self._x, self._real = spec, x, real
         self._around = around = Around.of(spec, x, real)
         self.before_slopes = around.before.slopes
-        self.branch: AttentionBall | TokensBall | None = None
+        self.branch: AttentionBall | TokensBall | DictionaryBall | None = None
         at: Any = None
         jacobian: Any = None
         if isinstance(spec.branch, AttentionSpec):
@@ -78,6 +80,8 @@ class LayerBall:
             out = jnp.where(real[:, None], around.scale * out, 0)
             if isinstance(spec.branch, FeedForwardSpec):
                 self.branch = TokensBall(spec.branch, around.scale, around.inner, middle)
+            elif isinstance(spec.branch, DictionarySpec):
+                self.branch = DictionaryBall(spec.branch, around.scale, middle["weights"])
         self.summed = around.summed(x, out)
         result, after = norm_at(spec.norm_after, self.summed)
         self.result = jnp.where(real[:, None], result, 0)
@@ -144,12 +148,38 @@ class LayerBall:
         after = norm_on_ball(self._spec.norm_after, self.summed, reach.radii)
         return jnp.max(jnp.where(self._real, found.before * after.steepest, 0))
 
+    def changes_along(self, seen: Float[Array, "n d"], reach: Reach) -> Float[Array, " n"]:
+        """How much gradients by the tokens change, as derivatives of norm and branch do.
+
+        Args:
+            seen: Gradients by the sum of branch and residual connection, at the centre.
+            reach: How far what enters the layer moves.
+
+        Returns:
+            Bounds of ``|sum_i (J_ik - J_ik(centre)) c_i|`` for each token ``k``.
+        """
+        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
+        inner = Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
+        change, largest = self._branch_along(seen, inner)
+        rows = found.change * largest + self.before_slopes * change
+        return jnp.where(self._real, or_infinite(rows), 0)
+
+    def _branch_along(self, covectors, reach: Reach):
+        """How much ``sum_i J_ik c_i`` changes, and how large it is, by each token ``k``."""
+        if self.branch is None:
+            sizes = safe_norm(covectors, axis=-1)
+            return jnp.zeros_like(sizes), sizes
+        if not isinstance(self.branch, AttentionBall):
+            return self.branch.along(covectors)(reach.radii)
+        found = self.branch.along(covectors)(reach)
+        return jnp.sum(found.change, axis=0), jnp.sum(found.largest, axis=0)
+
     def _branch_on(self, reach: Reach):
         """Bounds of the change of the branch's blocks, and of the blocks, on the ball."""
         count = self._x.shape[0]
         if self.branch is None:
             return jnp.zeros((count, count), self._x.dtype), jnp.eye(count, dtype=self._x.dtype)
-        if isinstance(self.branch, TokensBall):
+        if not isinstance(self.branch, AttentionBall):
             change, largest = self.branch.on(reach.radii)
             return jnp.diag(change), jnp.diag(largest)
         found = self.branch.on(reach)

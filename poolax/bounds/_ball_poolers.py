@@ -3,7 +3,8 @@
 Theory, section 5.6.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from poolax._numerics import safe_norm
+from poolax.bounds._ball_latent import LatentBall
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._linear_poolers import is_linear
@@ -20,7 +22,7 @@ from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._query_slices import query_slices
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
 from poolax.bounds._softmax_box import largest_mean, weight_range
-from poolax.pooling import HybridPool, MaxPool, Pooler, QueryAttentionPool
+from poolax.pooling import HybridPool, LatentAttentionPool, MaxPool, Pooler, QueryAttentionPool
 
 # Of what sums of products lose.
 _LOST = 64
@@ -92,6 +94,8 @@ def _read(pooler, variables, z, real, radii) -> ReadOnBall | None:
     if isinstance(pooler, MaxPool):
         read = jnp.any(candidates(z, real, radii), axis=-1).astype(z.dtype)
         return ReadOnBall(read, jnp.ones((), z.dtype))
+    if isinstance(pooler, LatentAttentionPool):
+        return ReadOnBall(*LatentBall(pooler, variables["params"], z, real).derivative(radii))
     if isinstance(pooler, QueryAttentionPool) and not pooler.full:
         at = _derivative(pooler, variables, z, real)
         moved = _query_changes(variables["params"], z, real, radii)
@@ -157,35 +161,47 @@ def _query_changes(params, z, real, radii, direction=None):
 
 
 def lead_changes(
-    pooler: Pooler,
-    variables: Mapping[str, Any],
-    z: Float[Array, "n d"],
-    real: Bool[Array, " n"],
-    radii: Float[Array, " n"],
-    direction: Float[Array, " e"],
-) -> Float[Array, " n"]:
+    pooler: Pooler, variables: Mapping[str, Any], z: Float[Array, "n d"], real: Bool[Array, " n"]
+) -> Callable[[Float[Array, " n"], Float[Array, " e"]], Float[Array, " n"]]:
     """How much the derivative of ``direction @ pooler(z)`` by each token changes on a ball.
 
-    Infinite where nothing is known but the pooler's constants.
+    Args:
+        pooler: The pooler.
+        variables: Its variables.
+        z: What it pools at the centre, shape ``(n, d)``.
+        real: True at tokens that are real.
+
+    Returns:
+        Gives bounds for how far tokens move and a direction; infinite ones where nothing is known but
+        the pooler's constants.
     """
     if is_linear(pooler):
-        return jnp.zeros_like(radii)
+        return lambda radii, direction: jnp.zeros_like(radii)
     if isinstance(pooler, MaxPool):
-        # A coordinate that only one token can be the largest of is read as before.
-        may = candidates(z, real, radii)
-        open_to_more = jnp.sum(may, axis=0) > 1
-        return safe_norm(jnp.where(may & open_to_more[None], direction[None], 0), axis=-1)
+        return functools.partial(_max_changes, z, real)
+    if isinstance(pooler, LatentAttentionPool):
+        return LatentBall(pooler, variables["params"], z, real).changes
     if isinstance(pooler, QueryAttentionPool) and not pooler.full:
-        return _query_changes(variables["params"], z, real, radii, direction)
+        return functools.partial(_query_changes, variables["params"], z, real)
     if isinstance(pooler, HybridPool):
         params = variables["params"]
         shares = jax.nn.softmax(jnp.asarray(params["mixture"], z.dtype))
-        lost = _LOST * jnp.finfo(z.dtype).eps * safe_norm(direction)
-        changes = [
-            lead_changes(
-                part, {"params": params.get(f"poolers_{index}", {})}, z, real, radii, direction
-            )
+        parts = [
+            lead_changes(part, {"params": params.get(f"poolers_{index}", {})}, z, real)
             for index, part in enumerate(pooler.poolers)
         ]
-        return lost * real + or_infinite(jnp.sum(shares[:, None] * jnp.stack(changes), axis=0))
-    return jnp.full_like(radii, jnp.inf)
+
+        def mixed(radii, direction):
+            lost = _LOST * jnp.finfo(z.dtype).eps * safe_norm(direction)
+            changes = jnp.stack([part(radii, direction) for part in parts])
+            return lost * real + or_infinite(jnp.sum(shares[:, None] * changes, axis=0))
+
+        return mixed
+    return lambda radii, direction: jnp.full_like(radii, jnp.inf)
+
+
+def _max_changes(z, real, radii, direction):
+    """A coordinate that only one token can be the largest of is read as before."""
+    may = candidates(z, real, radii)
+    open_to_more = jnp.sum(may, axis=0) > 1
+    return safe_norm(jnp.where(may & open_to_more[None], direction[None], 0), axis=-1)

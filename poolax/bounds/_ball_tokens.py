@@ -63,12 +63,11 @@ class TokensBall:
     ) -> Callable[[Float[Array, " n"]], tuple[Float[Array, " n"], Float[Array, " n"]]]:
         """The same of ``J_i c_i``, ``c_i`` the covector of output token ``i``, by the moves."""
         behind = jnp.abs(covectors @ self._out.T)  # (n, m)
-        norms = {name: spectral_norm(kernel) for name, kernel in self._first.items()}
 
         def of(entries, name):
             weighted = entries * behind
             apart = jnp.sum(weighted * self._sizes[name], axis=-1)
-            return jnp.minimum(apart, norms[name] * safe_norm(weighted, axis=-1))
+            return jnp.minimum(apart, self._whole[name].first_norm * safe_norm(weighted, axis=-1))
 
         def on(moved):
             change, largest = 0.0, 0.0
@@ -116,6 +115,11 @@ class _Diagonal:
         self._norms = spectral_norm(first), spectral_norm(second)
         balanced = spectral_norm(first * self._balance) * spectral_norm(second / self._balance.T)
         self._evenly = jnp.minimum(self._norms[0] * self._norms[1], balanced)
+
+    @property
+    def first_norm(self) -> Float[Array, ""]:
+        """The norm of what stands before the diagonal."""
+        return self._norms[0]
 
     def __call__(self, entries: Float[Array, "n m"]) -> Float[Array, " n"]:
         bounds = [

@@ -59,7 +59,8 @@ def certify(
       less than the largest radius for ``"tokens"``;
     - query attention: the lowest quotient of sums over tokens, each term at its least, nearly exactly
       for ``"tokens"`` with one query of one head; slices are taken apart;
-    - mixtures: as below without layers, by their gradient and what it may change by, if that is more;
+    - several slices, latent attention and mixtures: as below without layers, by their gradient and what
+      it may change by, if that is more;
     - all others: the radius at which ``|u|`` times the bound of :func:`pooler` uses the margin up.
 
     With layers before the pooler, those of a :class:`poolax.blocks.TBM` or of a backbone, the lead over

@@ -3,6 +3,7 @@
 Theory, sections 9.2 to 9.4.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from poolax.bounds._domain import domain_of
 from poolax.bounds._linear_poolers import is_linear
 from poolax.bounds._pooling import pooler as pooler_bound
 from poolax.bounds._query_slices import query_slices
-from poolax.pooling import HybridPool, MaxPool, Pooler, QueryAttentionPool
+from poolax.pooling import HybridPool, LatentAttentionPool, MaxPool, Pooler, QueryAttentionPool
 
 # Radii from 2^-40 to 2^40 of a scale, to six digits.
 _OCTAVES, _HALVINGS = 40.0, 28
@@ -46,11 +47,18 @@ def head_radius(
     else:
         falls = _bounded_falls(pooler, variables, z, real, direction, geometry)
     found = _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
-    if not isinstance(pooler, HybridPool):
+    if not _has_slopes(pooler, variables):
         return found
-    # By the constants of its parts, or all together to first order.
+    # Of parts apart, or of all together, exact to first order.
     together = slope_radius(pooler, variables, geometry, z, real, direction, margin)
     return jnp.maximum(found, together)
+
+
+def _has_slopes(pooler, variables):
+    """Whether gradients, whose changes are known, may certify more than parts that are taken apart."""
+    if isinstance(pooler, QueryAttentionPool):
+        return not pooler.full and math.prod(jnp.shape(variables["params"]["query"])[:2]) > 1
+    return isinstance(pooler, HybridPool | LatentAttentionPool)
 
 
 def _largest(is_safe, margin, direction):

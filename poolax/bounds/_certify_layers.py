@@ -21,22 +21,17 @@ from jaxtyping import Array, Bool, Float
 from poolax._checks import is_concrete
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import safe_norm
-from poolax.bounds._ball_attention import AttentionBall
 from poolax.bounds._ball_layers import LayerBall
 from poolax.bounds._ball_ledger import Balls, carried
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_poolers import lead_changes
-from poolax.bounds._ball_tokens import TokensBall
 from poolax.bounds._certify_heads import head_radius
-from poolax.bounds._certify_slopes import crossing
+from poolax.bounds._certify_slopes import crossing, first_widths, next_widths
 from poolax.bounds._layer_maps import layer_map
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
 from poolax.pooling import Pooler
 
-# Radii of a pass; in the first of two each is that much larger than the one before, and how much larger
-# than what is found then the largest of the second is.
-_RADII, _RATIO, _BEYOND = 40, 1.6, 1.4
 # Up to this width exact norms of tokens' own matrices are worth their time.
 _EXACT = 128
 
@@ -99,18 +94,15 @@ def layered_radius(
     most = jnp.where(head.others & (size > 0), head.margins / jnp.where(size > 0, size, 1), jnp.inf)
     most = jnp.min(most)
     most = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
-    radii = most * _RATIO ** -jnp.arange(_RADII - 1.0, -1.0, -1.0).astype(x.dtype)
 
     def again(carry, _):
         found, widths = carry
         found = jnp.maximum(
             found, _pass(layers, maps, states, real, head, behind, slopes, widths, geometry)
         )
-        # Even steps next, whose sums are nearer to the integrals.
-        end = _BEYOND * jnp.where(jnp.isfinite(found), found, most)
-        return (found, jnp.broadcast_to(end / _RADII, widths.shape)), None
+        return (found, next_widths(found, most, widths)), None
 
-    carry = jnp.zeros_like(most), jnp.diff(radii, prepend=0)
+    carry = jnp.zeros_like(most), first_widths(most)
     if is_concrete(x):
         # Layers of one shape share one program.
         for _ in range(2):
@@ -163,13 +155,12 @@ def _largest(head: Head, balls: Balls, real, falling):
 
 def _lead_changes(head: Head, balls: Balls, real):
     """How much the pooler's derivative of each lead changes, as changes of the input see it."""
+    changes_of = lead_changes(head.pooler, head.variables, balls.x, real)
 
     def on(given):
         reach, blocks = given
         radii = Reach(reach, balls.geometry).radii
-        changes = jax.vmap(
-            lambda direction: lead_changes(head.pooler, head.variables, balls.x, real, radii, direction)
-        )(head.directions)  # (k, n)
+        changes = jax.vmap(lambda direction: changes_of(radii, direction))(head.directions)  # (k, n)
         return or_infinite(changes @ blocks)
 
     return jnp.swapaxes(jax.lax.map(on, (balls.reaches, balls.blocks)), 0, 1)
@@ -218,27 +209,12 @@ def _through(spec, attention, real, covectors, balls: Balls, exact):
     changes = jnp.zeros((before.shape[0], *sizes.shape), sizes.dtype)  # (J, k, n)
     if normalises(spec.norm_after):
         changes = jax.lax.map(of_norm, (sum_reaches, sums.blocks, before))
-    branch = layer.branch
-    if branch is not None or spec.norm_before is not None:
+    if layer.branch is not None or spec.norm_before is not None:
 
         def of_branch(given):
             reach, blocks = given
-            found = norm_on_ball(spec.norm_before, balls.x, Reach(reach, geometry).radii)
-            inner = Reach(found.steepest[:, None] * reach, geometry)
-            change, largest = jax.vmap(lambda covector: _along(branch, covector, inner))(seen)
-            rows = found.change[None] * largest + layer.before_slopes[None] * change  # (k, n)
-            return jnp.where(real[None], or_infinite(rows), 0) @ blocks
+            inner = Reach(reach, geometry)
+            return jax.vmap(lambda covector: layer.changes_along(covector, inner))(seen) @ blocks
 
         changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
     return after, jnp.swapaxes(or_infinite(changes), 0, 1)
-
-
-def _along(branch: AttentionBall | TokensBall | None, covectors, reach: Reach):
-    """How much ``sum_i J_ik c_i`` changes, and how large it is, by each token ``k``."""
-    if branch is None:
-        sizes = safe_norm(covectors, axis=-1)
-        return jnp.zeros_like(sizes), sizes
-    if isinstance(branch, TokensBall):
-        return branch.along(covectors)(reach.radii)
-    found = branch.along(covectors)(reach)
-    return jnp.sum(found.change, axis=0), jnp.sum(found.largest, axis=0)

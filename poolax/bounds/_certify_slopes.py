@@ -16,7 +16,27 @@ from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import row_norm
 from poolax.pooling import Pooler
 
-_STEPS = 32
+# Radii of a pass; in the first of two each is that much larger than the one before, and how much larger
+# than what is found then the largest of the second is.
+_RADII, _RATIO, _BEYOND = 40, 1.6, 1.4
+
+
+def first_widths(most: Float[Array, ""]) -> Float[Array, " J"]:
+    """How much each radius of a first pass up to ``most`` is above that before it."""
+    radii = most * _RATIO ** -jnp.arange(_RADII - 1.0, -1.0, -1.0).astype(most.dtype)
+    return jnp.diff(radii, prepend=0)
+
+
+def next_widths(
+    found: Float[Array, ""], most: Float[Array, ""], widths: Float[Array, " J"]
+) -> Float[Array, " J"]:
+    """Those of a second pass: even steps, whose sums are nearer to the integrals.
+
+    Where the first found nothing, smaller balls than its own.
+    """
+    end = _BEYOND * jnp.where(jnp.isfinite(found), found, most)
+    even = jnp.broadcast_to(end / _RADII, widths.shape)
+    return jnp.where(found > 0, even, widths * _RATIO**-_RADII)
 
 
 def crossing(
@@ -61,11 +81,18 @@ def slope_radius(
     size = row_norm(geometry, slopes)
     # No radius is larger than what the margin leaves of the gradient.
     most = margin / jnp.maximum(size, jnp.finfo(z.dtype).tiny)
-    widths = jnp.full(_STEPS, 1 / _STEPS, z.dtype) * jnp.where(jnp.isfinite(most), most, 0)
+    most = jnp.where(jnp.isfinite(most), most, 1)
+    changes_of = lead_changes(pooler, variables, z, real)
 
     def on(radius):
-        radii = jnp.where(real, radius, 0)
-        return lead_changes(pooler, variables, z, real, radii, direction)
+        return changes_of(jnp.where(real, radius, 0), direction)
 
-    changes = jax.lax.map(on, jnp.cumsum(widths))  # (J, n)
-    return crossing(widths, or_infinite(row_norm(geometry, slopes[None] + changes)), margin)
+    def again(carry, _):
+        found, widths = carry
+        changes = jax.lax.map(on, jnp.cumsum(widths))  # (J, n)
+        lipschitz = or_infinite(row_norm(geometry, slopes[None] + changes))
+        found = jnp.maximum(found, crossing(widths, lipschitz, margin))
+        return (found, next_widths(found, most, widths)), None
+
+    carry = jnp.zeros_like(most), first_widths(most)
+    return jax.lax.scan(again, carry, length=2)[0][0]

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from poolax._layer_specs import AttentionSpec, FeedForwardSpec, LayerSpec
+from poolax._layer_specs import AttentionSpec, DictionarySpec, FeedForwardSpec, LayerSpec
 from poolax._numerics import zero_masked
 from poolax.attention import L2, Kind
+from poolax.bounds._ball_dictionary import dictionary_at
 from poolax.bounds._kernels import Kernels, read_kernels
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import attention_blocks, blocks_of_row
@@ -164,6 +165,8 @@ def tokens_at(branch, x):
     if branch is None:
         identity = jnp.eye(x.shape[-1], dtype=x.dtype)
         return x, lambda index: identity, {}
+    if isinstance(branch, DictionarySpec):
+        return dictionary_at(branch, x)
     if not isinstance(branch, FeedForwardSpec):
         raise NoBoundError(
             f"layers: expected attention or feed-forward layers, got {type(branch).__name__}"
