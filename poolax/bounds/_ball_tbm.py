@@ -69,17 +69,17 @@ def tbm_on_ball(model: TBM, geometry: str, params, x, mask, epsilon: Float[Array
     reach = Reach(balls.last, geometry)
     pooled = pooled_on_ball(model.pooler, inner, balls.x, real, reach, balls.blocks[-1])
     lipschitz = or_infinite(round_up(pooled, 4))
-    if geometry == "frobenius":
-        domain = domain_of(x, real)
-        on_domain = tbm(
-            model,
-            {"params": params},
-            num_tokens=jnp.maximum(jnp.sum(real), 1),
-            radius=domain.radius + epsilon,
-            spread=domain.spread + epsilon / math.sqrt(2),
-            method="tight",
-        )
-        lipschitz = jnp.where(jnp.any(real), jnp.minimum(lipschitz, on_domain.lipschitz), 0)
+    domain = domain_of(x, real)
+    on_domain = tbm(
+        model,
+        {"params": params},
+        num_tokens=jnp.maximum(jnp.sum(real), 1),
+        radius=domain.radius + epsilon,
+        spread=domain.spread + (epsilon if geometry == "tokens" else epsilon / math.sqrt(2)),
+        method="tight",
+        geometry=geometry,
+    )
+    lipschitz = jnp.where(jnp.any(real), jnp.minimum(lipschitz, on_domain.lipschitz), 0)
     return block_bound(
         lipschitz, whole_norm(geometry, mixed), jnp.max(jnp.diagonal(last)), first, second, on_ball=True
     )

@@ -41,6 +41,7 @@ def tbm(
     radius: _Number | None = None,
     spread: _Number | None = None,
     method: str = "sharp",
+    geometry: str = "frobenius",
 ) -> Bound:
     """Lipschitz bound of a :class:`poolax.blocks.TBM` at given variables.
 
@@ -61,6 +62,8 @@ def tbm(
             attention pooling.
         spread: Half of the largest distance between two input tokens; ``None`` takes ``radius``.
         method: ``"sharp"``, ``"tight"`` or ``"published"``.
+        geometry: Norm of changes of the tokens: ``"frobenius"``, or ``"tokens"`` for the largest norm
+            of a token's change, where nothing was published.
 
     Returns:
         The bound with its factors; see :func:`pooled_block`.
@@ -86,7 +89,8 @@ def tbm(
         As :func:`pooled_block`, and Theory, section 8.17.
     """
     bound = block(model, variables, num_tokens=num_tokens, radius=radius, spread=spread, method=method)
-    return with_pooler(bound, model.pooler, {"params": variables["params"].get("pooler", {})})
+    inner = {"params": variables["params"].get("pooler", {})}
+    return with_pooler(bound, model.pooler, inner, geometry=geometry)
 
 
 @on_one_thread
@@ -186,6 +190,8 @@ def with_pooler(
     block: BlockBound,
     pooler: str | Pooler | PoolerBound,
     variables: Mapping[str, Any] | None = None,
+    *,
+    geometry: str = "frobenius",
 ) -> Bound:
     """Lipschitz bound of a block with a pooler on top.
 
@@ -194,6 +200,7 @@ def with_pooler(
         pooler: A pooler, its name, or a :class:`PoolerBound` that holds for tokens with the spread of
             ``block.spread``.
         variables: What the pooler's ``init`` returned; ``None`` if it has no parameters.
+        geometry: Norm of changes of the tokens; as for :func:`tbm`.
 
     Returns:
         The bound with its factors; see :func:`pooled_block`. It is of the block's method.
@@ -229,6 +236,7 @@ def with_pooler(
         ffn=block.ffn,
         norm_scale=block.norm_scale,
         method=method,
+        geometry=geometry,
         **sizes,
     )
 

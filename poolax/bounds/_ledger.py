@@ -37,6 +37,7 @@ from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
+from poolax.bounds._reach import GEOMETRIES
 from poolax.records import Domain, Ledger, LedgerRow, TokenRange
 
 
@@ -49,6 +50,7 @@ def ledger(
     radius: Float[ArrayLike, ""],
     spread: Float[ArrayLike, ""] | None = None,
     method: str = "sharp",
+    geometry: str = "frobenius",
 ) -> Ledger:
     r"""Lipschitz bound of a backbone, from embeddings to token states, layer by layer.
 
@@ -76,6 +78,8 @@ def ledger(
         radius: Largest norm of an embedding.
         spread: Half of the largest distance between two embeddings; ``None`` takes ``radius``.
         method: ``"sharp"`` or ``"tight"``.
+        geometry: Norm of changes, of embeddings and of token states: ``"frobenius"``, or ``"tokens"``
+            for the largest norm of a token's change.
 
     Returns:
         The ledger.
@@ -96,9 +100,10 @@ def ledger(
         True
 
     Reference:
-        Theory, sections 4.7 and 7; this library's own.
+        Theory, sections 4.7, 4.9 and 7; this library's own.
     """
     check_choice("method", method, PROVED)
+    check_choice("geometry", geometry, GEOMETRIES)
     check_domain(radius, spread, needed=True)
     tokens = token_range(num_tokens)
     dtype = jnp.result_type(float)
@@ -110,7 +115,7 @@ def ledger(
     rows, tight = [], method == "tight"
     for spec in layers:
         check_instance("layers", spec, LayerSpec, "LayerSpec records")
-        row, state = _add_layer(spec, state, tight)
+        row, state = _add_layer(spec, state, tight, geometry)
         rows.append(row)
     if not rows:
         raise ValueError("layers: expected at least one layer, got none")
@@ -158,7 +163,7 @@ class _State:
         return jnp.ones(()) if self.scale is None else jnp.max(jnp.abs(self.scale))
 
 
-def _add_layer(spec: LayerSpec, state: _State, tight: bool):
+def _add_layer(spec: LayerSpec, state: _State, tight: bool, geometry: str):
     before, after = spec.norm_before, spec.norm_after
     inner, entering = jnp.ones(()), state
     if before is not None:
@@ -174,7 +179,9 @@ def _add_layer(spec: LayerSpec, state: _State, tight: bool):
     lipschitz, branch_domain = jnp.ones(()), Domain(radius=jnp.zeros(()), spread=jnp.zeros(()))
     tokens = state.tokens
     if spec.branch is not None:
-        lipschitz, branch_domain = _branch(spec.branch, entering, tight, has_norm=before is not None)
+        lipschitz, branch_domain = _branch(
+            spec.branch, entering, tight, geometry, has_norm=before is not None
+        )
         if isinstance(spec.branch, MergeSpec):
             tokens = _merge_tokens(tokens, spec.branch.num_merged)
     if spec.norm_branch is not None:
@@ -230,17 +237,17 @@ def _normalise(norm: NormSpec, state: _State, tight: bool):
     return factor, dataclasses.replace(state, domain=domain, scale=scale, bias=bias)
 
 
-def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
+def _branch(branch, state: _State, tight: bool, geometry: str, *, has_norm: bool):
     """Lipschitz constant of a branch with respect to ``y`` of ``state``, and its output's domain."""
     eps = getattr(branch, "inner_norm_eps", None)
     if eps is not None:
-        return _inner_normalised(branch, eps, state, tight)
+        return _inner_normalised(branch, eps, state, tight, geometry)
     if isinstance(branch, AttentionSpec):
-        return _attention(branch, state, tight)
+        return _attention(branch, state, tight, geometry)
     if isinstance(branch, FeedForwardSpec):
         return _feed_forward(branch, state, tight)
     if isinstance(branch, ConvolutionSpec):
-        return _convolution(branch, state)
+        return _convolution(branch, state, geometry)
     if not isinstance(branch, MergeSpec):
         raise NoBoundError(f"branch: expected one whose bound is known, got {type(branch).__name__}")
     kernel = _floating(branch.params["kernel"])
@@ -249,10 +256,15 @@ def _branch(branch, state: _State, tight: bool, *, has_norm: bool):
     factor = spectral_norm(kernel)
     domain = state.domain if has_norm else _side_by_side(state.domain, branch)
     shift = 0.0 if state.bias is None else safe_norm(state.bias @ _floating(branch.params["kernel"]))
-    return factor, Domain(factor * domain.radius + shift, factor * domain.spread)
+    # Tokens side by side change by the root of their number where each of them changes alike.
+    together = 1.0 if geometry == "frobenius" else math.sqrt(branch.num_merged)
+    domain = Domain(factor * domain.radius + shift, factor * domain.spread)
+    return together * factor, domain
 
 
-def _inner_normalised(branch: AttentionSpec | FeedForwardSpec, eps: float, state: _State, tight: bool):
+def _inner_normalised(
+    branch: AttentionSpec | FeedForwardSpec, eps: float, state: _State, tight: bool, geometry: str
+):
     """A layer up to its norm, with the identity as its last map; then the norm and the last map."""
     params = dict(branch.params)
     norm, last = params.pop("inner_norm"), params.pop("out")
@@ -260,7 +272,7 @@ def _inner_normalised(branch: AttentionSpec | FeedForwardSpec, eps: float, state
     rows = kernel.reshape(-1, kernel.shape[-1])  # (m, d)
     params["out"] = {"kernel": jnp.eye(len(rows), dtype=rows.dtype).reshape(*kernel.shape[:-1], -1)}
     before = dataclasses.replace(branch, params=params, inner_norm_eps=None)
-    factor, domain = _branch(before, state, tight, has_norm=True)
+    factor, domain = _branch(before, state, tight, geometry, has_norm=True)
     spec = NormSpec("layer", _floating(norm["scale"]), _floating(norm["bias"]), eps)
     check_finite("norm scale", spec.scale)
     domain, size = normalised_domain(spec, domain), spectral_norm(rows)
@@ -268,7 +280,7 @@ def _inner_normalised(branch: AttentionSpec | FeedForwardSpec, eps: float, state
     return factor, Domain(size * domain.radius + safe_norm(_bias(last)), size * domain.spread)
 
 
-def _attention(branch: AttentionSpec, state: _State, tight: bool):
+def _attention(branch: AttentionSpec, state: _State, tight: bool, geometry: str):
     kind, params = branch.kind, branch.params
     metric_values = isinstance(kind, L2) and not kind.plain_values
     outer = jnp.ones(())
@@ -319,7 +331,8 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool):
     reach = attention_domain(
         kind, params, domain, tight=tight, kernels=kernels, token_bias=value_bias, combine=combine
     )
-    return outer * bound.sequence, reach
+    whole = bound.sequence if geometry == "frobenius" else bound.each_token
+    return outer * whole, reach
 
 
 def _feed_forward(branch: FeedForwardSpec, state: _State, tight: bool):
@@ -355,7 +368,7 @@ def _feed_forward(branch: FeedForwardSpec, state: _State, tight: bool):
     return factor, Domain(factor * domain.radius + shift, factor * domain.spread)
 
 
-def _convolution(branch: ConvolutionSpec, state: _State):
+def _convolution(branch: ConvolutionSpec, state: _State, geometry: str):
     """Depth-wise convolution, activation and, in some, a linear map and another activation.
 
     By Young's inequality a channel's convolution is bounded by the sum of its absolute weights, and one
@@ -371,7 +384,8 @@ def _convolution(branch: ConvolutionSpec, state: _State):
     shift = slope * safe_norm(_bias(depthwise))
     if state.bias is not None:
         shift = shift + slope * jnp.sum(jnp.max(jnp.abs(kernel), axis=2)) * safe_norm(state.bias)
-    factor, radius = factor * state.largest_scale, reach * domain.radius + shift
+    factor = factor * state.largest_scale if geometry == "frobenius" else reach
+    radius = reach * domain.radius + shift
     if "pointwise" in branch.params:
         pointwise = branch.params["pointwise"]
         size = slope * spectral_norm(_floating(pointwise["kernel"]))

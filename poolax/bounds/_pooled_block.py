@@ -26,6 +26,7 @@ from poolax.bounds._methods import METHODS
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
+from poolax.bounds._reach import GEOMETRIES
 from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
 from poolax.records import AttentionBound, Bound, PoolerBound, TokenRange
 
@@ -44,6 +45,7 @@ def pooled_block(
     norm_scale: Float[ArrayLike, "..."] = 1.0,
     method: str = "sharp",
     weights: Float[ArrayLike, " n"] | None = None,
+    geometry: str = "frobenius",
 ) -> Bound:
     r"""Lipschitz bound of one Post-LN block with CenterNorm and a pooler on top.
 
@@ -76,6 +78,10 @@ def pooled_block(
     ``m`` rows is a quadratic form whose top eigenvalue is the square of the second. The smallest of
     all forms counts.
 
+    With a budget for each token, ``geometry="tokens"``, sharp and tight bounds are
+
+        ``c^2 (1 + F) l1 (1 + B + T)``.
+
     Published: ``pooling_factor c^2 (1 + L) (1 + F)`` with the bound of the whole sequence for every
     pooler and ``sqrt(min(n, d))`` for max.
 
@@ -92,11 +98,14 @@ def pooled_block(
         norm_scale: Largest ``|scale|`` of the two norms: one number, or one for each.
         method: ``"sharp"``, ``"tight"`` or ``"published"``.
         weights: Weights of a weighted average, shape ``(n,)``.
+        geometry: Norm of changes of the tokens: ``"frobenius"``, or ``"tokens"`` for the largest norm
+            of a token's change, in which a number for ``attention`` has to be as well.
 
     Returns:
         The bound with its factors.
 
     Raises:
+        NoBoundError: for ``geometry="tokens"`` and method ``"published"``.
         ValueError: for numbers or shapes out of range, ``d = 1``, an unknown pooler, weights that are
             missing or misplaced, an attention bound of another method or beside a bound for one token,
             or a pooler for which nothing was published.
@@ -109,9 +118,10 @@ def pooled_block(
     Reference:
         Published: the structure of "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Theorem 4.2 and
         Lemmas 4.3 and 4.4, with the best attention constant published for the same setting. Sharp and
-        tight: this library's own; Theory, sections 4.6, 8.2, 8.8 and 8.14.
+        tight: this library's own; Theory, sections 4.6, 4.9, 8.2, 8.8 and 8.14.
     """
     check_choice("method", method, METHODS)
+    check_choice("geometry", geometry, GEOMETRIES)
     check_count("dim", dim)
     check_center_norm_width(dim)
     norm_factor = _norm_factor(norm_scale, dim)
@@ -119,6 +129,11 @@ def pooled_block(
     if attention_per_token is not None:
         check_values("attention_per_token", attention_per_token, at_least=0.0)
     if method == "published":
+        if geometry != "frobenius":
+            raise NoBoundError(
+                f"geometry: expected 'frobenius' for method 'published', got {geometry!r}: nothing was "
+                "published for it"
+            )
         if weights is not None:
             raise ValueError("weights: expected None for method 'published', got an array")
         factor = _published_factor(pooler, num_tokens, dim)
@@ -139,13 +154,20 @@ def pooled_block(
         sequence = _sequence(attention)
         if reads.reads_one_token and attention_per_token is not None:
             sequence = jnp.asarray(attention_per_token)
-        return _bound(reads.l2, sequence, c2, norm_factor, method, "poolax, separate form")
+        factor = reads.l2 if geometry == "frobenius" else reads.l1
+        return _bound(factor, sequence, c2, norm_factor, method, "poolax, separate form")
     if attention_per_token is not None:
         raise ValueError("attention_per_token: expected None beside an AttentionBound, got a number")
     if attention.method != method:
         raise ValueError(
             f"attention: expected a {method} bound for method {method!r}, got one of method "
             f"{attention.method!r}"
+        )
+    if geometry == "tokens":
+        if attention.each_token is None:
+            raise ValueError("attention: expected one whose mixing_largest is known, got None")
+        return _bound(
+            reads.l1, attention.each_token, c2, norm_factor, method, f"poolax, {method}, each token"
         )
     most = jnp.asarray(token_range(num_tokens).high, float)
     seen = _as_pooled(attention, reads, most)

@@ -84,6 +84,13 @@ class AttentionBound:
     mixing_largest: Float[Array, ""] | None = None
     pattern: str = struct.field(pytree_node=False, default="any")
 
+    @property
+    def each_token(self) -> Float[Array, ""] | None:
+        """Of the whole map where sequences are measured by their largest token: ``T + B``."""
+        if self.mixing_largest is None or self.own is None:
+            return None
+        return self.mixing_largest + self.own
+
 
 @struct.dataclass
 class PoolerBound:
