@@ -28,6 +28,7 @@ import comparison
 import tyro
 from claims_cases import OF_CLS, OWN, PAPER, geometry
 from claims_records import scored
+from conjectures import likely_reasons
 from paper_table import stored
 
 from poolax.cli import COMPLETE, FAILURE, check_count, run_program
@@ -186,7 +187,8 @@ def left_out(claims: Sequence[Claim], tested: Sequence[Claim]) -> dict[tuple[str
 def texts(rows: Records) -> dict[str, str]:
     """The tables in Markdown and as tidy rows, by the names of their files."""
     tables = claims_tables(rows)
-    shown = "\n".join(table.markdown(level=2) for table in tables)
+    verdicts, *rest = (table.markdown(level=2) for table in tables)
+    shown = "\n".join(filter(None, [verdicts, likely_reasons(rows), *rest]))
     found = {"claims.md": f"# What becomes of the claims\n\n{shown}", "claims.csv": tables[0].csv()}
     return found | ({"comparisons.csv": joined(tables[1:]).csv()} if tables[1:] else {})
 

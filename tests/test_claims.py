@@ -212,6 +212,10 @@ def test_the_script(script, tmp_path, capsys):
     assert script.main([*out, "--check"]) == 1  # of other draws
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "filling in patches; no summary is read by a loss" in text
+    shown = text[text.index("## Where the paper is contradicted") : text.index("## Comparisons")]
+    assert "- 7c: Sum beats average in classifying series. Contradicted with patch transformer" in shown
+    assert "Conjecture, not tested: with as many tokens in every input sum is a multiple" in shown
+    assert "- 5a:" not in shown
     [computed] = [row for row in found if row["claim"] == "B"]
     assert computed["verdict"] == "supported"
     assert "for each: avg 1, last 1, max 8, sum 64" in computed["found"]

@@ -19,9 +19,16 @@ def environment() -> dict[str, Any]:
     return {
         "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "devices": _devices(),
         "git": _git_state(),
     }
+
+
+def _devices():
+    """Devices of this process, and how many processes have as many."""
+    found = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    count = jax.process_count()
+    return found if count == 1 else f"{found} in each of {count} processes"
 
 
 def _git_state():
