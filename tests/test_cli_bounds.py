@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import KINDS, PROBES, exact_norm, random_tokens
 
-from poolax import attention, backbones, bounds, cli, pooling, reporting, training
+from poolax import attention, backbones, bounds, cli, measure, pooling, reporting, training
 from poolax.blocks import TBM
 from poolax.cli._console import show
 from poolax.cli._lipschitz import _table
@@ -263,13 +263,20 @@ def test_bounds_of_a_backbone(capsys, vit):
         average = expected - np.log10(5) / 2
         assert pooled["avg"][f"log10_{method}"] == pytest.approx(average, abs=1e-5)
     assert pooled["avg"]["certified_zero"] == (pooled["avg"]["log10_gamma"] <= 0)
-    at_inputs = [row | {"log10_local": [0.5, 1.0]} for row in pooled.values()]
-    table = reporting.pooled_table(at_inputs, "Whole")
-    assert table.columns[:3] == ["pooler", "local", "sharp"]
+    assert len(pooled["avg"]["log10_local"]) == pooled["avg"]["num_inputs"] == 8
+    table = reporting.pooled_table(list(pooled.values()), "Whole")
+    assert table.columns[:4] == ["pooler", "local", "tight", "sharp"]
+    local = max(pooled["first"]["log10_local"])
+    assert table.rows[0][1].text == reporting.number_text(None, local)
+    assert "at 8 inputs (scikit-learn's digits, test part)" in table.notes[0]
     assert "say nothing" not in " ".join(table.notes)
     larger = [row | {"log10_tight": 80.0, "log10_sharp": 90.0} for row in pooled.values()]
     notes = " ".join(reporting.pooled_table(larger, "Whole").notes)
-    assert "above 1.00e80: they are true and say nothing" in notes
+    assert "are 1.00e80 or more: they are true and say nothing" in notes
+    unknown = [row | {"log10_local": [None]} for row in pooled.values()]
+    table = reporting.pooled_table(unknown, "Whole")
+    assert table.columns[:3] == ["pooler", "sharp", "tight"]
+    assert "No local bound is known" in table.notes[0]
 
 
 def check_reports(rows, folder):
@@ -326,6 +333,9 @@ def test_lipschitz_of_a_backbone(capsys, vit, tmp_path):
         logs = np.log10(row["measured"])
         assert np.all(logs <= np.asarray(row["log10_local"]) + 1e-5)
         assert max(row["log10_local"]) <= row["log10_sharp"]
+        if row["pooler"] != "rolling":
+            (alone,) = measure.local_at_inputs(model, x, poolers=[row["pooler"]])
+            np.testing.assert_allclose(alone, row["log10_local"], atol=1e-5)
         assert row["published"] is None
         assert row["converged"]
     np.save(tmp_path / "images.npy", images)

@@ -28,6 +28,7 @@ from poolax.measure import (
     constant_fields,
     embeddings_domain,
     head_bounds,
+    local_at_inputs,
     pooled_ledgers,
     pooled_tokens,
     pooler_bounds,
@@ -55,7 +56,9 @@ class Bounds:
     From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
     scaled partial isometries that line up. Learnable poolers (wavg, attn, map and others) are taken
     as they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
-    quickstart" left behind, or the directory or hub id of a backbone, whose layers are listed.
+    quickstart" left behind, or the directory or hub id of a backbone. Of a backbone the local bound
+    stands first, which holds at real inputs alone: bounds of a whole domain are products over layers,
+    which say nothing of a deep model. Its layers are listed below.
 
     Attributes:
         checkpoint: Blocks ("poolax-quickstart"), a head, or a backbone; without it, sizes count.
@@ -181,20 +184,22 @@ class Bounds:
             progress("ledger", 0, 1)
             ledgers = backbone_ledgers(backbone, num_tokens, domain)
             progress("ledger", 1, 1)
+            local = local_at_inputs(backbone, embeddings, mask, progress=progress)
         layers = ledger_records(ledgers)
         num_pooled = pooled_tokens(backbone, shape, num_tokens)
         pooled = []
-        for name in FIXED_POOLERS:
+        for name, logs in zip(FIXED_POOLERS, local, strict=True):
             row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
+            row |= {"inputs": inputs.source, "num_inputs": len(inputs.raw), "log10_local": logs}
             row |= describe_domain(num_tokens, domain)
             found = pooled_ledgers(ledgers, from_name(name), num_pooled)
             pooled.append(self._with_gamma(row | constant_fields(found)))
         given = self.num_tokens is not None or self.radius is not None or self.cube is not None
-        source = "as given" if given else f"as of {len(inputs.raw)} inputs: {inputs.source}"
+        source = "as given" if given else "as these inputs have"
         show(
             [
-                ledger_table(layers, f"Layers of {self.checkpoint}"),
-                pooled_table(pooled, "Bounds of the whole by pooler", source),
+                pooled_table(pooled, f"Bounds of {self.checkpoint} by pooler", source),
+                ledger_table(layers, "Its layers"),
             ],
             [*layers, *pooled],
             as_json=self.as_json,

@@ -29,6 +29,7 @@ from poolax.measure._ledgers import backbone_ledgers as backbone_ledgers
 from poolax.measure._ledgers import embeddings_domain as embeddings_domain
 from poolax.measure._ledgers import pooled_ledgers as pooled_ledgers
 from poolax.measure._ledgers import pooled_tokens as pooled_tokens
+from poolax.measure._local import local_at_inputs as local_at_inputs
 from poolax.measure._methods import by_method as by_method
 from poolax.measure._methods import known as known
 from poolax.measure._order import check_order as check_order

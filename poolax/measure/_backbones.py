@@ -1,16 +1,13 @@
 """Backbones with poolers behind them, at inputs."""
 
-import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from poolax import bounds, empirical
+from poolax import empirical
 from poolax._checks import check_tokens
 from poolax._progress import Progress, no_progress
 from poolax._threads import on_one_thread
@@ -22,8 +19,8 @@ from poolax.measure._ledgers import (
     pooled_ledgers,
     pooled_tokens,
 )
-from poolax.measure._methods import known
-from poolax.pooling import FIXED_POOLERS, Pooler, from_name
+from poolax.measure._local import LocalBounds
+from poolax.pooling import FIXED_POOLERS, from_name
 
 
 def measure_backbone(
@@ -70,7 +67,7 @@ class PooledNorms:
     def __init__(self, poolers: Sequence[str], key: Array):
         self._names, self._key = list(poolers), key
         self._modules = [from_name(name) for name in poolers]
-        self._programs: tuple[Any, Callable, Callable] | None = None
+        self._programs: tuple[Any, Callable, LocalBounds] | None = None
 
     @on_one_thread
     def __call__(
@@ -99,21 +96,18 @@ class PooledNorms:
             for name in self._names
         ]
         measure, local = self._of(backbone)
-        first = (backbone.params, embeddings[0], None if mask is None else mask[0])
-        # Traced alone, it says whether a local bound is known before anything is computed.
-        has_local = known(jax.eval_shape, local, *first) is not None
+        bound = local(backbone.params, embeddings, mask)
         total, done = len(embeddings) * len(rows), 0
         # The first of them waits for programs to be compiled, one for all inputs and poolers each.
         progress("inputs", done, total)
         for at, x in enumerate(embeddings):
             real = None if mask is None else mask[at]
-            logs = local(backbone.params, x, real).tolist() if has_local else [None] * len(rows)
+            logs = bound(at)
             for index, row in enumerate(rows):
                 found = measure(backbone.params, x, real, index)
                 row["measured"].append(float(found.value))
                 row["converged"] &= bool(found.converged)
-                log = logs[index]
-                row["log10_local"].append(None if log is None else log / math.log(10))
+                row["log10_local"].append(logs[index])
                 done += 1
                 progress("inputs", done, total)
         for row, module in zip(rows, modules, strict=True):
@@ -126,7 +120,7 @@ class PooledNorms:
         if self._programs is None or self._programs[0] != told:
             own = backbone.replace(params=None)
             measure = jax.jit(_measure(own, self._modules, self._key))
-            self._programs = (told, measure, _local(own, self._modules))
+            self._programs = (told, measure, LocalBounds(own, self._modules))
         return self._programs[1:]
 
 
@@ -142,35 +136,3 @@ def _measure(backbone, poolers, key):
         return empirical.power_iteration(pooled, x, key=key, method="lanczos")
 
     return measure
-
-
-class _Selection(Pooler):
-    """A weighted sum of poolers, of which weights of zero and one select one."""
-
-    poolers: tuple[Pooler, ...]
-
-    @nn.compact
-    def __call__(self, z, mask=None):
-        weights = self.param("weights", nn.initializers.zeros, (len(self.poolers),))
-        pooled = jnp.stack([pooler(z, mask) for pooler in self.poolers])
-        return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
-
-
-def _local(backbone, poolers):
-    """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
-    # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
-    encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
-
-    def local(params, x, mask):
-        weights = encode(params, x, mask).weights
-        specs = backbone.layer_specs(params)
-
-        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
-        def pooled(selected):
-            options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
-            options["branches"] = False
-            return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
-
-        return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
-
-    return local

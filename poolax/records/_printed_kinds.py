@@ -38,6 +38,8 @@ class BoundsRecord(TypedDict):
     published: NotRequired[float]
     sharp: NotRequired[float]
     tight: NotRequired[float]
+    inputs: NotRequired[str]
+    num_inputs: NotRequired[int]
     log10_local: NotRequired[list[float] | None]
     gamma: NotRequired[float]
     certified_zero: NotRequired[bool]

@@ -9,7 +9,6 @@ from poolax.measure import log10_of
 from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
 
-_LOCAL = "local: the largest of the bounds at the inputs, and for small changes of these alone."
 # A constant of a million moves a vector further by rounding errors than by what it means.
 _SAYING_NOTHING = 6
 
@@ -126,16 +125,16 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
         The table, a row for each pooler.
     """
     first = records[0]
-    names = list(PROVED)
     with_gamma = "gamma" in first
     whose = f" ({source})" if source else ""
-    has_local = any(row.get("log10_local") for row in records)
+    has_local = any(_local_of(row) is not None for row in records)
+    # What says most of the model stands first.
+    names = [*reversed(PROVED)] if has_local else [*PROVED]
     rows = []
     for row in records:
         cells = [Cell(row["pooler"])]
         if has_local:
-            logs = row.get("log10_local")
-            cells.append(Cell(number_text(None, max(logs) if logs else None)))
+            cells.append(Cell(number_text(None, _local_of(row))))
         cells += [Cell(constant_text(row, name)) for name in names]
         if with_gamma:
             verdict = "certified" if row["certified_zero"] else "vacuous"
@@ -151,25 +150,39 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
         ],
         rows=rows,
         notes=[
-            *([_LOCAL] if has_local else []),
+            *_local_notes(first, has_local),
             f"From embeddings to the pooled vector, for {_tokens_text(first)} with norms up to "
             f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}{whose}.",
-            *_vacuous(records),
+            *_vacuous(records, has_local),
             *(_counted(records) if with_gamma else []),
         ],
         tidy=list(records),
     )
 
 
-def _vacuous(records):
+def _local_of(row):
+    """The logarithm of the largest of the local bounds of a record; ``None`` where one is not known."""
+    logs = row.get("log10_local") or [None]
+    return None if None in logs else max(logs)
+
+
+def _local_notes(row, has_local):
+    if has_local:
+        inputs = f"{row['num_inputs']} inputs ({row['inputs']})" if "inputs" in row else "the inputs"
+        return [f"local: the largest of the bounds at {inputs}, for small changes of each alone."]
+    return ["No local bound is known for layers of these kinds."] if "log10_local" in row else []
+
+
+def _vacuous(records, has_local):
     """What bounds are worth that are a product of the worst of many layers."""
     least = min(log10_of(row, name) for row in records for name in PROVED)
     if least < _SAYING_NOTHING:
         return []
+    instead = "Read the local ones; poolax" if has_local else "The command poolax"
     return [
-        f"All of these products over the layers are above {number_text(None, float(least))}: they are "
-        "true and say nothing about this model (vacuous), for no input is the worst of every layer at "
-        "once. Local bounds hold at the inputs alone; poolax lipschitz measures what happens there."
+        f"All products over the layers (tight, sharp) are {number_text(None, float(least))} or more: "
+        "they are true and say nothing about this model (vacuous), for no input is the worst of every "
+        f"layer at once. {instead} lipschitz measures what happens at inputs."
     ]
 
 

@@ -1,0 +1,110 @@
+"""Local bounds of backbones with poolers behind them: at inputs, and there alone."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from poolax import bounds
+from poolax._progress import Progress, no_progress
+from poolax._threads import on_one_thread
+from poolax.backbones import Backbone
+from poolax.measure._methods import known
+from poolax.pooling import FIXED_POOLERS, Pooler, from_name
+
+
+@on_one_thread
+def local_at_inputs(
+    backbone: Backbone,
+    embeddings: Float[Array, "N n d"],
+    mask: Bool[Array, "N n"] | None = None,
+    *,
+    poolers: Sequence[str] = FIXED_POOLERS,
+    progress: Progress = no_progress,
+) -> list[list[float | None]]:
+    """Local bounds from embeddings to pooled vectors, each at one input.
+
+    Args:
+        backbone: The backbone.
+        embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
+        mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
+        poolers: Names of poolers without parameters.
+        progress: Called with a description, the number done and the total.
+
+    Returns:
+        Decimal logarithms, a list for each pooler with a number for each input: ``log10_local`` of
+        :func:`measure_backbone`. ``None`` where no local bound is known, as for windowed attention.
+
+    Raises:
+        ValueError: as :func:`poolax.bounds.local_ledger` raises.
+    """
+    modules = [from_name(name) for name in poolers]
+    bound = LocalBounds(backbone.replace(params=None), modules)(backbone.params, embeddings, mask)
+    found = []
+    for at in range(len(embeddings)):
+        progress("inputs", at, len(embeddings))
+        found.append(bound(at))
+    progress("inputs", len(embeddings), len(embeddings))
+    return [list(logs) for logs in zip(*found, strict=True)]
+
+
+class LocalBounds:
+    """The programs of local bounds, which take the parameters of each backbone of one configuration.
+
+    Args:
+        backbone: Without parameters.
+        poolers: Poolers without parameters.
+    """
+
+    def __init__(self, backbone: Backbone, poolers: Sequence[Pooler]):
+        self._local, self._num_poolers = _local(backbone, poolers), len(poolers)
+
+    def __call__(
+        self, params: Any, embeddings: Float[Array, "N n d"], mask: Bool[Array, "N n"] | None
+    ) -> Callable[[int], list[float | None]]:
+        """What bounds the input of an index: a decimal logarithm for each pooler, or ``None``."""
+
+        def inputs(at):
+            return params, embeddings[at], None if mask is None else mask[at]
+
+        # Traced alone, it says whether a local bound is known before anything is computed.
+        if known(jax.eval_shape, self._local, *inputs(0)) is None:
+            return lambda at: [None] * self._num_poolers
+        return lambda at: [log / math.log(10) for log in self._local(*inputs(at)).tolist()]
+
+
+class _Selection(Pooler):
+    """A weighted sum of poolers, of which weights of zero and one select one."""
+
+    poolers: tuple[Pooler, ...]
+
+    @nn.compact
+    def __call__(self, z, mask=None):
+        weights = self.param("weights", nn.initializers.zeros, (len(self.poolers),))
+        pooled = jnp.stack([pooler(z, mask) for pooler in self.poolers])
+        return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
+
+
+def _local(backbone, poolers):
+    """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
+    # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
+    encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
+
+    def local(params, x, mask):
+        weights = encode(params, x, mask).weights
+        specs = backbone.layer_specs(params)
+
+        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
+        def pooled(selected):
+            options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
+            options["branches"] = False
+            return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
+
+        return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
+
+    return local
