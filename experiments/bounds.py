@@ -4,7 +4,8 @@
 
 Suite "random": attention layers and one-block models with random weights, on the unit ball. A search
 over inputs gives what these weights attain; a search over inputs and weights of given norms, how much
-some of them attain of a bound that holds for all weights with these norms. Suite "minilm": every
+some of them attain of a bound that holds for all weights with these norms. Suite "lengths": one-block
+models of all kinds of attention with average pooling, at more and more tokens. Suite "minilm": every
 attention layer of all-MiniLM-L6-v2 at real sentences, and the whole backbone with a pooler behind it.
 Records are added to OUT/bounds.jsonl and the tables are made from records alone; what is recorded
 already is not measured again.
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 import dataclasses
 import pathlib
 
+import bounds_lengths
 import bounds_minilm
 import bounds_random
 import bounds_tables
@@ -34,17 +36,20 @@ from comparison import portable_command
 from poolax.cli import OptionalPath, show
 from poolax.records import Journal, Records, environment, write_atomically
 
+_SUITES = (bounds_random, bounds_lengths, bounds_minilm)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How tight the bounds are: published, sharp, tight and local beside what is found.
 
     Attributes:
-        suites: Which of "random" and "minilm".
+        suites: Which of "random", "lengths" and "minilm".
         kinds: Kinds of attention.
         targets: "attention" (the whole layer), "token" (one of its outputs), or a pooler behind a
             one-block model.
         num_tokens: Numbers of tokens of the random suite.
+        lengths: Numbers of tokens of the suite of lengths.
         dims: Widths of the random suite.
         heads: Numbers of heads of the random suite; those that do not divide a width are left out.
         scales: Factors of the random weights.
@@ -63,10 +68,11 @@ class Options:
         json: Print records instead of tables.
     """
 
-    suites: tuple[str, ...] = ("random", "minilm")
+    suites: tuple[str, ...] = ("random", "lengths", "minilm")
     kinds: tuple[str, ...] = tuple(KINDS)
     targets: tuple[str, ...] = TARGETS
     num_tokens: tuple[int, ...] = (4, 16)
+    lengths: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     dims: tuple[int, ...] = (16,)
     heads: tuple[int, ...] = (1, 4)
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -89,14 +95,14 @@ class Options:
         if not self.quick:
             return self
         small = {"num_tokens": (4,), "dims": (8,), "heads": (1,), "scales": (1.0,), "norms": (1.0,)}
-        small |= {"restarts": 4, "steps": 20, "weight_steps": 40, "num_sentences": 4}
+        small |= {"lengths": (2, 4), "restarts": 4, "steps": 20, "weight_steps": 40, "num_sentences": 4}
         small |= {"searched": 1}
         return dataclasses.replace(self, **small)
 
 
 def measure_all(options: Options, path: pathlib.Path | None) -> Records:
     """All records: those in the file, and those measured now, which are added to it."""
-    suites = {"random": bounds_random.suite, "minilm": bounds_minilm.suite}
+    suites = {module.__name__.removeprefix("bounds_"): module.suite for module in _SUITES}
     unknown = set(options.suites) - set(suites)
     if unknown:
         raise SystemExit(f"suites: expected some of {', '.join(suites)}, got {', '.join(unknown)}")

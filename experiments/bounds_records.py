@@ -1,8 +1,9 @@
 """The kinds of records of bounds.py."""
 
+import pathlib
 from typing import Any, TypedDict
 
-from poolax.records import record_kind, with_attention_names
+from poolax.records import Records, record_kind, with_attention_names
 
 # What earlier records call kinds of attention.
 _FORMER = {"dot": "dot product", "l2": "L2"}
@@ -14,6 +15,11 @@ def former(what: dict[str, Any]) -> dict[str, Any] | None:
     return None if label is None else {**what, "attention": label}
 
 
+def read(path: pathlib.Path) -> Records:
+    """Records of bounds.py; those of earlier programs are renewed, as their kinds are known here."""
+    return Records.read(path)
+
+
 class _Measured(TypedDict):
     id: str
     suite: str
@@ -21,8 +27,8 @@ class _Measured(TypedDict):
     command: str
 
 
-class _Constants(_Measured):
-    """What stands in a record of one layer or block with random weights."""
+class _Bounds(_Measured):
+    """What stands in a record of the bounds of one layer or block with random weights."""
 
     attention: str
     target: str
@@ -33,6 +39,11 @@ class _Constants(_Measured):
     published: float
     sharp: float
     tight: float
+
+
+class _Constants(_Bounds):
+    """And of a search beside them."""
+
     local: float
     found: float
 
@@ -40,6 +51,13 @@ class _Constants(_Measured):
 @record_kind("bounds_inputs", renew=with_attention_names)
 class BoundsOfInputs(_Constants):
     """A search over inputs, for given weights."""
+
+    scale: float
+
+
+@record_kind("bounds_lengths")
+class BoundsOfLengths(_Bounds):
+    """Bounds at one of several numbers of tokens."""
 
     scale: float
 

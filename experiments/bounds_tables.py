@@ -17,6 +17,7 @@ def tables(records: Records) -> dict[str, Table]:
     makers: dict[str, tuple[str, Callable[[Sequence[Row]], Table]]] = {
         "inputs_summary": ("bounds_inputs", _inputs_summary),
         "weights_summary": ("bounds_weights", _weights_summary),
+        "lengths": ("bounds_lengths", _lengths),
         "layers": ("bounds_layer", _layers),
         "backbone": ("bounds_backbone", _backbone),
         "inputs": ("bounds_inputs", _inputs),
@@ -114,6 +115,21 @@ def _inputs(records):
             "its output tokens, or a one-block model with that pooler."
         ],
         tidy,
+    )
+
+
+def _lengths(records):
+    names = ("published", "sharp", "tight")
+    first = records[0]
+    return _table(
+        "Bounds against the number of tokens: one block with average pooling, random weights",
+        ["attention", "n", *names],
+        [
+            [row["attention"], str(row["num_tokens"]), *(text(row[name]) for name in names)]
+            for row in records
+        ],
+        [f"Width {first['dim']}, {first['num_heads']} heads, on the unit ball."],
+        [{name: row[name] for name in ("attention", "num_tokens", *names)} for row in records],
     )
 
 

@@ -6,8 +6,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import bounds_records
+
 from poolax.records import Records, digest
-from poolax.reporting import plot_radar, plot_regularized, plot_scores
+from poolax.reporting import plot_bounds_by_tokens, plot_radar, plot_regularized, plot_scores
 
 #: Where they stand, from the folder above experiments/.
 FOLDER = pathlib.Path("poolax", "docs", "figures")
@@ -22,17 +24,26 @@ class Figure(NamedTuple):
         records: File of them, below results/.
         draw: Function that draws them to a path.
         fields: What those that are drawn have in common.
+        read: Reads the file.
     """
 
     records: str
     draw: Callable[[Sequence[Any], Any], None]
     fields: Mapping[str, Any]
+    read: Callable[[pathlib.Path], Records] = Records.read
 
 
 FIGURES = {
     "scores-digits.svg": Figure("vision.jsonl", plot_scores, {"dataset": "digits"}),
     "radar-language.svg": Figure("language.jsonl", plot_radar, {}),
     "regularize.svg": Figure("regularize/regularize.jsonl", plot_regularized, {}),
+    "bounds-by-tokens.svg": Figure(
+        # At the numbers of tokens of the random suite, with what its search found.
+        "bounds/bounds.jsonl",
+        plot_bounds_by_tokens,
+        {"target": "avg", "dim": 16, "num_heads": 4, "scale": 1.0},
+        bounds_records.read,
+    ),
 }
 
 
@@ -45,7 +56,7 @@ def drawings(results: pathlib.Path) -> dict[str, str]:
     found = {}
     for name, figure in FIGURES.items():
         path = results / figure.records
-        rows = Records.read(path).where(**figure.fields) if path.exists() else ()
+        rows = figure.read(path).where(**figure.fields) if path.exists() else ()
         if len(rows):
             found[name] = _svg(figure, rows)
     return found

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import bounds_records
+
 from poolax import bounds, pooling
 from poolax.records import Records
 from poolax.reporting import Cell, Table, number_text, regularized_table, score_table
@@ -12,10 +14,10 @@ Row = Mapping[str, Any]
 
 #: Weights whose constants stand in the table: of this norm, on the unit ball, in these sizes.
 SIZES = {"num_tokens": 16, "dim": 16, "num_heads": 4, "norm": 1.0}
-_FUNCTIONS = {
-    "dot product": "bounds.dot_product_attention",
-    "L2": "bounds.l2_attention",
-    "cosine": "bounds.cosine_attention",
+_ATTENTION = {
+    "dot": ("dot product", "bounds.dot_product_attention"),
+    "l2": ("L2", "bounds.l2_attention"),
+    "cosine": ("cosine", "bounds.cosine_attention"),
 }
 _SETTINGS = {"attention": "whole sequence", "token": "one token"}
 _OF_CONSTANTS = (
@@ -39,6 +41,15 @@ _OF_FACTORS = (
 _ALT_SCORES = (
     "Test accuracy of each pooler on handwritten digits, with intervals, and differences to the pooler "
     "that validation chose"
+)
+_ALT_TOKENS = (
+    "Lipschitz bounds of one block with average pooling against the number of tokens, a panel for each "
+    "kind of attention: published, sharp and tight ones, the bound at an input, and what a search finds"
+)
+_ABOUT_TOKENS = (
+    "Bounds of one block with average pooling against the number of tokens, weights as they are "
+    "initialised ([records](../results/bounds/bounds.md)). Published and sharp constants level off or "
+    "grow with it; the tight one falls in the end.\n"
 )
 _ALT_REGULARIZE = "Accuracy against constants of training without a bound in the loss and with one"
 
@@ -68,8 +79,9 @@ def _of_home(row):
 
 def theory(results: pathlib.Path) -> str:
     """What is bounded, by which function, and how tight that is."""
-    records = Records.read(results / "bounds" / "bounds.jsonl")
-    return _as_page([bounds_overview(records), backbone_overview(records), factors()])
+    records = bounds_records.read(results / "bounds" / "bounds.jsonl")
+    tables = [bounds_overview(records), backbone_overview(records), factors()]
+    return _as_page(tables) + f"\n![{_ALT_TOKENS}](../figures/bounds-by-tokens.svg)\n\n{_ABOUT_TOKENS}"
 
 
 def bounds_overview(records: Sequence[Row]) -> Table:
@@ -160,9 +172,9 @@ def _setting(row):
 
 
 def _words(row):
-    target, kind = row["target"], row["attention"]
+    target, (kind, function) = row["target"], _ATTENTION[row["attention"]]
     if target in _SETTINGS:
-        return f"{kind} attention, {_SETTINGS[target]}", _FUNCTIONS[kind]
+        return f"{kind} attention, {_SETTINGS[target]}", function
     return f"one block, {kind} attention, pooled by {target}", "bounds.tbm"
 
 

@@ -50,6 +50,17 @@ def test_random_suite(script, tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_suite_of_lengths(script, tmp_path, capsys):
+    arguments = ["--quick", "--suites", "lengths", "--kinds", "dot", "--out", str(tmp_path), "--json"]
+    script.main(arguments)
+    few, more = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (few["num_tokens"], more["num_tokens"]) == (2, 4)
+    for row in (few, more):
+        assert row["tight"] <= row["sharp"] <= row["published"]
+    assert more["tight"] < few["tight"]
+    assert "| dot | 2 |" in (tmp_path / "bounds.md").read_text()
+
+
 def test_tables_of_the_results_are_what_their_records_give(script, pytestconfig, tmp_path):
     results = pytestconfig.rootpath / "experiments" / "results" / "bounds"
     shutil.copy(results / "bounds.jsonl", tmp_path)

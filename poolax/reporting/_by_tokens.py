@@ -10,7 +10,7 @@ from poolax._text import one_line
 from poolax.reporting._canvas import legend_below, new_figure, save_figure, styled
 from poolax.reporting._ladder import RUNGS, attention_name
 
-_KINDS = ("bounds", "bounds_inputs")
+_KINDS = ("bounds", "bounds_inputs", "bounds_lengths")
 #: What is drawn of a record, by rung.
 _FIELDS = {
     "measured_adversarial": "found",
@@ -31,9 +31,9 @@ def plot_bounds_by_tokens(records: Iterable[Mapping[str, Any]], path: epath.Path
 
     Args:
         records: Of kind ``"bounds"``, which ``poolax bounds --json`` prints, a call for each number of
-            tokens; or of kind ``"bounds_inputs"``, which ``experiments/bounds.py`` writes, with the
-            largest norm that its search found. Where a bound is for a range of lengths, it stands at
-            the largest of them.
+            tokens; or of kinds ``"bounds_lengths"`` and, with the largest norm that a search found,
+            ``"bounds_inputs"``, which ``experiments/bounds.py`` writes. Where a bound is for a range of
+            lengths, it stands at the largest of them.
         path: PNG, PDF or SVG to write.
 
     Raises:

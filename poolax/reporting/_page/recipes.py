@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from poolax.reporting._bounds import bounds_table, ledger_table, pooled_table
+from poolax.reporting._by_tokens import plot_bounds_by_tokens
 from poolax.reporting._claims.tables import claims_tables
 from poolax.reporting._expressivity import expressivity_tables
 from poolax.reporting._expressivity_figures import plot_noise, plot_sentences
@@ -115,6 +116,12 @@ def _bounds_tables(rows: Sequence[Row]) -> list[Table]:
     tables = [bounds_table(blocks, "Bounds of blocks and heads")] if blocks else []
     tables += [pooled_table(pooled, "Bounds of the whole by pooler")] if pooled else []
     return [*tables, *([ledger_table(layers, "Layers")] if layers else [])]
+
+
+def _at_several_lengths(rows: Sequence[Row]) -> Sequence[Row]:
+    """Bounds of blocks at two numbers of tokens or more; none at one."""
+    blocks = [row for row in rows if row.get("attention")]
+    return blocks if len({str(row["num_tokens"]) for row in blocks}) > 1 else []
 
 
 def _losses(rows: Iterable[Row], path: str) -> None:
@@ -263,6 +270,21 @@ RECIPES: Sequence[Recipe] = (
         "How far a change of the input can move the pooled vector, at most.",
         ("bounds", "layer"),
         _bounds_tables,
+    ),
+    Recipe(
+        "Bounds by the number of tokens",
+        "Which bounds grow with the number of tokens, and which fall.",
+        ("bounds", "bounds_lengths"),
+        figures=(
+            Figure(
+                "Bounds against the number of tokens",
+                "Published, sharp and tight bounds against the number of tokens on logarithmic axes, "
+                f"and what a search finds, a panel for each kind of attention and pooler; {_BELOW}",
+                plot_bounds_by_tokens,
+            ),
+        ),
+        of=_at_several_lengths,
+        grids=lambda rows: [record_grid(rows, "Bounds by the number of tokens")],
     ),
     Recipe(
         "Attacks",
