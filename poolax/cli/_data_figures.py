@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from poolax._paths import write_atomically
+from poolax._text import one_line
 from poolax.cli._data_describe import NUM_SAMPLES, class_name, evenly, target_text
 from poolax.data import Dataset
 
@@ -40,8 +41,8 @@ def contact_sheet(dataset: Dataset, path: epath.PathLike) -> None:
             _caption(axes, target_text(dataset, index))
         if maps:
             _draw_maps(grid[row + 1], dataset, chosen)
-        grid[row][0].set_title(split, loc="left", fontsize=9)
-    figure.suptitle(dataset.name, fontsize=11)
+        grid[row][0].set_title(one_line(split), loc="left", fontsize=9, parse_math=False)
+    figure.suptitle(one_line(dataset.name), fontsize=11, parse_math=False)
     _save(figure, path)
 
 
@@ -64,13 +65,14 @@ def series_figure(dataset: Dataset, path: epath.PathLike) -> None:
             steps = np.arange(start, start + len(values))
             axes.plot(steps, values, color="#D55E00", linewidth=1, label="to be predicted")
         target = target_text(dataset, index)
-        axes.set_title(f"train {index}" + (f": {target}" if target else ""), fontsize=8, loc="left")
+        title = one_line(f"train {index}" + (f": {target}" if target else ""))
+        axes.set_title(title, fontsize=8, loc="left", parse_math=False)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     if len(handles) > 1:
         figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    figure.suptitle(dataset.name, fontsize=11)
+    figure.suptitle(one_line(dataset.name), fontsize=11, parse_math=False)
     _save(figure, path)
 
 
@@ -98,9 +100,9 @@ def _draw_maps(panels, dataset: Dataset, chosen: np.ndarray) -> None:
 
 
 def _caption(axes, text: str) -> None:
-    lines = textwrap.wrap(textwrap.shorten(text.replace("_", " "), 32), 16)
+    lines = textwrap.wrap(textwrap.shorten(one_line(text.replace("_", " ")), 32), 16)
     position = {"x": 0.5, "y": -0.04, "ha": "center", "va": "top", "transform": axes.transAxes}
-    axes.text(s="\n".join(lines), fontsize=7, **position)
+    axes.text(s="\n".join(lines), fontsize=7, parse_math=False, **position)
 
 
 def _figure(width: float, height: float):

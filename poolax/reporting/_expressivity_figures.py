@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
 from poolax.reporting._expressivity import curve_of, medians_of, noise_of, slope_of
 from poolax.reporting._ladder import RUNGS
@@ -44,7 +45,7 @@ def plot_noise(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
         rows = [{"pooler": name, "length": lengths[name], **curve} for name, curve in drawn.items()]
         draw_noise_curves(left, rows)
         left.set(xlabel=NOISE, ylabel=DISTANCE)
-        left.set_title(", ".join(key), parse_math=False)
+        left.set_title(one_line(", ".join(key)), parse_math=False)
         draw_noise_curves(middle, relative_curves(rows), legend=False)
         middle.set(xlabel=NOISE, ylabel=RELATIVE)
         _draw_constants(right, drawn, constants)
@@ -96,7 +97,7 @@ def plot_sentences(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -
     for index, (key, variants) in enumerate(panels.items()):
         left, right = axes[2 * index : 2 * index + 2]
         _draw_distances(left, variants)
-        left.set_title(", ".join(key), parse_math=False)
+        left.set_title(one_line(", ".join(key)), parse_math=False)
         _draw_areas(right, variants)
     save_figure(figure, path)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, score, shown, unit
@@ -78,7 +79,7 @@ def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathL
             end = solved.entrants[pooler].validation if solved and pooler in solved.entrants else None
             if end is not None:
                 axes.axhline(shown(end, metric), color=look.colour, **_END)
-        axes.set_title(comparison.name, parse_math=False)
+        axes.set_title(one_line(comparison.name), parse_math=False)
         axes.set_xlabel("epoch")
         axes.set_ylabel(axis_label("validation", metric), parse_math=False)
         axes.plot(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import mean_and_std_of
@@ -97,7 +98,7 @@ def plot_robustness(records: Iterable[Mapping[str, Any]], path: epath.PathLike) 
                     color=looks[pooler].colour, linestyle=_LINES[kind],
                     marker=looks[pooler].marker, markersize=4, label=legend_label(f"{pooler}, {kind}"),
                 )  # fmt: skip
-        axes.set_title(", ".join(name), parse_math=False)
+        axes.set_title(one_line(", ".join(name)), parse_math=False)
         axes.set_xlabel("budget of the attack (1/255 of the range of pixels)")
         axes.set_ylabel("accuracy (%)")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, mean_and_std_of, unit
@@ -92,7 +93,7 @@ def plot_sizes(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
         axes.set_xticks(sorted({size for curve in found.values() for size in curve}))
         axes.minorticks_off()
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_title(name, parse_math=False)
+        axes.set_title(one_line(name), parse_math=False)
         axes.set_xlabel("training examples")
         axes.set_ylabel(axis_label("test", metric), parse_math=False)
         axes.legend(ncols=2)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import INK, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._table import Cell, Table
@@ -91,7 +92,7 @@ def plot_weights(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> 
         left.set_xticks(range(len(others)), list(others), parse_math=False)
         left.set_xlim(-0.5, len(others) - 0.5)
         left.set_ylabel("cosine with W-Avg's vectors")
-        left.set_title(", ".join(key), parse_math=False)
+        left.set_title(one_line(", ".join(key)), parse_math=False)
         for row in own:
             values = np.array(row["weights"]) * len(row["weights"])
             place = np.arange(1, len(values) + 1)
