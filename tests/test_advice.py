@@ -195,10 +195,32 @@ def test_the_command_line_leaves_table_figure_records_and_head(tmp_path, capsys)
     for name in ("runner_up", "decided", "comparisons", "reasons", "cost"):
         assert name in record
     assert training.load_head(record["head"]).config["num_outputs"] == 10
-    assert {"advice.jsonl", "advice.md", "advice.csv", "advice.png", "records.jsonl"} <= {
+    endings = ("jsonl", "md", "csv", "tex", "png", "pdf", "svg")
+    assert {"records.jsonl", *(f"advice.{ending}" for ending in endings)} <= {
         path.name for path in out.iterdir()
     }
     assert "avg" in reporting.advice_table(record).markdown()
+
+
+def test_noise_is_left_out_where_entries_that_hardly_vary_are_read_in_units_of_their_spread():
+    states = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
+    states[..., 0] *= 1e-32
+    tokens = evidence.Tokens.of(states, None, np.arange(6))
+    params = {"output": {"kernel": np.zeros((4, 2)), "bias": np.zeros(2)}}
+
+    def head(deviation):
+        scaling = {"mean": np.zeros(4, np.float32), "deviation": np.float32(deviation)}
+        variables = {"params": params, "scaling": scaling}
+        return Head(AveragePool(), variables, {})
+
+    heads = {"dead": head([1e-32, 1, 1, 1]), "sound": head([1, 1, 1, 1])}
+    vectors = {name: evidence.pooled(one, tokens) for name, one in heads.items()}
+    curves = evidence.curves(heads, tokens, vectors, seed=0)
+    assert set(curves) == {"sound"}
+    assert float(curves["sound"].mean[-1]) < 10
+    [said] = evidence.reasons_of_noise(heads, tokens)
+    assert said.startswith("how far noise moves the vectors of dead is not defined")
+    assert evidence.reasons_of_noise({"sound": heads["sound"]}, tokens) == []
 
 
 def test_a_backbone_of_another_kind_is_refused_before_anything_is_trained(tmp_path, capsys):

@@ -368,10 +368,12 @@ def _advise(
     leading = sorted(choice.equals, key=lambda label: prices[label].key)[:_LEADING]
     first = trained.records(choice.best)[0]
     vectors = {label: evidence.pooled(head, tokens) for label, head in heads.items()}
+    shown = dict.fromkeys((choice.recommended, choice.best, *leading))
     reasons = (
         runs.note,
         *reasons_of_scores(choice, test, validation, first, half),
         *evidence.reasons_of_vectors(heads, vectors, tokens.median_length),
+        *evidence.reasons_of_noise({label: heads[label] for label in shown}, tokens),
         *evidence.reasons_of_heads(
             {label: trained.records(label) for label in trained.rows},
             [label for label in trained.rows if not trained.has_ended(label)],
@@ -379,7 +381,6 @@ def _advise(
         *evidence.reasons_of_time(trained.in_question, trained.left_out),
         *notes,
     )
-    shown = dict.fromkeys((choice.recommended, choice.best, *leading))
     # Past the end there is time for one curve at most.
     drawn = {label: heads[label] for label in ([taken] if clock.until(end).left <= 0 else shown)}
     return Advice(

@@ -134,6 +134,25 @@ def mean_cosine(vectors: Float[np.ndarray, "N k"]) -> float:
     return float(total / (count * (count - 1)))
 
 
+def hardly_varying(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
+    """Poolers whose heads read entries of the states that hardly vary, in units of that spread.
+
+    Noise of the size of the others is beyond what float32 tells apart in these units: how far it moves
+    the vectors says nothing.
+
+    Args:
+        heads: By pooler.
+        tokens: What they read.
+    """
+    deviation = float(tokens.states[:_NOISE_EXAMPLES].std())
+    least = np.finfo(np.float32).eps * deviation
+    return [
+        name
+        for name, head in heads.items()
+        if "scaling" in head.variables and np.min(head.variables["scaling"]["deviation"]) < least
+    ]
+
+
 def curves(
     heads: Mapping[str, Head],
     tokens: Tokens,
@@ -150,9 +169,14 @@ def curves(
         seed: Of the noise.
 
     Returns:
-        For each pooler the mean distance, in units of the root mean square distance of a vector from
-        their mean, against the size of the noise in units of that of a token's entries.
+        For each pooler, but for those of :func:`hardly_varying`, the mean distance, in units of the
+        root mean square distance of a vector from their mean, against the size of the noise in units
+        of that of a token's entries.
     """
+    left_out = hardly_varying(heads, tokens)
+    heads = {name: head for name, head in heads.items() if name not in left_out}
+    if not heads:
+        return {}
     some = slice(None, _NOISE_EXAMPLES)
     deviation = float(tokens.states[some].std())
     sizes = np.sqrt(np.prod(tokens.states.shape[1:])) * deviation
@@ -202,6 +226,17 @@ def weights_entropy(head: Head, num_tokens: int) -> float:
     weights /= weights.sum()
     entropy = -np.sum(weights * np.log(np.maximum(weights, 1e-300)))
     return float(entropy / np.log(max(2, len(weights))))
+
+
+def reasons_of_noise(heads: Mapping[str, Head], tokens: Tokens) -> list[str]:
+    """Of which poolers it is not defined how far noise moves vectors, and why: a line, or none."""
+    names = hardly_varying(heads, tokens)
+    if not names:
+        return []
+    return [
+        f"how far noise moves the vectors of {', '.join(names)} is not defined: the head reads entries "
+        "of the token states that hardly vary, in units of their spread"
+    ]
 
 
 def reasons_of_vectors(
