@@ -19,9 +19,10 @@ SMALL = [
     "--search-restarts=2", "--search-steps=3", "--converged-epochs=1", "--learning-rates", "0.001",
 ]  # fmt: skip
 FILES = {
-    "records.jsonl", "scores.md", "scores.csv", "scores.png", "sensitivity.md", "sensitivity.csv",
-    "sensitivity.png", "noise_curves.png", "backbone", "pretraining", "heads", "blocks",
-    ".poolax.lock",
+    "records.jsonl", "backbone", "pretraining", "heads", "blocks", ".poolax.lock",
+    *(f"{name}.{ending}" for name in ("scores", "sensitivity") for ending in ("md", "csv", "tex")),
+    *(f"{name}.{ending}" for name in ("scores", "sensitivity", "noise_curves")
+      for ending in ("png", "pdf", "svg")),
 }  # fmt: skip
 
 

@@ -182,6 +182,35 @@ def test_the_suite_of_the_pooler_finds_faults(fault, example):
 
 
 @pytest.mark.slow
+def test_few_images_of_each_class(example, capsys, tmp_path):
+    from PIL import Image
+
+    for name, grey in (("dark", 60), ("light", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            image = np.random.default_rng(number).integers(grey - 50, grey + 50, (9, 12, 3))
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "photos" / name / f"{number}.png")
+    module, out = example("few_shot_images"), tmp_path / "out"
+    arguments = ["--draws", 2, "--poolers", "avg", "max"]
+    given = ["--images", tmp_path / "photos", "--shots", 1, 3]
+    printed = run(module, capsys, *arguments, *given, "--out", out)
+    assert "random ViT, photos" in printed
+    rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert {(row["shots"], row["seed"]) for row in rows} == {(1, 0), (1, 1), (3, 0), (3, 1)}
+    # Light and dark are told apart by any features.
+    assert all(row["test"] == 1.0 for row in rows if row["pooler"] == "avg")
+    assert {path.suffix for path in out.glob("scores.*")} == {
+        ".md",
+        ".tex",
+        ".csv",
+        ".png",
+        ".pdf",
+        ".svg",
+    }
+    assert "digits" in run(module, capsys, *arguments, "--shots", 2, "--out", tmp_path / "digits")
+
+
+@pytest.mark.slow
 def test_states_of_torch(example, capsys, tmp_path):
     pytest.importorskip("torch")
     arguments = ["--num-examples", 40, "--length", 24, "--poolers", "avg", "max", "--out", tmp_path]

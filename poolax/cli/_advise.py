@@ -16,7 +16,7 @@ from poolax.cli._options import OptionalCount, OptionalNumber, OptionalPath
 from poolax.cli._own_data import FileFlags, load_data, warn_of
 from poolax.pooling import from_name
 from poolax.records import Records, environment
-from poolax.reporting import advice_table, plot_advice
+from poolax.reporting import advice_table, plot_advice, write_figure, write_tables
 from poolax.training import Advice, advise, task_for
 
 FAST = ("avg", "last", "max", "sum", "l2", "wavg")
@@ -120,10 +120,8 @@ class Advise:
     def _write(self, record) -> None:
         folder = absolute_path(self.out)
         Records([record]).write_as(folder / "advice.jsonl")
-        table = advice_table(record)
-        for suffix, text in (("md", table.markdown()), ("csv", table.csv())):
-            (folder / f"advice.{suffix}").write_text(text)
-        plot_advice(record, folder / "advice.png")
+        write_tables([advice_table(record)], folder, "advice")
+        write_figure(plot_advice, record, folder, "advice")
 
     def _next(self, advice: Advice) -> list[str]:
         """What to do with it."""

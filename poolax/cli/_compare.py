@@ -12,8 +12,8 @@ from poolax.cli._models import load_backbone
 from poolax.cli._options import OptionalCount, OptionalNumber, OptionalPath
 from poolax.cli._own_data import FileFlags, load_data, warn_of
 from poolax.pooling import from_name
-from poolax.records import Records, environment, write_atomically
-from poolax.reporting import comparison_table
+from poolax.records import Records, environment
+from poolax.reporting import comparison_table, write_tables
 from poolax.training import compare, task_for
 
 
@@ -95,8 +95,7 @@ class Compare:
         }
         folder, table = absolute_path(self.out), comparison_table(record)
         Records([record]).write_as(folder / "comparison.jsonl")
-        for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
-            write_atomically(folder / f"comparison.{suffix}", text)
+        write_tables([table], folder, "comparison")
         show([table], [record], as_json=self.as_json)
         if not self.as_json:
             print(f"\nTable, records and heads: {self.out}")

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from poolax._checks import check_path
-from poolax._paths import absolute_path, write_atomically
+from poolax._paths import absolute_path
 from poolax._processes import once
 from poolax._progress import Progress, no_progress
 from poolax.backbones import is_saved_backbone
@@ -23,7 +23,6 @@ from poolax.quickstart._vision import vision
 from poolax.records import Journal, digest
 from poolax.reporting import (
     Table,
-    joined,
     notes_once,
     plot_noise_curves,
     plot_scores,
@@ -159,11 +158,10 @@ def _run(out, settings, modality, progress) -> Report:
     scores = notes_once(score_tables(heads))
     sensitivity = sensitivity_table(constants, title="Sensitivity: measured and bounded")
     for name, tables in (("scores", scores), ("sensitivity", [sensitivity])):
-        write_atomically(out / f"{name}.md", "\n".join(table.markdown() for table in tables))
-        write_atomically(out / f"{name}.csv", joined(tables).csv())
-    plot_scores(heads, out / "scores.png")
-    plot_noise_curves(curves, out / "noise_curves.png")
-    plot_sensitivity(constants, out / "sensitivity.png")
+        write_tables(tables, out, name)
+    write_figure(plot_scores, heads, out, "scores")
+    write_figure(plot_noise_curves, curves, out, "noise_curves")
+    write_figure(plot_sensitivity, constants, out, "sensitivity")
     return Report(
         records=Records([*heads, *curves, *constants, choice]),
         scores=scores,

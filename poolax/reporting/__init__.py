@@ -55,3 +55,5 @@ from poolax.reporting._table import Table as Table
 from poolax.reporting._tables import sensitivity_table as sensitivity_table
 from poolax.reporting._weights import plot_weights as plot_weights
 from poolax.reporting._weights import weight_tables as weight_tables
+from poolax.reporting._written import write_figure as write_figure
+from poolax.reporting._written import write_tables as write_tables
