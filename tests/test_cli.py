@@ -12,6 +12,7 @@ from poolax._files import damaged
 from poolax.backbones.pretrained._families import ARCHITECTURES
 from poolax.cli import _bounds
 from poolax.cli._families import families_table
+from poolax.cli._main import COMMANDS
 from poolax.training import Choice, Records
 
 SMALL = [
@@ -92,6 +93,32 @@ def test_quickstart_end_to_end(finished):
     for row in records.where(kind="noise_curve"):
         assert row["mean"][0] < 1e-4
         assert row["mean"] == sorted(row["mean"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_without_colours(command, monkeypatch, capsys):
+    assert colours_of([*command, "--help"], monkeypatch, capsys)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours_of([*command, "--help"], monkeypatch, capsys)
+
+
+def test_a_table_without_colours(monkeypatch, capsys):
+    """Letters may be bold."""
+    styles = colours_of(["models"], monkeypatch, capsys)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert set(colours_of(["models"], monkeypatch, capsys)) <= {"\x1b[0m", "\x1b[1m", "\x1b[3m"}
+    assert styles
+
+
+def colours_of(arguments, monkeypatch, capsys):
+    """Codes of colours and styles in what a command prints to a terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert cli.main(arguments) == cli.COMPLETE
+    printed = capsys.readouterr().out
+    assert printed
+    return re.findall(r"\x1b\[[\d;]*m", printed)
 
 
 def test_a_second_run_does_nothing_again_and_prints_json(finished):

@@ -7,10 +7,11 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
 import jax
+import tyro
 
 from poolax._progress import Progress
 from poolax._signals import PreemptedError, Watch, stop_if_asked, taking_signals
@@ -100,13 +101,24 @@ def _parsed(name, parse) -> tuple[Command | None, int]:
     """The command, and the exit code where there is none to run."""
     problems = io.StringIO()
     try:
-        with contextlib.redirect_stderr(problems):
+        with contextlib.redirect_stderr(problems), _plain_if_asked():
             return parse(), COMPLETE
     except SystemExit as stop:
         if not stop.code:
             return None, COMPLETE
         print(f"{name}: {printable(parser_message(problems.getvalue()))}", file=sys.stderr)
         return None, USAGE
+
+
+@contextlib.contextmanager
+def _plain_if_asked() -> Iterator[None]:
+    """Inside, help has no colours where ``NO_COLOR`` is set, which tyro itself does not look at."""
+    before = tyro._experimental_options["ansi_codes"]
+    tyro._experimental_options["ansi_codes"] = before and not os.environ.get("NO_COLOR")
+    try:
+        yield
+    finally:
+        tyro._experimental_options["ansi_codes"] = before
 
 
 def _told(error: Exception) -> str:
