@@ -1,15 +1,21 @@
 """The pages that teach: what they tell a reader to type runs, in the order in which it stands there."""
 
 import ast
+import importlib
 import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 import real_weights
+import tyro
+
+from poolax import cli
+from poolax.cli._main import COMMANDS
 
 DOCS = pathlib.Path(__file__).parents[1] / "poolax" / "docs"
 # Their programs take a while to compile.
@@ -83,6 +89,70 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     assert "Take " in printed
     assert {"python", "sh"} == {language for language, _ in blocks(page)}
     assert (tmp_path / "head.jax").stat().st_size > 1000
+
+
+def typed_lines():
+    """What README, the experiments' README and the pages tell to type, each once, with its words."""
+    pages = [DOCS.parents[1] / "README.md", DOCS.parents[1] / "experiments" / "README.md"]
+    found = {}
+    for page in [*pages, *sorted(DOCS.rglob("*.md"))]:
+        for _, text in _BLOCK.findall(page.read_text()):
+            for line in text.replace("\\\n", " ").splitlines():
+                if re.match(r"poolax |python experiments/", line.strip()):
+                    command = re.split(r" [|>] | && ", line.strip())[0]
+                    found.setdefault(command, shlex.split(command, comments=True))
+    return found.values()
+
+
+class _Parsed(BaseException):
+    """A command line could be read; nothing is run."""
+
+
+def _last_words(path):
+    """What a script does where it is run, as code."""
+    tree = ast.parse(path.read_text())
+    ran = "__name__ == '__main__'"
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == ran]
+    return compile(ast.Module(blocks[-1].body, []), str(path), "exec")
+
+
+@pytest.mark.slow
+def test_what_pages_tell_to_type_can_be_parsed(monkeypatch, capsys):
+    """Arguments alone: what they name need not be there, and nothing is run."""
+    scripts = DOCS.parents[1] / "experiments"
+    monkeypatch.syspath_prepend(str(scripts))
+    parse = tyro.cli
+
+    def parsed(*arguments, **options):
+        raise _Parsed(parse(*arguments, **options))
+
+    def run(command):
+        raise _Parsed(command)
+
+    def follow(words):
+        if words[0] == "poolax":
+            return cli.main(words[1:])
+        path = DOCS.parents[1] / words[1]
+        module = importlib.import_module(".".join(path.relative_to(scripts).with_suffix("").parts))
+        with monkeypatch.context() as patch:
+            patch.setattr(tyro, "cli", parsed)
+            patch.setattr(sys, "argv", words[1:])
+            return exec(_last_words(path), vars(module))
+
+    for command in COMMANDS.values():
+        monkeypatch.setattr(command, "run", run)
+    # These print what shells read, and that one takes no options.
+    lines = [words for words in typed_lines() if not words[1].startswith("--tyro-")]
+    lines = [words for words in lines if not words[1].endswith("/reload_head.py")]
+    assert len(lines) > 80
+    for words in lines:
+        try:
+            code = follow(words)
+        except _Parsed:
+            continue
+        except SystemExit as stop:
+            code = stop.code
+        pytest.fail(f"{words}: {code}, {capsys.readouterr().err}")
 
 
 def messages_of(tree):

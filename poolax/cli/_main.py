@@ -22,7 +22,8 @@ from poolax.cli._program import run_program
 from poolax.cli._quickstart import Quickstart
 from poolax.cli._report import Report
 
-_COMMANDS = {
+#: The commands by name.
+COMMANDS = {
     "quickstart": Quickstart,
     "bounds": Bounds,
     "lipschitz": Lipschitz,
@@ -58,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"poolax: {one_line(str(error))}", file=sys.stderr)
             return USAGE
     app = tyro.extras.SubcommandApp()
-    for name, command in _COMMANDS.items():
+    for name, command in COMMANDS.items():
         app.command(name=name)(command)
 
     def parse():
-        if arguments[-1:] == ["--version"] and (len(arguments) == 1 or arguments[0] in _COMMANDS):
+        if arguments[-1:] == ["--version"] and (len(arguments) == 1 or arguments[0] in COMMANDS):
             print(f"poolax {poolax.__version__}")
             sys.exit(COMPLETE)
         return app.cli(prog="poolax", description=f"{poolax.__doc__}{_EVERYWHERE}", args=arguments)
