@@ -1,9 +1,11 @@
 """The reference: a page for each public module, with all public names of it, made from docstrings."""
 
 import ast
+import importlib
 import json
 import pathlib
 import re
+import sys
 import textwrap
 
 from poolax.records import json_schemas
@@ -15,7 +17,13 @@ FILES = ("poolax.training.holding", "poolax.training.profile")
 _ABOUT_RECORDS = """
 Records are JSON lines; what a line is, its field `kind` says. Each kind has a JSON Schema, which
 [`records.json_schemas`][poolax.records.json_schemas] gives to programs. A record may hold more than is
-named here. Kinds of single experiments are declared by their scripts.
+named here.
+""".strip()
+_ABOUT_SCRIPTS = """
+# Kinds of experiments
+
+These are declared by the scripts in the folder `experiments`, which are no part of the package:
+`record_kinds.schemas()` there gives them.
 """.strip()
 
 
@@ -85,13 +93,33 @@ def _contents(modules):
 
 
 def _record_kinds():
-    parts = ["# Kinds of records", _ABOUT_RECORDS]
-    for name, schema in json_schemas().items():
+    of_scripts = _of_scripts()
+    of_package = {name: one for name, one in json_schemas().items() if name not in of_scripts}
+    parts = ["# Kinds of records", _ABOUT_RECORDS, _schemas_text(of_package)]
+    parts += [_ABOUT_SCRIPTS, _schemas_text(of_scripts)] if of_scripts else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_scripts():
+    """Schemas of what the experiments declare; none where the package stands alone."""
+    scripts = PACKAGE.parent / "experiments"
+    if not (scripts / "record_kinds.py").exists():
+        return {}
+    sys.path.insert(0, str(scripts))
+    try:
+        return importlib.import_module("record_kinds").schemas()
+    finally:
+        sys.path.remove(str(scripts))
+
+
+def _schemas_text(schemas):
+    parts = []
+    for name, schema in schemas.items():
         shown = json.dumps(schema, indent=1, ensure_ascii=False)
         about = schema["description"].replace("``", "`")
         parts.append(f'## {name}\n\n{about}\n\n??? note "JSON Schema"\n')
         parts.append(textwrap.indent(f"```json\n{shown}\n```", "    "))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _summary(module):
