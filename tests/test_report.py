@@ -8,10 +8,10 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import webbrowser
 
 import pytest
+from browsing import LOOKS, barriers, chromium, opened
 
 from poolax import cli
 from poolax.records import Records
@@ -239,53 +239,23 @@ def test_a_record_in_two_files_counts_once(tmp_path):
     assert page.headline == f"Validation chose {HOSTILE}: better beyond noise than every other pooler."
 
 
-AXE = pathlib.Path(__file__).parents[1] / ".ci" / "node_modules" / "axe-core" / "axe.min.js"
-LOOKS = [(width, scheme) for width in (390, 1440) for scheme in ("light", "dark")]
 OUTSIDE = """() => [...document.querySelectorAll("body *")]
   .filter((one) => !one.closest(".scroll, .skip") && one.getBoundingClientRect().right > innerWidth + 1)
   .map((one) => one.outerHTML.slice(0, 100))"""
-FOUND_BY_AXE = """;axe.run(document, {resultTypes: ["violations"]}).then((found) => JSON.stringify(
-  found.violations.filter((one) => ["serious", "critical"].includes(one.impact))
-    .map((one) => [one.id, one.nodes[0].html.slice(0, 200)])))"""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, by Playwright's client."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright here: pip install .[browser]"
-    )
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium here: apt install chromium")
-    with (
-        api.sync_playwright() as playwright,
-        # Root has no sandbox.
-        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser,
-    ):
-        yield browser
-
-
-def opened(browser, path, **options):
-    """A tab with a page, and what it has said and asked for."""
-    context = browser.new_context(**options)
-    tab, noted = context.new_page(), []
-
-    def note(text):
-        if not text.startswith((path.as_uri(), "data:")):
-            noted.append(text)
-
-    tab.on("console", lambda message: note(message.text))
-    tab.on("pageerror", lambda error: note(str(error)))
-    tab.on("request", lambda request: note(request.url))
-    tab.goto(path.as_uri())
-    return tab, noted
+    with chromium() as found:
+        yield found
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_the_page_in_a_browser(folder, browser, width, scheme, tmp_path):
     path = folder[0] / "report.html"
-    tab, noted = opened(browser, path, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab, noted = opened(
+        browser, path.as_uri(), viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
     assert noted == []
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert tab.evaluate(OUTSIDE) == []
@@ -299,26 +269,21 @@ def test_the_page_in_a_browser(folder, browser, width, scheme, tmp_path):
 
 @pytest.mark.parametrize(("width", "scheme"), [LOOKS[1], LOOKS[2]])
 def test_nothing_keeps_anybody_from_the_page(folder, browser, width, scheme):
-    axe = pathlib.Path(os.environ.get("AXE_CORE", AXE))
-    if not axe.is_file():
-        pytest.skip("no axe-core here: npm install --prefix .ci axe-core, or AXE_CORE=axe.min.js")
     tab, _ = opened(
         browser,
-        folder[0] / "report.html",
+        (folder[0] / "report.html").as_uri(),
         viewport={"width": width, "height": 900},
         color_scheme=scheme,
     )
-    # What is folded is looked at as well. The page itself runs no script but its own.
+    # What is folded is looked at as well.
     tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    asked = {"expression": axe.read_text() + FOUND_BY_AXE, "awaitPromise": True, "returnByValue": True}
-    found = tab.context.new_cdp_session(tab).send("Runtime.evaluate", asked)
-    assert json.loads(found["result"]["value"]) == []
+    assert barriers(tab) == []
     tab.context.close()
 
 
 def test_tables_are_sorted_and_filtered_by_keyboard(folder, browser, tmp_path):
     path = folder[0] / "report.html"
-    tab, noted = opened(browser, path)
+    tab, noted = opened(browser, path.as_uri())
     grid = tab.locator("[data-grid]").first
     heading = grid.get_by_role("button", name="test", exact=True)
 
@@ -346,7 +311,7 @@ def test_tables_are_sorted_and_filtered_by_keyboard(folder, browser, tmp_path):
     assert noted == []
     tab.context.close()
     # Without scripts all rows are there, and nothing that does not work.
-    tab, noted = opened(browser, path, java_script_enabled=False)
+    tab, noted = opened(browser, path.as_uri(), java_script_enabled=False)
     assert tab.locator("[data-grid] tbody tr").count() > 6
     assert tab.locator("button, input").count() == 0
     assert noted == []
