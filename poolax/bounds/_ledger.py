@@ -331,7 +331,7 @@ def _attention(branch: AttentionSpec, state: _State, tight: bool, geometry: str)
     reach = attention_domain(
         kind, params, domain, tight=tight, kernels=kernels, token_bias=value_bias, combine=combine
     )
-    whole = bound.sequence if geometry == "frobenius" else bound.each_token
+    whole: Any = bound.sequence if geometry == "frobenius" else bound.each_token
     return outer * whole, reach
 
 
