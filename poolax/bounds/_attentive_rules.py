@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from poolax._activations import activation_from_name
 from poolax._checks import check_all_finite, check_finite, is_concrete
-from poolax._numerics import safe_norm
+from poolax._numerics import safe_norm, safe_sqrt
 from poolax.bounds._activations import activation_lipschitz
-from poolax.bounds._ffn import two_layer_lipschitz
+from poolax.bounds._ffn import balance_of, two_layer_lipschitz
 from poolax.bounds._heads import kappa
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._norms import norm_lipschitz
@@ -44,22 +44,86 @@ def _latent_token(params, *, eps, slope, tight):
     keys = jnp.einsum("md,dhk->hmk", params["latents"], params["key"])  # (H, m, d_h)
     values = params["latents"] @ value  # (H, m, d_h)
     out, dim = params["out"], params["out"].shape[-1]
+    logits, behind = keys @ jnp.swapaxes(query, -1, -2) / root, values @ out  # (H, m, d)
     if not tight:
         # Softmax is 1/2-Lipschitz; heads stand side by side in front of W_O, (H d_h, d).
         heads = spectral_norm(values) * spectral_norm(keys) * spectral_norm(query) / root
         moved = 0.5 * spectral_norm(out.reshape(-1, dim)) * safe_norm(heads)
     else:
-        # The derivative is the covariance of values and logits, each at most half its diameter.
-        moved = _half_diameter(keys @ jnp.swapaxes(query, -1, -2)) / root
-        apart = jnp.sum(moved * _half_diameter(values @ out))
-        joined = spectral_norm(out.reshape(-1, dim)) * safe_norm(moved * _half_diameter(values))
-        moved = jnp.minimum(apart, joined)
+        # The derivative is the covariance of values and logits, of all heads together.
+        joined = spectral_norm(out.reshape(-1, dim)) * safe_norm(
+            _half_diameter(logits) * _half_diameter(values)
+        )
+        moved = jnp.minimum(covariance_norm(logits, behind), joined)
     layers = [params[name]["kernel"] for name in ("mlp_in", "mlp_out")]
     mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=tight)
     if eps is not None:
         moved = moved * norm_lipschitz("layer", params["norm1"]["scale"], eps)
         mlp = mlp * norm_lipschitz("layer", params["norm2"]["scale"], eps)
-    return (1 + moved) * (1 + mlp)
+    token = (1 + moved) * (1 + mlp)
+    if tight and eps is None:
+        token = jnp.minimum(token, _folded_token(logits, behind, layers, slope))
+    return token
+
+
+def _folded_token(logits, values, layers, slope):
+    """The same with the MLP folded into the dictionary's values: norms of products, not products."""
+    first, second = layers
+    steady = jnp.eye(first.shape[0], dtype=first.dtype) + first @ second / 2
+    # Any scale of hidden units proves a bound, as in two_layer_lipschitz. (mlp_dim,)
+    balances = [jnp.ones(first.shape[1], first.dtype), balance_of(first, second)]
+    varying = [
+        (spectral_norm(first * scale[None]) + covariance_norm(logits, values @ (first * scale[None])))
+        * spectral_norm(second / scale[:, None])
+        for scale in balances
+    ]
+    kept = spectral_norm(steady) + covariance_norm(logits, values @ steady)
+    return kept + (slope - 0.5) * functools.reduce(jnp.minimum, varying)
+
+
+def covariance_norm(logits, values):
+    r"""Bound of ``|sum_h Cov_h(b_h, a_h)|`` over all weights on rows ``(H, m, d)`` of each head.
+
+    The smallest of three: half diameters of each head, multiplied and added; the root of the product of
+    top eigenvalues of the matrices of ``max |D_h . D_g| / 4``, over differences of rows of ``alpha_h
+    a_h`` and of ``b_h / alpha_h`` for any ``alpha_h > 0``; and, since ``diag(p) - p p^T`` is ``1/4`` of
+    what subtracts the mean, and what has at most that norm,
+
+        ``(|sum_h B_h^T A_h| + |[B_h / alpha_h]_h| |[alpha_h A_h]_h|) / 4``,
+
+    ``A_h`` and ``B_h`` the rows without their mean.
+    """
+    apart = jnp.sum(_half_diameter(logits) * _half_diameter(values))
+    left, right = (rows - jnp.mean(rows, axis=1, keepdims=True) for rows in (logits, values))
+    by_range = _balanced(_half_diameter(logits), _half_diameter(values))
+    ranges = _largest_ranges(left / by_range), _largest_ranges(right * by_range)
+    together = safe_sqrt(ranges[0]) * safe_sqrt(ranges[1])
+    by_norm = _balanced(spectral_norm(left), spectral_norm(right))
+    stacked = [rows.reshape(-1, rows.shape[-1]) for rows in (left / by_norm, right * by_norm)]
+    product = spectral_norm(stacked[0].T @ stacked[1])
+    halved = (product + spectral_norm(stacked[0]) * spectral_norm(stacked[1])) / 4
+    return functools.reduce(jnp.minimum, (apart, together, halved))
+
+
+def _balanced(left, right):
+    """``alpha_h``, the root of ``left_h / right_h`` where that is a number not far from one."""
+    tiny = jnp.finfo(left.dtype).tiny
+    ratio = jnp.maximum(left, tiny) / jnp.maximum(right, tiny)
+    return jnp.sqrt(jnp.clip(jax.lax.stop_gradient(ratio), 1e-6, 1e6))[:, None, None]
+
+
+def _largest_ranges(rows):
+    """Bound of ``sum_h r_h(f)^2`` over units ``f``, half of the range of a head's rows along it."""
+
+    def largest(products):  # of one pair of heads, (m, m)
+        def from_row(row):
+            moved = row[None] - products  # by row of the other head
+            return jnp.max(jnp.max(moved, axis=-1) - jnp.min(moved, axis=-1))
+
+        return jnp.max(jax.lax.map(from_row, products))
+
+    products = jnp.einsum("hme,gne->hgmn", rows, rows)
+    return spectral_norm(jax.vmap(jax.vmap(largest))(products) / 4)
 
 
 def _half_diameter(rows):
@@ -98,7 +162,7 @@ def _query_head(head, num_tokens, spread, *, eps, slope, tight):
     mlp = two_layer_lipschitz(layers[0], layers[1], slope, tight=tight)
     behind = 1 + mlp * norm_lipschitz("layer", head["norm"]["scale"], eps)
     factor = spectral_norm(out.reshape(-1, out.shape[-1])) * behind
-    return PoolerBound(l2=factor * heads.l2, l1=factor * heads.l1, linf=None)
+    return PoolerBound(l2=factor * heads.l2, l1=factor * heads.l1, linf=factor * heads.linf)
 
 
 def _query_slices(params, num_tokens, spread, *, tight):
@@ -127,8 +191,8 @@ def slices_bound(directions, values, num_tokens, spread, *, tight, position_slop
     if tight:
         total = kappa(slope, largest_share(fewest_of(num_tokens), 2 * slope, position_slope))
     l2, l1 = safe_norm(value_norm * total), safe_norm(value_norm * mixing)
-    # Coefficients of several slices do not add up to fixed coefficients of the tokens.
-    return PoolerBound(l2=l2, l1=l1, linf=l2 if slope.size == 1 else None)
+    # The gradient by a token is no longer than that by all of them.
+    return PoolerBound(l2=l2, l1=l1, linf=jnp.minimum(l1, l2))
 
 
 def spread_of(pooler, spread):

@@ -7,26 +7,23 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice, check_finite, check_instance
-from poolax._layer_specs import NormSpec
-from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, safe_norm
+from poolax._numerics import at_highest_precision
 from poolax._threads import on_one_thread
 from poolax.blocks import TBM
 from poolax.bounds._activations import activation_lipschitz
 from poolax.bounds._attention import attention as attention_bound
 from poolax.bounds._domain import token_range
+from poolax.bounds._folded import folded, spread_of_pooled
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._methods import METHODS
-from poolax.bounds._norms import normalised_domain
 from poolax.bounds._pooled_block import pooled_block
 from poolax.bounds._pooling import pooler as pooler_bound
-from poolax.bounds._propagation import attention_domain, residual
 from poolax.pooling import Pooler
-from poolax.records import BlockBound, Bound, Domain, PoolerBound, TokenRange
+from poolax.records import BlockBound, Bound, PoolerBound, TokenRange
 
 _Number = Float[ArrayLike, ""]
 
@@ -166,14 +163,14 @@ def block(
         pattern="full" if tight else "any",
     )
     if tight:
-        attention, ffn = _folded(bound_attention, params, slope)
+        attention, ffn = folded(bound_attention, params, slope)
     else:
         attention = bound_attention(params["attention"])
         ffn = slope * spectral_norm(jnp.asarray(kernel))
     pooled_spread = None
     # What was published reads no spread.
     if method != "published":
-        pooled_spread = _pooled_spread(model, params, radius, spread, slope, tight)
+        pooled_spread = spread_of_pooled(model, params, radius, spread, slope, tight)
     return BlockBound(
         attention=attention,
         ffn=ffn,
@@ -239,63 +236,6 @@ def with_pooler(
         geometry=geometry,
         **sizes,
     )
-
-
-def _folded(bound_attention, params, slope):
-    r"""Bounds of attention and feed-forward layer, with what follows the attention folded in.
-
-    With ``C = I - 1 1^T / d``, norms ``x C diag(scale)`` up to ``d / (d - 1)``, and slopes of the
-    activation ``diag(s) = I / 2 + E``, ``|E| <= slope - 1/2``, all that follows ``x + MHA(x)`` is
-
-        ``C diag(scale_1) (I + W / 2) C diag(scale_2) + C diag(scale_1) W E C diag(scale_2)``,
-
-    the sum of two known matrices, the second one times a matrix of known norm. Both stand behind
-    ``W_O`` in a bound of the attention. The results are given as multiples of what the residual, which
-    the same two matrices follow, lets through.
-    """
-    arrays = params["ffn"]["kernel"], params["norm1"]["scale"], params["norm2"]["scale"]
-    kernel, first, second = (jnp.asarray(array, accumulation_dtype(*arrays)) for array in arrays)
-    # Relative to the largest scales, whose product may be below all numbers.
-    first, second = (scale / divisor(jnp.max(jnp.abs(scale))) for scale in (first, second))
-    entering = _centred(jnp.diag(first)).T  # C diag(scale_1), (d, d)
-    inner = entering @ kernel  # C diag(scale_1) W
-    steady = _centred(entering + inner / 2) * second[None]
-    # E and C diag(scale_2) behind it by their norms: |E| <= slope - 1/2, |C| <= 1.
-    varying = (slope - 0.5) * jnp.max(jnp.abs(second)) * inner
-    # What the residual lets through; at least one, since it becomes 1 + ffn.
-    passed = jnp.maximum(spectral_norm(steady) + spectral_norm(varying), 1)
-    attention, out = params["attention"], params["attention"]["out"]
-    behind = [
-        bound_attention({**attention, "out": {**out, "kernel": out["kernel"] @ matrix}})
-        for matrix in (steady, varying)
-    ]
-    joined = jax.tree.map(lambda *parts: sum(parts) / passed, *behind)
-    return joined, passed - 1
-
-
-def _centred(matrix):
-    """``matrix C``: rows without their mean."""
-    return matrix - jnp.mean(matrix, axis=-1, keepdims=True)
-
-
-def _pooled_spread(model, params, radius, spread, slope, tight):
-    """Spread of the block's output, where a domain of its input is known."""
-    if radius is None:
-        return None
-    domain = Domain(jnp.asarray(radius), jnp.asarray(radius if spread is None else spread))
-    kernel, bias = jnp.asarray(params["ffn"]["kernel"]), params["ffn"].get("bias")
-    # The domain is followed through the block: attention, norm, feed-forward layer, norm.
-    reach = attention_domain(model.attention, params["attention"], domain, tight=tight)
-    norms = [
-        NormSpec("center", params[name]["scale"], params[name]["bias"]) for name in ("norm1", "norm2")
-    ]
-    domain = normalised_domain(norms[0], residual(domain, reach))
-    factor = slope * spectral_norm(kernel)
-    moved = Domain(
-        radius=factor * domain.radius + (0.0 if bias is None else slope * safe_norm(bias)),
-        spread=factor * domain.spread,
-    )
-    return normalised_domain(norms[1], residual(domain, moved)).spread
 
 
 def _keys(variables):

@@ -67,10 +67,20 @@ class Combination:
     def balanced(self, heads: Float[Array, " H"]) -> "Balanced":
         """The parts of ``alpha_h^2 = |F_h| / L_h``, without heads that are idle."""
         return Balanced(
-            outer=stacked_norm(self.values, self.out, heads * _inverse(self.factor_norm)),
-            weights=self.factor_norm * _inverse(heads),
+            outer=stacked_norm(self.values, self.out, heads * inverse(self.factor_norm)),
+            weights=self.factor_norm * inverse(heads),
             inner=safe_sqrt(jnp.sum(self.factor_norm * heads)),
         )
+
+    def factor_sizes(self) -> Float[Array, " H"]:
+        """Frobenius norms of ``F_h``, which are never formed."""
+        out, of_out = _unit_entries(self.out)
+        if self.values is None:
+            return of_out * safe_norm(out, axis=(-2, -1))
+        values, of_values = _unit_entries(self.values)
+        inner = jnp.swapaxes(values, -1, -2) @ values  # (H, d_v, d_v)
+        square = jnp.sum(inner * (out @ jnp.swapaxes(out, -1, -2)), axis=(-2, -1))
+        return of_values * of_out * safe_sqrt(jnp.maximum(square, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +114,7 @@ def combination(kernels: Kernels, kind: Kind, *, tight: bool) -> Combination:
         value_norm=value_norm,
         factor_norm=product_norm(values, out) if apart else spectral_norm(kernels.out),
         out_norm=_joined_norm(kernels.out),
-        by_value=(_stacked_by_roots(values, kernels.out, _inverse(value_norm)) if tight else None),
+        by_value=(_stacked_by_roots(values, kernels.out, inverse(value_norm)) if tight else None),
         jointly=through_metric and not tight,
     )
 
@@ -114,7 +124,8 @@ def _joined_norm(out):
     return spectral_norm(out.reshape(-1, out.shape[-1]))
 
 
-def _inverse(x):
+def inverse(x):
+    """``1 / x``, and zero for zero."""
     return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
 
 

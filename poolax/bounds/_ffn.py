@@ -25,13 +25,18 @@ def two_layer_lipschitz(
     apart = spectral_norm(first) * spectral_norm(second)
     if not tight:
         return slope * apart
+    balance = balance_of(first, second)
+    balanced = spectral_norm(first * balance[None]) * spectral_norm(second / balance[:, None])
+    return 0.5 * spectral_norm(first @ second) + (slope - 0.5) * jnp.minimum(apart, balanced)
+
+
+def balance_of(first: Float[Array, "d m"], second: Float[Array, "m e"]) -> Float[Array, " m"]:
+    """Scales of hidden units that even out what enters and what leaves each."""
     ratio = safe_norm(second, axis=1) / jnp.maximum(
         safe_norm(first, axis=0), jnp.finfo(first.dtype).tiny
     )
-    # Any s proves a bound; far from one it would cost more digits than it gains. (m,)
-    balance = jnp.sqrt(jnp.clip(ratio, 1e-3, 1e3))
-    balanced = spectral_norm(first * balance[None]) * spectral_norm(second / balance[:, None])
-    return 0.5 * spectral_norm(first @ second) + (slope - 0.5) * jnp.minimum(apart, balanced)
+    # Any scale proves a bound; far from one it would cost more digits than it gains.
+    return jnp.sqrt(jnp.clip(ratio, 1e-3, 1e3))
 
 
 def gated_lipschitz(

@@ -3,11 +3,13 @@
 Theory, section 4.2; tight 8.3, 8.7 and 8.18.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm, safe_sqrt
-from poolax.bounds._combine import Balanced, Combination, stacked_norm
+from poolax.bounds._combine import Balanced, Combination, inverse, stacked_norm
 from poolax.bounds._heads import Heads, Reading, Setting, Slope, whole_sequence
 from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.records import AttentionBound
@@ -26,11 +28,12 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
     sequence, per_token = combined("sequence"), combined("per_token")
     if not setting.tight:
         own, mixing = combined("own"), combined("mixing")
-        mixing_total = mixing
+        mixing_total, entries = mixing, None
     else:
         balanced = combine.balanced(heads.own)
         own = jnp.minimum(combined("own", balanced), _joint_own(heads, combine, balanced, setting))
         mixing, mixing_total = _mixing(heads, combine, combined, setting)
+        entries = round_up(_entries(heads, combine, setting))
         sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
         if setting.pattern != "any":
             sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
@@ -45,6 +48,7 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
         method=method,
         source=f"poolax, {method} attention bound",
         pattern=setting.pattern,
+        mixing_entries=entries,
     )
 
 
@@ -90,6 +94,27 @@ def _mixing(heads: Heads, combine: Combination, combined, setting: Setting):
     if heads.mixing_total is heads.mixing:
         return mixing, mixing
     return mixing, jnp.minimum(mixing, part("mixing_total", jnp.sqrt(heads.share)))
+
+
+def _entries(heads: Heads, combine: Combination, setting: Setting) -> Float[Array, ""]:
+    """Mixing parts of all entries of the output, each at a token of its own.
+
+    An entry moves by at most ``sum_h L_h |F_h e|``, or by ``|[F_h e / alpha_h]|`` times what all heads
+    have together; squares of these norms add up to those of Frobenius norms.
+    """
+    size = combine.factor_sizes()
+    forms = []
+    for name, constant in (("mixing", 1.0), ("mixing_total", jnp.sqrt(heads.share))):
+        constants = getattr(heads, name)
+        apart = jnp.sum(size * constants)
+        forms.append(apart)
+        if heads.slope is not None and constants.shape[0] > 1:
+            weights = size * inverse(constants)
+            inner = _together(heads.slope, weights, constant, constants, setting.radius)
+            together = safe_sqrt(apart) * inner
+            # Squares of the largest slopes leave the range of floats.
+            forms.append(jnp.where(together < apart, together, apart))
+    return functools.reduce(jnp.minimum, forms)
 
 
 def _together(slope: Slope, weights, constant, total, radius) -> Float[Array, ""]:

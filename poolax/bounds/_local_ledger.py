@@ -149,7 +149,7 @@ def local_ledger(
             )
         else:
             balls, row = add_ball_layer(layer, balls, attention, real)
-            x, reached = balls.x, reached.replace(blocks=balls.blocks[-1], log_norm=None)
+            x, reached = balls.x, dataclasses.replace(reached, blocks=balls.blocks[-1], log_norm=None)
         check_held("embeddings", jnp.abs(x))
         rows.append(dataclasses.replace(row, name=spec.name))
     if not rows:
@@ -185,8 +185,8 @@ class _Reached:
 
     blocks: Float[Array, "n n"]
     log_scale: Float[Array, ""]
-    log_norm: Float[Array, ""] | None
-    formed: Float[Array, "n n d d"] | None
+    log_norm: Any
+    formed: Any
 
 
 @jax.jit
@@ -266,7 +266,7 @@ def _pooled(
     real = jnp.ones(x.shape[0], bool) if mask is None else mask
     domain = domain_of(x, real)
     if reach is None:
-        limits = []
+        limits: list[tuple[Any, Any]] = []
         if geometry == "frobenius":
             limits.append((jnp.exp(total - log_scale), None))
         if before.formed is not None:

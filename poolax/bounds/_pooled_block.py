@@ -73,6 +73,9 @@ def pooled_block(
 
         ``c^2 (1 + F) (sqrt(m) T + sqrt(m T^2 + 4 (1 + B) (1 + B + T))) / 2``.
 
+    If the attention bound knows how much all entries of its output mix in, each at a token of its own,
+    as that of :func:`block` does, max has besides ``l2 (1 + B + E)``.
+
     *Proof sketch:* let ``m_x = max_k |dx_k|``, attained at one token; ``sum_i |w_i| ((1 + B) |dx_i| + T
     m_x)`` is linear in the ``|dx_i|``, with the Euclidean norm above, and the sum of the squares of
     ``m`` rows is a quadratic form whose top eigenvalue is the square of the second. The smallest of
@@ -193,6 +196,8 @@ def _as_pooled(attention: AttentionBound, reads: PoolerBound, num_tokens) -> Flo
             forms.append(whole_sequence(num_tokens, largest, 1 + own) - 1)
         if reads.selects:
             forms.append(whole_sequence(jnp.square(ratio), largest, 1 + own) - 1)
+            if attention.folded_entries is not None:
+                forms.append(own + attention.folded_entries)
         if reads.linf is not None:
             peak = jnp.where(reads_any, reads.linf / safe_l2, 0)
             mixed, kept = ratio * largest, 1 + own

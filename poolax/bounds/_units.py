@@ -65,7 +65,7 @@ class Units:
         """A bound of the layer itself; never 0 by underflow alone."""
         moves = jnp.any(kernels.value != 0) & jnp.any(kernels.out != 0)
         attends = attends & jnp.any(kernels.query != 0) & jnp.any(kernels.key_or_query != 0)
-        names = ("sequence", "per_token", "mixing", "own", "mixing_largest")
+        names = ("sequence", "per_token", "mixing", "own", "mixing_largest", "mixing_entries")
         numbers = {name: getattr(bound, name) for name in names}
         restored = {
             name: _not_zero(

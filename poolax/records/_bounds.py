@@ -73,6 +73,10 @@ class AttentionBound:
         mixing_largest: ``T`` in ``|d out_i| <= T max_k |dx_k| + B |dx_i|``; ``None`` where it is not
             known.
         pattern: What is known of which tokens see each other; see :func:`poolax.bounds.attention`.
+        mixing_entries: ``E``, where the mixing parts of all entries of the output, each at a token of
+            its own, move by at most ``E |dX|`` together; ``None`` where it is not known.
+        folded_entries: The same of what a block makes of them, where norms and feed-forward layer are
+            folded in, which a maximum over tokens reads; ``None`` for a layer by itself.
     """
 
     sequence: Float[Array, ""]
@@ -83,6 +87,8 @@ class AttentionBound:
     source: str = struct.field(pytree_node=False)
     mixing_largest: Float[Array, ""] | None = None
     pattern: str = struct.field(pytree_node=False, default="any")
+    mixing_entries: Float[Array, ""] | None = None
+    folded_entries: Float[Array, ""] | None = None
 
     @property
     def each_token(self) -> Float[Array, ""] | None:
