@@ -35,7 +35,7 @@ COMPARISONS = ("language", "time_series", "vision")
 PROBES = ("robustness", "sequence_length")
 _NOT_HERE = "its files were not at hand without a network"
 #: Data sets of the paper of which there was no copy where the stored records were made.
-ABSENT = dict.fromkeys(
+ABSENT: dict[str, str] = dict.fromkeys(
     (
         *("cifar100", "imagenet100", "cub200", "miniplaces", "celeba", "flowers102", "pets", "voc"),
         *("tinystories", "electric_devices", "ford_a", "ford_b", "etth2", "ettm1", "ettm2"),
