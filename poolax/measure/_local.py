@@ -44,7 +44,8 @@ def local_at_inputs(
         ValueError: as :func:`poolax.bounds.local_ledger` raises.
     """
     modules = [from_name(name) for name in poolers]
-    bound = LocalBounds(backbone.replace(params=None), modules)(backbone.params, embeddings, mask)
+    own: Any = backbone
+    bound = LocalBounds(own.replace(params=None), modules)(backbone.params, embeddings, mask)
     found = []
     for at in range(len(embeddings)):
         progress("inputs", at, len(embeddings))

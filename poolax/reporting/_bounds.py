@@ -162,8 +162,8 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
 
 def _local_of(row):
     """The logarithm of the largest of the local bounds of a record; ``None`` where one is not known."""
-    logs = row.get("log10_local") or [None]
-    return None if None in logs else max(logs)
+    logs = row.get("log10_local")
+    return max(logs) if logs and None not in logs else None
 
 
 def _local_notes(row, has_local):

@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 
 DOCS = pathlib.Path(__file__).parents[1]
 PACKAGE = DOCS.parent
+_SEARCH = 'data-md-component="search" role="dialog"'
 _LOG = logging.getLogger("mkdocs.hooks.site")
 
 
@@ -52,7 +53,8 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, *, page: Page, **_: Any) -> str:
-    """Set the formulas; after the search has read them as TeX."""
+    """Set the formulas, after the search has read them as TeX; the search's window says what it is."""
+    output = output.replace(_SEARCH, f'{_SEARCH} aria-label="Search"')
     return formulas.with_formulas(output, page.file.src_uri)
 
 
