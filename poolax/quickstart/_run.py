@@ -30,6 +30,8 @@ from poolax.reporting import (
     score_tables,
     sensitivity_table,
     summarize_scores,
+    write_figure,
+    write_tables,
 )
 from poolax.training import (
     Choice,
