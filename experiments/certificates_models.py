@@ -1,0 +1,217 @@
+"""Models of certificates.py, and how far their inputs are certified."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import minilm
+import numpy as np
+import optax
+from bounds_cases import KINDS
+
+from poolax import backbones, bounds, data, measure, pooling
+from poolax.blocks import TBM
+from poolax.training import HeadModule
+
+GEOMETRIES = ("frobenius", "tokens")
+PATCH, GREY_LEVELS = 2, 16
+# Full batches of Adam.
+_STEPS, _RATE = 300, 1e-2
+HEADS = {
+    "average": pooling.AveragePool(),
+    "weighted average": pooling.WeightedAveragePool(max_tokens=(8 // PATCH) ** 2),
+    "max": pooling.MaxPool(),
+    "query attention": pooling.QueryAttentionPool(),
+    "query attention, 2 heads": pooling.QueryAttentionPool(num_heads=2),
+    "query attention, 4 queries": pooling.QueryAttentionPool(num_queries=4),
+    "latent attention": pooling.LatentAttentionPool(num_latents=8, num_heads=2),
+}
+# Numbers of examples, tokens and widths at which seconds are taken.
+COST = {"average": (1000, 64, 384), "max": (1000, 64, 384), "query attention": (1000, 64, 384)}
+
+
+class _Model(NamedTuple):
+    """A trained classifier.
+
+    Attributes:
+        model: Pooler or one-block model.
+        variables: As :func:`bounds.certify` reads them.
+        logits: The classifier.
+        x: Test inputs, shape ``(N, n, d)``.
+        labels: Their classes.
+        accuracy: Share of all test inputs that are classified as labelled.
+    """
+
+    model: Any
+    variables: dict[str, Any]
+    logits: Callable[..., jax.Array]
+    x: jax.Array
+    labels: jax.Array
+    accuracy: float
+
+
+def of_digits(options, kind, pooler, geometry):
+    """Certified and attacked radii of a model that has learned digits."""
+    found = _trained(kind, pooler, options.seed)
+    x, labels = found.x[: options.num_inputs], found.labels[: options.num_inputs]
+    certificate = bounds.certify(found.model, found.variables, x, labels, geometry=geometry)
+    certificate = measure.attacked(
+        certificate, found.logits, x, jax.random.key(options.seed),
+        steps=options.steps, restarts=options.restarts,
+    )  # fmt: skip
+    certified, attacked = np.asarray(certificate.radius), np.asarray(certificate.attacked)
+    right = certified > 0
+    row = {
+        "accuracy": found.accuracy,
+        "certified": certified.tolist(),
+        "attacked": [float(one) if np.isfinite(one) else None for one in attacked],
+        "certified_over_attacked": float(np.median(certified[right] / attacked[right])),
+        "log10_constant": None,
+        "log10_gain": None,
+    }
+    if kind is None:
+        return row
+    logs = [
+        _log10_of_constant(found, z, label, radius)
+        for z, label, radius in zip(x[right], labels[right], certified[right], strict=True)
+    ]
+    gain = np.median(np.log10(certified[right]) - np.asarray(logs))
+    return {**row, "log10_constant": logs, "log10_gain": float(gain)}
+
+
+def _log10_of_constant(found, z, label, radius):
+    """The radius that the tight constant certifies, on the domain that holds the certified ball."""
+    domain = bounds.domain_of(z).enlarged(radius)
+    block = bounds.tbm(
+        found.model, found.variables, num_tokens=z.shape[0],
+        radius=domain.radius, spread=domain.spread, method="tight",
+    )  # fmt: skip
+    kernel = found.variables["params"]["output"]["kernel"]
+    return float(_log_of_margins(found.logits(z), kernel, label) - block.log_lipschitz) / np.log(10)
+
+
+def _log_of_margins(logits, kernel, label):
+    """The logarithm of the least lead over the norm of its direction."""
+    sizes = jnp.linalg.norm(kernel[:, label][:, None] - kernel, axis=0)
+    others = jnp.arange(logits.shape[0]) != label
+    shares = (logits[label] - logits) / jnp.where(others, sizes, 1)
+    return jnp.log(jnp.min(jnp.where(others, shares, jnp.inf)))
+
+
+@functools.cache
+def _trained(kind: str | None, pooler: str, seed: int) -> _Model:
+    dataset = data.digits()
+    tokens = _to_tokens(jnp.asarray(dataset.inputs[..., 0]) / GREY_LEVELS)
+    targets = jnp.asarray(dataset.targets)
+    inner: Any = HEADS[pooler]
+    if kind is not None:
+        inner = TBM(4, inner, KINDS[kind])
+    module = HeadModule(inner, dataset.num_classes)
+    train, test = (np.asarray(dataset.splits[name]) for name in ("train", "test"))
+    params = _learned(module, tokens[train], targets[train], jax.random.key(seed))
+    block = params.get("pooler", {})
+    given = {"pooler": block} if kind is None else dict(block)
+
+    def logits(z, mask=None):
+        return module.apply({"params": params}, z, mask)
+
+    right = jnp.argmax(jax.jit(logits)(tokens[test]), axis=-1) == targets[test]
+    return _Model(
+        model=inner,
+        variables={"params": given | {"output": params["output"]}},
+        logits=logits,
+        x=tokens[test],
+        labels=targets[test],
+        accuracy=float(jnp.mean(right)),
+    )
+
+
+def _to_tokens(images):
+    """Patches, each in entries of its own position, ``(N, 16, 64)``."""
+    count, side = images.shape[0], images.shape[1] // PATCH
+    patches = images.reshape(count, side, PATCH, side, PATCH).swapaxes(2, 3)
+    patches = patches.reshape(count, side**2, 1, PATCH**2)
+    return (patches * jnp.eye(side**2)[None, :, :, None]).reshape(count, side**2, -1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _learned(module, tokens, targets, key):
+    """Parameters after full batches of Adam."""
+    optimizer = optax.adam(_RATE)
+    params = module.init(key, tokens[:1])["params"]
+
+    def loss(params):
+        logits = module.apply({"params": params}, tokens)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets))
+
+    def step(state, _):
+        params, moments = state
+        updates, moments = optimizer.update(jax.grad(loss)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=_STEPS)[0][0]
+
+
+def of_backbone(options):
+    """A whole backbone, whose head tells two sentences apart, beside the tight ledger's constant."""
+    backbone = backbones.load(minilm.directory())
+    params = backbone.params
+    # Two more than are certified, which are what the others are nearer to.
+    texts = data.sentences(options.num_sentences + 2)
+    embeddings, mask = backbone.embed(params, *backbone.prepare(texts))
+    out = backbone.encode(params, embeddings, mask, return_weights=True)
+    pooled = pooling.average_pool(out.states, mask)
+    # What is asked of a sentence is which of the first and the last it is nearer to.
+    kernel = jnp.stack([pooled[0], pooled[-1]], axis=-1)
+    kernel = kernel / jnp.linalg.norm(kernel, axis=0)
+    labels = jnp.argmax(pooled @ kernel, axis=-1)
+    layers = list(backbone.layer_specs(params))
+    variables = {"params": {"output": {"kernel": kernel}}}
+    logs, radii, seconds = [], [], []
+    for place in range(1, options.num_sentences + 1):
+        x, real = embeddings[place], mask[place]
+        one = functools.partial(
+            bounds.certify, pooling.AveragePool(), variables, x, labels[place], mask=real,
+            layers=layers, weights=[maps[place] for maps in out.weights],
+        )  # fmt: skip
+        radii.append(float(one().radius))
+        started = time.perf_counter()
+        jax.block_until_ready(one().radius)
+        seconds.append(time.perf_counter() - started)
+        domain = bounds.domain_of(x, real).enlarged(radii[-1])
+        count = jnp.sum(real)
+        ledger = bounds.ledger(
+            layers, num_tokens=count, radius=domain.radius, spread=domain.spread, method="tight"
+        )
+        lead = _log_of_margins(pooled[place] @ kernel, kernel, labels[place])
+        # An average of n tokens has the factor 1 / sqrt(n).
+        logs.append(float(lead - ledger.log_lipschitz + jnp.log(count) / 2) / np.log(10))
+    return {
+        "accuracy": None,
+        "certified": radii,
+        "attacked": None,
+        "certified_over_attacked": None,
+        "log10_constant": logs,
+        "log10_gain": float(np.median(np.log10(radii) - np.asarray(logs))),
+        "num_tokens": [int(count) for count in np.sum(np.asarray(mask), axis=-1)[1:-1]],
+        "seconds": seconds,
+    }
+
+
+def cost(options, pooler, geometry):
+    """Seconds of certificates once they are compiled."""
+    count, num_tokens, dim = COST[pooler]
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    x = jax.random.normal(keys[0], (count, num_tokens, dim))
+    module = HeadModule(HEADS[pooler], 2)
+    variables = module.init(keys[1], x[:1])
+    labels = jnp.argmax(module.apply(variables, x), axis=-1)
+    certify = functools.partial(bounds.certify, module.pooler, variables, x, labels, geometry=geometry)
+    jax.block_until_ready(certify().radius)
+    started = time.perf_counter(), time.process_time()
+    jax.block_until_ready(certify().radius)
+    ended = time.perf_counter(), time.process_time()
+    return {"seconds": ended[0] - started[0], "cpu_seconds": ended[1] - started[1]}
