@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poolax.reporting import advice_table
+from poolax.reporting import advice_table, number_text
 
 Record = Mapping[str, Any]
 
@@ -22,8 +22,8 @@ have had other work.
 - **The sentence** names the pooler to take. "Better beyond noise than every other pooler" is said
   only where each comparison holds by itself after Holm's correction. Where some cannot be told
   apart, the cheapest of them is named: of fewest parameters, then of the smallest Lipschitz factor.
-- **Validation** chooses, **test** is looked at once: the column *less X* is the test score of a
-  pooler less that of X, the best by validation, with its 95 % interval by a paired bootstrap over
+- **Validation** chooses, **test** is looked at once: the column *difference to X* is the test score
+  of a pooler less that of X, the best by validation, with its 95 % interval by a paired bootstrap over
   test examples and seeds; *adjusted p* is Holm's. An interval that holds 0 says that this test set
   cannot tell the two apart, not that they are equal: it may still be as wide as the interval.
 - **Parameters** are those of the pooler, **Lipschitz factor** bounds how far a change of the tokens
@@ -56,8 +56,8 @@ def overview(records: Sequence[Record]) -> str:
             record["dataset"],
             record["recommended"],
             "yes" if record["decided"] else "no",
-            f"{record['test'][record['recommended']]['value']:.4g}",
-            "–" if average is None else f"{average['value']:.4g}",
+            number_text(record["test"][record["recommended"]]["value"]),
+            "–" if average is None else number_text(average["value"]),
             f"{record['wall_s']:.0f}",
         )
         rows.append("| " + " | ".join(cells) + " |")

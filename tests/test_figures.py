@@ -154,6 +154,44 @@ def test_what_a_bound_in_the_loss_does_is_told_and_drawn(tmp_path):
         reporting.plot_regularized([{"kind": "head"}], tmp_path / "none.svg")
 
 
+def test_noise_curves_of_an_advice_that_say_nothing_are_left_out(tmp_path):
+    """Of heads that read entries of states that hardly vary, in units of their spread."""
+    score = {"value": 0.9, "low": 0.8, "high": 0.95}
+    curve = {"epsilon": [0.0, 0.1, 1.0], "mean": [0.0, 0.2, 2.0], "low": [0.0, 0.1, 1.0]}
+    curve |= {"high": [0.0, 0.3, 3.0]}
+    large = {name: [1e29 * value for value in values] for name, values in curve.items()}
+    record = {
+        "validation": {"avg": 0.91234, "abmil": 0.9}, "test": dict.fromkeys(("avg", "abmil"), score),
+        "comparisons": {}, "metric": "macro_f1", "higher_is_better": True, "best": "avg",
+        "recommended": "avg", "sentence": "Take avg", "reasons": [], "curves": {"avg": curve, "abmil": large},
+        "cost": {name: dict.fromkeys(("avg", "abmil"), 1.0) for name in
+                 ("num_parameters", "lipschitz_factor", "heads_seconds")},
+    }  # fmt: skip
+    reporting.plot_advice(record, tmp_path / "advice.svg")
+    words = text_of(tmp_path / "advice.svg")
+    assert "distance of vectors, in units of their spread" in words
+    table = reporting.advice_table(record)
+    assert "the vectors of abmil is not defined" in table.notes[0]
+    assert table.columns[1:4] == ("validation F1 by the mean of classes", "test", "difference to avg")
+    assert [cell.text for cell in table.rows[0]][1:3] == ["0.912", "0.900 [0.800, 0.950]"]
+    reporting.plot_advice(record | {"curves": {"abmil": large}}, tmp_path / "none.svg")
+    assert "not defined" in " ".join(text_of(tmp_path / "none.svg"))
+
+
+def test_titles_show_what_is_written_and_turn_nothing_around(tmp_path):
+    row = head_row("avg", 0, 0.7, model="gpt\u202etxt.exe\x1b[31m", validation_score=[0.5, 0.7])
+    row |= {
+        "shots": 2,
+        "task_options": {"num_classes": 10},
+        "num_examples": {"train": 20, "validation": 20, "test": 20},
+    }
+    for name, plot in (("curves", reporting.plot_training_curves), ("sizes", reporting.plot_sizes)):
+        plot([row, row | {"pooler": "max"}], tmp_path / f"{name}.svg")
+        words = " ".join(text_of(tmp_path / f"{name}.svg"))
+        assert r"gpt\u202etxt.exe\x1b[31m" in words
+        assert "\u202e" not in words
+
+
 def test_bounds_against_the_number_of_tokens(tmp_path):
     bounds = [
         {"kind": "bounds", "attention": kind, "pooler": "avg", "num_tokens": [4, n]}

@@ -1,5 +1,6 @@
 """Advice on poolers: a table and a figure, from its record alone."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,18 @@ from etils import epath
 from poolax._text import one_line
 from poolax.reporting._canvas import INK, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
-from poolax.reporting._marks import axis_label, is_share, shown
+from poolax.reporting._marks import axis_label, is_share, metric_name, shown
 from poolax.reporting._noise_figures import draw_noise_curves
 from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
+
+# Noise as large as the states moves vectors by their spread, not by millions of it; that far it does
+# where a head reads entries of the states that hardly vary, in units of their spread.
+_MOST_DISTANCE = 1e6
+_NOT_DEFINED = (
+    "How far noise moves the vectors of {names} is not defined: the head reads entries of the token "
+    "states that hardly vary."
+)
 
 
 def advice_table(record: Mapping[str, Any]) -> Table:
@@ -34,8 +43,8 @@ def advice_table(record: Mapping[str, Any]) -> Table:
         is_taken = name == record["recommended"]
         cells = [
             name,
-            f"{record['validation'][name]:.4g}",
-            f"{test['value']:.4g} [{test['low']:.4g}, {test['high']:.4g}]",
+            number_text(record["validation"][name]),
+            interval_text(test),
             "–" if found is None else signed(found),
             "–" if found is None else f"{found['adjusted']:.2g}",
             str(cost["num_parameters"][name]),
@@ -46,16 +55,34 @@ def advice_table(record: Mapping[str, Any]) -> Table:
         tidy.append({"pooler": name, "recommended": is_taken, **test})
     columns = (
         "pooler",
-        f"validation {record['metric']}",
+        f"validation {metric_name(record['metric'])}",
         "test",
-        f"less {best}",
+        f"difference to {best}",
         "adjusted p",
         "parameters",
         "Lipschitz factor",
         "seconds",
     )
     title = one_line(record["sentence"])
-    return Table(title=title, columns=columns, rows=rows, notes=record["reasons"], tidy=tidy)
+    notes = [*record["reasons"], *_not_defined(record)]
+    return Table(title=title, columns=columns, rows=rows, notes=notes, tidy=tidy)
+
+
+def _defined_curves(record):
+    """Noise curves that say something."""
+    curves = record.get("curves") or {}
+    return {name: curve for name, curve in curves.items() if max(curve["mean"]) < _MOST_DISTANCE}
+
+
+def _not_defined(record):
+    """Of which poolers no noise curve is defined, in words; nothing where all are."""
+    left_out = [name for name in record.get("curves") or {} if name not in _defined_curves(record)]
+    return [_NOT_DEFINED.format(names=", ".join(left_out))] if left_out else []
+
+
+def interval_text(found: Mapping[str, Any]) -> str:
+    """A score with its interval, in three digits."""
+    return f"{number_text(found['value'])} [{number_text(found['low'])}, {number_text(found['high'])}]"
 
 
 def signed(found: Mapping[str, Any]) -> str:
@@ -104,8 +131,18 @@ def plot_advice(record: Mapping[str, Any], path: epath.PathLike) -> None:
     left.set_xlabel(f"{axis_label('test', metric)}, 95 % interval{counted}", parse_math=False)
     left.set_title(f"recommended: {one_line(record['recommended'])}", parse_math=False)
     points = " (percentage points)" if is_share(metric) else ""
-    middle.set_xlabel(f"less {one_line(record['best'])}{points}", parse_math=False)
-    draw_noise_curves(right, [{"pooler": name, **curve} for name, curve in record["curves"].items()])
-    right.set_xlabel("noise on token states, in units of their spread")
-    right.set_ylabel("distance of vectors, in units of their spread")
+    middle.set_xlabel(f"difference to {one_line(record['best'])}{points}", parse_math=False)
+    _draw_noise(right, record)
     save_figure(figure, path)
+
+
+def _draw_noise(axes, record):
+    curves = _defined_curves(record)
+    if not curves:
+        axes.set_axis_off()
+        words = textwrap.fill(one_line(" ".join(_not_defined(record)) or "No noise curves."), 36)
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", parse_math=False)
+        return
+    draw_noise_curves(axes, [{"pooler": name, **curve} for name, curve in curves.items()])
+    axes.set_xlabel("noise on token states, in units of their spread")
+    axes.set_ylabel("distance of vectors, in units of their spread")

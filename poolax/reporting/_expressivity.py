@@ -146,7 +146,7 @@ def _sentence_table(key, variants: Mapping[str, Sequence[Variants]]) -> Table:
             tidy.append(about | {"statistic": name, **ends, "num_groups": value.num_examples})
     return Table(
         title=f"Sentences: {key[0]}, {key[1]}",
-        columns=["pooler", "AUC", "less avg", *kinds[1:], "cosine gap", "further"],
+        columns=["pooler", "AUC", "difference to avg", *kinds[1:], "cosine gap", "further"],
         rows=rows,
         notes=[_SENTENCE_NOTE],
         tidy=tidy,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from poolax._text import one_line
 from poolax.reporting._canvas import new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, mean_and_std_of, unit
@@ -84,7 +85,7 @@ def plot_lengths(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> 
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({row["max_tokens"] for row in rows}))
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_title(name, parse_math=False)
+        axes.set_title(one_line(name), parse_math=False)
         axes.set_xlabel("tokens that texts are cut to")
         axes.set_ylabel(axis_label("test", rows[0]["metric"]), parse_math=False)
         axes.legend(ncols=2)
@@ -157,8 +158,9 @@ def _paper_table():
         [Cell(pooler), *(Cell(_printed(found[pooler, condition])) for condition in conditions)]
         for pooler in poolers
     ]
+    first = cells[0]
     return Table(
-        title=f"The paper's Table {_PAPER}: {cells[0].model}, {cells[0].dataset} ({cells[0].metric})",
+        title=f"The paper's Table {_PAPER}: {first.model}, {first.dataset} ({unit(first.metric)})",
         columns=["pooler", *(condition.replace("seq_len=", "tokens: ") for condition in conditions)],
         rows=rows,
         notes=[

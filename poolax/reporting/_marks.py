@@ -8,11 +8,11 @@ import numpy as np
 _METRICS = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
-    "macro_f1": "macro F1",
+    "macro_f1": "F1 by the mean of classes",
     "mcc": "Matthews correlation",
     "auroc": "area under the ROC curve",
-    "spearman": "Spearman correlation",
-    "pearson": "Pearson correlation",
+    "spearman": "Spearman's rank correlation",
+    "pearson": "Pearson's correlation",
 }
 
 
@@ -21,7 +21,7 @@ def metric_name(metric: str) -> str:
 
     Example:
         >>> metric_name("macro_f1"), metric_name("pixel_accuracy")
-        ('macro F1', 'pixel accuracy')
+        ('F1 by the mean of classes', 'pixel accuracy')
     """
     return _METRICS.get(metric, metric.replace("_", " "))
 
@@ -47,8 +47,13 @@ def is_share(metric: str) -> bool:
 
 
 def unit(metric: str) -> str:
-    """A metric with its unit."""
-    return f"{metric} in %" if is_share(metric) else metric
+    """A metric in words, with its unit, as titles have it.
+
+    Example:
+        >>> unit("pixel_accuracy"), unit("spearman")
+        ('pixel accuracy in %', "Spearman's rank correlation")
+    """
+    return f"{metric_name(metric)}{' in %' if is_share(metric) else ''}"
 
 
 def score(value: float | None, metric: str, *, sign: str = "") -> str:

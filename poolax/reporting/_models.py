@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from poolax._text import one_line
-from poolax.reporting._advice import signed
+from poolax.reporting._advice import interval_text, signed
+from poolax.reporting._marks import metric_name
 from poolax.reporting._table import Cell, Table
 
 
@@ -31,7 +32,7 @@ def comparison_table(record: Mapping[str, Any]) -> Table:
         for label in poolers:
             test = own["test"].get(label)
             is_best = label == own["best"]
-            cells.append(Cell("–" if test is None else _interval(test), bold=is_best))
+            cells.append(Cell("–" if test is None else interval_text(test), bold=is_best))
             if test is not None:
                 validation = own["validation"][label]
                 facts = {"validation": validation, "chosen": is_best, **test}
@@ -39,8 +40,10 @@ def comparison_table(record: Mapping[str, Any]) -> Table:
         difference = ("–", "–") if found is None else (signed(found), f"{found['adjusted']:.2g}")
         size = f"{record['num_parameters'][name] / 1e6:.3g}"
         rows.append([*cells, *map(Cell, difference), Cell(size)])
-    columns = ("model", *poolers, f"best less {record['best']}'s", "adjusted p", "million parameters")
-    notes = [f"Test {record['metric']} with its 95 % interval; bold: the pooler that validation chose."]
+    apart = f"best: difference to {record['best']}'s"
+    columns = ("model", *poolers, apart, "adjusted p", "million parameters")
+    metric = metric_name(record["metric"])
+    notes = [f"Test {metric} with its 95 % interval; bold: the pooler that validation chose."]
     if any(label not in own["validation"] for own in advice.values() for label in poolers):
         notes.append("A dash: left out, for the time was over.")
     for name in order:
@@ -49,7 +52,3 @@ def comparison_table(record: Mapping[str, Any]) -> Table:
         notes.append(one_line(f"{name}: {own['sentence']} {reasons[:1].upper()}{reasons[1:]}."))
     title = one_line(record["sentence"])
     return Table(title=title, columns=columns, rows=rows, notes=notes, tidy=tidy)
-
-
-def _interval(test: Mapping[str, Any]) -> str:
-    return f"{test['value']:.4g} [{test['low']:.4g}, {test['high']:.4g}]"

@@ -283,7 +283,7 @@ def _draw_differences(axes, found, looks):
                 _ring(axes, 0, rows[one.entry["pooler"]] + _shift(index, len(found)), look.colour)
     axes.set_xlim(shown(span.low, metric), shown(span.high, metric))
     is_share = shown(1.0, metric) != 1.0
-    axes.set_xlabel(f"less the chosen one{' (percentage points)' if is_share else ''}")
+    axes.set_xlabel(f"difference to the chosen pooler{' (percentage points)' if is_share else ''}")
 
 
 def _legend(figure, axes, panels):

@@ -29,7 +29,7 @@ _SCORES = {
     "std": "± over seeds",
     "test_low": "95 % from",
     "test_high": "to",
-    "difference": "less chosen",
+    "difference": "difference to chosen",
     "difference_low": "from",
     "difference_high": "to ",
     "baseline": "baseline",
