@@ -1,6 +1,8 @@
 """Scripts that look into heads, and their tables and figures, on heads whose curves are known."""
 
 import importlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -218,3 +220,36 @@ def test_each_script_runs_quickly(experiments, tmp_path, capsys, name):
     assert experiments("probing").main(script, [*arguments, "--json"]) == 0
     assert (tmp_path / f"{name}.md").read_text() == first
     capsys.readouterr()
+
+
+ON_DEVICES = {
+    "optimisation": ("--solver", "adam"),
+    "data_size": ("--shots", "1", "2"),
+    "weights": (),
+    "expressivity": ("--datasets", "digits", "--num-inputs", "8"),
+}
+SAME = ("test", "validation", "train_loss", "validation_score", "mean", "low", "high", "weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_DEVICES)
+def test_eight_devices_find_what_one_does(pytestconfig, tmp_path, name):
+    """From the pass over the backbone to what is measured of heads."""
+    found = {}
+    for devices in ("1", "8"):
+        out = tmp_path / devices
+        command = [sys.executable, f"experiments/{name}.py", "--quick", "--poolers", "avg", "wavg"]
+        command += [*ON_DEVICES[name], "--devices", devices, "--out", str(out)]
+        subprocess.run(command, check=True, cwd=pytestconfig.rootpath, capture_output=True)
+        rows = Records.read(out / f"{name}.jsonl")
+        assert {row["devices"].split()[0] for row in rows} == {devices}
+        about = ("kind", "pooler", "other", "seed", "shots", "learning_rate")
+        found[devices] = {tuple(row.get(part) for part in about): row for row in rows}
+        assert len(found[devices]) == len(rows)
+    assert found["1"].keys() == found["8"].keys()
+    compared = 0
+    for key, one in found["1"].items():
+        for field in (field for field in SAME if one.get(field) is not None):
+            np.testing.assert_allclose(found["8"][key][field], one[field], atol=1e-5, rtol=1e-5)
+            compared += 1
+    assert compared >= len(found["1"])
