@@ -94,7 +94,7 @@ def test_the_table_has_models_below_each_other_and_poolers_side_by_side(found):
         [bold] = [name for name, cell in zip(POOLERS, row[1:3], strict=True) if cell.bold]
         assert bold == own["best"]
         value = own["test"][bold]["value"]
-        assert row[1 + POOLERS.index(bold)].text.startswith(f"{value:.4g} [")
+        assert row[1 + POOLERS.index(bold)].text.startswith(f"{value:.3g}")
 
 
 def test_other_settings_are_not_taken_over(printed, vits, digits, monkeypatch):

@@ -239,7 +239,10 @@ def test_records_without_examples_have_no_intervals_and_say_so():
 
 def test_the_stored_records_of_before_still_render(pytestconfig):
     folder = pytestconfig.rootpath / "experiments" / "results"
-    records = [row for row in Records.read(folder / "vision.jsonl") if "solver" not in row]
+    records = [
+        row for row in Records.read(folder / "vision.jsonl") if row["backbone"].startswith("ViT of")
+    ]
+    records = [row for row in records if "solver" not in row]
     tables = reporting.score_tables(records)
     assert len(tables) == 3
     for table in tables:

@@ -220,7 +220,7 @@ def test_caps_do_what_they_say_to_singular_values(method, shape):
         "soft": np.sort(softened(before))[::-1],
     }
     np.testing.assert_allclose(after, expected[method], atol=1e-5)
-    assert after.max() <= 1
+    assert after.max() <= 1 + 1e-6  # of the decomposition itself
     assert (found["query"]["bias"] == 9).all()
     below = jax.tree.map(lambda leaf: leaf / 4, params)
     kept = cap_spectral_norms(below, 1.0, method)

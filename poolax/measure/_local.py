@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from poolax import bounds
+from poolax._checks import is_concrete
 from poolax._progress import Progress, no_progress
 from poolax._threads import on_one_thread
 from poolax.backbones import Backbone
+from poolax.bounds import NoBoundError
 from poolax.measure._methods import known
 from poolax.pooling import FIXED_POOLERS, Pooler, from_name
 
@@ -38,7 +40,8 @@ def local_at_inputs(
 
     Returns:
         Decimal logarithms, a list for each pooler with a number for each input: ``log10_local`` of
-        :func:`measure_backbone`. ``None`` where no local bound is known, as for windowed attention.
+        :func:`measure_backbone`. ``None`` where no local bound is known, as for windowed attention, or
+        where the states at an input are beyond the precision.
 
     Raises:
         ValueError: as :func:`poolax.bounds.local_ledger` raises.
@@ -76,7 +79,12 @@ class LocalBounds:
         # Traced alone, it says whether a local bound is known before anything is computed.
         if known(jax.eval_shape, self._local, *inputs(0)) is None:
             return lambda at: [None] * self._num_poolers
-        return lambda at: [log / math.log(10) for log in self._local(*inputs(at)).tolist()]
+        return lambda at: self._logs(known(self._local, *inputs(at)))
+
+    def _logs(self, logs) -> list[float | None]:
+        if logs is None:
+            return [None] * self._num_poolers
+        return [log / math.log(10) for log in logs.tolist()]
 
 
 class _Selection(Pooler):
@@ -98,6 +106,9 @@ def _local(backbone, poolers):
 
     def local(params, x, mask):
         weights = encode(params, x, mask).weights
+        concrete = [leaf for leaf in jax.tree.leaves(weights) if is_concrete(leaf)]
+        if not all(jnp.isfinite(leaf).all() for leaf in concrete):
+            raise NoBoundError("x: expected states that this precision holds")
         specs = backbone.layer_specs(params)
 
         # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.

@@ -170,7 +170,11 @@ def _local_notes(row, has_local):
     if has_local:
         inputs = f"{row['num_inputs']} inputs ({row['inputs']})" if "inputs" in row else "the inputs"
         return [f"local: the largest of the bounds at {inputs}, for small changes of each alone."]
-    return ["No local bound is known for layers of these kinds."] if "log10_local" in row else []
+    return (
+        ["No local bound is known for layers of these kinds, or for states beyond the precision."]
+        if "log10_local" in row
+        else []
+    )
 
 
 def _vacuous(records, has_local):
