@@ -20,21 +20,18 @@ if __name__ == "__main__":
     take_signals("bounds")
 
 import dataclasses
-import pathlib
+import sys
+from collections.abc import Iterator, Sequence
 
 import bounds_lengths
 import bounds_minilm
 import bounds_random
 import bounds_tables
-import rich.console
-import rich.progress
-import tyro
+import grid
 from bounds_cases import KINDS, TARGETS
 from bounds_records import former
-from comparison import portable_command
 
-from poolax.cli import OptionalPath, show
-from poolax.records import Journal, Records, environment, write_atomically
+from poolax.cli import OptionalPath, check_choice
 
 _SUITES = (bounds_random, bounds_lengths, bounds_minilm)
 
@@ -100,53 +97,31 @@ class Options:
         return dataclasses.replace(self, **small)
 
 
-def measure_all(options: Options, path: pathlib.Path | None) -> Records:
-    """All records: those in the file, and those measured now, which are added to it."""
+def work(options: Options) -> Iterator[grid.Case]:
+    """What is measured of all suites that are asked for."""
     suites = {module.__name__.removeprefix("bounds_"): module.suite for module in _SUITES}
-    unknown = set(options.suites) - set(suites)
-    if unknown:
-        raise SystemExit(f"suites: expected some of {', '.join(suites)}, got {', '.join(unknown)}")
-    unknown = set(options.kinds) - set(KINDS)
-    if unknown:
-        raise SystemExit(f"kinds: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
-    journal = Journal(path, made_with=_made_with)
-    work = [pair for name in options.suites for pair in suites[name](options)]
-    console = rich.console.Console(stderr=True)
-    return Records(
-        journal.measured(what, measure, formerly=former(what))
-        for what, measure in rich.progress.track(work, "measuring", console=console)
-    )
+    for name in options.suites:
+        check_choice("suites", name, tuple(suites))
+    for name in options.kinds:
+        check_choice("kinds", name, tuple(KINDS))
+    for name in options.suites:
+        yield from suites[name](options)
 
 
-def _made_with():
-    row = environment()
-    return {**row, "command": portable_command(row["command"])}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, record, and write and print the tables."""
-    options = tyro.cli(Options, args=arguments).resolved()
+def bounds(options: Options) -> grid.Grid:
+    """The grid of a command line."""
+    options = options.resolved()
     if not 1 <= options.searched <= options.num_sentences:
-        raise SystemExit(
+        raise ValueError(
             f"searched: expected 1 to num_sentences = {options.num_sentences}, got {options.searched}"
         )
-    path = None if options.out is None else pathlib.Path(options.out) / "bounds.jsonl"
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if options.tables_only:
-        if path is None or not path.exists():
-            raise SystemExit("tables_only: expected --out to be a folder with bounds.jsonl")
-        records = Records.read(path)
-    else:
-        records = measure_all(options, path)
-    tables = bounds_tables.tables(records)
-    if path is not None:
-        text = "\n".join(table.markdown() for table in tables.values())
-        write_atomically(path.parent / "bounds.md", text)
-        for name, table in tables.items():
-            write_atomically(path.parent / f"bounds_{name}.csv", table.csv())
-    show(tables.values(), records, as_json=options.json)
+    return grid.Grid("bounds", options, work, bounds_tables.tables, former)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, record, and write and print the tables."""
+    return grid.main("bounds", Options, bounds, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,21 +18,18 @@ if __name__ == "__main__":
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
 
 import certificates_models as subjects
+import grid
 import minilm
-import rich.console
-import rich.progress
-import tyro
 from bounds_cases import KINDS
 from certificates_tables import tables
-from comparison import portable_command
 
-from poolax.cli import OptionalPath, show
-from poolax.records import Journal, Records, environment, write_atomically
+from poolax.cli import OptionalPath, check_choice, check_count
+
+MODELS = ("head", "block", "backbone", "cost")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Options:
         json: Print records instead of tables.
     """
 
-    models: tuple[str, ...] = ("head", "block", "backbone", "cost")
+    models: tuple[str, ...] = MODELS
     poolers: tuple[str, ...] = tuple(subjects.HEADS)
     geometries: tuple[str, ...] = subjects.GEOMETRIES
     kinds: tuple[str, ...] = tuple(KINDS)
@@ -77,8 +74,19 @@ class Options:
         return dataclasses.replace(self, **small, restarts=1)
 
 
-def work(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
+def work(options: Options) -> Iterator[grid.Case]:
     """What is certified, and how: one record a model and geometry."""
+    known = {
+        "models": MODELS,
+        "poolers": subjects.HEADS,
+        "geometries": subjects.GEOMETRIES,
+        "kinds": KINDS,
+    }
+    for field, choices in known.items():
+        for name in getattr(options, field):
+            check_choice(field, name, tuple(choices))
+    for field in ("num_inputs", "num_sentences", "steps", "restarts"):
+        check_count(field, getattr(options, field))
     what = {"kind": "certified", "seed": options.seed, "dataset": "digits"}
     what |= {"num_inputs": options.num_inputs, "steps": options.steps, "restarts": options.restarts}
     cases = [("head", None, name, norm) for name in options.poolers for norm in options.geometries]
@@ -105,38 +113,15 @@ def work(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], dict[s
                 )
 
 
-def _made_with():
-    row = environment()
-    return {**row, "command": portable_command(row["command"])}
+def certificates(options: Options) -> grid.Grid:
+    """The grid of a command line."""
+    return grid.Grid("certificates", options.resolved(), work, tables)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, record, and write and print the tables."""
-    options = tyro.cli(Options, args=arguments).resolved()
-    path = None if options.out is None else pathlib.Path(options.out) / "certificates.jsonl"
-    if options.tables_only:
-        if path is None or not path.exists():
-            raise SystemExit("tables_only: expected --out to be a folder with certificates.jsonl")
-        records = Records.read(path)
-    else:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        journal = Journal(path, made_with=_made_with)
-        console = rich.console.Console(stderr=True)
-        records = Records(
-            journal.measured(what, measured)
-            for what, measured in rich.progress.track(
-                list(work(options)), "certifying", console=console
-            )
-        )
-    found = tables(records)
-    if path is not None:
-        text_of_all = "\n".join(table.markdown() for table in found.values())
-        write_atomically(path.parent / "certificates.md", text_of_all)
-        for name, table in found.items():
-            write_atomically(path.parent / f"certificates_{name}.csv", table.csv())
-    show(found.values(), records, as_json=options.json)
+    return grid.main("certificates", Options, certificates, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

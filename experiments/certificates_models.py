@@ -68,7 +68,8 @@ def of_digits(options, kind, pooler, geometry):
         "accuracy": found.accuracy,
         "certified": certified.tolist(),
         "attacked": [float(one) if np.isfinite(one) else None for one in attacked],
-        "certified_over_attacked": float(np.median(certified[right] / attacked[right])),
+        # Where no attack succeeded the share is taken as none.
+        "certified_over_attacked": _median(certified[right] / attacked[right]),
         "log10_constant": None,
         "log10_gain": None,
     }
@@ -78,8 +79,13 @@ def of_digits(options, kind, pooler, geometry):
         _log10_of_constant(found, z, label, radius)
         for z, label, radius in zip(x[right], labels[right], certified[right], strict=True)
     ]
-    gain = np.median(np.log10(certified[right]) - np.asarray(logs))
-    return {**row, "log10_constant": logs, "log10_gain": float(gain)}
+    gain = _median(np.log10(certified[right]) - np.asarray(logs))
+    return {**row, "log10_constant": logs, "log10_gain": gain}
+
+
+def _median(values):
+    """The median, ``None`` of nothing."""
+    return float(np.median(values)) if len(values) else None
 
 
 def _log10_of_constant(found, z, label, radius):

@@ -58,11 +58,11 @@ def _certified(records):
     rows, tidy = [], []
     for row in records:
         known = [one for one in row["certified"] if one]
-        median = float(np.median(known))
+        median = float(np.median(known)) if known else None
         of = row["model"] if row["attention"] is None else f"{row['model']}, {row['attention']}"
         share, gain = row["certified_over_attacked"], row["log10_gain"]
         right = f"{len(known)} / {len(row['certified'])}"
-        numbers = [text(median), "–" if share is None else text(share)]
+        numbers = ["–" if one is None else text(one) for one in (median, share)]
         numbers.append("–" if gain is None else text(None, gain))
         rows.append([of, row["pooler"], _NORMS[row["geometry"]], right, *numbers])
         fields = ("model", "attention", "pooler", "geometry", "accuracy")

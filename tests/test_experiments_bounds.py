@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from poolax import cli
 from poolax.records import Journal, Records
 
 
@@ -39,10 +40,15 @@ def test_random_suite(script, tmp_path, capsys):
     table = (tmp_path / "bounds.md").read_text()
     script.main(["--tables-only", "--out", str(tmp_path)])
     assert (tmp_path / "bounds.md").read_text() == table
-    with pytest.raises(SystemExit, match="tables_only: expected --out"):
-        script.main(["--tables-only"])
+    capsys.readouterr()
+    assert script.main(["--tables-only"]) == cli.USAGE
+    assert capsys.readouterr().err.startswith("bounds: tables_only: expected --out to be a folder")
+    assert script.main(["--suites", "random", "minlim"]) == cli.USAGE
+    assert (
+        "suites: expected one of 'random', 'lengths', 'minilm', got 'minlim'" in capsys.readouterr().err
+    )
     # Ratios of no searches would be no numbers.
-    with pytest.raises(SystemExit, match="searched: expected 1 to num_sentences = 64, got 0"):
+    with pytest.raises(ValueError, match="searched: expected 1 to num_sentences = 64, got 0"):
         script.main(["--tables-only", "--searched", "0"])
     assert {path.name for path in tmp_path.iterdir()} == {
         "bounds.jsonl", "bounds.md", "bounds_inputs.csv", "bounds_weights.csv",

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from poolax import cli
+
 
 @pytest.fixture(scope="module")
 def script(pytestconfig):
@@ -41,6 +43,8 @@ def test_an_average_of_digits(script, tmp_path, capsys):
     assert (tmp_path / "certificates.jsonl").read_bytes() == before
 
 
-def test_without_records_there_are_no_tables(script, tmp_path):
-    with pytest.raises(SystemExit, match="tables_only: expected --out"):
-        script.main(["--tables-only", "--out", str(tmp_path)])
+def test_what_cannot_be_is_refused(script, tmp_path, capsys):
+    assert script.main(["--tables-only", "--out", str(tmp_path)]) == cli.USAGE
+    assert capsys.readouterr().err.startswith("certificates: tables_only: expected --out")
+    assert script.main(["--models", "head", "body"]) == cli.USAGE
+    assert "models: expected one of 'head', 'block'" in capsys.readouterr().err

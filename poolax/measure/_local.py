@@ -52,7 +52,7 @@ def local_at_inputs(
     found = []
     for at in range(len(embeddings)):
         progress("inputs", at, len(embeddings))
-        found.append(bound(at))
+        found.append(known(bound, at) or [None] * len(modules))
     progress("inputs", len(embeddings), len(embeddings))
     return [list(logs) for logs in zip(*found, strict=True)]
 
@@ -71,7 +71,10 @@ class LocalBounds:
     def __call__(
         self, params: Any, embeddings: Float[Array, "N n d"], mask: Bool[Array, "N n"] | None
     ) -> Callable[[int], list[float | None]]:
-        """What bounds the input of an index: a decimal logarithm for each pooler, or ``None``."""
+        """What bounds the input of an index: a decimal logarithm for each pooler, or ``None``.
+
+        It raises ``NoBoundError`` where states are beyond the precision.
+        """
 
         def inputs(at):
             return params, embeddings[at], None if mask is None else mask[at]
@@ -79,12 +82,7 @@ class LocalBounds:
         # Traced alone, it says whether a local bound is known before anything is computed.
         if known(jax.eval_shape, self._local, *inputs(0)) is None:
             return lambda at: [None] * self._num_poolers
-        return lambda at: self._logs(known(self._local, *inputs(at)))
-
-    def _logs(self, logs) -> list[float | None]:
-        if logs is None:
-            return [None] * self._num_poolers
-        return [log / math.log(10) for log in logs.tolist()]
+        return lambda at: [log / math.log(10) for log in self._local(*inputs(at)).tolist()]
 
 
 class _Selection(Pooler):
