@@ -90,13 +90,17 @@ def _median(values):
 
 def _log10_of_constant(found, z, label, radius):
     """The radius that the tight constant certifies, on the domain that holds the certified ball."""
-    domain = bounds.domain_of(z).enlarged(radius)
-    block = bounds.tbm(
-        found.model, found.variables, num_tokens=z.shape[0],
-        radius=domain.radius, spread=domain.spread, method="tight",
-    )  # fmt: skip
+    domain = _around(z, radius)
+    block = bounds.tbm(found.model, found.variables, num_tokens=z.shape[0], **domain, method="tight")
     kernel = found.variables["params"]["output"]["kernel"]
     return float(_log_of_margins(found.logits(z), kernel, label) - block.log_lipschitz) / np.log(10)
+
+
+def _around(x, epsilon, real=None):
+    """Radius and spread of tokens that all together move by ``epsilon`` at most."""
+    domain = bounds.domain_of(x, real)
+    # Two tokens part by at most sqrt(2) epsilon, of which the spread has half.
+    return {"radius": domain.radius + epsilon, "spread": domain.spread + epsilon / np.sqrt(2)}
 
 
 def _log_of_margins(logits, kernel, label):
@@ -187,11 +191,8 @@ def of_backbone(options):
         started = time.perf_counter()
         jax.block_until_ready(one().radius)
         seconds.append(time.perf_counter() - started)
-        domain = bounds.domain_of(x, real).enlarged(radii[-1])
         count = jnp.sum(real)
-        ledger = bounds.ledger(
-            layers, num_tokens=count, radius=domain.radius, spread=domain.spread, method="tight"
-        )
+        ledger = bounds.ledger(layers, num_tokens=count, **_around(x, radii[-1], real), method="tight")
         lead = _log_of_margins(pooled[place] @ kernel, kernel, labels[place])
         # An average of n tokens has the factor 1 / sqrt(n).
         logs.append(float(lead - ledger.log_lipschitz + jnp.log(count) / 2) / np.log(10))
@@ -201,7 +202,9 @@ def of_backbone(options):
         "attacked": None,
         "certified_over_attacked": None,
         "log10_constant": logs,
-        "log10_gain": float(np.median(np.log10(radii) - np.asarray(logs))),
+        "log10_gain": _median(
+            [np.log10(one) - log for one, log in zip(radii, logs, strict=True) if one]
+        ),
         "num_tokens": [int(count) for count in np.sum(np.asarray(mask), axis=-1)[1:-1]],
         "seconds": seconds,
     }

@@ -61,20 +61,21 @@ def _certified(records):
         median = float(np.median(known)) if known else None
         of = row["model"] if row["attention"] is None else f"{row['model']}, {row['attention']}"
         share, gain = row["certified_over_attacked"], row["log10_gain"]
-        right = f"{len(known)} / {len(row['certified'])}"
+        counted = f"{len(known)} / {len(row['certified'])}"
         numbers = ["–" if one is None else text(one) for one in (median, share)]
         numbers.append("–" if gain is None else text(None, gain))
-        rows.append([of, row["pooler"], _NORMS[row["geometry"]], right, *numbers])
+        rows.append([of, row["pooler"], _NORMS[row["geometry"]], counted, *numbers])
         fields = ("model", "attention", "pooler", "geometry", "accuracy")
         fields += ("certified_over_attacked", "log10_gain")
         tidy.append({name: row[name] for name in fields} | {"certified": median})
-    columns = ["model", "pooler", "norm", "right", "certified", "certified / attacked"]
+    columns = ["model", "pooler", "norm", "inputs", "certified", "certified / attacked"]
     return _table(
         "Certified radii at real inputs",
         [*columns, "certified / by constant"],
         rows,
         [
-            "Medians over the inputs that are classified as labelled. Heads and one-block models have "
+            "inputs: those with a radius, which are classified as labelled, of all that were tried; medians "
+            "are over these. Heads and one-block models have "
             "learned scikit-learn's digits, whose patches are tokens; backbones tell two sentences "
             "apart, and their embeddings move. attacked: the smallest change that was found to alter "
             "the class. by constant: what the tight constant certifies, on the domain that holds the "
