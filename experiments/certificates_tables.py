@@ -74,12 +74,11 @@ def _certified(records):
         [*columns, "certified / by constant"],
         rows,
         [
-            "inputs: those with a radius, which are classified as labelled, of all that were tried; medians "
-            "are over these. Heads and one-block models have "
-            "learned scikit-learn's digits, whose patches are tokens; backbones tell two sentences "
-            "apart, and their embeddings move. attacked: the smallest change that was found to alter "
-            "the class. by constant: what the tight constant certifies, on the domain that holds the "
-            "certified ball."
+            "inputs: those that are classified as labelled and have a radius, of all that were tried; "
+            "medians are over these. Heads and one-block models have learned scikit-learn's digits, "
+            "whose patches are tokens; backbones tell two sentences apart, and their embeddings move. "
+            "attacked: the smallest change that was found to alter the class. by constant: what the "
+            "tight constant certifies, on the domain that holds the certified ball."
         ],
         tidy,
     )
