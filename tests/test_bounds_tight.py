@@ -233,11 +233,15 @@ def test_entries_that_heads_write_into(x64):
         np.testing.assert_allclose(bound.mixing_entries, rank**0.5, rtol=1e-9)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("map", "attn")]
+DEFAULT = {("dot", "avg"), ("l2", "max")}
+SEARCHED = [
+    pytest.param(kind, name, marks=() if (kind, name) in DEFAULT else pytest.mark.slow)
+    for kind in KINDS
+    for name in ("avg", "max", "map", "attn")
+]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["avg", "max", *SLOW])
+@pytest.mark.parametrize(("kind", "name"), SEARCHED)
 def test_adversarial_weights_stay_below(kind, name, x64):
     """Inputs and weights searched together for the largest measured over tight."""
     options = {"num_latents": 3, "num_heads": 2} if name == "attn" else {}

@@ -93,6 +93,21 @@ def test_results_of_earlier_programs_are_found_again(script, pytestconfig, tmp_p
     assert path.read_bytes() == content
 
 
+def test_what_the_minilm_suite_measures(script, bert):
+    options = script.Options(suites=("minilm",), backbone=str(bert), quick=True).resolved()
+    rows = [what for what, _ in script.work(options)]
+    assert [row.get("layer", row.get("pooler")) for row in rows] == [
+        0, 1, "first", "last", "avg", "sum", "max",
+    ]  # fmt: skip
+    assert {row["backbone"] for row in rows} == {bert.name}
+    subject = importlib.import_module("bounds_minilm").Subject(options)
+    embeddings, mask = subject.embedded
+    assert embeddings.shape == (4, 12, 8)
+    assert mask.any(axis=1).all()
+    assert subject.branch.kind == script.KINDS["dot"]
+
+
+@pytest.mark.slow
 def test_minilm_suite(script, bert, tmp_path):
     arguments = ["--quick", "--suites", "minilm", "--backbone", str(bert), "--out", str(tmp_path)]
     script.main(arguments)
