@@ -233,6 +233,14 @@ def test_no_attack_on_a_backbone_succeeds_below_the_radius(name, geometry, x64):
     [
         ({"model": "avg"}, r"model: expected a Pooler"),
         ({"variables": {}}, r'variables: expected parameters "output"'),
+        (
+            {"variables": {"params": {"output": {"kernel": {"kernel": jnp.eye(2)}}}}},
+            r"variables: expected an output kernel of shape \(d_out, k\), got parameters by name",
+        ),
+        (
+            {"variables": {"params": {"output": {"kernel": jnp.ones(2)}}}},
+            r"variables: expected an output kernel of shape \(d_out, k\), got shape \(2,\)",
+        ),
         ({"labels": jnp.array([0])}, r"labels: expected shape \(\)"),
         ({"labels": jnp.array(0.0)}, r"labels: expected an integer dtype"),
         ({"labels": jnp.array(2)}, r"labels: expected classes from 0 to 1, got 2"),

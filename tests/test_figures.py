@@ -62,8 +62,8 @@ def test_colours_stay_apart_for_the_colour_blind():
 
 def test_figures_in_three_kinds_leave_settings_alone(tmp_path):
     before = dict(mpl.rcParams)
-    for ending in ("png", "pdf", "svg", "SVG"):
-        reporting.plot_noise_curves(CURVES, tmp_path / f"curves.{ending}")
+    endings = ("png", "pdf", "svg", "SVG")
+    reporting.plot_noise_curves(CURVES, [tmp_path / f"curves.{ending}" for ending in endings])
     assert dict(mpl.rcParams) == before
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF-")
     with Image.open(tmp_path / "curves.png") as image:
@@ -75,6 +75,23 @@ def test_figures_in_three_kinds_leave_settings_alone(tmp_path):
     with mpl.rc_context({"font.size": 40, "svg.fonttype": "path", "axes.facecolor": "red"}):
         reporting.plot_noise_curves(CURVES, tmp_path / "other.svg")
     assert (tmp_path / "other.svg").read_text() == (tmp_path / "curves.svg").read_text()
+
+
+def test_a_figure_is_drawn_once_for_all_its_files(tmp_path):
+    drawn = []
+    reporting.write_figure(lambda *given: drawn.append(given), CURVES, tmp_path, "curves")
+    ((records, paths),) = drawn
+    assert records is CURVES
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        "curves.png",
+        "curves.pdf",
+        "curves.svg",
+    ]
+    with pytest.raises(
+        ValueError, match=r"path: expected a file that ends in .png, .pdf, .svg, got .*"
+    ):
+        reporting.plot_noise_curves(CURVES, [tmp_path / "first.png", tmp_path / "second.jpg"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_svg_suits_pages_light_and_dark(tmp_path):

@@ -121,11 +121,9 @@ def certify(
     mask = broadcast_mask(mask, x.shape[:-1])
     check_finite("x", x, mask)
     params = variables.get("params", {}) if isinstance(variables, Mapping) else {}
-    if "output" not in params:
-        raise ValueError('variables: expected parameters "output" of a linear layer behind the pooler')
+    classes = _num_classes(params.get("output"))
     check_all_finite("variables", params)
     labels = jnp.asarray(labels)
-    classes = jnp.shape(params["output"]["kernel"])[-1]
     _check_labels(labels, x.shape[:-2], classes)
     dtype = accumulation_dtype(x)
     real = jnp.ones(x.shape[:-1], bool) if mask is None else mask
@@ -160,6 +158,16 @@ def certify(
         ]
         radius = jnp.stack(found) if found else jnp.zeros(0, dtype)
     return Certificate(radius=radius.reshape(labels.shape), labels=labels, geometry=geometry)
+
+
+def _num_classes(output):
+    kernel = output.get("kernel") if isinstance(output, Mapping) else None
+    if kernel is None:
+        raise ValueError('variables: expected parameters "output" of a linear layer behind the pooler')
+    if isinstance(kernel, Mapping) or jnp.ndim(kernel) != 2:
+        got = "parameters by name" if isinstance(kernel, Mapping) else f"shape {jnp.shape(kernel)}"
+        raise ValueError(f"variables: expected an output kernel of shape (d_out, k), got {got}")
+    return jnp.shape(kernel)[1]
 
 
 def _check_labels(labels, shape, classes):

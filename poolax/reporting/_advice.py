@@ -4,10 +4,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from poolax._text import one_line
-from poolax.reporting._canvas import INK, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, is_share, metric_name, shown
 from poolax.reporting._noise_figures import draw_noise_curves
@@ -97,12 +95,12 @@ def _draw_interval(axes, found, row, look, metric):
 
 
 @styled
-def plot_advice(record: Mapping[str, Any], path: epath.PathLike) -> None:
+def plot_advice(record: Mapping[str, Any], path: PathOrPaths) -> None:
     """Test scores and differences to the best, with intervals; how far noise moves the leading vectors.
 
     Args:
         record: Of kind ``"advice"``.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
     """
     sign = 1 if record["higher_is_better"] else -1
     order = sorted(record["validation"], key=lambda name: -sign * record["validation"][name])

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import legend_below, new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_below, new_figure, save_figure, styled
 from poolax.reporting._ladder import RUNGS, attention_name
 
 _KINDS = ("bounds", "bounds_inputs", "bounds_lengths")
@@ -23,7 +22,7 @@ _MOST_COLUMNS = 3
 
 
 @styled
-def plot_bounds_by_tokens(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_bounds_by_tokens(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Published, sharp and tight bounds against the number of tokens, and what a search finds.
 
     A panel for each kind of attention and pooler, or whatever else was bounded. Of several records with
@@ -34,7 +33,7 @@ def plot_bounds_by_tokens(records: Iterable[Mapping[str, Any]], path: epath.Path
             tokens; or of kinds ``"bounds_lengths"`` and, with the largest norm that a search found,
             ``"bounds_inputs"``, which ``experiments/bounds.py`` writes. Where a bound is for a range of
             lengths, it stands at the largest of them.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there are no such records of two numbers of tokens or more; for a path that ends

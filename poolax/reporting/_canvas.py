@@ -4,8 +4,8 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 from etils import epath
 
@@ -17,6 +17,8 @@ from poolax._text import one_line
 INK = "#1b1f24"
 _INK_ON_DARK = "#d7dde4"
 FORMATS = (".png", ".pdf", ".svg")
+#: Where a figure is written to; of several paths each gets the same figure, which is drawn once.
+PathOrPaths: TypeAlias = epath.PathLike | Sequence[epath.PathLike]
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -108,20 +110,32 @@ def legend_below(figure, axes, *, columns=4, **options):
     figure.legend(known.values(), known, ncols=columns, loc="outside lower center", **options)
 
 
-def save_figure(figure, path: epath.PathLike) -> None:
-    """Write a figure, whole or not at all, as what its path ends in says.
+def save_figure(figure, path: PathOrPaths) -> None:
+    """Write a figure, whole or not at all, as what each path ends in says.
 
     PNG has a white ground; PDF and SVG have none. SVG is the same for the same figure, holds its text
     as text, and takes the colour of text from the page that it stands in, or from the reader's choice
     of light or dark.
 
     Raises:
-        ValueError: for a path that ends in nothing of these.
+        ValueError: for a path that ends in nothing of these; nothing is written then.
     """
+    paths = list(path) if isinstance(path, Sequence) and not isinstance(path, str) else [path]
+    endings = list(map(_ending, paths))
+    for target, ending in zip(paths, endings, strict=True):
+        write_atomically(target, _content(figure, ending))
+
+
+def _ending(path):
     check_path("path", path)
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in FORMATS:
         raise ValueError(f"path: expected a file that ends in {', '.join(FORMATS)}, got {path}")
+    return ending
+
+
+def _content(figure, ending):
+    """A figure as the bytes or the text of a file."""
     content = io.BytesIO()
     # No date, which would make each file another one.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[ending]
@@ -133,7 +147,7 @@ def save_figure(figure, path: epath.PathLike) -> None:
         metadata=metadata,
     )
     found = content.getvalue()
-    write_atomically(path, _for_screens(found.decode()) if ending == ".svg" else found)
+    return _for_screens(found.decode()) if ending == ".svg" else found
 
 
 def _for_screens(svg: str) -> str:

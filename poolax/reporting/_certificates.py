@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from poolax.reporting._canvas import new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
@@ -90,12 +89,12 @@ def default_epsilons(radius: np.ndarray, attacked: np.ndarray) -> list[float]:
 
 
 @styled
-def plot_certificates(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_certificates(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Share of examples against the radius: certified, solid, and not attacked, dashed.
 
     Args:
         records: Records of kind ``"certificate"``, of one geometry, a colour for each pooler.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: for no records, or records of several geometries.

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._expressivity import curve_of, medians_of, noise_of, slope_of
 from poolax.reporting._ladder import RUNGS
 from poolax.reporting._looks import COLOURS, looks_of
@@ -22,14 +21,14 @@ from poolax.reporting._separation import ALL, by_model, resampled
 
 
 @styled
-def plot_noise(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_noise(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Noise curves as they are and by the vectors' length; slopes beside measured constants and bounds.
 
     A row for each model and data set; bands hold the intervals of all seeds.
 
     Args:
         records: As for :func:`expressivity_tables`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no record of noise.
@@ -78,14 +77,14 @@ def _power(logarithm):
 
 
 @styled
-def plot_sentences(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_sentences(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """How far similar and other sentences move, on the left; the AUC by kind of change, on the right.
 
     A row for each model. Distances are by the mean of both, so that poolers of other lengths compare.
 
     Args:
         records: As for :func:`expressivity_tables`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no record of sentences.

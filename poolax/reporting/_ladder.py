@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from poolax._text import one_line
-from poolax.reporting._canvas import INK, legend_below, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, legend_below, new_figure, save_figure, styled
 from poolax.reporting._constants import constants_of
 from poolax.reporting._looks import COLOURS
 
@@ -41,12 +39,12 @@ RUNGS: Mapping[str, Rung] = {
 
 
 @styled
-def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Measured Lipschitz constants and their bounds, a panel for each kind of attention.
 
     Args:
         records: Records of kind ``"lipschitz"`` or ``"lipschitz_at_inputs"``.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no record, or one of another kind; for a path that ends otherwise.

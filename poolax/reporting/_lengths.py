@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, mean_and_std_of, unit
 from poolax.reporting._paper.cells import paper_results
@@ -56,14 +55,14 @@ def length_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 @styled
-def plot_lengths(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_lengths(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Test scores against the number of tokens, a line for each pooler, a panel for each solver.
 
     Bars are the standard deviation over seeds, small points single seeds.
 
     Args:
         records: As for :func:`length_tables`; some of them of all texts.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no such record.

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 
 NOISE = "root mean square norm of the noise, ε"
@@ -16,7 +15,7 @@ _FIELDS = ("mean", "low", "high")
 
 
 @styled
-def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Mean distance of pooled vectors against the size of noise on the input, a line each pooler.
 
     A sum is n times an average, and so is its distance: a second panel has distances by the mean length
@@ -24,7 +23,7 @@ def plot_noise_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike
 
     Args:
         records: Records of kind ``"noise_curve"``.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: for a path that ends otherwise.

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import INK, legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, score, shown, unit
 from poolax.reporting._numbers import number_text
@@ -42,7 +41,7 @@ def optimisation_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 @styled
-def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_training_curves(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Validation score by epoch, a line for each pooler and a panel for each model and task.
 
     Lines are means over seeds of heads by Adam; dashes of the same colour are where the converged head
@@ -50,7 +49,7 @@ def plot_training_curves(records: Iterable[Mapping[str, Any]], path: epath.PathL
 
     Args:
         records: Head records of sweeps, with curves.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if no record has a curve.

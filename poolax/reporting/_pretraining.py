@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import series_look
 
 _AXES = {"step": "optimizer step", "tokens": "tokens"}
@@ -15,13 +14,13 @@ _AXES = {"step": "optimizer step", "tokens": "tokens"}
 
 @styled
 def plot_pretraining(
-    runs: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike, *, against: str = "step"
+    runs: Mapping[str, Iterable[Mapping[str, Any]]], path: PathOrPaths, *, against: str = "step"
 ) -> None:
     """Losses of runs of pretraining, side by side: of training as a line, held out as points.
 
     Args:
         runs: Records of kind ``"pretraining"`` of each run, by what the legend calls it.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
         against: What runs along: ``"step"`` or ``"tokens"``.
 
     Raises:
@@ -56,7 +55,7 @@ def plot_pretraining(
 
 @styled
 def plot_training_lipschitz(
-    runs: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike, *, against: str = "step"
+    runs: Mapping[str, Iterable[Mapping[str, Any]]], path: PathOrPaths, *, against: str = "step"
 ) -> None:
     """Norms of pooled outputs over training beside the bounds of the local and the tight ledger.
 
@@ -66,7 +65,7 @@ def plot_training_lipschitz(
     Args:
         runs: Records of kind ``"pretraining"`` of each run, with what
             :func:`poolax.measure.along_training` observed in some of them, by what the legend calls it.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
         against: What runs along: ``"step"`` or ``"tokens"``.
 
     Raises:
@@ -104,15 +103,13 @@ def plot_training_lipschitz(
 
 
 @styled
-def plot_losses_by_size(
-    models: Mapping[str, Iterable[Mapping[str, Any]]], path: epath.PathLike
-) -> None:
+def plot_losses_by_size(models: Mapping[str, Iterable[Mapping[str, Any]]], path: PathOrPaths) -> None:
     """Losses on what is held out by the number of parameters: a point for each run, means joined.
 
     Args:
         models: Of each kind of model, by what the legend calls it, a mapping for each run with
             ``num_parameters`` and ``evaluation_loss``; those without a loss are passed over.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if a kind of model has no losses.

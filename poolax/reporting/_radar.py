@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import legend_below, legend_label, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_below, legend_label, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, shown
 from poolax.reporting._places import comparisons_of
@@ -47,7 +46,7 @@ class Axis(NamedTuple):
 
 
 @styled
-def plot_radar(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_radar(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Mean test scores of poolers on several tasks as a radar, a panel for each way of training.
 
     Each task has an axis of its own unit and range, which its label tells: from the worst score of any
@@ -56,7 +55,7 @@ def plot_radar(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> No
 
     Args:
         records: Head records of three tasks or more, of one model or of several.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: for records of no model with sound heads on three tasks.

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._ladder import RUNGS
 from poolax.reporting._looks import Look, looks_of
 from poolax.reporting._numbers import number_text
@@ -64,14 +63,14 @@ def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
 
 
 @styled
-def plot_regularized(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Accuracy, constants and share of certified images, without a bound in the loss and with it.
 
     Large points are means, small ones single seeds; the axis of constants is logarithmic.
 
     Args:
         records: As for :func:`regularized_table`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no such record; for a path that ends otherwise.

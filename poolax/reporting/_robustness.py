@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import mean_and_std_of
 from poolax.reporting._numbers import number_text
@@ -67,14 +66,14 @@ def robustness_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 @styled
-def plot_robustness(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_robustness(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Accuracy against the budget of attacks, a colour for each pooler, a panel for each solver.
 
     Dashed lines are FGSM's, solid ones PGD's.
 
     Args:
         records: As for :func:`robustness_tables`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there is no such record.

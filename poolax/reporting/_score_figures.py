@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from poolax._text import one_line
 from poolax.reporting._canvas import (
     INK,
+    PathOrPaths,
     legend_below,
     legend_label,
     new_figure,
@@ -39,7 +38,7 @@ class Point(NamedTuple):
 
 
 @styled
-def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_scores(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Scores of all poolers, a row of panels each task, all ways of training side by side.
 
     On the left mean test scores with their 95 % intervals over test examples and seeds, or the standard
@@ -50,7 +49,7 @@ def plot_scores(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> N
 
     Args:
         records: Head records.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if no head is sound, or for a path that ends otherwise.

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import new_figure, save_figure, styled
+from poolax.reporting._canvas import PathOrPaths, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, mean_and_std_of, unit
 from poolax.reporting._places import about as about_place
@@ -68,14 +67,14 @@ def size_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 @styled
-def plot_sizes(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_sizes(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Test scores against the number of training examples, a line for each pooler.
 
     Bars are the standard deviation over draws, small points single draws.
 
     Args:
         records: As for :func:`size_tables`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: as :func:`size_tables`.

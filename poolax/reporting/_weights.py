@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from poolax._text import one_line
-from poolax.reporting._canvas import INK, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._table import Cell, Table
 
@@ -66,14 +65,14 @@ def weight_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 @styled
-def plot_weights(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_weights(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """Cosines on the left, learned weights by position on the right, a row for each model and task.
 
     Weights are in units of the equal weight, a thin line for each seed and their mean.
 
     Args:
         records: As for :func:`weight_tables`.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: as :func:`weight_tables`.

@@ -38,12 +38,12 @@ def write_tables(tables: Sequence[Table], folder: epath.PathLike, name: str) -> 
 
 
 def write_figure(
-    plot: Callable[[Any, epath.Path], None], records: Any, folder: epath.PathLike, name: str
+    plot: Callable[[Any, list[epath.Path]], None], records: Any, folder: epath.PathLike, name: str
 ) -> None:
-    """Write a figure as PNG, PDF and SVG.
+    """Write a figure, drawn once, as PNG, PDF and SVG.
 
     Args:
-        plot: A function of this package that draws records to a path, such as ``plot_scores``.
+        plot: A function of this package that draws records to paths, such as ``plot_scores``.
         records: What it draws.
         folder: Where ``name.png``, ``name.pdf`` and ``name.svg`` are written, local or ``gs://``.
         name: Of the files, without an ending.
@@ -51,5 +51,5 @@ def write_figure(
     Raises:
         ValueError: as the function raises.
     """
-    for ending in FORMATS:
-        plot(records, absolute_path(folder) / f"{name}{ending}")
+    place = absolute_path(folder)
+    plot(records, [place / f"{name}{ending}" for ending in FORMATS])
