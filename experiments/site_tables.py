@@ -8,7 +8,7 @@ import bounds_records
 
 from poolax import bounds, pooling
 from poolax.records import Records
-from poolax.reporting import Cell, Table, number_text, regularized_table, score_table
+from poolax.reporting import Cell, Table, number_text, score_table
 
 Row = Mapping[str, Any]
 
@@ -38,10 +38,6 @@ _OF_FACTORS = (
     "tokens, by its operator norm (as the paper has it for max), and by the largest change of a "
     "token."
 )
-_ALT_SCORES = (
-    "Test accuracy of each pooler on handwritten digits, with intervals, and differences to the pooler "
-    "that validation chose"
-)
 _ALT_TOKENS = (
     "Lipschitz bounds of one block with average pooling against the number of tokens, a panel for each "
     "kind of attention: published, sharp and tight ones, the bound at an input, and what a search finds"
@@ -51,25 +47,28 @@ _ABOUT_TOKENS = (
     "initialised ([records](../results/bounds/bounds.md)). Published and sharp constants level off or "
     "grow with it; the tight one falls in the end.\n"
 )
-_ALT_REGULARIZE = "Accuracy against constants of training without a bound in the loss and with one"
+_ALT_REGULARIZE = "What is certified of models trained with a bound in the loss, and without one"
+_ABOUT_REGULARIZE = """## A bound that trains
+
+What pooling decides beside a score is how far a small change of the input can move the vector, and that
+has a proof: a Lipschitz bound. In the loss it makes a model as steep as its task needs and no steeper.
+On handwritten digits:
+
+![{alt}](figures/regularize.svg)
+
+[How to do that](how_to/regularise.md), and [what is certified](how_to/certificates.md).
+"""
 
 
 def home(results: pathlib.Path) -> str:
-    """Scores of all poolers on texts and images, by the paper's protocol, and what a bound does."""
+    """Accuracy of all poolers on texts and images, by the paper's protocol, and what a bound does."""
     rows = []
     # Of series "last" is the last patch, of these the first token; one table can say one of both.
     for name in ("language", "vision"):
-        records = Records.read(results / f"{name}.jsonl").where(kind="head")
+        records = Records.read(results / f"{name}.jsonl").where(kind="head", metric="accuracy")
         rows += [_of_home(row) for row in records if not row.get("solver")]
-    regularized = regularized_table(Records.read(results / "regularize" / "regularize.jsonl"))
-    return "\n".join(
-        [
-            score_table(rows, title="Every pooler on every task").markdown(),
-            f"![{_ALT_SCORES}](figures/scores-digits.svg)\n",
-            regularized.markdown(),
-            f"![{_ALT_REGULARIZE}](figures/regularize.svg)\n",
-        ]
-    )
+    scores = score_table(rows, title="The best pooling depends on the task")
+    return f"{scores.markdown()}\n{_ABOUT_REGULARIZE.format(alt=_ALT_REGULARIZE)}"
 
 
 def _of_home(row):

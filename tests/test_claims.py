@@ -147,8 +147,8 @@ def test_verdicts_on_the_same_heads_are_taken_over(monkeypatch):
 def test_tables_show_the_comparison_that_decides():
     found = judged(
         [
-            claim(("avg", "sum"), ("last", "avg"), ("avg", "wavg", "equal")),
             Claim("2", "Giants.", missing="giants"),
+            claim(("avg", "sum"), ("last", "avg"), ("avg", "wavg", "equal")),
         ],
         heads(POOLERS),
         pretrained={"net": "by heart"},

@@ -252,9 +252,10 @@ def of_models(*models, **fields):
 def test_other_weights_are_another_row():
     rows = of_models(("1234567890abcdef", 0.7), ("fedcba0987654321", 0.5))
     table = reporting.score_table(rows)
+    assert table.columns[0] == "task (accuracy in %)"
     assert [[cell.text for cell in row[::2]] for row in table.rows] == [
-        ["ViT (weights 12345678), digits, classification (accuracy in %)", "70.00 ± 0.00"],
-        ["ViT (weights fedcba09), digits, classification (accuracy in %)", "50.00 ± 0.00"],
+        ["ViT (weights 12345678), digits, classification", "70.00 ± 0.00"],
+        ["ViT (weights fedcba09), digits, classification", "50.00 ± 0.00"],
     ]
     # Names tell them apart in place of digits.
     named = [row | {"model": row["backbone_fingerprint"][0] + "-model"} for row in rows]

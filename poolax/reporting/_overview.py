@@ -40,11 +40,15 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
     poolers = list(dict.fromkeys(entry["pooler"] for entry in summaries))
     # Older records do not hold it.
     has_best = any(entry["best_constant"] is not None for entry in summaries)
+    # What all tasks share is said once.
+    units = {unit(group[0]["metric"]) for group in groups}
+    shared = f" ({units.pop()})" if len(groups) > 1 and len(units) == 1 else ""
     rows = []
     for group in groups:
         name, metric = place_of(group[0]), group[0]["metric"]
         entries, best = {entry["pooler"]: entry for entry in group}, best_on_test(group)
-        cells = [Cell(f"{name} ({unit(metric)})"), Cell(score(group[0]["baseline"], metric))]
+        own = "" if shared else f" ({unit(metric)})"
+        cells = [Cell(f"{name}{own}"), Cell(score(group[0]["baseline"], metric))]
         if has_best:
             cells.append(Cell(score(group[0]["best_constant"], metric)))
         for pooler in poolers:
@@ -54,7 +58,7 @@ def score_table(records: Iterable[Mapping[str, Any]], *, title: str = "Scores") 
         rows.append(cells)
     return Table(
         title=title,
-        columns=["task", "baseline", *(["best constant"] if has_best else []), *poolers],
+        columns=[f"task{shared}", "baseline", *(["best constant"] if has_best else []), *poolers],
         rows=rows,
         notes=_notes(summaries, [place.example for place in places]),
         tidy=summaries,

@@ -7,12 +7,16 @@ EXPERIMENTS = pathlib.Path(__file__).parents[3] / "experiments"
 _MADE = re.compile(
     r"<!-- Written by summary.py.*?begin -->(.*)<!-- Written by summary.py.*?end -->", re.DOTALL
 )
-_ABOUT = """# Results
+_FOUND = re.compile(r"^## What was found\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
+_TITLES = {"bounds": "How tight the bounds are"}
+_HOW = """## All of them
 
 All tables are made from records, which stand beside them to download, and say by which command.
 Scripts are in the folder `experiments`, whose README says what each asks. Test scores are means over
 seeds with their standard deviation; what validation chose is bold, the best on test, which nobody knows
 before, is underlined.
+"""
+_RADAR = """![Test scores of poolers, an axis for each task of language](../figures/radar-language.svg)
 """
 
 
@@ -33,7 +37,10 @@ def pages() -> dict[str, str]:
     links = [
         f"- [{_title(text)}]({name.removeprefix('results/')})" for name, text in sorted(found.items())
     ]
-    found["results/index.md"] = "\n".join([_ABOUT, *links, ""])
+    told = _FOUND.search(parts[1]) if parts else None
+    found["results/index.md"] = "\n".join(
+        ["# Results\n", *([told[0]] if told else []), _RADAR, _HOW, *links, ""]
+    )
     return found
 
 
@@ -45,7 +52,12 @@ def downloads() -> dict[str, pathlib.Path]:
 
 
 def _titled(text, stem):
-    return text if text.startswith("# ") else f"# {stem.replace('_', ' ').capitalize()}\n\n{text}"
+    """A page with a title: its own, that of its only part, or its name."""
+    if text.startswith("# "):
+        return text
+    if len(re.findall(r"^## ", text, re.MULTILINE)) == 1:
+        return text.replace("## ", "# ", 1)
+    return f"# {_TITLES.get(stem, stem.replace('_', ' ').capitalize())}\n\n{text}"
 
 
 def _title(text):

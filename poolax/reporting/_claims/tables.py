@@ -11,6 +11,7 @@ _TIDY = (
     *("claim", "text", "source", "backbone", "pretrained", "solver", "verdict", "missing", "left_out"),
     *("found", "p_for", "p_against", "adjusted", "level", "num_tested", "draws", "seed", "command"),
 )
+_ORDER = {"contradicted": 0, "supported": 1, "undecided": 2, UNTESTABLE: 3}
 _SIGNS = {"better": ">", "not_worse": "≥", "equal": "="}
 
 
@@ -35,7 +36,8 @@ def claims_tables(records: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 def _verdicts(rows: list[Mapping[str, Any]]) -> Table:
     cells = []
-    for row in rows:
+    # What is decided is read first.
+    for row in sorted(rows, key=lambda row: _ORDER.get(row["verdict"], len(_ORDER))):
         worst = _deciding(row)
         where = "–" if row["backbone"] is None else f"{row['backbone']} ({row['pretrained']})"
         cells.append(
