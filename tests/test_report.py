@@ -239,6 +239,19 @@ def test_a_record_in_two_files_counts_once(tmp_path):
     assert page.headline == f"Validation chose {HOSTILE}: better beyond noise than every other pooler."
 
 
+@pytest.mark.slow
+def test_large_tables_are_cut_before_a_page_is_too_large(tmp_path):
+    fields = {f"field {place}": f"{place} word " * 40 for place in range(12)}
+    Records([{"kind": "own", "number": row} | fields for row in range(1001)]).write_as(
+        tmp_path / "records.jsonl"
+    )
+    page = report_page(tmp_path)
+    assert len(page.html.encode()) < 3_000_000
+    assert "The first 250 of 1,001 rows; the others are in the file." in page.html
+    assert page.html.count("<tr>") == 251
+    assert not page.remarks
+
+
 OUTSIDE = """() => [...document.querySelectorAll("body *")]
   .filter((one) => !one.closest(".scroll, .skip") && one.getBoundingClientRect().right > innerWidth + 1)
   .map((one) => one.outerHTML.slice(0, 100))"""

@@ -1,6 +1,7 @@
 """Records and tables that a page carries with it, to be saved from it."""
 
 import base64
+import collections
 import dataclasses
 import gzip
 import json
@@ -35,12 +36,17 @@ class Download:
         return f"{len(self.href) / 1e3:,.0f} kB"
 
 
-def downloads_of(sources: Sequence[Source], grids: Sequence[Grid]) -> list[Download]:
-    """Tables to sort as CSV, and the records of each file, compressed."""
-    tables = [
-        Download(_file_name(grid.title, ".csv"), grid.title, _address(grid.csv.encode(), "text/csv"))
-        for grid in grids
-    ]
+def downloads_of(grids: Sequence[tuple[Source, Grid]], sources: Sequence[Source]) -> list[Download]:
+    """Tables to sort, of whose files they are, as CSV, and the records of each file, compressed."""
+    titles = collections.Counter(grid.title for _, grid in grids)
+    tables = []
+    for source, grid in grids:
+        name, words = grid.title, grid.title
+        if titles[grid.title] > 1:
+            name, words = f"{source.name.removesuffix('.jsonl')}-{name}", f"{words} of {source.name}"
+        tables.append(
+            Download(_file_name(name, ".csv"), words, _address(grid.csv.encode(), "text/csv"))
+        )
     return [*tables, *map(_records, sources)]
 
 

@@ -11,8 +11,8 @@ from poolax.reporting._escapes import csv_text
 from poolax.reporting._numbers import number_text
 
 Row = Mapping[str, Any]
-# More rows than a browser lays out at once without a pause.
-_MOST_ROWS = 1000
+#: Rows that a page holds at most: more than a browser lays out at once without a pause.
+MOST_ROWS = 1000
 _LONGEST = 120
 # What a record was made with stands in a part of its own.
 _NOT_SHOWN = ("kind", "id", "command", "versions", "devices", "git", "title", "study", "test_scores")
@@ -60,15 +60,15 @@ class Grid:
     Attributes:
         title: Above it.
         columns: Headings.
-        rows: Its cells.
-        notes: Below it.
+        rows: Its cells, of the first :data:`MOST_ROWS` rows.
+        num_rows: How many rows there are.
         csv: All of it, for a spreadsheet.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Entry]]
-    notes: Sequence[str]
+    num_rows: int
     csv: str
 
 
@@ -101,10 +101,7 @@ def record_grid(rows: Sequence[Row], title: str) -> Grid:
 
 
 def _grid(rows: Sequence[Row], columns: Sequence[str], title: str) -> Grid:
-    shown, notes = rows[:_MOST_ROWS], []
-    if len(shown) < len(rows):
-        notes.append(f"The first {len(shown):,} of {len(rows):,} rows; the others are in the file.")
-    cells = [[_entry(row.get(name)) for name in columns] for row in shown]
+    cells = [[_entry(row.get(name)) for name in columns] for row in rows[:MOST_ROWS]]
     are_numbers = [
         all(cell.is_number or not cell.key for cell in column) for column in zip(*cells, strict=True)
     ]
@@ -113,7 +110,7 @@ def _grid(rows: Sequence[Row], columns: Sequence[str], title: str) -> Grid:
         for row in cells
     ]
     written = [{name.strip(): row.get(name) for name in columns} for row in rows]
-    return Grid(title, columns, cells, notes, csv_text(written))
+    return Grid(title, columns, cells, len(rows), csv_text(written))
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from poolax._text import one_line
 from poolax.reporting._page.downloads import Download, downloads_of, fitting
+from poolax.reporting._page.grids import MOST_ROWS
 from poolax.reporting._page.origins import Origin, origin_of
 from poolax.reporting._page.sections import Section, sections_of
 from poolax.reporting._page.sources import Found, Source, read_sources
@@ -24,6 +25,8 @@ from poolax.reporting._table import Table
 #: Bytes of a page.
 LARGEST = 3_000_000
 _MARGIN = 1_000
+# Rows of a table to sort, where the page would be too large with more.
+_FEWER_ROWS = (250, 50)
 _PACKAGE, _FOLDER = "poolax.reporting._page", "templates"
 _NUMBER = re.compile(r"[\[<>]?[-+]?[\d.]")
 
@@ -91,10 +94,17 @@ def report_page(path: epath.PathLike) -> Page:
         ),
     ]
     texts: dict[str, Any] = {**_texts(found, advice, parts), "remarks": remarks}
-    grids = [grid for part in parts for section in part.sections for grid in section.grids]
-    downloads = downloads_of(found.sources, grids)
-    room = LARGEST - len(_render(texts, [], downloads).encode()) - _MARGIN
-    html = _render(texts, *fitting(downloads, room))
+    grids = [
+        (part.source, grid) for part in parts for section in part.sections for grid in section.grids
+    ]
+    downloads = downloads_of(grids, found.sources)
+    shown = texts | {"most_rows": MOST_ROWS}
+    room = _room(shown, downloads)
+    for most_rows in _FEWER_ROWS:
+        if room < 0:
+            shown = texts | {"most_rows": most_rows}
+            room = _room(shown, downloads)
+    html = _render(shown, *fitting(downloads, room))
     if len(html.encode()) >= LARGEST:
         size = f"{len(html.encode()) / 1e6:.1f} MB"
         remarks.append(
@@ -134,6 +144,11 @@ def _texts(found: Found, advice: Sequence[Verdict], parts: Sequence[_Part]) -> d
         "shows_choices": len(chosen) > 1,
         "num_records": sum(len(part.source.rows) for part in parts),
     }
+
+
+def _room(texts: dict[str, Any], downloads: Sequence[Download]) -> int:
+    """Bytes that are left for what can be saved from a page."""
+    return LARGEST - len(_render(texts, [], downloads).encode()) - _MARGIN
 
 
 def _render(texts: dict[str, Any], downloads: Sequence[Download], others: Sequence[Download]) -> str:

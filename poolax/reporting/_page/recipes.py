@@ -16,7 +16,7 @@ from poolax.reporting._page.grids import Grid, record_grid, score_grid
 from poolax.reporting._page.sources import Row
 from poolax.reporting._paper.beside import beside_paper
 from poolax.reporting._paper.tables import paper_tables
-from poolax.reporting._pretraining import plot_pretraining
+from poolax.reporting._pretraining import plot_pretraining, plot_training_lipschitz
 from poolax.reporting._radar import FEWEST_TASKS, plot_radar
 from poolax.reporting._regularized import plot_regularized, regularized_table
 from poolax.reporting._robustness import plot_robustness, robustness_tables
@@ -125,10 +125,26 @@ def _at_several_lengths(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _losses(rows: Iterable[Row], path: str) -> None:
+    plot_pretraining(_by_run(rows), path)
+
+
+def _norms(rows: Iterable[Row], path: str) -> None:
+    plot_training_lipschitz(_by_run(rows), path)
+
+
+def _by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Records of each run, by its name where no other has the same."""
     runs: dict[str, list[Row]] = {}
     for row in rows:
         runs.setdefault(row["run"], []).append(row)
-    plot_pretraining(runs, path)
+    names = {row.get("name") or run: run for run, (row, *_) in runs.items()}
+    return {name: runs[run] for name, run in names.items()} if len(names) == len(runs) else runs
+
+
+def _with_norms(rows: Sequence[Row]) -> list[Row]:
+    """Runs whose Lipschitz constants were looked at while they were trained."""
+    found = {row["run"] for row in rows if "lipschitz" in (row.get("observed") or {})}
+    return [row for row in rows if row["run"] in found]
 
 
 def _by_size(rows: Sequence[Row]) -> list[Mapping[str, object]]:
@@ -338,6 +354,13 @@ RECIPES: Sequence[Recipe] = (
                 "Loss of training by step as a line, of what is held out as points, for each run; "
                 f"{_BELOW}",
                 _losses,
+            ),
+            Figure(
+                "Lipschitz constants over training",
+                "Largest measured norm of each run by step, and its local and tight bounds; the "
+                "numbers stand in the records",
+                _norms,
+                _with_norms,
             ),
         ),
         grids=lambda rows: [record_grid(rows, "Losses by step")],
