@@ -5,7 +5,9 @@
 Suite "random": attention layers and one-block models with random weights, on the unit ball. A search
 over inputs gives what these weights attain; a search over inputs and weights of given norms, how much
 some of them attain of a bound that holds for all weights with these norms. Suite "lengths": one-block
-models of all kinds of attention with average pooling, at more and more tokens. Suite "minilm": every
+models of all kinds of attention with average pooling, at more and more tokens. Suite "geometry": the
+same with four poolers, where all tokens share a budget of change, and where each has its own. Suite
+"minilm": every
 attention layer of all-MiniLM-L6-v2 at real sentences, and the whole backbone with a pooler behind it.
 Records are added to OUT/bounds.jsonl and the tables are made from records alone; what is recorded
 already is not measured again.
@@ -23,6 +25,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 
+import bounds_geometry
 import bounds_lengths
 import bounds_minilm
 import bounds_random
@@ -33,7 +36,7 @@ from bounds_records import former
 
 from poolax.cli import OptionalPath, check_choice
 
-_SUITES = (bounds_random, bounds_lengths, bounds_minilm)
+_SUITES = (bounds_random, bounds_lengths, bounds_geometry, bounds_minilm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Options:
     """How tight the bounds are: published, sharp, tight and local beside what is found.
 
     Attributes:
-        suites: Which of "random", "lengths" and "minilm".
+        suites: Which of "random", "lengths", "geometry" and "minilm".
         kinds: Kinds of attention.
         targets: "attention" (the whole layer), "token" (one of its outputs), or a pooler behind a
             one-block model.
@@ -65,7 +68,7 @@ class Options:
         json: Print records instead of tables.
     """
 
-    suites: tuple[str, ...] = ("random", "lengths", "minilm")
+    suites: tuple[str, ...] = ("random", "lengths", "geometry", "minilm")
     kinds: tuple[str, ...] = tuple(KINDS)
     targets: tuple[str, ...] = TARGETS
     num_tokens: tuple[int, ...] = (4, 16)

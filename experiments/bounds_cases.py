@@ -106,33 +106,40 @@ class Case:
         out = self.module.apply(variables, x)
         return out[0] if self.target == "token" else out
 
-    def bound(self, variables: Any, method: str) -> jax.Array:
-        """Its bound on the unit ball."""
+    def bound(self, variables: Any, method: str, geometry: str = "frobenius") -> jax.Array:
+        """Its bound on the unit ball; that of attention in the Frobenius norm alone."""
         if method == "published" and self.target == "token":
             raise bounds.NoBoundError("target: nothing was published for one token")
         sizes = {"num_tokens": self.num_tokens, "radius": BALL.radius, "method": method}
         if isinstance(self.module, TBM):
-            return bounds.tbm(self.module, variables, **sizes).lipschitz
+            return bounds.tbm(self.module, variables, **sizes, geometry=geometry).lipschitz
         found = bounds.attention(self.module.kind, variables["params"], **sizes, pattern="full")
         bound = found.per_token if self.target == "token" else found.sequence
         return jnp.asarray(bound)
 
-    def local(self, variables: Any, x: jax.Array) -> jax.Array | None:
+    def local(self, variables: Any, x: jax.Array, geometry: str = "frobenius") -> jax.Array | None:
         """Its bound at ``x``; None for one token, for which there is none."""
         if isinstance(self.module, TBM):
-            return bounds.local_tbm(self.module, variables, x).lipschitz
+            return bounds.local_tbm(self.module, variables, x, geometry=geometry).lipschitz
         if self.target == "token":
             return None
         kernels = {name: part["kernel"] for name, part in variables["params"].items()}
         return bounds.local_attention(x, **{"key": None, **kernels}, kind=self.module.kind)
 
 
-def constants(case: Case, variables: Any, x: jax.Array) -> dict[str, float | None]:
-    """All bounds, and the exact Jacobian norm at ``x``."""
-    row = measure.by_method(lambda method: float(case.bound(variables, method)))
-    local = case.local(variables, x)
+def constants(
+    case: Case, variables: Any, x: jax.Array, geometry: str = "frobenius"
+) -> dict[str, float | None]:
+    """All bounds, and the Jacobian's norm at ``x``: exact, or of tokens by power iteration."""
+    row = measure.by_method(lambda method: float(case.bound(variables, method, geometry)))
+    local = case.local(variables, x, geometry)
     row["local"] = None if local is None else float(local)
-    found = float(empirical.jacobian_norm(functools.partial(case.apply, variables), x))
+    fn = functools.partial(case.apply, variables)
+    if geometry == "frobenius":
+        found = float(empirical.jacobian_norm(fn, x))
+    else:
+        key = jax.random.key(0)
+        found = float(empirical.power_iteration(fn, x, key=key, geometry=geometry).value)
     measure.check_order(found, row, what=str(case), rounding=1e-5)
     return {**row, "found": found}
 

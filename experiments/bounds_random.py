@@ -53,7 +53,9 @@ def _cases(options) -> list[Case]:
     ]
 
 
-def search_inputs(case: Case, options: Any) -> Callable[[Any, jax.Array], Any]:
+def search_inputs(
+    case: Case, options: Any, geometry: str = "frobenius"
+) -> Callable[[Any, jax.Array], Any]:
     """The compiled search over inputs, from a random one."""
 
     @jax.jit
@@ -66,6 +68,7 @@ def search_inputs(case: Case, options: Any) -> Callable[[Any, jax.Array], Any]:
             key=search_key,
             num_restarts=options.restarts,
             num_steps=options.steps,
+            geometry=geometry,
         )
 
     return search

@@ -62,6 +62,14 @@ class BoundsOfLengths(_Bounds):
     scale: float
 
 
+@record_kind("bounds_geometry")
+class BoundsOfGeometry(_Constants):
+    """A search over inputs, for given weights, where changes are measured in one of two norms."""
+
+    scale: float
+    geometry: str
+
+
 @record_kind("bounds_weights", renew=with_attention_names)
 class BoundsOfWeights(_Constants):
     """A search over inputs and weights of given norms."""

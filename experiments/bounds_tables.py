@@ -18,6 +18,7 @@ def tables(records: Records) -> dict[str, Table]:
         "inputs_summary": ("bounds_inputs", _inputs_summary),
         "weights_summary": ("bounds_weights", _weights_summary),
         "lengths": ("bounds_lengths", _lengths),
+        "geometry": ("bounds_geometry", _geometry),
         "layers": ("bounds_layer", _layers),
         "backbone": ("bounds_backbone", _backbone),
         "inputs": ("bounds_inputs", _inputs),
@@ -130,6 +131,30 @@ def _lengths(records):
         ],
         [f"Width {first['dim']}, {first['num_heads']} heads, on the unit ball."],
         [{name: row[name] for name in ("attention", "num_tokens", *names)} for row in records],
+    )
+
+
+def _geometry(records):
+    names = ("sharp", "tight", "local", "found")
+    first = records[0]
+    rows, tidy = [], []
+    for row in records:
+        whose = "each token" if row["geometry"] == "tokens" else "all together"
+        ratio = _ratio(row, "tight", "found")
+        numbers = map(text, (*(row[name] for name in names), ratio))
+        rows.append([row["attention"], row["target"], whose, *numbers])
+        fields = ("attention", "target", "geometry", *names)
+        tidy.append({name: row[name] for name in fields} | {"tight_over_found": ratio})
+    return _table(
+        "Where all tokens share a budget of change, and where each has its own",
+        ["attention", "pooler", "budget", *names, "tight / found"],
+        rows,
+        [
+            f"One block with {first['num_tokens']} tokens of width {first['dim']} and "
+            f"{first['num_heads']} heads, random weights, on the unit ball. found: the largest norm of "
+            "a Jacobian that a search finds, of all tokens together exact; local: bound at that input."
+        ],
+        tidy,
     )
 
 

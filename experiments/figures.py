@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import bounds_records
 
 from poolax.records import Records, digest
-from poolax.reporting import plot_bounds_by_tokens, plot_radar, plot_regularized, plot_scores
+from poolax.reporting import (
+    plot_bounds_by_geometry,
+    plot_bounds_by_tokens,
+    plot_radar,
+    plot_regularized,
+    plot_scores,
+)
 
 #: Where they stand, from the folder above experiments/.
 FOLDER = pathlib.Path("poolax", "docs", "figures")
@@ -42,6 +48,12 @@ FIGURES = {
         "bounds/bounds.jsonl",
         plot_bounds_by_tokens,
         {"target": "avg", "dim": 16, "num_heads": 4, "scale": 1.0},
+        bounds_records.read,
+    ),
+    "bounds-by-geometry.svg": Figure(
+        "bounds/bounds.jsonl",
+        plot_bounds_by_geometry,
+        {"kind": "bounds_geometry"},
         bounds_records.read,
     ),
 }

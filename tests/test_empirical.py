@@ -307,6 +307,7 @@ def test_every_measurement_sees_what_has_changed():
                 key=KEY,
                 num_perturbations=1,
                 neighbourhood="ball",
+                geometry="frobenius",
                 project=None,
                 batch_size=None,
             ),

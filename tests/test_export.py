@@ -117,6 +117,7 @@ def estimator_call(name):
         "jacobian_norm": lambda x: empirical.jacobian_norm(fn, x),
         "power": lambda x: empirical.power_iteration(fn, x, key=KEY).value,
         "lanczos": lambda x: empirical.power_iteration(fn, x, key=KEY, method="lanczos").value,
+        "of tokens": lambda x: empirical.power_iteration(fn, x, key=KEY, geometry="tokens").value,
         "search": lambda x: (
             empirical.maximize_jacobian_norm(
                 fn, x, project=empirical.project_to_ball(1.0), key=KEY, num_steps=3
@@ -136,7 +137,9 @@ def distances_call(neighbourhood):
     def call(inputs, masks, epsilons):
         keys = jax.random.split(KEY, len(inputs))
         project = empirical.project_to_cube(1.0)
-        return map_distances(inputs, masks, epsilons, keys, fn, project, 4, neighbourhood, 8)
+        return map_distances(
+            inputs, masks, epsilons, keys, fn, project, 4, (neighbourhood, "frobenius"), 8
+        )
 
     return call, (X, MASK, jnp.array([0.1, 1.0]))
 
@@ -189,7 +192,7 @@ CALLS = {
     "domain": lambda: (bounds.domain_of, (X, MASK)),
     **{
         f"empirical-{name}": lambda n=name: estimator_call(n)
-        for name in ("jacobian_norm", "power", "lanczos", "search")
+        for name in ("jacobian_norm", "power", "lanczos", "of tokens", "search")
     },
     **{
         f"expressivity-{name}": lambda n=name: distances_call(n)

@@ -37,7 +37,9 @@ def test_perturbations_stay_where_they_should():
     keys = jax.random.split(KEY, 4000)
     lengths = {}
     for name in ("ball", "gaussian"):
-        noise = jax.vmap(lambda key, n=name: draw_noise(key, real, jnp.float32, 2.0, n))(keys)
+        noise = jax.vmap(lambda key, n=name: draw_noise(key, real, jnp.float32, 2.0, n, "frobenius"))(
+            keys
+        )
         assert not noise[:, 4:].any()
         lengths[name] = np.linalg.norm(np.asarray(noise), axis=(1, 2))
     assert lengths["ball"].max() <= 2.0 + 1e-5
@@ -260,11 +262,9 @@ def test_no_more_evaluations_are_alive_than_a_batch(neighbourhood, batch_size):
     one = peak(gradient if neighbourhood == "adversarial" else fn, x)
 
     def run(inputs, keys):
-        return map_distances(
-            inputs, None, jnp.array([0.1, 1.0]), keys, fn, None, 6, neighbourhood, batch_size
-        )
+        return map_distances(inputs, None, jnp.array([0.1, 1.0]), keys, fn, None, 6, ball, batch_size)
 
-    inputs = jnp.zeros((17, *x.shape))
+    inputs, ball = jnp.zeros((17, *x.shape)), (neighbourhood, "frobenius")
     rest = 2 * w.nbytes + inputs.nbytes
     assert peak(run, inputs, jax.random.split(KEY, 17)) <= batch_size * one + rest
 

@@ -209,6 +209,21 @@ def test_titles_show_what_is_written_and_turn_nothing_around(tmp_path):
         assert "\u202e" not in words
 
 
+def test_bounds_in_two_norms(tmp_path):
+    rows = [
+        {"kind": "bounds_geometry", "attention": "l2", "target": pooler, "geometry": geometry}
+        | {"published": None, "sharp": 9.0, "tight": 4.0, "local": 3.0, "found": 2.0}
+        for pooler in ("avg", "max")
+        for geometry in ("frobenius", "tokens")
+    ]
+    reporting.plot_bounds_by_geometry(rows, tmp_path / "two.svg")
+    words = set(text_of(tmp_path / "two.svg"))
+    assert {"L2, all tokens together", "L2, each token", "avg", "max", "tight bound"} <= words
+    assert "published bound" not in words
+    with pytest.raises(ValueError, match="records: expected bounds by geometry, got none"):
+        reporting.plot_bounds_by_geometry([], tmp_path / "none.svg")
+
+
 def test_bounds_against_the_number_of_tokens(tmp_path):
     bounds = [
         {"kind": "bounds", "attention": kind, "pooler": "avg", "num_tokens": [4, n]}

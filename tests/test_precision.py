@@ -174,7 +174,7 @@ def distances(neighbourhood):
 
     def call(x, epsilons):
         keys = jax.random.split(KEY, 1)
-        return map_distances(x, None, epsilons, keys, fn, None, 2, neighbourhood, 8)
+        return map_distances(x, None, epsilons, keys, fn, None, 2, (neighbourhood, "frobenius"), 8)
 
     return call, (X[None], jnp.array([0.1]))
 
@@ -225,7 +225,11 @@ MEASURED = {
     "jacobian_norm-reverse": lambda: measured("jacobian_norm", mode="reverse"),
     "power_iteration-power": lambda: measured("power_iteration", key=KEY),
     "power_iteration-lanczos": lambda: measured("power_iteration", key=KEY, method="lanczos"),
+    "power_iteration-tokens": lambda: measured("power_iteration", key=KEY, geometry="tokens"),
     "maximize_jacobian_norm": lambda: measured("maximize_jacobian_norm", **SEARCH),
+    "maximize_jacobian_norm-tokens": lambda: measured(
+        "maximize_jacobian_norm", **SEARCH, geometry="tokens"
+    ),
     "fgsm": lambda: attacked("fgsm"),
     "pgd": lambda: attacked("pgd", KEY),
     "project_to_domain": lambda: (empirical.project_to_domain(1.0, 0.5), (X,)),

@@ -21,6 +21,7 @@ from poolax._checks import (
     check_tokens,
     is_concrete,
 )
+from poolax._geometry import GEOMETRIES
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._threads import on_one_thread
@@ -29,7 +30,6 @@ from poolax.bounds._ball_tbm import attention_of, layers_of
 from poolax.bounds._certify_heads import head_radius
 from poolax.bounds._certify_layers import Head, layered_radius
 from poolax.bounds._layer_inputs import maps_of
-from poolax.bounds._reach import GEOMETRIES
 from poolax.pooling import Pooler
 from poolax.records import Certificate
 

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from poolax._checks import broadcast_mask, check_finite, check_number, check_rank, check_tokens
+from poolax._checks import (
+    broadcast_mask,
+    check_choice,
+    check_finite,
+    check_number,
+    check_rank,
+    check_tokens,
+)
+from poolax._geometry import GEOMETRIES
 from poolax._intervals import clopper_pearson
 from poolax._numerics import at_highest_precision
 from poolax._typing import AnyArray
@@ -25,13 +33,15 @@ def expressivity(
     *,
     epsilon: float,
     sigma: float,
+    geometry: str = "frobenius",
     confidence: float = 0.95,
 ) -> ExpressivityBoundEstimate:
     r"""Bound how often a change of size ``epsilon`` moves the output by more than ``sigma``.
 
     For each input ``X``, with ``R`` its largest token norm and ``rho`` half of the largest distance
     between two of its tokens, the ball of radius ``epsilon`` around ``X`` lies in the domain ``(R +
-    epsilon, rho + epsilon / sqrt(2))``. With ``L_X`` a Lipschitz constant on that domain,
+    epsilon, rho + epsilon / sqrt(2))``, or in ``(R + epsilon, rho + epsilon)`` where each token may
+    change by ``epsilon``. With ``L_X`` a Lipschitz constant on that domain,
 
         ``E = P(|f(X) - f(X')| > sigma) <= P(L_X epsilon > sigma)``
 
@@ -41,19 +51,22 @@ def expressivity(
     Clopper and Pearson's interval.
 
     *Proof.* A change of norm ``epsilon`` moves one token by at most ``epsilon``, and the distance of
-    two tokens by at most ``|dx_i - dx_j| <= sqrt(2) epsilon``, half of which is ``epsilon / sqrt(2)``.
-    The domain is convex, so that ``L_X`` holds along the segment from ``X`` to ``X'``.
+    two tokens by at most ``|dx_i - dx_j| <= sqrt(2) epsilon``, half of which is ``epsilon / sqrt(2)``;
+    with a budget for each token by ``2 epsilon``, half of which is ``epsilon``. The domain is convex,
+    so that ``L_X`` holds along the segment from ``X`` to ``X'``.
 
     Args:
-        lipschitz: Gives a Lipschitz constant (Frobenius norm of the tokens, Euclidean norm of the
+        lipschitz: Gives a Lipschitz constant (of the geometry on tokens, Euclidean norm of the
             output) that holds on a :class:`Domain` for a number of real tokens; it is vectorised over
             domains, once for all inputs. For a model of the theory: ``lambda domain, num_tokens:
             bounds.tbm(model, variables, num_tokens=num_tokens, radius=domain.radius,
             spread=domain.spread).lipschitz``.
         inputs: Tokens, shape ``(N, n, d)``.
         masks: True at real tokens, broadcastable to ``(N, n)``; ``None`` if all are real.
-        epsilon: Size of the change (Frobenius norm), at least 0.
+        epsilon: Size of the change, at least 0.
         sigma: Distance of the outputs that counts as a move, above 0.
+        geometry: ``"frobenius"`` for changes of that Frobenius norm, ``"tokens"`` for one of that norm
+            in each token.
         confidence: Confidence of the interval.
 
     Returns:
@@ -61,8 +74,9 @@ def expressivity(
         domains are rounded up, so that rounding certifies nothing that does not hold.
 
     Raises:
-        ValueError: for a wrong shape, dtype or mask, no input or one without real tokens, tokens
-            that are not finite, numbers out of range, or constants that are no numbers at least 0.
+        ValueError: for another geometry, a wrong shape, dtype or mask, no input or one without real
+            tokens, tokens that are not finite, numbers out of range, or constants that are no numbers
+            at least 0.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -82,6 +96,7 @@ def expressivity(
         Definition: "Pool Me Wisely" (Ennadir et al., NeurIPS 2025), Definition 4.1. The bound is this
         library's own; Theory, section 2.3. Interval: Clopper and Pearson (1934).
     """
+    check_choice("geometry", geometry, GEOMETRIES)
     check_rank("inputs", inputs, 3, "(N, n, d)")
     check_tokens("inputs", inputs)
     if inputs.shape[0] == 0:
@@ -93,7 +108,7 @@ def expressivity(
     check_number("epsilon", epsilon, at_least=0.0)
     check_number("sigma", sigma, above=0.0)
     check_number("confidence", confidence, above=0.0, below=1.0)
-    constants, moves = _constants(jnp.asarray(inputs), masks, epsilon, lipschitz)
+    constants, moves = _constants(jnp.asarray(inputs), masks, epsilon, lipschitz, geometry)
     numbers = np.asarray(constants)
     if not (numbers >= 0).all():
         raise ValueError(
@@ -111,15 +126,16 @@ def expressivity(
     )
 
 
-@functools.partial(jax.jit, static_argnames="lipschitz")
+@functools.partial(jax.jit, static_argnames=("lipschitz", "geometry"))
 @at_highest_precision
-def _constants(inputs, masks, epsilon, lipschitz):
+def _constants(inputs, masks, epsilon, lipschitz, geometry):
     """Each input's constant, and how far the output moves at most; both rounded up."""
     num_tokens = jnp.full(inputs.shape[0], inputs.shape[1]) if masks is None else masks.sum(axis=1)
     domain = jax.vmap(domain_of)(inputs, masks)
     radius, spread = jnp.asarray(domain.radius), jnp.asarray(domain.spread)
     reach = round_up(jnp.asarray(epsilon, radius.dtype))
-    enlarged = Domain(round_up(radius + reach), round_up(spread + reach / math.sqrt(2)))
+    apart = reach / math.sqrt(2) if geometry == "frobenius" else reach
+    enlarged = Domain(round_up(radius + reach), round_up(spread + apart))
     constants = jax.vmap(functools.partial(_constant, lipschitz))(enlarged, num_tokens)
     # Without a change nothing moves, however large the constant.
     return constants, jnp.where(reach > 0, round_up(constants * reach), 0)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from poolax._checks import check_choice, check_finite, check_instance
+from poolax._geometry import GEOMETRIES
 from poolax._layer_specs import (
     AttentionSpec,
     ConvolutionSpec,
@@ -37,7 +38,6 @@ from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._norms import norm_lipschitz, normalised_domain
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._propagation import attention_domain, residual
-from poolax.bounds._reach import GEOMETRIES
 from poolax.records import Domain, Ledger, LedgerRow, TokenRange
 
 

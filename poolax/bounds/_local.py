@@ -18,6 +18,7 @@ from poolax._checks import (
     check_number,
     check_tokens,
 )
+from poolax._geometry import GEOMETRIES
 from poolax._numerics import accumulation_dtype, at_highest_precision, divisor, zero_masked
 from poolax._threads import on_one_thread
 from poolax.attention import (
@@ -35,7 +36,7 @@ from poolax.bounds._linalg import round_up
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_rows import centred_form, row_form
 from poolax.bounds._overflow import check_held, or_infinite
-from poolax.bounds._reach import GEOMETRIES, Reach, on_ball, whole_norm
+from poolax.bounds._reach import Reach, on_ball, whole_norm
 from poolax.bounds._rebuilt import attention_layer, with_biases
 
 

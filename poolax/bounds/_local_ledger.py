@@ -21,6 +21,7 @@ from poolax._checks import (
     check_number,
     check_tokens,
 )
+from poolax._geometry import GEOMETRIES
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._threads import on_one_thread
@@ -39,7 +40,7 @@ from poolax.bounds._local_whole import (
     whole_jacobian_norm,
 )
 from poolax.bounds._overflow import check_held, or_infinite
-from poolax.bounds._reach import GEOMETRIES, Reach, on_ball, whole_norm
+from poolax.bounds._reach import Reach, on_ball, whole_norm
 from poolax.pooling import Pooler
 from poolax.records import Ledger, LedgerRow
 

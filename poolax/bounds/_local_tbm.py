@@ -21,6 +21,7 @@ from poolax._checks import (
     check_number,
     check_tokens,
 )
+from poolax._geometry import GEOMETRIES
 from poolax._layer_specs import NormSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax.attention import L2
@@ -33,7 +34,7 @@ from poolax.bounds._local_bound import block_bound
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
 from poolax.bounds._overflow import check_held, or_infinite
-from poolax.bounds._reach import GEOMETRIES, on_ball, whole_norm
+from poolax.bounds._reach import on_ball, whole_norm
 from poolax.records import Bound
 
 

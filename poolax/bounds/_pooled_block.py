@@ -17,6 +17,7 @@ from poolax._checks import (
     check_finite,
     check_values,
 )
+from poolax._geometry import GEOMETRIES
 from poolax._numerics import safe_sqrt
 from poolax._threads import on_one_thread
 from poolax.bounds._domain import token_range
@@ -26,7 +27,6 @@ from poolax.bounds._methods import METHODS
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._pooling import pooling_factor, resolve_pooler
-from poolax.bounds._reach import GEOMETRIES
 from poolax.pooling import AveragePool, FirstPool, LastPool, MaxPool, Pooler, SumPool, from_name
 from poolax.records import AttentionBound, Bound, PoolerBound, TokenRange
 

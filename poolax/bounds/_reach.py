@@ -13,8 +13,6 @@ from poolax._checks import is_concrete
 from poolax._numerics import safe_norm, safe_sqrt
 from poolax.bounds._linalg import spectral_norm
 
-GEOMETRIES = ("frobenius", "tokens")
-
 
 @dataclasses.dataclass(frozen=True)
 class Reach:

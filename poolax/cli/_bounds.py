@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -30,7 +30,7 @@ from poolax.measure import (
     head_bounds,
     local_at_inputs,
     pooled_ledgers,
-    pooled_tokens,
+    pooled_sizes,
     pooler_bounds,
 )
 from poolax.pooling import FIXED_POOLERS, from_name, to_config
@@ -50,8 +50,10 @@ class Bounds:
     poolax bounds --num-tokens 16 64 --dim 384 --num-heads 12 --radius 2 --epsilon 0.001 --sigma 0.5
 
     for sequences of 16 to 64 tokens that are at most 2 long. With --epsilon and --sigma it also says
-    whether no change of the input of size epsilon (Frobenius norm) moves the pooled vector by more
-    than sigma: "certified", or "vacuous" where the bound cannot tell.
+    whether no change of the input of size epsilon moves the pooled vector by more than sigma:
+    "certified", or "vacuous" where the bound cannot tell. The size of a change is its Frobenius norm;
+    with --geometry tokens it is the largest norm of a token's change, so that each token may change
+    that much.
 
     From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
     scaled partial isometries that line up. Learnable poolers (wavg, attn, map and others) are taken
@@ -70,6 +72,7 @@ class Bounds:
         cube: Side of the cube [0, side]^d that tokens lie in, in place of a radius.
         spread: Half of the largest distance between two tokens of a sequence; by default the radius.
         poolers: Poolers to bound.
+        geometry: Norm of a change: of all tokens together, or the largest of a token.
         epsilon: Size of a change of the input.
         sigma: Distance of pooled vectors that counts as a move.
         as_json: Print JSON lines, a record for each row, instead of the table.
@@ -85,6 +88,7 @@ class Bounds:
     cube: OptionalNumber = None
     spread: OptionalNumber = None
     poolers: tuple[str, ...] = POOLERS
+    geometry: Literal["frobenius", "tokens"] = "frobenius"
     epsilon: OptionalNumber = None
     sigma: OptionalNumber = None
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -142,18 +146,23 @@ class Bounds:
         for label, kind in self.sizes.kinds().items():
             model, variables = extremal_block(self.sizes, kind, poolers[0])
             pairs = ((pooler, initial_variables(pooler, longest, self.sizes.dim)) for pooler in poolers)
-            found = pooler_bounds(model, variables, pairs, num_tokens, domain)
+            found = pooler_bounds(model, variables, pairs, num_tokens, domain, geometry=self.geometry)
             for name, constants in zip(self.poolers, found, strict=True):
                 row = {"attention": label, "pooler": name, **sizes}
-                yield row | describe_domain(num_tokens, domain) | constant_fields(constants)
+                yield (
+                    row
+                    | describe_domain(num_tokens, domain, self.geometry)
+                    | constant_fields(constants)
+                )
 
     def _of_blocks(self, blocks: Blocks) -> Iterator[dict[str, Any]]:
         for name, block in blocks.items():
             row = {"checkpoint": name, **describe_block(block.model, block.variables)}
             num_tokens = self._tokens(block.config.get("num_tokens", 64))
             domain = self._domain(block.config.get("radius", 1.0), row["dim"])
-            found = block_bounds(block.model, block.variables, num_tokens, domain)
-            yield row | describe_domain(num_tokens, domain) | constant_fields(found)
+            model, geometry = block.model, self.geometry
+            found = block_bounds(model, block.variables, num_tokens, domain, geometry=geometry)
+            yield row | describe_domain(num_tokens, domain, self.geometry) | constant_fields(found)
 
     def _of_head(self, head: Head) -> dict[str, Any]:
         if head.joins_parts:
@@ -165,8 +174,9 @@ class Bounds:
         num_tokens, domain = self._tokens(64), self._domain(1.0, dim)
         pooler: Any = head.pooler
         row = {"attention": "none", "pooler": to_config(pooler)["name"], "dim": dim}
-        found = head_bounds(pooler, head.variables["params"], num_tokens, domain)
-        return row | describe_domain(num_tokens, domain) | constant_fields(found)
+        params = head.variables["params"]
+        found = head_bounds(pooler, params, num_tokens, domain, geometry=self.geometry)
+        return row | describe_domain(num_tokens, domain, self.geometry) | constant_fields(found)
 
     def _of_backbone(self, backbone: Backbone) -> int:
         with progress_bars(stderr()) as progress:
@@ -182,17 +192,19 @@ class Bounds:
                 domain = Domain(domain.radius, min(self.spread, float(domain.radius)))
             progress = asking(progress)
             progress("ledger", 0, 1)
-            ledgers = backbone_ledgers(backbone, num_tokens, domain)
+            ledgers = backbone_ledgers(backbone, num_tokens, domain, geometry=self.geometry)
             progress("ledger", 1, 1)
-            local = local_at_inputs(backbone, embeddings, mask, progress=progress)
+            local = local_at_inputs(
+                backbone, embeddings, mask, geometry=self.geometry, progress=progress
+            )
         layers = ledger_records(ledgers)
-        num_pooled = pooled_tokens(backbone, shape, num_tokens)
+        sizes = pooled_sizes(backbone, shape, num_tokens)
         pooled = []
         for name, logs in zip(FIXED_POOLERS, local, strict=True):
             row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
             row |= {"inputs": inputs.source, "num_inputs": len(inputs.raw), "log10_local": logs}
-            row |= describe_domain(num_tokens, domain)
-            found = pooled_ledgers(ledgers, from_name(name), num_pooled)
+            row |= describe_domain(num_tokens, domain, self.geometry)
+            found = pooled_ledgers(ledgers, from_name(name), *sizes, geometry=self.geometry)
             pooled.append(self._with_gamma(row | constant_fields(found)))
         given = self.num_tokens is not None or self.radius is not None or self.cube is not None
         source = "as given" if given else "as these inputs have"

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from poolax.cli._rows import describe_block, describe_domain
 from poolax.measure import embeddings_domain, measure_backbone, measure_block
 from poolax.pooling import FIXED_POOLERS
 from poolax.quickstart import INPUTS
-from poolax.reporting import Cell, Table, constant_text, number_text
+from poolax.reporting import Cell, Table, constant_text, geometry_notes, number_text
 from poolax.training import Head
 
 
@@ -39,6 +39,9 @@ class Lipschitz:
 
         poolax lipschitz poolax-quickstart
 
+    A change is measured by its Frobenius norm; with --geometry tokens by the largest norm of a
+    token's change, where norms are what power iteration finds, from below.
+
     The local bound holds at each input alone; sharp and tight ones hold for all tokens that are as long
     and as far apart as these. Without inputs, some that need no download are taken, and named below
     the table.
@@ -52,7 +55,8 @@ class Lipschitz:
             layout: one a row, its class in front). Blocks: .npy or .npz (N, n, d).
         num_inputs: Most inputs to take.
         poolers: Poolers behind a backbone, without parameters.
-        seed: Seed of the Lanczos iteration.
+        geometry: Norm of a change: of all tokens together, or the largest of a token.
+        seed: Seed of the iterations.
         as_json: Print JSON lines, a record for each pooler, instead of the table.
         debug: Show where an error comes from.
     """
@@ -64,6 +68,7 @@ class Lipschitz:
     inputs: OptionalPath = None
     num_inputs: int = 8
     poolers: tuple[str, ...] = FIXED_POOLERS
+    geometry: Literal["frobenius", "tokens"] = "frobenius"
     seed: int = 0
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     debug: bool = False
@@ -94,7 +99,7 @@ class Lipschitz:
         embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(given.raw))
         what = {"kind": "lipschitz_at_inputs", "backbone": self.model, "inputs": given.source}
         what |= {"num_inputs": len(embeddings), "dim": embeddings.shape[-1]}
-        what |= describe_domain(*embeddings_domain(embeddings, mask))
+        what |= describe_domain(*embeddings_domain(embeddings, mask), self.geometry)
         with progress_bars(stderr()) as progress:
             rows = measure_backbone(
                 backbone,
@@ -102,6 +107,7 @@ class Lipschitz:
                 mask,
                 poolers=self.poolers,
                 key=jax.random.key(self.seed),
+                geometry=self.geometry,
                 progress=asking(progress),
             )
         return [{**what, **row} for row in rows], given.source
@@ -117,8 +123,8 @@ class Lipschitz:
             for name, block in blocks.items():
                 what = describe_block(block.model, block.variables)
                 what |= {"checkpoint": name, "inputs": given.source, "num_inputs": len(given.raw)}
-                what |= describe_domain(*embeddings_domain(given.raw))
-                row = measure_block(block.model, block.variables, given.raw)
+                what |= describe_domain(*embeddings_domain(given.raw), self.geometry)
+                row = measure_block(block.model, block.variables, given.raw, geometry=self.geometry)
                 records.append({"kind": "lipschitz_at_inputs", **what, **row})
                 asking(progress)("blocks", len(records), len(blocks))
         return records, given.source
@@ -147,15 +153,18 @@ def _table(records: Sequence[Mapping[str, Any]], source: str, title: str) -> Tab
         rows.append([*cells, *(Cell(constant_text(row, name)) for name in bounds_[1:])])
     low, high = first["num_tokens"]
     n = f"{low}" if low == high else f"{low} to {high}"
-    kind = "Exact Jacobian norms" if of_blocks else "Jacobian norms, from embeddings to pooled vectors,"
+    kind = "Jacobian norms" if of_blocks else "Jacobian norms, from embeddings to pooled vectors,"
+    if of_blocks and first.get("geometry", "frobenius") == "frobenius":
+        kind = f"Exact {kind}"
     notes = [
         f"{kind} at {first['num_inputs']} inputs of {n} tokens ({source}): median and largest. "
         "local: largest of the bounds at these inputs. tight, sharp, published: for all tokens with "
         f"norms up to {first['radius']:.4g} and distances up to {2 * first['spread']:.4g}; a dash: no "
         "such bound."
     ]
+    notes += geometry_notes(first)
     if not all(row.get("converged", True) for row in records):
-        notes.append("Some Lanczos iterations did not converge: these norms are lower estimates.")
+        notes.append("Some iterations did not converge: these norms are lower estimates.")
     columns = ["attention"] if of_blocks else []
     columns += ["pooler", "median", "largest", *bounds_]
     return Table(

@@ -22,9 +22,12 @@ def describe_block(model: TBM, variables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_domain(num_tokens: TokenRange, domain: Domain) -> dict[str, Any]:
-    """What a record says of the inputs that a bound holds for."""
+def describe_domain(
+    num_tokens: TokenRange, domain: Domain, geometry: str = "frobenius"
+) -> dict[str, Any]:
+    """What a record says of the inputs that a bound holds for, and of the norm of their changes."""
     return {
+        "geometry": geometry,
         "num_tokens": np.asarray([num_tokens.low, num_tokens.high]).tolist(),
         "radius": float(domain.radius),
         "spread": float(domain.spread),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from poolax._lanczos import unit
+from poolax._geometry import norms, size, steepest, support
 from poolax._numerics import safe_norm
 from poolax.empirical._starts import root_mean_square
 
@@ -32,7 +32,7 @@ class _Place(NamedTuple):
     Attributes:
         variables: Variables of the function.
         x: The point.
-        v: Unit direction, about the singular vector there.
+        v: Direction of norm one, about the one whose image is longest there.
         u: ``J(x) v``, whose length is the norm that is climbed.
     """
 
@@ -74,7 +74,7 @@ class _Ascent(NamedTuple):
     best: _Seen
 
 
-def make_ascent(fn, log_bound, project, extent, num_steps):
+def make_ascent(fn, log_bound, project, extent, num_steps, geometry):
     """The ascent of one restart: a function of a point, a direction and variables.
 
     It gives the largest norm that it has seen, which one power iteration a step leaves too low, and
@@ -98,13 +98,13 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
 
     def move(variables, x, v, directions, lengths):
         """The longest image of ``v`` among several steps, to stay being one of them."""
-        size = root_mean_square(x)
+        scale = root_mean_square(x)
 
         def attempt(step):
             direction, length = step
-            moved = project(x + length * size * directions[direction])
+            moved = project(x + length * scale * directions[direction])
             out = push(variables, moved, v)
-            return moved, out, safe_norm(out)
+            return moved, out, size(geometry, out)
 
         tried = lengths[:, None] * jnp.array(_FACTORS, x.dtype)[None]  # (directions, factors)
         which = jnp.repeat(jnp.arange(len(directions)), len(_FACTORS))
@@ -118,7 +118,7 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
         return points[top], outs[top], jnp.clip(lengths, _SHORTEST_STEP, _LONGEST_STEP)
 
     def see(now: _Ascent) -> _Seen:
-        norm = safe_norm(now.place.u)
+        norm = size(geometry, now.place.u)
         ratio = norm / jnp.exp(log_bound(now.place.variables))
         return _larger(_Seen(ratio, norm, now.place), now.best)
 
@@ -128,11 +128,12 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
         variables, x, v, u = jax.tree.map(
             lambda a, b: jnp.where(index == num_wandering, a, b), best.place, now.place
         )
-        norm, u = safe_norm(u), unit(u)
+        norm, u = size(geometry, u), support(geometry, u)
         # Its derivative with respect to v is J^T u: the ascent and the power step share one pass.
         gradients = jax.grad(stretch, argnums=(0, 1, 2))(variables, x, v, u)
         scaled, gradient, turned = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1), gradients)
-        v = jnp.where(jnp.any(turned != 0), unit(turned), v)
+        # What changes nothing now may do so later.
+        v = jnp.where(norms(geometry, turned) > 0, steepest(geometry, turned), v)
         ascent = jax.tree.map(jnp.subtract, scaled, jax.grad(log_bound)(variables))
         update, variables_state = of_variables.update(ascent, now.of_variables, variables)
         variables = optax.apply_updates(variables, update)
@@ -153,7 +154,7 @@ def make_ascent(fn, log_bound, project, extent, num_steps):
         return _Ascent(place, lengths, variables_state, input_state, best), None
 
     def ascend(x, v, variables):
-        v = unit(v)
+        v = steepest(geometry, v)
         place = _Place(variables, x, v, push(variables, x, v))
         nothing = jnp.zeros((), x.dtype)
         begun = _Ascent(

@@ -27,6 +27,7 @@ def expressivity(
     key: jax.Array,
     num_perturbations: int = 16,
     neighbourhood: str = "ball",
+    geometry: str = "frobenius",
     project: Callable[[Array], Array] | None = None,
     batch_size: int | None = None,
     confidence: float = 0.95,
@@ -55,11 +56,13 @@ def expressivity(
             any other shape ``(N, ...)``.
         masks: True at what is real, such as tokens ``(N, n)`` or steps ``(N, time)``: broadcastable to
             as many leading axes of ``inputs`` as it has; ``None`` if all is real.
-        epsilon: Size of the change (Frobenius norm), at least 0.
+        epsilon: Size of the change, at least 0.
         sigma: Distance of the outputs (Euclidean norm) that counts as a move, above 0.
         key: Random key.
         num_perturbations: Perturbations of each input.
         neighbourhood: ``"ball"``, ``"gaussian"`` or ``"adversarial"``.
+        geometry: ``"frobenius"`` for changes of that Frobenius norm, ``"tokens"`` for one of that norm
+            in each token, a row of the last axis.
         project: Maps a changed input to the nearest one that is allowed, such as ``lambda x:
             jnp.clip(x, 0, 1)`` for pixels; onto a convex set that holds the inputs it makes no change
             larger. What is not real is zero when it sees it.
@@ -71,9 +74,9 @@ def expressivity(
         ``"adversarial"``).
 
     Raises:
-        ValueError: for an unknown neighbourhood, numbers out of range, inputs that are not floating
-            or not finite, no input, an input of which nothing is real, a projection that moves the
-            inputs, or outputs that are not one finite array.
+        ValueError: for an unknown neighbourhood or geometry, numbers out of range, inputs that are not
+            floating or not finite, no input, an input of which nothing is real, a projection that moves
+            the inputs, or outputs that are not one finite array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -98,6 +101,7 @@ def expressivity(
         key=key,
         num_perturbations=num_perturbations,
         neighbourhood=neighbourhood,
+        geometry=geometry,
         project=project,
         batch_size=batch_size,
     )
@@ -131,6 +135,7 @@ def noise_curve(
     key: jax.Array,
     num_perturbations: int = 8,
     neighbourhood: str = "gaussian",
+    geometry: str = "frobenius",
     project: Callable[[Array], Array] | None = None,
     batch_size: int | None = None,
     confidence: float = 0.95,
@@ -155,6 +160,7 @@ def noise_curve(
         key: Random key.
         num_perturbations: Perturbations of each input.
         neighbourhood: ``"gaussian"``, ``"ball"`` or ``"adversarial"``.
+        geometry: As in :func:`expressivity`.
         project: As in :func:`expressivity`.
         batch_size: Evaluations of ``fn`` at a time, which bounds the memory; ``None`` takes 256.
         confidence: Confidence of the interval of the mean.
@@ -197,6 +203,7 @@ def noise_curve(
         key=key,
         num_perturbations=num_perturbations,
         neighbourhood=neighbourhood,
+        geometry=geometry,
         project=project,
         batch_size=batch_size,
     )

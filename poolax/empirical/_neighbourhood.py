@@ -16,6 +16,7 @@ from poolax._checks import (
     check_floating,
     check_instance,
 )
+from poolax._geometry import GEOMETRIES, into_ball, steepest
 from poolax._numerics import accumulation_dtype, at_highest_precision, safe_norm
 from poolax._programs import kept_program
 from poolax._typing import AnyArray
@@ -35,6 +36,7 @@ def output_distances(
     key: jax.Array,
     num_perturbations: int,
     neighbourhood: str,
+    geometry: str,
     project: Callable[[Array], Array] | None,
     batch_size: int | None,
 ) -> PyTree:
@@ -48,6 +50,7 @@ def output_distances(
         key: Random key; each input has its own, whatever stands beside it.
         num_perturbations: Neighbours of each input.
         neighbourhood: One of ``NEIGHBOURHOODS``.
+        geometry: Whether a change has that size as a whole, or each of its tokens.
         project: Maps a neighbour to the nearest point that is allowed.
         batch_size: Evaluations of ``fn`` at a time.
 
@@ -58,6 +61,7 @@ def output_distances(
         ValueError: for arguments or outputs that are not what they should be.
     """
     check_choice("neighbourhood", neighbourhood, NEIGHBOURHOODS)
+    check_choice("geometry", geometry, GEOMETRIES)
     check_count("num_perturbations", num_perturbations)
     batch_size = _DEFAULT_BATCH_SIZE if batch_size is None else batch_size
     check_count("batch_size", batch_size)
@@ -65,9 +69,8 @@ def output_distances(
     if project is not None:
         _check_projection(project, inputs, masks)
     keys = jax.random.split(key, inputs.shape[0])
-    program = _program(
-        (inputs, epsilons, keys), fn, project, num_perturbations, neighbourhood, batch_size
-    )
+    ball = neighbourhood, geometry
+    program = _program((inputs, epsilons, keys), fn, project, num_perturbations, ball, batch_size)
     distances = program(inputs, masks, epsilons, keys)
     for leaf in jax.tree.leaves(distances):
         check_finite("outputs of fn", leaf)
@@ -110,20 +113,18 @@ def _check_projection(project, inputs, masks):
 
 
 @kept_program
-def _program(fn, project, num_perturbations, neighbourhood, batch_size):
+def _program(fn, project, num_perturbations, ball, batch_size):
     @jax.jit
     def distances(inputs, masks, epsilons, keys):
         return map_distances(
-            inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
+            inputs, masks, epsilons, keys, fn, project, num_perturbations, ball, batch_size
         )
 
     return distances
 
 
 @at_highest_precision
-def map_distances(
-    inputs, masks, epsilons, keys, fn, project, num_perturbations, neighbourhood, batch_size
-):
+def map_distances(inputs, masks, epsilons, keys, fn, project, num_perturbations, ball, batch_size):
     """The same, to be jitted: no more than ``batch_size`` evaluations of ``fn`` are alive at a time."""
     # A divisor leaves no remainder, for which everything would be compiled a second time.
     limit = min(batch_size, num_perturbations)
@@ -134,7 +135,7 @@ def map_distances(
     chosen = jnp.minimum(jnp.arange(num_chunks * size), num_inputs - 1).reshape(num_chunks, size)
 
     def of_input(x, mask, key):
-        measure = _measure(fn, x, mask, project, neighbourhood)
+        measure = _measure(fn, x, mask, project, *ball)
         keys = jax.random.split(key, num_perturbations).reshape(-1, at_once)
 
         def of_epsilon(epsilon):
@@ -151,7 +152,7 @@ def map_distances(
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_inputs], distances)
 
 
-def _measure(fn, x, mask, project, neighbourhood):
+def _measure(fn, x, mask, project, neighbourhood, geometry):
     """A function of key and epsilon: how far the outputs of a neighbour of ``x`` move."""
     dtype = accumulation_dtype(x)
     real = _real(mask, x)
@@ -173,7 +174,7 @@ def _measure(fn, x, mask, project, neighbourhood):
         return jax.tree.map(lambda new, old: safe_norm(new - old), outputs(point), clean)
 
     def measure(key, epsilon):
-        start = neighbour(draw_noise(key, entries, dtype, epsilon, neighbourhood))
+        start = neighbour(draw_noise(key, entries, dtype, epsilon, neighbourhood, geometry))
         if neighbourhood != "adversarial":
             return distances(start)
 
@@ -182,7 +183,7 @@ def _measure(fn, x, mask, project, neighbourhood):
             def distance(point):
                 return jax.tree.leaves(distances(point))[index]
 
-            return _ascend(distance, start, base, neighbour, epsilon)
+            return _ascend(distance, start, base, neighbour, epsilon, geometry)
 
         tree = jax.tree.structure(clean)
         return tree.unflatten([of_leaf(index) for index in range(tree.num_leaves)])
@@ -190,28 +191,27 @@ def _measure(fn, x, mask, project, neighbourhood):
     return measure
 
 
-def draw_noise(key, real, dtype, epsilon, neighbourhood):
+def draw_noise(key, real, dtype, epsilon, neighbourhood, geometry):
     """Gaussian noise, or a uniform point of the ball, on the real entries alone."""
-    num_real = jnp.sum(real)
+    # Of all, or of each token.
+    axis = -1 if geometry == "tokens" and real.ndim else None
+    num_real = jnp.maximum(1, jnp.sum(real, axis=axis, keepdims=True)).astype(dtype)
     direction_key, length_key = jax.random.split(key)
     noise = jnp.where(real, jax.random.normal(direction_key, real.shape, dtype), 0)
     if neighbourhood == "gaussian":
-        return noise * epsilon / jnp.sqrt(num_real.astype(dtype))
-    length = jax.random.uniform(length_key, (), dtype) ** (1 / num_real.astype(dtype))
-    return noise * (epsilon * length / safe_norm(noise))
+        return noise * epsilon / jnp.sqrt(num_real)
+    length = jax.random.uniform(length_key, num_real.shape, dtype) ** (1 / num_real)
+    return steepest(geometry, noise) * (epsilon * length)
 
 
-def _ascend(distance, start, base, neighbour, epsilon):
+def _ascend(distance, start, base, neighbour, epsilon, geometry):
     """Farthest output on a gradient ascent in the ball; steps shrink from epsilon to nothing."""
 
     def step(carry, progress):
         point, best = carry
         value, gradient = jax.value_and_grad(distance)(point)
-        norm = safe_norm(gradient)
-        move = epsilon * (1 - progress) * gradient / jnp.where(norm > 0, norm, 1)
-        noise = point + move - base
-        norm = safe_norm(noise)
-        noise = noise * jnp.minimum(1, epsilon / jnp.where(norm > 0, norm, 1))
+        move = epsilon * (1 - progress) * steepest(geometry, gradient)
+        noise = into_ball(geometry, point + move - base, epsilon)
         return (neighbour(noise), jnp.maximum(best, value)), None
 
     progress = jnp.arange(_ASCENT_STEPS) / _ASCENT_STEPS

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from poolax._checks import check_count, check_finite, check_floating, check_result
+from poolax._checks import check_choice, check_count, check_finite, check_floating, check_result
+from poolax._geometry import GEOMETRIES, steepest
 from poolax._lanczos import lanczos, unit
 from poolax._numerics import accumulation_dtype, at_highest_precision
 from poolax._programs import kept_program
@@ -15,7 +16,11 @@ from poolax._threads import on_one_thread
 from poolax._typing import AnyArray
 from poolax.empirical._ascent import make_ascent
 from poolax.empirical._jacobian import check_measurement, check_point, output_shape
-from poolax.empirical._power_iteration import from_smaller_side, jacobian_products
+from poolax.empirical._power_iteration import (
+    from_smaller_side,
+    jacobian_products,
+    largest_of_tokens,
+)
 from poolax.empirical._projections import Projection
 from poolax.empirical._starts import draw_starts, root_mean_square
 from poolax.records import SearchResult
@@ -39,6 +44,7 @@ def maximize_jacobian_norm(
     starts: Float[AnyArray, "k ..."] | None = None,
     variables: Any = None,
     bound: Callable[[Any], Float[Array, ""]] | None = None,
+    geometry: str = "frobenius",
 ) -> SearchResult:
     r"""Largest Jacobian norm found by projected gradient ascent: a lower bound of ``Lip(fn)``.
 
@@ -77,15 +83,17 @@ def maximize_jacobian_norm(
             ``(k, *x0.shape)``; ``None`` for ``x0`` alone.
         variables: Pytree of floating arrays to search over as well; ``None`` if ``fn`` has none.
         bound: Maps variables to a positive number; ``None`` for the norm itself.
+        geometry: Of the norm, as for :func:`power_iteration`.
 
     Returns:
         The largest norm that was seen, so never above ``Lip(fn)`` on the domain but for rounding;
         where; and the largest of each restart. With ``bound`` it is the ratio that is largest.
 
     Raises:
-        ValueError: for numbers out of range, inputs or variables that are not floating or not finite,
-            ``starts`` of another shape, a function that returns anything but one floating array with
-            entries, a ``bound`` without ``variables``, or a Jacobian or bound that is not finite.
+        ValueError: for another geometry, numbers out of range, inputs or variables that are not
+            floating or not finite, ``starts`` of another shape, a function that returns anything but
+            one floating array with entries, a ``bound`` without ``variables``, or a Jacobian or bound
+            that is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -98,8 +106,9 @@ def maximize_jacobian_norm(
         2.00
 
     Reference:
-        Theory, section 10.3; this library's own. Adam: Kingma and Ba (ICLR 2015).
+        Theory, sections 10.3 and 10.6; this library's own. Adam: Kingma and Ba (ICLR 2015).
     """
+    check_choice("geometry", geometry, GEOMETRIES)
     check_count("num_restarts", num_restarts)
     check_count("num_steps", num_steps)
     x0 = check_point(x0)
@@ -113,7 +122,8 @@ def maximize_jacobian_norm(
     fixed = variables is None
     given = () if fixed else jax.tree.map(jnp.asarray, variables)
     leaves = jax.tree.leaves(given)
-    search = _program((points, key, *leaves), fn, project, bound, num_restarts, num_steps, fixed)
+    arrays = (points, key, *leaves)
+    search = _program(arrays, fn, project, bound, num_restarts, num_steps, fixed, geometry)
     per_restart, ratio, value, x, found = search(points, key, given)
     check_measurement(value)
     check_finite("bound of variables", ratio)
@@ -128,13 +138,16 @@ def maximize_jacobian_norm(
 
 
 @kept_program
-def _program(fn, project, bound, num_restarts, num_steps, fixed):
+def _program(fn, project, bound, num_restarts, num_steps, fixed, geometry):
     def mapped(variables, x):
         return fn(x) if fixed else fn(variables, x)
 
     def norm_at(variables, x, v):
-        """The norm, from a direction that may be far from the singular vector."""
+        """The norm, from a direction that may be far from the best."""
         products = jacobian_products(lambda x: mapped(variables, x), x)
+        if geometry == "tokens":
+            start = steepest(geometry, v)
+            return largest_of_tokens(*products, start, _REFINING_STEPS, _REFINING_RTOL).value
         first, second, like = from_smaller_side(*products, x)
         start = unit(v if like is x else products[0](v))
         return lanczos(first, second, start, _REFINING_STEPS, _REFINING_RTOL).value
@@ -156,7 +169,7 @@ def _program(fn, project, bound, num_restarts, num_steps, fixed):
         shape = (num_restarts + len(given), *given.shape[1:])
         directions = jax.random.normal(direction_key, shape, given.dtype)
         drawn = _draw_variables(variables, variables_key, num_restarts)
-        ascend = make_ascent(mapped, log_bound, project, extent, num_steps)
+        ascend = make_ascent(mapped, log_bound, project, extent, num_steps, geometry)
         seen, *best = jax.vmap(ascend)(starts, directions[:num_restarts], drawn)
         # The given inputs behind the restarts, each with the given variables.
         as_given = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(given)), variables)

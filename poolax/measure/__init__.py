@@ -28,7 +28,7 @@ from poolax.measure._layers import layer_bounds as layer_bounds
 from poolax.measure._ledgers import backbone_ledgers as backbone_ledgers
 from poolax.measure._ledgers import embeddings_domain as embeddings_domain
 from poolax.measure._ledgers import pooled_ledgers as pooled_ledgers
-from poolax.measure._ledgers import pooled_tokens as pooled_tokens
+from poolax.measure._ledgers import pooled_sizes as pooled_sizes
 from poolax.measure._local import local_at_inputs as local_at_inputs
 from poolax.measure._methods import by_method as by_method
 from poolax.measure._methods import known as known

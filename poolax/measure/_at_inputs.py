@@ -9,8 +9,9 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from poolax import bounds, empirical
-from poolax._checks import check_tokens
+from poolax._checks import check_choice, check_tokens
 from poolax._compilation import compile_quickly
+from poolax._geometry import GEOMETRIES
 from poolax._threads import on_one_thread
 from poolax.blocks import TBM
 from poolax.bounds import Domain
@@ -23,7 +24,7 @@ class AtInputs:
     """Norms of Jacobians at inputs, and their bounds there.
 
     Attributes:
-        measured: Exact norms, shape ``(N,)``.
+        measured: Norms, shape ``(N,)``.
         local: Bounds that hold at these inputs alone, shape ``(N,)``.
     """
 
@@ -33,14 +34,23 @@ class AtInputs:
 
 @on_one_thread
 def block_at_inputs(
-    model: TBM, variables: Mapping[str, Any], inputs: Float[Array, "N n d"]
+    model: TBM,
+    variables: Mapping[str, Any],
+    inputs: Float[Array, "N n d"],
+    *,
+    geometry: str = "frobenius",
 ) -> AtInputs:
-    """Exact Jacobian norms of a one-block model at inputs, and their local bounds.
+    """Jacobian norms of a one-block model at inputs, and their local bounds.
+
+    Frobenius norms are exact. Those of the largest token are hard to compute and what
+    :func:`poolax.empirical.power_iteration` finds, from below.
 
     Args:
         model: The model.
         variables: What its ``init`` returned.
         inputs: Token sequences, shape ``(N, n, d)``.
+        geometry: Norm of changes of the tokens: ``"frobenius"``, or ``"tokens"`` for the largest norm
+            of a token's change.
 
     Returns:
         Both, a number an input.
@@ -49,19 +59,26 @@ def block_at_inputs(
         ValueError: for inputs that are not ``(N, n, d)`` or not finite, or as
             :func:`poolax.bounds.local_tbm` raises.
     """
+    check_choice("geometry", geometry, GEOMETRIES)
     check_tokens("inputs", inputs)
     if jnp.ndim(inputs) != 3:
         raise ValueError(f"inputs: expected shape (N, n, d), got {jnp.shape(inputs)}")
 
     def at_inputs(variables, inputs):
         def at(x):
-            exact = empirical.jacobian_norm(lambda x: jnp.asarray(model.apply(variables, x)), x)
-            return exact, bounds.local_tbm(model, variables, x).lipschitz
+            measured = _norm(lambda x: jnp.asarray(model.apply(variables, x)), x, geometry)
+            return measured, bounds.local_tbm(model, variables, x, geometry=geometry).lipschitz
 
         return jax.lax.map(at, inputs)
 
     compiled = jax.jit(at_inputs, compiler_options=compile_quickly())
     return AtInputs(*compiled(variables, jnp.asarray(inputs)))
+
+
+def _norm(fn, x, geometry):
+    if geometry == "frobenius":
+        return empirical.jacobian_norm(fn, x)
+    return empirical.power_iteration(fn, x, key=jax.random.key(0), geometry=geometry).value
 
 
 def measure_block(
@@ -70,14 +87,16 @@ def measure_block(
     inputs: Float[Array, "N n d"],
     *,
     domain: Domain | None = None,
+    geometry: str = "frobenius",
 ) -> dict[str, Any]:
-    """Exact Jacobian norms of a one-block model at inputs, their local bounds, and its other bounds.
+    """Jacobian norms of a one-block model at inputs, their local bounds, and its other bounds.
 
     Args:
         model: The model.
         variables: What its ``init`` returned.
         inputs: Token sequences, shape ``(N, n, d)``.
         domain: Where the bounds hold; ``None`` takes the smallest that holds the inputs.
+        geometry: As for :func:`block_at_inputs`.
 
     Returns:
         ``measured`` and ``local``, a number an input, and the :func:`constant_fields` of
@@ -93,7 +112,8 @@ def measure_block(
         >>> row["measured"][0] <= row["local"][0]
         True
     """
-    at = block_at_inputs(model, variables, inputs)
+    at = block_at_inputs(model, variables, inputs, geometry=geometry)
     domain = bounds.domain_of(inputs) if domain is None else domain
     row = {"measured": at.measured.tolist(), "local": at.local.tolist()}
-    return row | constant_fields(block_bounds(model, variables, inputs.shape[1], domain))
+    known = block_bounds(model, variables, inputs.shape[1], domain, geometry=geometry)
+    return row | constant_fields(known)

@@ -17,7 +17,7 @@ from poolax.measure._ledgers import (
     backbone_ledgers,
     embeddings_domain,
     pooled_ledgers,
-    pooled_tokens,
+    pooled_sizes,
 )
 from poolax.measure._local import LocalBounds
 from poolax.pooling import FIXED_POOLERS, from_name
@@ -30,6 +30,7 @@ def measure_backbone(
     *,
     poolers: Sequence[str] = FIXED_POOLERS,
     key: jax.Array,
+    geometry: str = "frobenius",
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """Jacobian norms from embeddings to pooled vectors at inputs, beside local, tight and sharp bounds.
@@ -39,7 +40,9 @@ def measure_backbone(
         embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         poolers: Names of poolers without parameters.
-        key: Random key of the Lanczos iteration.
+        key: Random key of the iteration: Lanczos's, or power iteration for ``geometry="tokens"``.
+        geometry: Norm of changes of the embeddings: ``"frobenius"``, or ``"tokens"`` for the largest
+            norm of a token's change.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -51,7 +54,7 @@ def measure_backbone(
     Raises:
         ValueError: for a wrong shape, an unknown pooler, or as the bounds raise.
     """
-    return PooledNorms(poolers, key)(backbone, embeddings, mask, progress)
+    return PooledNorms(poolers, key, geometry)(backbone, embeddings, mask, progress)
 
 
 class PooledNorms:
@@ -61,11 +64,12 @@ class PooledNorms:
 
     Args:
         poolers: Names of poolers without parameters.
-        key: Random key of the Lanczos iteration.
+        key: Random key of the iteration.
+        geometry: Norm of changes of the embeddings.
     """
 
-    def __init__(self, poolers: Sequence[str], key: Array):
-        self._names, self._key = list(poolers), key
+    def __init__(self, poolers: Sequence[str], key: Array, geometry: str = "frobenius"):
+        self._names, self._key, self._geometry = list(poolers), key, geometry
         self._modules = [from_name(name) for name in poolers]
         self._programs: tuple[Any, Callable, LocalBounds] | None = None
 
@@ -89,8 +93,9 @@ class PooledNorms:
             raise ValueError(f"embeddings: expected shape (N, n, d), got {jnp.shape(embeddings)}")
         embeddings = jnp.asarray(embeddings)
         num_tokens, domain = embeddings_domain(embeddings, mask)
-        ledgers = backbone_ledgers(backbone, num_tokens, domain, progress=progress)
-        num_pooled = pooled_tokens(backbone, embeddings.shape[1:], num_tokens)
+        geometry = self._geometry
+        ledgers = backbone_ledgers(backbone, num_tokens, domain, geometry=geometry, progress=progress)
+        sizes = pooled_sizes(backbone, embeddings.shape[1:], num_tokens)
         rows: list[dict[str, Any]] = [
             {"pooler": name, "measured": [], "log10_local": [], "converged": True}
             for name in self._names
@@ -111,7 +116,8 @@ class PooledNorms:
                 done += 1
                 progress("inputs", done, total)
         for row, module in zip(rows, modules, strict=True):
-            row |= constant_fields(pooled_ledgers(ledgers, module, num_pooled))
+            found = pooled_ledgers(ledgers, module, *sizes, geometry=geometry)
+            row |= constant_fields(found)
         return rows
 
     def _of(self, backbone):
@@ -119,13 +125,14 @@ class PooledNorms:
         told = (type(backbone), backbone.config)
         if self._programs is None or self._programs[0] != told:
             own = backbone.replace(params=None)
-            measure = jax.jit(_measure(own, self._modules, self._key))
-            self._programs = (told, measure, LocalBounds(own, self._modules))
+            measure = jax.jit(_measure(own, self._modules, self._key, self._geometry))
+            self._programs = (told, measure, LocalBounds(own, self._modules, self._geometry))
         return self._programs[1:]
 
 
-def _measure(backbone, poolers, key):
+def _measure(backbone, poolers, key, geometry):
     """The Jacobian's norm from embeddings to one of several poolers, in one program for all of them."""
+    method = "lanczos" if geometry == "frobenius" else "power"
 
     def measure(params, x, mask, index):
         def pooled(x):
@@ -133,6 +140,6 @@ def _measure(backbone, poolers, key):
             branches = [lambda z, pooler=pooler: pooler(z, tokens.mask) for pooler in poolers]
             return jax.lax.switch(index, branches, tokens.states)
 
-        return empirical.power_iteration(pooled, x, key=key, method="lanczos")
+        return empirical.power_iteration(pooled, x, key=key, method=method, geometry=geometry)
 
     return measure

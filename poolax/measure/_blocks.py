@@ -19,7 +19,12 @@ _Constants = dict[str, Constant | None]
 
 
 def block_bounds(
-    model: TBM, variables: Mapping[str, Any], num_tokens: int | TokenRange, domain: Domain
+    model: TBM,
+    variables: Mapping[str, Any],
+    num_tokens: int | TokenRange,
+    domain: Domain,
+    *,
+    geometry: str = "frobenius",
 ) -> _Constants:
     """Bounds of a one-block model by all methods.
 
@@ -28,6 +33,8 @@ def block_bounds(
         variables: What its ``init`` returned.
         num_tokens: Number of tokens, or a :class:`TokenRange`.
         domain: Where the bounds hold.
+        geometry: Norm of changes of the tokens: ``"frobenius"``, or ``"tokens"`` for the largest norm
+            of a token's change.
 
     Returns:
         Constants by method; ``None`` where nothing was published.
@@ -46,7 +53,8 @@ def block_bounds(
     """
     pooler = model.pooler
     with_variables = (pooler, {"params": variables["params"].get("pooler", {})})
-    return next(pooler_bounds(model, variables, [with_variables], num_tokens, domain))
+    found = pooler_bounds(model, variables, [with_variables], num_tokens, domain, geometry=geometry)
+    return next(found)
 
 
 def pooler_bounds(
@@ -55,6 +63,8 @@ def pooler_bounds(
     poolers: Iterable[tuple[Pooler, Mapping[str, Any]]],
     num_tokens: int | TokenRange,
     domain: Domain,
+    *,
+    geometry: str = "frobenius",
 ) -> Iterator[_Constants]:
     """Bounds of one block with one pooler after another on top, the block bounded once for all.
 
@@ -64,6 +74,7 @@ def pooler_bounds(
         poolers: Poolers, and what their ``init`` returned.
         num_tokens: Number of tokens, or a :class:`TokenRange`.
         domain: Where the bounds hold.
+        geometry: As for :func:`block_bounds`.
 
     Yields:
         :func:`block_bounds` for each pooler.
@@ -84,13 +95,14 @@ def pooler_bounds(
         block = blocks[method]
         if block is None:
             return None
+        with_pooler = functools.partial(bounds.with_pooler, geometry=geometry)
         if method == "published":
-            bound = without_overflow(lambda block: bounds.with_pooler(block, pooler), block)
+            bound = without_overflow(lambda block: with_pooler(block, pooler), block)
         else:
             reads = without_overflow(
                 lambda block, parameters: _reads(block, pooler, parameters), block, parameters
             )
-            bound = without_overflow(bounds.with_pooler, block, reads)
+            bound = without_overflow(with_pooler, block, reads)
         return Constant(float(bound.log_lipschitz), float(bound.lipschitz))
 
     for pooler, parameters in poolers:
@@ -103,7 +115,12 @@ def _reads(block, pooler, parameters):
 
 
 def head_bounds(
-    pooler: Pooler, params: Mapping[str, Any], num_tokens: int | TokenRange, domain: Domain
+    pooler: Pooler,
+    params: Mapping[str, Any],
+    num_tokens: int | TokenRange,
+    domain: Domain,
+    *,
+    geometry: str = "frobenius",
 ) -> _Constants:
     """Bounds from token states to the outputs of a pooler with a linear layer behind it.
 
@@ -112,6 +129,7 @@ def head_bounds(
         params: Parameters of the head: ``"output"``, and ``"pooler"`` where it has any.
         num_tokens: Number of tokens, or a :class:`TokenRange`.
         domain: Of the token states.
+        geometry: As for :func:`block_bounds`.
 
     Returns:
         Constants by method; nothing is published of heads.
@@ -125,7 +143,7 @@ def head_bounds(
         sizes = {"num_tokens": num_tokens, "dim": kernel.shape[0], "spread": domain.spread}
         variables = {"params": params.get("pooler", {})}
         reads = bounds.pooler(pooler, variables, **sizes, method=method)
-        return bounds.spectral_norm(kernel) * reads.l2
+        return bounds.spectral_norm(kernel) * (reads.l2 if geometry == "frobenius" else reads.l1)
 
     def bound(method):
         if method == "published":

@@ -1,6 +1,7 @@
 """Bounds of backbones with poolers behind them, on the domain of their embeddings."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ def backbone_ledgers(
     num_tokens: TokenRange,
     domain: Domain,
     *,
+    geometry: str = "frobenius",
     progress: Progress = no_progress,
 ) -> dict[str, Ledger]:
     """Sharp and tight ledger of a backbone.
@@ -51,6 +53,8 @@ def backbone_ledgers(
         backbone: The backbone.
         num_tokens: Fewest and most tokens.
         domain: Of its embeddings.
+        geometry: Norm of changes of embeddings and of token states: ``"frobenius"``, or ``"tokens"``
+            for the largest norm of a token's change.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -59,7 +63,8 @@ def backbone_ledgers(
     Raises:
         ValueError: as :func:`poolax.bounds.ledger` raises.
     """
-    sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
+    sizes: dict[str, Any] = {"num_tokens": num_tokens, "geometry": geometry}
+    sizes |= {"radius": domain.radius, "spread": domain.spread}
 
     def ledger(method):
         return without_overflow(
@@ -75,8 +80,12 @@ def backbone_ledgers(
     return ledgers
 
 
-def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange) -> TokenRange:
-    """Numbers of tokens that a pooler sees: those that came in, but for backbones that merge tokens.
+def pooled_sizes(
+    backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenRange
+) -> tuple[TokenRange, int]:
+    """Numbers of tokens that a pooler sees, and their width.
+
+    These are the tokens that came in, but for backbones that merge tokens.
 
     Args:
         backbone: The backbone.
@@ -84,14 +93,20 @@ def pooled_tokens(backbone: Backbone, shape: tuple[int, ...], num_tokens: TokenR
         num_tokens: Fewest and most real tokens.
 
     Returns:
-        Fewest and most tokens behind the backbone.
+        Fewest and most tokens behind the backbone, and the width there.
     """
     states = jax.eval_shape(backbone.encode, backbone.params, jnp.zeros(shape)).states
-    return num_tokens if states.shape[-2] == shape[0] else TokenRange(*states.shape[-2:-1] * 2)
+    number, dim = states.shape[-2:]
+    return (num_tokens if number == shape[0] else TokenRange(number, number)), dim
 
 
 def pooled_ledgers(
-    ledgers: Mapping[str, Ledger], pooler: Pooler, num_tokens: TokenRange
+    ledgers: Mapping[str, Ledger],
+    pooler: Pooler,
+    num_tokens: TokenRange,
+    dim: int,
+    *,
+    geometry: str = "frobenius",
 ) -> dict[str, Constant | None]:
     """Bounds of a backbone with a pooler behind it.
 
@@ -99,13 +114,15 @@ def pooled_ledgers(
         ledgers: What :func:`backbone_ledgers` gave.
         pooler: A pooler without parameters.
         num_tokens: Fewest and most tokens that it sees.
+        dim: Width of these.
+        geometry: That of the ledgers.
 
     Returns:
         Constants by method; nothing is published of backbones.
     """
     constants: dict[str, Constant | None] = {"published": None}
     for method, ledger in ledgers.items():
-        # The width counts for l1 alone.
-        factor = bounds.pooler(pooler, num_tokens=num_tokens, dim=1, method=method).l2
+        reads = bounds.pooler(pooler, num_tokens=num_tokens, dim=dim, method=method)
+        factor = reads.l2 if geometry == "frobenius" else reads.l1
         constants[method] = Constant(float(ledger.log_lipschitz + jnp.log(jnp.asarray(factor))))
     return constants

@@ -27,6 +27,7 @@ def local_at_inputs(
     mask: Bool[Array, "N n"] | None = None,
     *,
     poolers: Sequence[str] = FIXED_POOLERS,
+    geometry: str = "frobenius",
     progress: Progress = no_progress,
 ) -> list[list[float | None]]:
     """Local bounds from embeddings to pooled vectors, each at one input.
@@ -36,6 +37,8 @@ def local_at_inputs(
         embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         poolers: Names of poolers without parameters.
+        geometry: Norm of changes of the embeddings: ``"frobenius"``, or ``"tokens"`` for the largest
+            norm of a token's change.
         progress: Called with a description, the number done and the total.
 
     Returns:
@@ -48,7 +51,7 @@ def local_at_inputs(
     """
     modules = [from_name(name) for name in poolers]
     own: Any = backbone
-    bound = LocalBounds(own.replace(params=None), modules)(backbone.params, embeddings, mask)
+    bound = LocalBounds(own.replace(params=None), modules, geometry)(backbone.params, embeddings, mask)
     found = []
     for at in range(len(embeddings)):
         progress("inputs", at, len(embeddings))
@@ -63,10 +66,11 @@ class LocalBounds:
     Args:
         backbone: Without parameters.
         poolers: Poolers without parameters.
+        geometry: Norm of changes of the embeddings.
     """
 
-    def __init__(self, backbone: Backbone, poolers: Sequence[Pooler]):
-        self._local, self._num_poolers = _local(backbone, poolers), len(poolers)
+    def __init__(self, backbone: Backbone, poolers: Sequence[Pooler], geometry: str = "frobenius"):
+        self._local, self._num_poolers = _local(backbone, poolers, geometry), len(poolers)
 
     def __call__(
         self, params: Any, embeddings: Float[Array, "N n d"], mask: Bool[Array, "N n"] | None
@@ -97,7 +101,7 @@ class _Selection(Pooler):
         return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
 
 
-def _local(backbone, poolers):
+def _local(backbone, poolers, geometry):
     """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
     # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
     encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
@@ -112,7 +116,7 @@ def _local(backbone, poolers):
         # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
         def pooled(selected):
             options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
-            options["branches"] = False
+            options |= {"branches": False, "geometry": geometry}
             return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
 
         return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})

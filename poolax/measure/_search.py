@@ -24,6 +24,7 @@ def find(
     mask: Bool[Array, " n"] | None = None,
     starts: Float[Array, "k n d"] | None = None,
     variables: Any = None,
+    geometry: str = "frobenius",
 ) -> SearchResult:
     """Largest norm of a Jacobian that a search on a domain of bounds finds.
 
@@ -39,6 +40,7 @@ def find(
         mask: True at real tokens; ``None`` if all are real.
         starts: Further inputs to start from, such as those at which norms were measured.
         variables: Weights to search over as well; ``None`` for none.
+        geometry: Of the norm: ``"frobenius"``, or ``"tokens"`` for the largest norm of a token.
 
     Returns:
         The largest norm, and where it is.
@@ -63,6 +65,7 @@ def find(
         num_steps=num_steps,
         starts=starts,
         variables=variables,
+        geometry=geometry,
     )
 
 

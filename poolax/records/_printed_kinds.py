@@ -17,6 +17,7 @@ class InputsRecord(TypedDict):
     dim: int
     radius: float
     spread: float
+    geometry: NotRequired[str]
     measured: list[float]
     local: NotRequired[list[float]]
     log10_local: NotRequired[list[float]]
@@ -35,6 +36,7 @@ class BoundsRecord(TypedDict):
     dim: int
     radius: float
     spread: float
+    geometry: NotRequired[str]
     published: NotRequired[float]
     sharp: NotRequired[float]
     tight: NotRequired[float]

@@ -4,8 +4,10 @@ from poolax.reporting._advice import advice_table as advice_table
 from poolax.reporting._advice import plot_advice as plot_advice
 from poolax.reporting._bounds import bounds_table as bounds_table
 from poolax.reporting._bounds import constant_text as constant_text
+from poolax.reporting._bounds import geometry_notes as geometry_notes
 from poolax.reporting._bounds import ledger_table as ledger_table
 from poolax.reporting._bounds import pooled_table as pooled_table
+from poolax.reporting._by_geometry import plot_bounds_by_geometry as plot_bounds_by_geometry
 from poolax.reporting._by_tokens import plot_bounds_by_tokens as plot_bounds_by_tokens
 from poolax.reporting._certificates import certificate_table as certificate_table
 from poolax.reporting._certificates import plot_certificates as plot_certificates

@@ -57,7 +57,8 @@ def _notes(row):
     notes = [
         f"Lipschitz constants for {_tokens_text(row)} of width {row['dim']}, norms up to "
         f"{row['radius']:.4g} and distances up to {2 * row['spread']:.4g}; a dash: nothing was "
-        "published, or no finite number."
+        "published, or no finite number.",
+        *geometry_notes(row),
     ]
     if "gamma" in row:
         notes.append(
@@ -81,6 +82,21 @@ def _counted(records):
         f"None of {len(records)} is certified; by the least of these bounds a change of epsilon up to "
         f"{largest} would be."
     ]
+
+
+def geometry_notes(row: Mapping[str, Any]) -> list[str]:
+    """What a table says of the norm of changes, where that is not Frobenius's.
+
+    Args:
+        row: A record that may have a ``geometry``.
+
+    Example:
+        >>> geometry_notes({"geometry": "frobenius"})
+        []
+    """
+    if row.get("geometry", "frobenius") == "frobenius":
+        return []
+    return ["The norm of a change is the largest of a token's: each token may change by that much."]
 
 
 def ledger_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -153,6 +169,7 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
             *_local_notes(first, has_local),
             f"From embeddings to the pooled vector, for {_tokens_text(first)} with norms up to "
             f"{first['radius']:.4g} and distances up to {2 * first['spread']:.4g}{whose}.",
+            *geometry_notes(first),
             *_vacuous(records, has_local),
             *(_counted(records) if with_gamma else []),
         ],

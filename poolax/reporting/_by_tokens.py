@@ -11,7 +11,7 @@ from poolax.reporting._ladder import RUNGS, attention_name
 
 _KINDS = ("bounds", "bounds_inputs", "bounds_lengths")
 #: What is drawn of a record, by rung.
-_FIELDS = {
+FIELDS = {
     "measured_adversarial": "found",
     "local": "local",
     "tight": "tight",
@@ -46,7 +46,7 @@ def plot_bounds_by_tokens(records: Iterable[Mapping[str, Any]], path: PathOrPath
             num_tokens, target = row["num_tokens"], row.get("target") or row.get("pooler", "")
             longest = num_tokens if isinstance(num_tokens, int) else num_tokens[-1]
             curves = panels.setdefault((row["attention"], target), {})
-            for name, field in _FIELDS.items():
+            for name, field in FIELDS.items():
                 if row.get(field):
                     curves.setdefault(name, {}).setdefault(longest, []).append(row[field])
     sizes = {size for curves in panels.values() for curve in curves.values() for size in curve}

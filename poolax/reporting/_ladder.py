@@ -62,7 +62,7 @@ def plot_sensitivity(records: Iterable[Mapping[str, Any]], path: PathOrPaths) ->
                 axes.vlines(place, min(values), max(values), color=INK, alpha=0.2, linewidth=1)
         for name, rung in series.items():
             points = [(k, row[name]) for k, row in enumerate(rows) if row[name]]
-            _draw_rung(axes, rung, *(zip(*points, strict=True) if points else ([], [])))
+            draw_rung(axes, rung, *(zip(*points, strict=True) if points else ([], [])))
         axes.set_yscale("log")
         labels = [one_line(row["pooler"]) for row in rows]
         axes.set_xticks(range(len(rows)), labels, parse_math=False)
@@ -78,7 +78,8 @@ def attention_name(kind: str) -> str:
     return _KINDS.get(kind, kind)
 
 
-def _draw_rung(axes, rung: Rung, places, values):
+def draw_rung(axes: Any, rung: Rung, places: Iterable[float], values: Iterable[float]) -> None:
+    """Draw a kind of constant in a panel: points, or bars for bounds."""
     is_bound = rung.marker == "_"
     axes.plot(
         places,

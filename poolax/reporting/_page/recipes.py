@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from poolax.reporting._bounds import bounds_table, ledger_table, pooled_table
+from poolax.reporting._by_geometry import plot_bounds_by_geometry
 from poolax.reporting._by_tokens import plot_bounds_by_tokens
 from poolax.reporting._claims.tables import claims_tables
 from poolax.reporting._expressivity import expressivity_tables
@@ -301,6 +302,21 @@ RECIPES: Sequence[Recipe] = (
         ),
         of=_at_several_lengths,
         grids=lambda rows: [record_grid(rows, "Bounds by the number of tokens")],
+    ),
+    Recipe(
+        "Bounds by the budget of a change",
+        "How far pooled vectors move where all tokens share a budget, and where each has its own.",
+        ("bounds_geometry",),
+        figures=(
+            Figure(
+                "Bounds by the budget of a change",
+                "Lipschitz constants of each pooler on a logarithmic axis, found by a search and "
+                "bounded, a row of panels for a budget that all tokens share and one for a budget of "
+                f"each token; {_BELOW}",
+                plot_bounds_by_geometry,
+            ),
+        ),
+        grids=lambda rows: [record_grid(rows, "Bounds by the budget of a change")],
     ),
     Recipe(
         "Attacks",
