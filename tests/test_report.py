@@ -193,7 +193,7 @@ def test_no_records_are_a_matter_of_usage(tmp_path, capsys):
         assert not list(tmp_path.rglob("*.html"))
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_used(tmp_path, capsys):
+def test_what_cannot_be_read_is_named_and_the_rest_is_used(tmp_path, capsys, caplog):
     rows = [*others()][2:]
     good = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "a.jsonl").write_text(good + '{"kind": "bounds", "poo')
@@ -202,6 +202,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_used(tmp_path, capsys):
     (tmp_path / "c.jsonl").write_text('{"text": "good"}\n')
     code, out, err = run(capsys, tmp_path)
     assert code == cli.COMPLETE
+    assert not caplog.records  # told once
     page = (tmp_path / "report.html").read_text()
     for told in (
         "a.jsonl: line 3 is cut off, and left out",

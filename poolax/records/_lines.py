@@ -34,10 +34,11 @@ class Lines(NamedTuple):
     cut_off: int | None
 
 
-def read_lines(path: epath.Path) -> Lines:
+def read_lines(path: epath.Path, *, warns: bool = True) -> Lines:
     """The records of a file, in order.
 
-    A last line that is cut off, as by a program that ended while it wrote, is left out and told.
+    A last line that is cut off, as by a program that ended while it wrote, is left out, and told where
+    it ``warns``.
 
     Raises:
         DamagedFileError: for a line that is not a JSON object, not the record that was written, or not
@@ -47,8 +48,9 @@ def read_lines(path: epath.Path) -> Lines:
     lines = content.splitlines()
     cut_off = len(lines) if _is_cut_off(_last_line(content)) else None
     if cut_off is not None:
-        _log.warning("%s: line %d is cut off, and left out", os.fspath(path), cut_off)
         del lines[-1]
+        if warns:
+            _log.warning("%s: line %d is cut off, and left out", os.fspath(path), cut_off)
     rows = [_unsealed(line, f"{os.fspath(path)}, line {n}") for n, line in enumerate(lines, 1)]
     return Lines(rows, cut_off)
 

@@ -84,11 +84,12 @@ the record did not keep them; the same sweep in a new folder does
         return [predictions_of(row, split) for row in self]
 
     @classmethod
-    def read(cls, path: epath.PathLike) -> "Records":
+    def read(cls, path: epath.PathLike, *, warns: bool = True) -> "Records":
         """Read JSON lines; no file gives no records.
 
         Of records with the same ``id`` the last one counts. Each is compared with the digest that was
-        written with it; older ones have none. A last line that is cut off is left out, with a warning.
+        written with it; older ones have none. A last line that is cut off is left out, with a warning
+        where it ``warns``; in either case ``cut_off`` says which.
 
         Raises:
             ValueError: for a line that is not a JSON object, not the record that was written, or not
@@ -97,7 +98,7 @@ the record did not keep them; the same sweep in a new folder does
         path = epath.Path(path)
         if not path.exists():
             return cls()
-        lines = read_lines(path)
+        lines = read_lines(path, warns=warns)
         records = cls(_latest(lines.rows))
         records.cut_off = lines.cut_off
         return records

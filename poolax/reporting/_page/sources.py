@@ -75,7 +75,7 @@ def read_sources(path: epath.PathLike) -> Found:
     remarks, refused = [], None
     for name, file in files.items():
         try:
-            records = Records.read(file)
+            records = Records.read(file, warns=False)
         except DamagedFileError as error:
             refused = error
             remarks.append(f"Left out: {one_line(error)}")

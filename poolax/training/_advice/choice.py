@@ -76,8 +76,8 @@ class Choice:
             name = max(worse if self.decided else self.comparisons, key=self._p_value)
         found = self.comparisons[name]
         return (
-            f"{name} less {self.best}, the best by validation: {found.value:+.3g} [{found.low:+.3g}, "
-            f"{found.high:+.3g}] on {found.num_examples} test examples, "
+            f"{name} less {self.best}, the best by validation: {found.value:+#.3g} [{found.low:+#.3g}, "
+            f"{found.high:+#.3g}] on {found.num_examples} test examples, "
             f"adjusted p = {found.adjusted:.2g}"
         )
 
