@@ -253,6 +253,24 @@ def test_large_tables_are_cut_before_a_page_is_too_large(tmp_path):
     assert not page.remarks
 
 
+@pytest.mark.slow
+def test_tables_and_figures_are_written_by_themselves(folder, tmp_path, capsys):
+    code, out, err = run(capsys, folder[0], "--files", tmp_path, "--out", tmp_path / "page.html")
+    assert (code, err) == (cli.COMPLETE, "")
+    assert out.endswith(f"Tables and figures: {tmp_path}\n")
+    kinds = {}
+    for path in tmp_path.glob("records-*"):
+        kinds.setdefault(path.stem, set()).add(path.suffix)
+    drawn, told = {".png", ".pdf", ".svg"}, {".md", ".tex", ".csv"}
+    assert kinds["records-scores"] == kinds["records-lipschitz-constants"] == told
+    assert kinds["records-scores-test-scores"] == drawn
+    assert {frozenset(found) for found in kinds.values()} == {frozenset(drawn), frozenset(told)}
+    page = " ".join(Elements(folder[1].html).text.split())
+    assert [name for name in kinds if name.startswith("records-noise")]
+    assert "90.00 ± 0.00" in page
+    assert "90.00 ± 0.00" in (tmp_path / "records-scores.md").read_text()
+
+
 OUTSIDE = """() => [...document.querySelectorAll("body *")]
   .filter((one) => !one.closest(".scroll, .skip") && one.getBoundingClientRect().right > innerWidth + 1)
   .map((one) => one.outerHTML.slice(0, 100))"""

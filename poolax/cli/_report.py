@@ -13,7 +13,7 @@ from poolax._paths import absolute_path, write_atomically
 from poolax._text import one_line
 from poolax.cli._console import COMPLETE, FAILURE, show, tell
 from poolax.cli._options import OptionalPath
-from poolax.reporting import report_page
+from poolax.reporting import report_files, report_page
 
 _PAGE = "report.html"
 
@@ -31,6 +31,8 @@ class Report:
     Attributes:
         folder: Folder that quickstart, advise, compare, a sweep or an experiment left, or a file of
             records, such as what "poolax bounds --json" prints.
+        files: Folder for the tables and figures by themselves as well: Markdown, LaTeX and CSV, PNG,
+            PDF and SVG.
         out: File to write; by default report.html in the folder, or beside the file.
         open: Show it in a browser.
         as_json: Print one line of JSON about the page instead of where it is.
@@ -40,6 +42,7 @@ class Report:
     resumable: ClassVar[bool] = False
 
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    files: OptionalPath = None
     out: OptionalPath = None
     open: bool = False
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -52,6 +55,8 @@ class Report:
         beside = source / _PAGE if source.is_dir() else source.with_suffix(".html")
         out = beside if self.out is None else absolute_path(self.out)
         write_atomically(out, page.html)
+        if self.files is not None:
+            report_files(self.folder, self.files)
         for remark in page.remarks:
             print(f"poolax: {one_line(remark)}", file=sys.stderr)
         record = {
@@ -66,6 +71,8 @@ class Report:
             console = rich.console.Console()
             tell(console, page.headline)
             tell(console, f"Page: {os.fspath(out)}")
+            if self.files is not None:
+                tell(console, f"Tables and figures: {self.files}")
         if self.open and not webbrowser.open(out.as_uri()):
             print("poolax: open: expected a browser on this machine, got none", file=sys.stderr)
             return FAILURE

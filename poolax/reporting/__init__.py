@@ -27,6 +27,7 @@ from poolax.reporting._numbers import number_text as number_text
 from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
 from poolax.reporting._optimisation import plot_training_curves as plot_training_curves
 from poolax.reporting._overview import score_table as score_table
+from poolax.reporting._page.files import report_files as report_files
 from poolax.reporting._page.page import Page as Page
 from poolax.reporting._page.page import report_page as report_page
 from poolax.reporting._paper.beside import Beside as Beside

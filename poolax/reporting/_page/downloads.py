@@ -44,9 +44,7 @@ def downloads_of(grids: Sequence[tuple[Source, Grid]], sources: Sequence[Source]
         name, words = grid.title, grid.title
         if titles[grid.title] > 1:
             name, words = f"{source.name.removesuffix('.jsonl')}-{name}", f"{words} of {source.name}"
-        tables.append(
-            Download(_file_name(name, ".csv"), words, _address(grid.csv.encode(), "text/csv"))
-        )
+        tables.append(Download(file_name(name, ".csv"), words, _address(grid.csv.encode(), "text/csv")))
     return [*tables, *map(_records, sources)]
 
 
@@ -66,7 +64,7 @@ def _records(source: Source) -> Download:
     words += ", without what heads predict of each example" if has_more else ""
     # No date, which would make each page another one.
     address = _address(gzip.compress(lines, mtime=0), "application/gzip")
-    return Download(_file_name(source.name, ".gz"), words, address)
+    return Download(file_name(source.name, ".gz"), words, address)
 
 
 def _told(row: Row) -> Row:
@@ -77,6 +75,6 @@ def _address(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _file_name(text: str, ending: str) -> str:
+def file_name(text: str, ending: str) -> str:
     """Letters, digits, dots and dashes alone, whatever a title or a folder is called."""
     return f"{_UNSAFE.sub('-', text).strip('-.')}{ending}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from poolax.reporting._bounds import bounds_table, ledger_table, pooled_table
 from poolax.reporting._by_geometry import plot_bounds_by_geometry
 from poolax.reporting._by_tokens import plot_bounds_by_tokens
+from poolax.reporting._canvas import PathOrPaths
 from poolax.reporting._claims.tables import claims_tables
 from poolax.reporting._expressivity import expressivity_tables
 from poolax.reporting._expressivity_figures import plot_noise, plot_sentences
@@ -28,7 +29,7 @@ from poolax.reporting._table import Table
 from poolax.reporting._tables import sensitivity_table
 from poolax.reporting._weights import plot_weights, weight_tables
 
-Plot = Callable[[Iterable[Row], str], None]
+Plot = Callable[[Iterable[Row], PathOrPaths], None]
 _BELOW = "the numbers stand in the tables beside it"
 
 
@@ -125,11 +126,11 @@ def _at_several_lengths(rows: Sequence[Row]) -> Sequence[Row]:
     return blocks if len({str(row["num_tokens"]) for row in blocks}) > 1 else []
 
 
-def _losses(rows: Iterable[Row], path: str) -> None:
+def _losses(rows: Iterable[Row], path: PathOrPaths) -> None:
     plot_pretraining(_by_run(rows), path)
 
 
-def _norms(rows: Iterable[Row], path: str) -> None:
+def _norms(rows: Iterable[Row], path: PathOrPaths) -> None:
     plot_training_lipschitz(_by_run(rows), path)
 
 
