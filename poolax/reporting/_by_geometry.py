@@ -3,23 +3,21 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from etils import epath
-
 from poolax._text import one_line
 from poolax.reporting._by_tokens import FIELDS
-from poolax.reporting._canvas import INK, legend_below, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, legend_below, new_figure, save_figure, styled
 from poolax.reporting._ladder import RUNGS, attention_name, draw_rung
 
 _ROWS = {"frobenius": "all tokens together", "tokens": "each token"}
 
 
 @styled
-def plot_bounds_by_geometry(records: Iterable[Mapping[str, Any]], path: epath.PathLike) -> None:
+def plot_bounds_by_geometry(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
     """What a search finds and bounds of poolers, a row of panels for each norm of changes.
 
     Args:
         records: Of kind ``"bounds_geometry"``, which ``experiments/bounds.py`` writes.
-        path: PNG, PDF or SVG to write.
+        path: PNG, PDF or SVG to write, or several.
 
     Raises:
         ValueError: if there are no such records; for a path that ends otherwise.
