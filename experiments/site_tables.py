@@ -47,7 +47,10 @@ _ABOUT_TOKENS = (
     "initialised ([records](../results/bounds/bounds.md)). Published and sharp constants level off or "
     "grow with it; the tight one falls in the end.\n"
 )
-_ALT_REGULARIZE = "What is certified of models trained with a bound in the loss, and without one"
+_ALT_REGULARIZE = (
+    "Share of handwritten digits that are certified, and that an attack leaves, against the radius: a "
+    "panel for each kind of attention, a colour for each way of training"
+)
 _ABOUT_REGULARIZE = """## A bound that trains
 
 What pooling decides beside a score is how far a small change of the input can move the vector, and that

@@ -51,6 +51,8 @@ _PROBES = (optimisation, data_size, weights, sequence_length, expressivity, robu
 PROBES = {module.SCRIPT.name: module.SCRIPT for module in _PROBES}
 BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
+#: Names of records that stand in folders of their own, those of an example among them.
+_OWN_FOLDERS = {*PROBES, "regularize"}
 #: Commands that stand beside a page at most.
 _FEW = 3
 #: Pages of the project that people see first.
@@ -176,7 +178,7 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
         return
     if len(found) != 1:
         raise ValueError(f"take: expected the folder of a finished comparison, got {source}")
-    folder = results / found[0].stem if found[0].stem in PROBES else results
+    folder = results / found[0].stem if found[0].stem in _OWN_FOLDERS else results
     target, new = folder / found[0].name, Records.read(found[0])
     if target.name == PRETRAINED:
         curve = Records.read(source / "records.jsonl").where(kind="pretraining")
@@ -220,6 +222,8 @@ def _taken_by(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return row["preset"], row["seed"], row["steps"], tuple(row["data"])
     if row["kind"] == "pretraining":
         return (row["name"],)
+    if row["kind"] == "regularize":
+        return row["pooler"], row["attention"], row["way"]
     return comparison.model_of(row), row["dataset"], row["task"]
 
 

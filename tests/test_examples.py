@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import chex
 import numpy as np
 import pytest
 import tyro
@@ -17,6 +18,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "experiments" / "examples"
 def example():
     """An example by its name, as a module; each is read once."""
     read = {}
+    sys.path.insert(0, str(EXAMPLES))  # for what stands beside it, as where it is run
 
     def of(name):
         if name not in read:
@@ -27,6 +29,7 @@ def example():
         return read[name]
 
     yield of
+    sys.path.remove(str(EXAMPLES))
     for name in read:
         del sys.modules[name]
 
@@ -36,37 +39,65 @@ def regularize(example):
     return example("regularize")
 
 
-def test_tokens_keep_distances_and_the_domain_holds_them(regularize):
+@pytest.fixture(scope="module")
+def regularize_training(example):
+    return example("regularize_training")
+
+
+def test_tokens_keep_distances_and_the_domain_holds_them(regularize_training):
     from poolax import bounds
 
     images = np.random.default_rng(0).integers(0, 2, (20, 8, 8)).astype(np.float32)
     images = np.concatenate([images, np.zeros((1, 8, 8), np.float32), np.ones((1, 8, 8), np.float32)])
-    tokens = np.asarray(regularize.to_tokens(images, 24))
+    tokens = np.asarray(regularize_training.to_tokens(images, 24))
     assert tokens.shape == (22, 16, 24)
     np.testing.assert_allclose(
         np.linalg.norm(tokens[0] - tokens[1]), np.linalg.norm(images[0] - images[1]), rtol=1e-5
     )
     assert (tokens[0, 1, :4] == images[0, :2, 2:4].reshape(-1)).all()
-    domain, found = regularize.domain_of_images(), bounds.domain_of(tokens)
+    domain, found = regularize_training.domain_of_images(), bounds.domain_of(tokens)
     np.testing.assert_allclose([found.radius, found.spread], [domain.radius, domain.spread], rtol=1e-4)
 
 
+def test_capped_blocks_keep_to_the_cap(regularize_training):
+    rng = np.random.default_rng(0)
+    block = {
+        "attention": {"query": {"kernel": 3 * rng.normal(size=(8, 2, 4)).astype(np.float32)}},
+        "norm1": {"scale": np.array([0.5, -3.0], np.float32), "bias": np.array([4.0, 4.0])},
+    }
+    params = {"pooler": block, "output": {"kernel": 9 * np.eye(8, dtype=np.float32)}}
+    found = regularize_training.capped(params, 1.5)
+    kernel = found["pooler"]["attention"]["query"]["kernel"].reshape(8, 8)
+    np.testing.assert_allclose(np.linalg.norm(kernel, 2), 1.5, rtol=1e-4)
+    np.testing.assert_array_equal(found["pooler"]["norm1"]["scale"], [0.5, -1.5])
+    chex.assert_trees_all_equal(found["output"], params["output"])
+    chex.assert_trees_all_equal(regularize_training.capped(params, np.inf), params)
+
+
+@pytest.mark.slow
 def test_regularize(regularize, tmp_path, capsys, monkeypatch):
-    arguments = "--seeds 2 --epochs 6 --num-inputs 4 --search-restarts 2 --search-steps 5 --width 20"
-    monkeypatch.setattr(sys, "argv", ["regularize.py", *arguments.split(), "--out", str(tmp_path)])
+    arguments = "--quick --kinds l2 --out"
+    monkeypatch.setattr(sys, "argv", ["regularize.py", *arguments.split(), str(tmp_path)])
     regularize.main()
     printed = capsys.readouterr().out
-    free, penalised = map(json.loads, (tmp_path / "regularize.jsonl").read_text().splitlines())
-    assert (free["strength"], penalised["strength"]) == (0.0, 0.02)
-    for record in (free, penalised):
-        values = {name: np.array(record[name]) for name in ("measured_real", "measured_adversarial")}
-        for measured in values.values():
-            assert measured.shape == (2,)
-            assert (measured <= record["sharp"]).all()
-        assert (np.array(record["accuracy"]) > 0.15).all()
-        spread = np.std(record["accuracy"], ddof=1)
-        assert f"{100 * np.mean(record['accuracy']):.1f} ± {100 * spread:.1f}" in printed
-    assert (np.array(penalised["sharp"]) < np.array(free["sharp"])).all()
+    rows = [json.loads(line) for line in (tmp_path / "regularize.jsonl").read_text().splitlines()]
+    assert [row["way"] for row in rows] == list(regularize.WAYS)
+    assert [bool(row["strength"]) for row in rows] == [False, True, False, False]
+    for record in rows:
+        for name in ("measured_real", "measured_adversarial"):
+            assert (np.array(record[name]) <= record["sharp"]).all()
+        certified = np.array(record["certified"])
+        attacked = np.array(
+            [[np.inf if one is None else one for one in of] for of in record["attacked"]]
+        )
+        assert certified.shape == attacked.shape
+        assert (certified <= attacked * (1 + 1e-5)).all()
+        # Of what is wrong nothing is certified, and nothing has to be attacked.
+        assert ((certified == 0) == (attacked == 0)).all()
+        assert f"{100 * np.mean(record['accuracy']):.1f}" in printed
+    plain, penalised, capped, margin = (np.array(row["sharp"]) for row in rows)
+    assert (penalised < plain).all()
+    assert (margin < capped).all()
 
 
 def test_a_wrong_option_is_one_line(pytestconfig):

@@ -149,24 +149,33 @@ def test_what_an_axis_shows(values, higher_is_better, outside, is_log):
     assert found.low < found.high
 
 
-def test_what_a_bound_in_the_loss_does_is_told_and_drawn(tmp_path):
+def test_what_training_for_certificates_does_is_told_and_drawn(tmp_path):
     fields = ("validation_accuracy", "accuracy", "share_certified")
     numbers = ("measured_real", "measured_adversarial", "median_radius")
+    ways = {"plain": (0.0, None, 0.0), "penalised": (0.02, None, 0.0), "margin": (0.0, 2.0, 1.0)}
     rows = [
-        {"kind": "regularize", "pooler": "avg", "strength": strength, "sharp": [bound, 1.1 * bound]}
+        {"kind": "regularize", "pooler": "avg", "attention": "l2", "way": way}
+        | {"strength": strength, "cap": cap, "margin": margin, "sharp": [bound, 1.1 * bound]}
         | {name: [share, share] for name in fields}
         | {name: [2.0, 2.0] for name in numbers}
-        for strength, bound, share in ((0.0, 3e3, 0.5), (0.02, 90.0, 0.75))
+        | {"certified": [[0.0, 0.4], [0.6, 0.7]], "attacked": [[0.0, 0.6], [None, 0.9]]}
+        for (way, (strength, cap, margin)), bound, share in zip(
+            ways.items(), (3e3, 90.0, 9.0), (0.5, 0.75, 0.8), strict=True
+        )
     ]
     table = reporting.regularized_table([{"kind": "other"}, *rows])
-    assert table.columns == ["", "avg, plain loss", "avg, strength 0.02"]
-    found = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert found["test accuracy (%)"] == ["50.0 ± 0.0", "75.0 ± 0.0"]
-    assert found["sharp bound"][1].startswith("94.5 ± 6.36")
-    assert len(table.tidy) == 4
-    reporting.plot_regularized(rows, tmp_path / "regularize.svg")
+    losses = ["plain loss", "+ 0.02 log L", "cap 2, margin 1"]
+    assert [[cell.text for cell in row[:2]] for row in table.rows] == [["L2", loss] for loss in losses]
+    found = dict(zip(table.columns, (cell.text for cell in table.rows[1]), strict=True))
+    assert found["test accuracy (%)"] == "75.0 ± 0.0"
+    assert found["sharp bound"].startswith("94.5 ± 6.36")
+    # Of both seeds' images, those whose radius is above half a grey level, or has no end.
+    assert found["certified (%)"] == "50.0 ± 70.7"
+    assert found["not attacked (%)"] == "75.0 ± 35.4"
+    assert len(table.tidy) == 6
+    reporting.plot_regularized([*rows, rows[0] | {"attention": "dot"}], tmp_path / "regularize.svg")
     words = text_of(tmp_path / "regularize.svg")
-    assert {"75.0", "94.5", "3150", "plain loss", "+ 0.02 log L", "small points: 2 seeds"} <= set(words)
+    assert {*losses, "L2", "dot-product", "ε (grey levels)"} <= set(words)
     with pytest.raises(ValueError, match="records: expected some of kind 'regularize', got none"):
         reporting.plot_regularized([{"kind": "head"}], tmp_path / "none.svg")
 

@@ -1,16 +1,25 @@
-"""A Lipschitz bound as a regulariser: its gradient makes a pooled block robust, at what price?
+"""Training for certificates: bounds in the loss, caps on norms, a margin, and what each of them buys.
 
     python experiments/examples/regularize.py --out regularize
+    python experiments/examples/regularize.py --quick
 
-One pooled block and a linear head learn scikit-learn's handwritten digits, with the loss
+One pooled block and a linear head learn scikit-learn's handwritten digits in four ways:
 
-    cross entropy + strength * log L,    L = L(block) |W_head|
+- plain: cross entropy;
+- penalised: cross entropy + strength * log L, where L is the sharp bound of the map from images to
+  logits, that of ``bounds.tbm`` times the head's spectral norm;
+- capped: after each step singular values of the block's kernels, and scales of its norms, are cut;
+- margin: capped, and the loss asks for a margin: all other classes' logits are raised by sqrt(2) c L,
+  the most that a change of length c may bring them nearer to the label's (Lipschitz-margin training of
+  Tsuzuku, Sato and Sugiyama, NeurIPS 2018), and by no more than a share of the leads that there are.
 
-for strengths 0 and ``--strength``, where ``L`` is the sharp bound of ``bounds.tbm`` times the head's
-spectral norm. All seeds of both train in one compiled step. The table sets test accuracy beside the
-constant that is measured (at test images, and by adversarial search among all images), the bound, and
-the radius within which the bound certifies the class. Lengths are Euclidean, in grey levels of the 17
-that a pixel has; constants are per unit of the whole range.
+All ways and seeds of one attention train in one compiled step. Test accuracy stands beside the constant
+that is measured (at test images, and by adversarial search among all images), the bound, the radius
+that it certifies, and for the first test images what ``bounds.certify`` certifies by bounds on balls
+around them, and what an attack finds. Lengths are Euclidean, in grey levels of the 17 that a pixel has;
+constants are per unit of the whole range.
+
+Duration (estimate, one CPU core): twenty minutes.
 """
 
 if __name__ == "__main__":
@@ -19,6 +28,7 @@ if __name__ == "__main__":
     take_signals("regularize")
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -26,149 +36,143 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import regularize_records  # noqa: F401, declares the kind of what is written
 import tyro
-from jaxtyping import Array, Float
+from regularize_training import PATCH, REACH, Plan, Way, log_lipschitz, to_tokens, train
 
-from poolax import attention, blocks, bounds, empirical, pooling
+from poolax import attention, blocks, bounds, empirical, measure, pooling
+from poolax.cli import check_choice, check_count
 from poolax.data import digits
-from poolax.records import Records, environment, record_kind
+from poolax.records import Records, environment
 from poolax.reporting import regularized_table
 from poolax.training import HeadModule
 
 GREY_LEVELS = 16
+NUM_TOKENS = (8 // PATCH) ** 2
 CERTIFIED_LEVELS = 0.5
-PATCH = 2
 KINDS = {
+    "dot": attention.DotProduct(),
     "l2": attention.L2(),
     "cosine": attention.Cosine(tau=1.0, nu=1.0, eps=0.01),
-    "dot": attention.DotProduct(),
 }
+WAYS = ("plain", "penalised", "capped", "margin")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A Lipschitz bound as a regulariser, on handwritten digits.
+    """Training for certificates, on handwritten digits.
 
     Attributes:
         poolers: Names of the poolers; a fixed one has a bound.
-        attention: Kind of attention.
-        strength: Weight of log L in the loss, beside 0; compare strengths by validation accuracy.
-        seeds: Models of each strength.
+        kinds: Kinds of attention.
+        ways: Ways of training.
+        strength: Weight of log L in the loss; compare strengths by validation accuracy, as all that
+            follows.
+        cap: Largest singular value of the block's kernels, and largest scale of its norms.
+        margin: Length of changes, in grey levels, that the margin is for.
+        seeds: Models of each way.
         epochs: Passes over the training images.
         learning_rate: Of Adam.
         batch_size: Images a step.
         width: Width of a token: its four pixels, its position, and zeros.
         num_heads: Attention heads.
-        num_inputs: Test images whose Jacobian is measured.
+        num_inputs: Test images whose Jacobian is measured, and which are certified and attacked.
         search_restarts: Restarts of the adversarial search.
         search_steps: Steps of each restart.
+        attack_steps: Steps of each attack.
+        quick: One kind, seed and restart, few epochs, images and steps.
         out: Folder to which records are appended; nothing is written by default.
         json: Print records instead of a table.
     """
 
     poolers: tuple[str, ...] = ("avg",)
-    attention: Literal["l2", "cosine", "dot"] = "l2"
+    kinds: tuple[str, ...] = tuple(KINDS)
+    ways: tuple[str, ...] = WAYS
     strength: float = 0.02
-    seeds: int = 5
+    cap: float = 2.0
+    margin: float = 1.0
+    seeds: int = 2
     epochs: int = 60
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     batch_size: int = 64
     width: int = 32
     num_heads: int = 4
-    num_inputs: int = 64
+    num_inputs: int = 24
     search_restarts: int = 4
     search_steps: int = 50
+    attack_steps: int = 40
+    quick: bool = False
     out: str | None = None
     json: bool = False
 
-
-@record_kind("regularize")
-class Regularized(TypedDict):
-    """One pooler and strength, with a number for each seed."""
-
-    pooler: str
-    strength: float
-    accuracy: list[float]
-    measured_real: list[float]
-    measured_adversarial: list[float]
-    sharp: list[float]
-
-
-def to_tokens(images: Float[Array, "*batch 8 8"], width: int) -> Float[Array, "*batch n d"]:
-    """Patches beside a code of their position: distances of images are distances of tokens."""
-    *batch, size, _ = images.shape
-    side = size // PATCH
-    patches = images.reshape(*batch, side, PATCH, side, PATCH)
-    patches = jnp.swapaxes(patches, -3, -2).reshape(*batch, side**2, PATCH**2)
-    positions = jnp.broadcast_to(jnp.eye(side**2), (*batch, side**2, side**2))
-    tokens = jnp.concatenate([patches, positions], axis=-1)
-    return jnp.pad(tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, width - tokens.shape[-1])])
+    def resolved(self) -> "Options":
+        """The options, made small if that is asked for; refused where one of them is none."""
+        least = dict.fromkeys(("seeds", "epochs", "batch_size", "num_inputs", "attack_steps"), 1)
+        for name, low in {**least, "width": NUM_TOKENS + PATCH**2}.items():
+            check_count(name, getattr(self, name), at_least=low)
+        for name in ("strength", "cap", "margin"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)}")
+        for field, choices in (("kinds", tuple(KINDS)), ("ways", WAYS)):
+            for name in getattr(self, field):
+                check_choice(field, name, choices)
+        if not self.quick:
+            return self
+        small = {"seeds": 1, "epochs": 5, "num_inputs": 4, "search_restarts": 1, "search_steps": 10}
+        return dataclasses.replace(self, **small, kinds=self.kinds[:1], attack_steps=10)
 
 
-def domain_of_images() -> bounds.Domain:
-    """The domain of all images with pixels from 0 to 1, certified images and their neighbours alike."""
-    return bounds.Domain(radius=(PATCH**2 + 1) ** 0.5, spread=(PATCH**2 + 2) ** 0.5 / 2)
-
-
-def log_lipschitz(module: HeadModule, params, num_tokens: int) -> Float[Array, ""]:
-    """Logarithm of the bound of the map from images to logits."""
-    domain = domain_of_images()
-    block = bounds.tbm(
-        module.pooler,
-        {"params": params["pooler"]},
-        num_tokens=num_tokens,
-        radius=domain.radius,
-        spread=domain.spread,
+def way_of(name: str, options: Options) -> Way:
+    """What is asked of training by the name of its way."""
+    return Way(
+        strength=options.strength if name == "penalised" else 0.0,
+        cap=options.cap if name in ("capped", "margin") else math.inf,
+        margin=options.margin / GREY_LEVELS if name == "margin" else 0.0,
     )
-    return block.log_lipschitz + jnp.log(bounds.spectral_norm(params["output"]["kernel"]))
 
 
-def train(module: HeadModule, tokens, labels, strengths: tuple[float, ...], options: Options):
-    """Parameters with leading axes (strength, seed), all trained at once."""
-    tokens, labels = jnp.asarray(tokens), jnp.asarray(labels)
-    batch_size = min(options.batch_size, len(tokens))
-    optimizer = optax.adam(options.learning_rate)
-
-    def loss(params, indices, strength):
-        logits = module.apply({"params": params}, tokens[indices])
-        errors = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])
-        return jnp.mean(errors) + strength * log_lipschitz(module, params, tokens.shape[1])
-
-    def step(state, indices, strength):
-        params, opt_state = state
-        updates, opt_state = optimizer.update(jax.grad(loss)(params, indices, strength), opt_state)
-        return optax.apply_updates(params, updates), opt_state
-
-    def of_seed(seed, strength):
-        init_key, order_key = jax.random.split(jax.random.key(seed))
-        params = module.init(init_key, tokens[:1])["params"]
-
-        def epoch(state, key):
-            order = jax.random.permutation(key, len(tokens))
-            # A batch that is not full is left out; the next epoch has another order.
-            num_steps = len(tokens) // batch_size
-            batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
-            return jax.lax.scan(
-                lambda state, batch: (step(state, batch, strength), None), state, batches
-            )
-
-        keys = jax.random.split(order_key, options.epochs)
-        (params, _), _ = jax.lax.scan(epoch, (params, optimizer.init(params)), keys)
-        return params
-
-    of_seeds = jax.vmap(of_seed, in_axes=(0, None))
-    of_all = jax.jit(jax.vmap(of_seeds, in_axes=(None, 0)))
-    return of_all(jnp.arange(options.seeds), jnp.asarray(strengths))
+def at(params, way: int, seed: int):
+    """The parameters of one of the models that are trained together."""
+    return jax.tree.map(lambda leaf: leaf[way, seed], params)
 
 
-def measure(module: HeadModule, validation, test, options: Options) -> Callable:
-    """A function of one model's parameters and seed: accuracy, constants, and certified radii."""
+def radii(module: HeadModule, params, test, seed: int, options: Options) -> dict[str, list]:
+    """Certified and attacked radii of the first test images, in grey levels."""
+    images, labels = (part[: options.num_inputs] for part in test)
+    tokens = to_tokens(images, options.width)
+    variables = {"params": {**params["pooler"], "output": params["output"]}}
+
+    def logits(image, _=None):
+        return module.apply({"params": params}, to_tokens(image, options.width))
+
+    certificate = bounds.certify(module.pooler, variables, tokens, labels)
+    by_constant = radii_by_constant(module, params, logits(images), labels)
+    certificate = dataclasses.replace(certificate, radius=jnp.maximum(certificate.radius, by_constant))
+    # Pixels move, codes of positions do not; that images stay images is asked of neither side.
+    attacked = measure.attacked(
+        certificate, logits, images, jax.random.key(seed), steps=options.attack_steps, restarts=1
+    )
+    levels = {
+        "certified": GREY_LEVELS * np.asarray(attacked.radius, np.float64),
+        "attacked": GREY_LEVELS * np.asarray(attacked.attacked, np.float64),
+    }
+    return {
+        name: [float(one) if np.isfinite(one) else None for one in of] for name, of in levels.items()
+    }
+
+
+def radii_by_constant(module: HeadModule, params, logits, labels):
+    """What the bound of the whole domain certifies."""
+    constant = jnp.exp(log_lipschitz(module, params, NUM_TOKENS))
+    return jnp.minimum(bounds.certified_radius(logits, labels, constant), REACH)
+
+
+def constants(module: HeadModule, validation, test, options: Options) -> Callable:
+    """A function of one model's parameters and seed: accuracy, constants, and what they certify."""
     images, labels = test
 
     def of_model(params, seed):
@@ -176,8 +180,6 @@ def measure(module: HeadModule, validation, test, options: Options) -> Callable:
             return module.apply({"params": params}, to_tokens(image, options.width))
 
         outputs = logits(images)
-        num_tokens = to_tokens(images, options.width).shape[-2]
-        constant = jnp.exp(log_lipschitz(module, params, num_tokens))
         inputs = images[: options.num_inputs]
         local = jax.lax.map(lambda image: empirical.jacobian_norm(logits, image), inputs)
         found = empirical.maximize_jacobian_norm(
@@ -188,7 +190,7 @@ def measure(module: HeadModule, validation, test, options: Options) -> Callable:
             num_restarts=options.search_restarts,
             num_steps=options.search_steps,
         )
-        radii = GREY_LEVELS * bounds.certified_radius(outputs, labels, constant)
+        by_constant = GREY_LEVELS * radii_by_constant(module, params, outputs, labels)
         return {
             "accuracy": jnp.mean(jnp.argmax(outputs, axis=-1) == labels),
             "validation_accuracy": jnp.mean(
@@ -196,49 +198,52 @@ def measure(module: HeadModule, validation, test, options: Options) -> Callable:
             ),
             "measured_real": jnp.max(local),
             "measured_adversarial": found.value,
-            "sharp": constant,
-            "median_radius": jnp.median(radii),
-            "share_certified": jnp.mean(radii > CERTIFIED_LEVELS),
+            "sharp": jnp.exp(log_lipschitz(module, params, NUM_TOKENS)),
+            "median_radius": jnp.median(by_constant),
+            "share_certified": jnp.mean(by_constant > CERTIFIED_LEVELS),
         }
 
     return of_model
 
 
 def run(options: Options) -> list[dict[str, object]]:
-    """One record for each pooler and strength, with a value for each seed."""
-    least = {"seeds": 1, "epochs": 1, "batch_size": 1, "num_inputs": 1}
-    least["width"] = (8 // PATCH) ** 2 + PATCH**2
-    for name, low in least.items():
-        if getattr(options, name) < low:
-            got = getattr(options, name)
-            raise ValueError(f"{name}: expected a whole number >= {low}, got {got}")
-    if not 0 < options.strength < math.inf:
-        raise ValueError(f"strength: expected a number > 0, got {options.strength}")
+    """One record for each pooler, kind of attention and way, with a value for each seed."""
+    given, options = dataclasses.asdict(options), options.resolved()
     dataset = digits()
     images = jnp.asarray(dataset.inputs[..., 0] / GREY_LEVELS)
     labels = jnp.asarray(dataset.targets)
     parts = {name: (images[part], labels[part]) for name, part in dataset.splits.items()}
     train_images, train_labels = parts["train"]
     tokens = np.asarray(to_tokens(train_images, options.width))
-    strengths = (0.0, options.strength)
+    ways = [way_of(name, options) for name in options.ways]
+    plan = Plan(options.seeds, options.epochs, options.batch_size, options.learning_rate)
     records = []
-    for name in options.poolers:
+    for kind, pooler in itertools.product(options.kinds, options.poolers):
         started = time.perf_counter()
-        block = blocks.TBM(options.num_heads, pooling.from_name(name), KINDS[options.attention])
+        block = blocks.TBM(options.num_heads, pooling.from_name(pooler), KINDS[kind])
         module = HeadModule(block, dataset.num_classes)
-        params = train(module, tokens, train_labels, strengths, options)
-        of_seeds = jax.vmap(measure(module, parts["validation"], parts["test"], options))
+        params = train(module, tokens, train_labels, ways, plan)
+        of_seeds = jax.vmap(constants(module, parts["validation"], parts["test"], options))
         measured = jax.jit(jax.vmap(of_seeds, in_axes=(0, None)))(params, jnp.arange(options.seeds))
         values = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), measured)
-        for index, strength in enumerate(strengths):
+        for index, (name, way) in enumerate(zip(options.ways, ways, strict=True)):
+            found = [
+                radii(module, at(params, index, seed), parts["test"], seed, options)
+                for seed in range(options.seeds)
+            ]
             records.append(
                 {
                     "kind": "regularize",
                     "dataset": dataset.name,
-                    "pooler": name,
-                    "strength": strength,
+                    "pooler": pooler,
+                    "attention": kind,
+                    "way": name,
+                    "strength": way.strength,
+                    "cap": way.cap if math.isfinite(way.cap) else None,
+                    "margin": GREY_LEVELS * way.margin,
                     **{field: value[index].tolist() for field, value in values.items()},
-                    "options": dataclasses.asdict(options),
+                    **{field: [one[field] for one in found] for field in found[0]},
+                    "options": given,
                     "wall_s": round(time.perf_counter() - started, 3),
                     **environment(),
                 }

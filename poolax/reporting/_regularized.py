@@ -1,72 +1,100 @@
-"""What a bound in the loss does to a model: accuracy, constants, and what is certified."""
+"""What training for certificates does to a model: accuracy, constants, and what is certified."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
-from poolax.reporting._ladder import RUNGS
-from poolax.reporting._looks import Look, looks_of
+from poolax._text import one_line
+from poolax.reporting._canvas import PathOrPaths, legend_below, new_figure, save_figure, styled
+from poolax.reporting._ladder import attention_name
+from poolax.reporting._looks import COLOURS
 from poolax.reporting._numbers import number_text
 from poolax.reporting._table import Cell, Table
 
 _KIND = "regularize"
+#: Radius, in grey levels, at which shares stand in the table.
+_LEVELS = 0.5
 _SHARES = {
     "validation_accuracy": "validation accuracy (%)",
     "accuracy": "test accuracy (%)",
-    "share_certified": "certified against half a grey level (%)",
+    "share_certified": "certified by the constant (%)",
+    "share_around": "certified (%)",
+    "share_left": "not attacked (%)",
 }
 _NUMBERS = {
-    "measured_real": "constant measured at test images",
-    "measured_adversarial": "constant found by search",
+    "measured_real": "constant at test images",
+    "measured_adversarial": "constant found",
     "sharp": "sharp bound",
-    "median_radius": "median certified radius (grey levels)",
+    "median_radius": "median radius by the constant",
 }
-_ROWS = ("validation_accuracy", "accuracy", *_NUMBERS, "share_certified")
-_CONSTANTS = ("measured_adversarial", "sharp")
+_COLUMNS = (
+    "validation_accuracy",
+    "accuracy",
+    "measured_adversarial",
+    "sharp",
+    "median_radius",
+    "share_certified",
+    "share_around",
+    "share_left",
+)
+_TIDY = (*_COLUMNS, "measured_real")
+_ABOUT = (
+    "Mean ± standard deviation over {seeds} seeds; radii are Euclidean, in grey levels, shares at half "
+    "a grey level. The loss is cross entropy; + strength * log L, where L is the sharp bound of the "
+    "map from images to logits; or with a cap, to which singular values of the block's kernels are cut "
+    "after each step; a margin raises all other classes' logits by what a change of that length may "
+    "do by L. Certified: the larger of what L and what bounds on balls around an image certify, of "
+    "the first {images} test images, beside the share that an attack leaves; by the constant: of all "
+    "test images."
+)
 
 
 def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
-    """Accuracy, constants and certified radii of models, without a bound in the loss and with it.
+    """Accuracy, constants and certified shares of models by how they were trained.
 
     Args:
         records: Of kind ``"regularize"``, which ``experiments/examples/regularize.py`` writes.
 
     Returns:
-        A column for each pooler and strength: mean and standard deviation over seeds.
+        A row for each pooler, kind of attention and way of training: mean and standard deviation over
+        seeds.
 
     Raises:
         ValueError: if there is no such record.
     """
-    found = _records(records)
+    found = [_with_shares(row) for row in _records(records)]
+    several = len({row["pooler"] for row in found}) > 1
     rows = [
-        [Cell(_SHARES.get(name) or _NUMBERS[name]), *(Cell(_told(row[name], name)) for row in found)]
-        for name in _ROWS
+        [
+            Cell(_place(row, several)),
+            Cell(_way(row)),
+            *(Cell(_told(row[name], name in _SHARES)) for name in _COLUMNS),
+        ]
+        for row in found
     ]
     tidy = [
-        {"pooler": row["pooler"], "strength": row["strength"], "seed": seed}
-        | {name: row[name][seed] for name in _ROWS}
+        {name: row[name] for name in ("pooler", "attention", "way", "strength", "cap", "margin")}
+        | {"seed": seed}
+        | {name: row[name][seed] for name in _TIDY}
         for row in found
         for seed in range(len(row["sharp"]))
     ]
     return Table(
-        title="A Lipschitz bound as a regulariser",
-        columns=["", *(f"{row['pooler']}, {_strength(row)}" for row in found)],
+        title="Training for certificates",
+        columns=["attention", "loss", *((_SHARES | _NUMBERS)[name] for name in _COLUMNS)],
         rows=rows,
-        notes=[
-            "The loss is cross entropy + strength * log L, where L is the sharp bound of the map from "
-            f"images to logits. Mean ± standard deviation over {len(found[0]['sharp'])} seeds."
-        ],
+        notes=[_ABOUT.format(seeds=len(found[0]["sharp"]), images=len(found[0]["certified"][0]))],
         tidy=tidy,
     )
 
 
 @styled
 def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> None:
-    """Accuracy, constants and share of certified images, without a bound in the loss and with it.
+    """Share of test images that are certified, and that attacks leave, against the radius.
 
-    Large points are means, small ones single seeds; the axis of constants is logarithmic.
+    A panel for each kind of attention (and pooler), a colour for each way of training. Solid lines are
+    certified accuracies, dashed ones those under attack; the truth lies between the two.
 
     Args:
         records: As for :func:`regularized_table`.
@@ -76,61 +104,50 @@ def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) ->
         ValueError: if there is no such record; for a path that ends otherwise.
     """
     found = _records(records)
-    figure, (left, middle, right) = new_figure(8.4, 2.9, columns=3, share="none")
-    poolers = list(dict.fromkeys(row["pooler"] for row in found))
-    looks = looks_of(poolers)
-    for pooler in poolers:
-        own = sorted((row for row in found if row["pooler"] == pooler), key=lambda row: row["strength"])
-        label = pooler if len(poolers) > 1 else None
-        _draw(left, own, "accuracy", looks[pooler], label, scale=100)
-        _draw(right, own, "share_certified", looks[pooler], label, scale=100)
-        for name in _CONSTANTS:
-            rung = RUNGS[name]
-            marker = "s" if rung.marker == "_" else rung.marker
-            words = rung.label if pooler == poolers[0] else None
-            _draw(middle, own, name, Look(rung.colour, marker), words)
-    middle.set_yscale("log")
-    seeds = len(found[0]["sharp"])
-    left.set(title="test accuracy (%)")
-    middle.set(title="Lipschitz constant (logits by pixels)")
-    right.set(title="certified within half a grey level (%)", ylim=(-4, None))
-    right.set_xlabel(f"small points: {seeds} seeds", loc="right")
-    strengths = sorted({row["strength"] for row in found})
-    words = ["plain loss" if value == 0 else f"+ {value:g} log L" for value in strengths]
-    for axes in (left, middle, right):
-        axes.set_xticks(range(len(strengths)), words)
-        axes.set_xlim(-0.4, len(strengths) - 0.6)
-    middle.legend()
-    if len(poolers) > 1:
-        left.legend()
+    several = len({row["pooler"] for row in found}) > 1
+    panels = list(dict.fromkeys(_place(row, several) for row in found))
+    ways = list(dict.fromkeys(_way(row) for row in found))
+    colours = {way: COLOURS[number % len(COLOURS)] for number, way in enumerate(ways)}
+    # Beyond what is certified of nearly all there is nothing to compare.
+    known = np.concatenate([_radii(row, "certified") for row in found])
+    most = 1.6 * max(float(np.quantile(known, 0.99)), 1e-3)
+    figure, all_axes = new_figure(2.9 * len(panels) + 0.4, 3.1, columns=len(panels))
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for row in found:
+            if _place(row, several) != panel:
+                continue
+            for name, line in (("certified", "-"), ("attacked", "--")):
+                radii, shares = _curve(_radii(row, name), most)
+                label = _way(row) if name == "certified" else None
+                axes.step(
+                    radii, shares, where="post", color=colours[_way(row)], linestyle=line, label=label
+                )
+        axes.set_title(panel, parse_math=False)
+        axes.set(xlabel="ε (grey levels)", xlim=(0, most), ylim=(0, 102))
+    all_axes[0].set_ylabel("certified (—), not attacked (- -) (%)")
+    legend_below(figure, all_axes)
     save_figure(figure, path)
 
 
-def _draw(axes, rows: Sequence[Mapping[str, Any]], name, look: Look, label, *, scale=1):
-    """A line from the mean without the bound to that with it."""
-    for place, row in enumerate(rows):
-        single = [scale * value for value in row[name]]
-        axes.plot([place] * len(single), single, ".", color=look.colour, alpha=0.45, markersize=4)
-    means = [scale * float(np.mean(row[name])) for row in rows]
-    axes.plot(
-        range(len(rows)),
-        means,
-        marker=look.marker,
-        color=look.colour,
-        label=None if label is None else legend_label(label),
-    )
-    for place, value in enumerate(means):
-        side = "right" if place == 0 else "left"
-        text = f"{value:.1f}" if scale == 100 else number_text(value)
-        axes.annotate(
-            text,
-            (place, value),
-            xytext=(-6 if side == "right" else 6, 0),
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            fontsize=8,
-        )
+def _curve(radii, most):
+    """Where the share of radii that are larger falls, in percent, from 0 to ``most``."""
+    places = np.concatenate([[0.0], np.sort(radii[(radii > 0) & (radii < most)]), [most]])
+    return places, [100 * float(np.mean(radii > place)) for place in places]
+
+
+def _radii(row, name) -> np.ndarray:
+    """Radii of all seeds together; infinite where there is none."""
+    return np.asarray([np.inf if one is None else one for of in row[name] for one in of], float)
+
+
+def _with_shares(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with shares of its radii, a number for each seed."""
+    return {**row} | {
+        field: [
+            float(np.mean([one is None or one > _LEVELS for one in of_seed])) for of_seed in row[name]
+        ]
+        for field, name in (("share_around", "certified"), ("share_left", "attacked"))
+    }
 
 
 def _records(records):
@@ -140,14 +157,26 @@ def _records(records):
     return found
 
 
-def _strength(row):
-    return "plain loss" if row["strength"] == 0 else f"strength {row['strength']:g}"
+def _place(row, several) -> str:
+    """The panel of a record."""
+    name = attention_name(one_line(row["attention"]))
+    return f"{name}, {one_line(row['pooler'])}" if several else name
 
 
-def _told(values: Sequence[float], name: str) -> str:
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-    if name in _SHARES:
-        told = [f"{100 * mean:.1f}", None if spread is None else f"{100 * spread:.1f}"]
-    else:
-        told = [number_text(mean), None if spread is None else number_text(spread)]
-    return " ± ".join(text for text in told if text is not None)
+def _way(row) -> str:
+    """A way of training in words."""
+    parts = [f"+ {row['strength']:g} log L"] if row["strength"] else []
+    if row["cap"] is not None:
+        parts.append(f"cap {row['cap']:g}")
+    if row["margin"]:
+        parts.append(f"margin {row['margin']:g}")
+    return ", ".join(parts) or "plain loss"
+
+
+def _told(values: Sequence[float], is_share: bool) -> str:
+    numbers = [float(np.mean(values))]
+    if len(values) > 1:
+        numbers.append(float(np.std(values, ddof=1)))
+    if is_share:
+        return " ± ".join(f"{100 * one:.1f}" for one in numbers)
+    return " ± ".join(map(number_text, numbers))

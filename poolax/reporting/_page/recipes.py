@@ -347,15 +347,16 @@ RECIPES: Sequence[Recipe] = (
         ),
     ),
     Recipe(
-        "A bound in the loss",
-        "What a Lipschitz bound as a regulariser does to accuracy, constants and what is certified.",
+        "Training for certificates",
+        "What bounds in the loss, caps and margins do to accuracy, constants and what is certified.",
         ("regularize",),
         lambda rows: [regularized_table(rows)],
         (
             Figure(
-                "Accuracy, constants and certificates",
-                "Test accuracy, Lipschitz constants found by search and bounded on a logarithmic axis, "
-                f"and the share of certified images, without a bound in the loss and with it; {_BELOW}",
+                "Certified accuracy by radius",
+                "Share of images that are certified, solid, and that an attack leaves, dashed, against "
+                "the radius, a panel for each kind of attention, a colour for each way of training; "
+                f"{_BELOW}",
                 plot_regularized,
             ),
         ),
