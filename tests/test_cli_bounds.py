@@ -292,6 +292,27 @@ def check_reports(rows, folder):
     assert (folder / "sensitivity.png").stat().st_size > 1000
 
 
+def test_bounds_around_inputs_of_trained_blocks(capsys, blocks):
+    at = ["bounds", blocks, "--epsilon", 0.001, "--sigma", 0.01, "--geometry", "tokens"]
+    rows = records_of(capsys, *at)
+    inputs = np.load(blocks / "inputs.npy")[:8]
+    for row in rows:
+        trained = training.load_tbm(blocks / row["checkpoint"])
+        around = {"epsilon": 0.001, "geometry": "tokens"}
+        local = measure.block_local(trained.model, trained.variables, inputs, **around)
+        np.testing.assert_allclose(row["log10_local"], np.log10(local), rtol=1e-4)
+        assert row["geometry"] == "tokens"
+        assert row["published"] is None
+        assert row["local_epsilon"] == 0.001
+        assert max(row["log10_local"]) <= row["log10_tight"] + 1e-6
+        assert row["certified_inputs"] == np.sum(local * 0.001 <= 0.01)
+    code, out, _ = run(capsys, *at)
+    words = " ".join(out.split())
+    assert code == 0
+    assert "on the ball of radius 0.001 around each" in words
+    assert "The norm of a change is the largest of a token's" in words
+
+
 def test_lipschitz_of_blocks(capsys, blocks, tmp_path):
     rows = records_of(capsys, "lipschitz", blocks.parent, "--num-inputs", 2)
     assert [row["pooler"] for row in rows] == ["avg", "wavg"]

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from poolax import bounds
@@ -11,20 +13,23 @@ from poolax._checks import check_count, check_number
 from poolax.backbones import Backbone
 from poolax.bounds import Domain, TokenRange
 from poolax.cli._console import COMPLETE, progress_bars, show, stderr
-from poolax.cli._inputs import read_inputs
+from poolax.cli._inputs import read_array, read_inputs
 from poolax.cli._ledger import ledger_records
-from poolax.cli._models import Blocks, load_model
+from poolax.cli._models import Blocks, inputs_beside, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
 from poolax.cli._options import OptionalNumber
 from poolax.cli._program import asking
 from poolax.cli._rows import (
     describe_block,
     describe_domain,
+    describe_local,
     expressivity,
 )
 from poolax.measure import (
+    Constant,
     backbone_ledgers,
     block_bounds,
+    block_local,
     constant_fields,
     embeddings_domain,
     head_bounds,
@@ -34,8 +39,9 @@ from poolax.measure import (
     pooler_bounds,
 )
 from poolax.pooling import FIXED_POOLERS, from_name, to_config
+from poolax.quickstart import INPUTS
 from poolax.reporting import bounds_table, ledger_table, pooled_table
-from poolax.training import Head
+from poolax.training import Head, TrainedTBM
 
 _NUM_INPUTS = 8
 
@@ -55,12 +61,15 @@ class Bounds:
     with --geometry tokens it is the largest norm of a token's change, so that each token may change
     that much.
 
+    Where inputs are known, of blocks the test inputs that "poolax quickstart" left beside them, of a
+    backbone some that come with it, local bounds stand first: with --epsilon they hold on the ball of
+    that radius around each of these inputs, where they certify more than others.
+
     From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
     scaled partial isometries that line up. Learnable poolers (wavg, attn, map and others) are taken
     as they are initialised. For trained weights give a checkpoint: the blocks or a head that "poolax
-    quickstart" left behind, or the directory or hub id of a backbone. Of a backbone the local bound
-    stands first, which holds at real inputs alone: bounds of a whole domain are products over layers,
-    which say nothing of a deep model. Its layers are listed below.
+    quickstart" left behind, or the directory or hub id of a backbone. Bounds of a backbone on a whole
+    domain are products over layers, which say nothing of a deep model. Its layers are listed below.
 
     Attributes:
         checkpoint: Blocks ("poolax-quickstart"), a head, or a backbone; without it, sizes count.
@@ -162,7 +171,22 @@ class Bounds:
             domain = self._domain(block.config.get("radius", 1.0), row["dim"])
             model, geometry = block.model, self.geometry
             found = block_bounds(model, block.variables, num_tokens, domain, geometry=geometry)
-            yield row | describe_domain(num_tokens, domain, self.geometry) | constant_fields(found)
+            row |= describe_domain(num_tokens, domain, geometry) | constant_fields(found)
+            yield row | self._of_inputs(block)
+
+    def _of_inputs(self, block: TrainedTBM) -> dict[str, Any]:
+        """Bounds around the inputs that the quickstart left beside its blocks."""
+        path = inputs_beside(str(self.checkpoint), INPUTS)
+        # Without a radius "poolax lipschitz" shows them, beside what is measured.
+        if path is None or not self.epsilon:
+            return {}
+        inputs, epsilon = jnp.asarray(read_array(str(path))[:_NUM_INPUTS]), self.epsilon
+        at = {"epsilon": epsilon, "geometry": self.geometry}
+        local = block_local(block.model, block.variables, inputs, **at)
+        if local is None:
+            return {}
+        logs = [Constant(float(log)).log10 for log in np.log(np.asarray(local))]
+        return describe_local(logs, "test inputs of the quickstart", epsilon)
 
     def _of_head(self, head: Head) -> dict[str, Any]:
         if head.joins_parts:
@@ -195,14 +219,19 @@ class Bounds:
             ledgers = backbone_ledgers(backbone, num_tokens, domain, geometry=self.geometry)
             progress("ledger", 1, 1)
             local = local_at_inputs(
-                backbone, embeddings, mask, geometry=self.geometry, progress=progress
+                backbone,
+                embeddings,
+                mask,
+                epsilon=self.epsilon or 0.0,
+                geometry=self.geometry,
+                progress=progress,
             )
         layers = ledger_records(ledgers)
         sizes = pooled_sizes(backbone, shape, num_tokens)
         pooled = []
         for name, logs in zip(FIXED_POOLERS, local, strict=True):
             row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
-            row |= {"inputs": inputs.source, "num_inputs": len(inputs.raw), "log10_local": logs}
+            row |= describe_local(logs, inputs.source, self.epsilon)
             row |= describe_domain(num_tokens, domain, self.geometry)
             found = pooled_ledgers(ledgers, from_name(name), *sizes, geometry=self.geometry)
             pooled.append(self._with_gamma(row | constant_fields(found)))

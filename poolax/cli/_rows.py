@@ -1,7 +1,7 @@
 """Rows of bounds: one record a model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,27 @@ def describe_domain(
     }
 
 
+def describe_local(logs: Sequence[float | None], source: str, epsilon: float | None) -> dict[str, Any]:
+    """What a record says of bounds at inputs, or on balls around them: by their decimal logarithms."""
+    row = {"inputs": source, "num_inputs": len(logs), "log10_local": list(logs)}
+    return row | ({} if not epsilon else {"local_epsilon": epsilon})
+
+
 def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
-    """What the smallest bound of a row says of changes of size ``epsilon``; of no bound, nothing."""
+    """What the smallest bound of a row says of changes of size ``epsilon``; of no bound, nothing.
+
+    Where there are bounds on balls around inputs, how many of these they certify.
+    """
     log10 = -math.inf
     if epsilon > 0:
         log10 = min(log10_of(row, name) for name in METHODS) + math.log10(epsilon) - math.log10(sigma)
-    return {
+    certified: dict[str, Any] = {}
+    if "local_epsilon" in row:
+        limit = math.log10(sigma) - math.log10(row["local_epsilon"])
+        certified["certified_inputs"] = sum(
+            log10 <= 0 or (log is not None and log <= limit) for log in row["log10_local"]
+        )
+    return certified | {
         "epsilon": epsilon,
         "sigma": sigma,
         "gamma": 10**log10 if log10 < 300 else None,

@@ -12,6 +12,7 @@ from poolax.measure._along import along_training as along_training
 from poolax.measure._along import check_along as check_along
 from poolax.measure._at_inputs import AtInputs as AtInputs
 from poolax.measure._at_inputs import block_at_inputs as block_at_inputs
+from poolax.measure._at_inputs import block_local as block_local
 from poolax.measure._at_inputs import measure_block as measure_block
 from poolax.measure._attacked import attacked as attacked
 from poolax.measure._backbones import measure_backbone as measure_backbone

@@ -17,6 +17,7 @@ from poolax.blocks import TBM
 from poolax.bounds import Domain
 from poolax.measure._blocks import block_bounds
 from poolax.measure._constants import constant_fields
+from poolax.measure._methods import known
 
 
 @struct.dataclass
@@ -75,6 +76,50 @@ def block_at_inputs(
     return AtInputs(*compiled(variables, jnp.asarray(inputs)))
 
 
+@on_one_thread
+def block_local(
+    model: TBM,
+    variables: Mapping[str, Any],
+    inputs: Float[Array, "N n d"],
+    *,
+    epsilon: float = 0.0,
+    geometry: str = "frobenius",
+) -> Float[Array, " N"] | None:
+    """Bounds of a one-block model that hold at inputs alone, or on balls around them.
+
+    Args:
+        model: The model.
+        variables: What its ``init`` returned.
+        inputs: Token sequences, shape ``(N, n, d)``.
+        epsilon: Radius of the balls; 0 for the inputs alone.
+        geometry: As for :func:`block_at_inputs`.
+
+    Returns:
+        A number an input; ``None`` for a pooler or activation without a bound on balls.
+
+    Raises:
+        ValueError: as :func:`poolax.bounds.local_tbm` raises.
+
+    Example:
+        >>> from poolax.pooling import AveragePool
+        >>> model, inputs = TBM(2, AveragePool()), jnp.eye(4, 8)[None]
+        >>> variables = model.init(jax.random.key(0), inputs)
+        >>> at, around = (block_local(model, variables, inputs, epsilon=e) for e in (0.0, 0.1))
+        >>> bool(at[0] <= around[0])
+        True
+    """
+
+    def at_inputs(variables, inputs):
+        def at(x):
+            own = {"epsilon": epsilon, "geometry": geometry}
+            return bounds.local_tbm(model, variables, x, **own).lipschitz
+
+        return jax.lax.map(at, inputs)
+
+    compiled = jax.jit(at_inputs, compiler_options=compile_quickly())
+    return known(compiled, variables, jnp.asarray(inputs))
+
+
 def _norm(fn, x, geometry):
     if geometry == "frobenius":
         return empirical.jacobian_norm(fn, x)
@@ -115,5 +160,5 @@ def measure_block(
     at = block_at_inputs(model, variables, inputs, geometry=geometry)
     domain = bounds.domain_of(inputs) if domain is None else domain
     row = {"measured": at.measured.tolist(), "local": at.local.tolist()}
-    known = block_bounds(model, variables, inputs.shape[1], domain, geometry=geometry)
-    return row | constant_fields(known)
+    on_domain = block_bounds(model, variables, inputs.shape[1], domain, geometry=geometry)
+    return row | constant_fields(on_domain)

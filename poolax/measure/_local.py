@@ -27,16 +27,18 @@ def local_at_inputs(
     mask: Bool[Array, "N n"] | None = None,
     *,
     poolers: Sequence[str] = FIXED_POOLERS,
+    epsilon: float = 0.0,
     geometry: str = "frobenius",
     progress: Progress = no_progress,
 ) -> list[list[float | None]]:
-    """Local bounds from embeddings to pooled vectors, each at one input.
+    """Local bounds from embeddings to pooled vectors, each at one input or on a ball around it.
 
     Args:
         backbone: The backbone.
         embeddings: What ``backbone.embed`` gives, shape ``(N, n, d)``.
         mask: True at real tokens, shape ``(N, n)``; ``None`` if all are real.
         poolers: Names of poolers without parameters.
+        epsilon: Radius of the balls; 0 for the inputs alone.
         geometry: Norm of changes of the embeddings: ``"frobenius"``, or ``"tokens"`` for the largest
             norm of a token's change.
         progress: Called with a description, the number done and the total.
@@ -51,7 +53,9 @@ def local_at_inputs(
     """
     modules = [from_name(name) for name in poolers]
     own: Any = backbone
-    bound = LocalBounds(own.replace(params=None), modules, geometry)(backbone.params, embeddings, mask)
+    bound = LocalBounds(own.replace(params=None), modules, geometry, epsilon)(
+        backbone.params, embeddings, mask
+    )
     found = []
     for at in range(len(embeddings)):
         progress("inputs", at, len(embeddings))
@@ -67,10 +71,18 @@ class LocalBounds:
         backbone: Without parameters.
         poolers: Poolers without parameters.
         geometry: Norm of changes of the embeddings.
+        epsilon: Radius of the balls around them.
     """
 
-    def __init__(self, backbone: Backbone, poolers: Sequence[Pooler], geometry: str = "frobenius"):
-        self._local, self._num_poolers = _local(backbone, poolers, geometry), len(poolers)
+    def __init__(
+        self,
+        backbone: Backbone,
+        poolers: Sequence[Pooler],
+        geometry: str = "frobenius",
+        epsilon: float = 0.0,
+    ):
+        self._local = _local(backbone, poolers, geometry, epsilon)
+        self._num_poolers = len(poolers)
 
     def __call__(
         self, params: Any, embeddings: Float[Array, "N n d"], mask: Bool[Array, "N n"] | None
@@ -101,7 +113,7 @@ class _Selection(Pooler):
         return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
 
 
-def _local(backbone, poolers, geometry):
+def _local(backbone, poolers, geometry, epsilon):
     """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
     # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
     encode = jax.jit(functools.partial(backbone.encode, return_weights=True))
@@ -113,12 +125,16 @@ def _local(backbone, poolers, geometry):
             raise NoBoundError("x: expected states that this precision holds")
         specs = backbone.layer_specs(params)
 
-        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
-        def pooled(selected):
-            options = {"pooler": _Selection(tuple(poolers)), "variables": {"params": selected}}
-            options |= {"branches": False, "geometry": geometry}
+        def pooled(pooler, params):
+            options = {"pooler": pooler, "variables": {"params": params}, "branches": False}
+            options |= {"geometry": geometry, "epsilon": epsilon}
             return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
 
-        return jax.vmap(pooled)({"weights": jnp.eye(len(poolers))})
+        # On a ball it is known which pooler is bounded.
+        if epsilon:
+            return jnp.stack([pooled(pooler, {}) for pooler in poolers])
+        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
+        select = functools.partial(pooled, _Selection(tuple(poolers)))
+        return jax.vmap(select)({"weights": jnp.eye(len(poolers))})
 
     return local

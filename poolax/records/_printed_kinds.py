@@ -43,6 +43,8 @@ class BoundsRecord(TypedDict):
     inputs: NotRequired[str]
     num_inputs: NotRequired[int]
     log10_local: NotRequired[list[float] | None]
+    local_epsilon: NotRequired[float]
+    certified_inputs: NotRequired[int]
     gamma: NotRequired[float]
     certified_zero: NotRequired[bool]
 

@@ -39,17 +39,21 @@ def bounds_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """
     first = records[0]
     with_gamma = "gamma" in first
-    columns = ["attention", "pooler", *METHODS, *(["gamma", "verdict"] if with_gamma else [])]
+    has_local = any(_local_of(row) is not None for row in records)
+    columns = ["attention", "pooler", *(["local"] if has_local else []), *METHODS]
+    columns += ["gamma", "verdict"] if with_gamma else []
     rows = []
     for row in records:
         cells = [Cell(row["attention"]), Cell(row["pooler"])]
+        if has_local:
+            cells.append(Cell(number_text(None, _local_of(row))))
         best = min(PROVED, key=lambda name, row=row: log10_of(row, name))
         cells += [Cell(constant_text(row, name), bold=name == best) for name in METHODS]
         if with_gamma:
-            verdict = "certified" if row["certified_zero"] else "vacuous"
-            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+            cells += [Cell(constant_text(row, "gamma")), Cell(_verdict(row))]
         rows.append(cells)
-    notes = [*_notes(first), *_counted(records)]
+    local = next((row for row in records if "log10_local" in row), None)
+    notes = [*_notes(first), *(_local_notes(local, True) if has_local else []), *_counted(records)]
     return Table(title=title, columns=columns, rows=rows, notes=notes, tidy=list(records))
 
 
@@ -63,8 +67,8 @@ def _notes(row):
     if "gamma" in row:
         notes.append(
             f"gamma: smallest bound times epsilon / sigma = {row['epsilon']:g} / {row['sigma']:g}. "
-            "certified: no such change moves the pooled vector by more than sigma; vacuous: the bound "
-            "cannot tell."
+            "certified: no such change moves the pooled vector by more than sigma; at some inputs: the "
+            "local bound says so of these alone; vacuous: no bound can tell."
         )
     return notes
 
@@ -153,8 +157,7 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
             cells.append(Cell(number_text(None, _local_of(row))))
         cells += [Cell(constant_text(row, name)) for name in names]
         if with_gamma:
-            verdict = "certified" if row["certified_zero"] else "vacuous"
-            cells += [Cell(constant_text(row, "gamma")), Cell(verdict)]
+            cells += [Cell(constant_text(row, "gamma")), Cell(_verdict(row))]
         rows.append(cells)
     return Table(
         title=title,
@@ -177,6 +180,14 @@ def pooled_table(records: Sequence[Mapping[str, Any]], title: str, source: str =
     )
 
 
+def _verdict(row):
+    """What the bounds of a record say of a change: of all inputs, of some, or nothing."""
+    if row["certified_zero"]:
+        return "certified"
+    number = row.get("certified_inputs", 0)
+    return f"at {number} of {row['num_inputs']} inputs" if number else "vacuous"
+
+
 def _local_of(row):
     """The logarithm of the largest of the local bounds of a record; ``None`` where one is not known."""
     logs = row.get("log10_local")
@@ -186,7 +197,10 @@ def _local_of(row):
 def _local_notes(row, has_local):
     if has_local:
         inputs = f"{row['num_inputs']} inputs ({row['inputs']})" if "inputs" in row else "the inputs"
-        return [f"local: the largest of the bounds at {inputs}, for small changes of each alone."]
+        where = "for small changes of each alone"
+        if "local_epsilon" in row:
+            where = f"on the ball of radius {row['local_epsilon']:g} around each"
+        return [f"local: the largest of the bounds at {inputs}, {where}."]
     return (
         ["No local bound is known for layers of these kinds, or for states beyond the precision."]
         if "log10_local" in row
