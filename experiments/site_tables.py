@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import bounds_records
+import literature_table
 
 from poolax import bounds, pooling
 from poolax.records import Records
@@ -82,7 +83,12 @@ def _of_home(row):
 def theory(results: pathlib.Path) -> str:
     """What is bounded, by which function, and how tight that is."""
     records = bounds_records.read(results / "bounds" / "bounds.jsonl")
-    tables = [bounds_overview(records), backbone_overview(records), factors()]
+    tables = [
+        bounds_overview(records),
+        literature_table.literature(records),
+        backbone_overview(records),
+        factors(),
+    ]
     return _as_page(tables) + f"\n![{_ALT_TOKENS}](../figures/bounds-by-tokens.svg)\n\n{_ABOUT_TOKENS}"
 
 
