@@ -62,6 +62,9 @@ def menu(entries: Any, pages: list[str]) -> list[Any]:
     """The entries of a menu whose pages are there, folders replaced by the pages in them."""
     found = []
     for entry in entries:
+        if isinstance(entry, str):  # by the title of the page
+            found += [entry] if entry in pages else []
+            continue
         ((title, target),) = entry.items()
         if isinstance(target, list):
             below = menu(target, pages)
