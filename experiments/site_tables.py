@@ -9,7 +9,7 @@ import literature_table
 
 from poolax import bounds, pooling
 from poolax.records import Records
-from poolax.reporting import Cell, Table, number_text, score_table
+from poolax.reporting import Cell, Table, number_text, regularized_table, score_table
 
 Row = Mapping[str, Any]
 
@@ -73,6 +73,12 @@ def home(results: pathlib.Path) -> str:
         rows += [_of_home(row) for row in records if not row.get("solver")]
     scores = score_table(rows, title="The best pooling depends on the task")
     return f"{scores.markdown()}\n{_ABOUT_REGULARIZE.format(alt=_ALT_REGULARIZE)}"
+
+
+def certified_training(results: pathlib.Path) -> str:
+    """What training for certificates does, in numbers and drawn."""
+    table = regularized_table(Records.read(results / "regularize" / "regularize.jsonl"))
+    return f"{table.markdown()}\n![{_ALT_REGULARIZE}](../figures/regularize.svg)\n"
 
 
 def _of_home(row):
@@ -172,7 +178,11 @@ def factors() -> Table:
 
 
 #: Pages below poolax/docs/ that hold a section made of records, and what makes it.
-PAGES: dict[str, Callable[[pathlib.Path], str]] = {"index.md": home, "theory/index.md": theory}
+PAGES: dict[str, Callable[[pathlib.Path], str]] = {
+    "index.md": home,
+    "theory/index.md": theory,
+    "how_to/regularise.md": certified_training,
+}
 
 
 def _setting(row):

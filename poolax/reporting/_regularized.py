@@ -40,7 +40,7 @@ _COLUMNS = (
 )
 _TIDY = (*_COLUMNS, "measured_real")
 _ABOUT = (
-    "Mean ± standard deviation over {seeds} seeds; radii are Euclidean, in grey levels, shares at half "
+    "{seeds}; radii are Euclidean, in grey levels, shares at half "
     "a grey level. The loss is cross entropy; + strength * log L, where L is the sharp bound of the "
     "map from images to logits; or with a cap, to which singular values of the block's kernels are cut "
     "after each step; a margin raises all other classes' logits by what a change of that length may "
@@ -65,6 +65,8 @@ def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
     """
     found = [_with_shares(row) for row in _records(records)]
     several = len({row["pooler"] for row in found}) > 1
+    number = len(found[0]["sharp"])
+    seeds = f"Mean ± standard deviation over {number} seeds" if number > 1 else "One seed"
     rows = [
         [
             Cell(_place(row, several)),
@@ -81,10 +83,10 @@ def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
         for seed in range(len(row["sharp"]))
     ]
     return Table(
-        title="Training for certificates",
+        title="What training for certificates buys",
         columns=["attention", "loss", *((_SHARES | _NUMBERS)[name] for name in _COLUMNS)],
         rows=rows,
-        notes=[_ABOUT.format(seeds=len(found[0]["sharp"]), images=len(found[0]["certified"][0]))],
+        notes=[_ABOUT.format(seeds=seeds, images=len(found[0]["certified"][0]))],
         tidy=tidy,
     )
 
@@ -111,7 +113,9 @@ def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) ->
     # Beyond what is certified of nearly all there is nothing to compare.
     known = np.concatenate([_radii(row, "certified") for row in found])
     most = 1.6 * max(float(np.quantile(known, 0.99)), 1e-3)
-    figure, all_axes = new_figure(2.9 * len(panels) + 0.4, 3.1, columns=len(panels))
+    # One panel is as wide as the legend.
+    width = max(2.9 * len(panels) + 0.4, 6.2)
+    figure, all_axes = new_figure(width, 3.1, columns=len(panels))
     for axes, panel in zip(all_axes, panels, strict=True):
         for row in found:
             if _place(row, several) != panel:
