@@ -35,6 +35,7 @@ from poolax.bounds._kernels import read_kernels
 from poolax.bounds._linalg import round_up
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_rows import centred_form, row_form
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import Reach, on_ball, whole_norm
 from poolax.bounds._rebuilt import attention_layer, with_biases
@@ -114,8 +115,9 @@ def local_attention(
         The bound at each sequence, shape ``(*batch,)``; 0 for one without real tokens.
 
     Raises:
+        NoBoundError: where the bound overflows.
         ValueError: for another kind or geometry, a negative ``epsilon``, wrong shapes, dtypes or
-            masks, ``n = 0``, values that are not finite, or such that the bound overflows.
+            masks, ``n = 0``, or values that are not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -184,7 +186,7 @@ def local_attention(
         on_domain = attention_on_domain(kind, params, tokens, kept, radius, **options)
         norms = jnp.minimum(norms, on_domain)
     bound = round_up(norms).reshape(x.shape[:-2])
-    check_held("x", bound)
+    check_held("x", bound, error=NoBoundError)
     return bound
 
 

@@ -39,6 +39,7 @@ from poolax.bounds._local_whole import (
     then_by_token,
     whole_jacobian_norm,
 )
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import Reach, on_ball, whole_norm
 from poolax.pooling import Pooler
@@ -99,10 +100,10 @@ def local_ledger(
         real tokens the bound is 0.
 
     Raises:
-        NoBoundError: for layers that cut or merge tokens, or are convolutions; on a ball also for
-            activations and poolers without a bound.
-        ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite or such
-            that the bound overflows, or attention maps that do not fit the layers.
+        NoBoundError: for layers that cut or merge tokens, or are convolutions, and where the bound
+            overflows; on a ball also for activations and poolers without a bound.
+        ValueError: for no layers, wrong shapes, dtypes or masks, values that are not finite, or
+            attention maps that do not fit the layers.
 
     Example:
         >>> import jax
@@ -167,7 +168,7 @@ def local_ledger(
         domain = balls.grown(domain)
     rounding = (64 if balls is None else 256) * len(rows) * jnp.finfo(x.dtype).eps
     total = or_infinite(total + rounding)
-    check_held("embeddings", total)
+    check_held("embeddings", total, error=NoBoundError)
     return Ledger(tuple(rows), total, domain, "local", states=x)
 
 

@@ -33,6 +33,7 @@ from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_bound import block_bound
 from poolax.bounds._local_norms import norm_at
 from poolax.bounds._local_pooled import pooled_norm
+from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import on_ball, whole_norm
 from poolax.records import Bound
@@ -79,9 +80,9 @@ def local_tbm(
         product of the factors as in other bounds.
 
     Raises:
-        NoBoundError: on a ball, for an activation or pooler without a bound.
+        NoBoundError: where the bound overflows; on a ball, for an activation or pooler without one.
         ValueError: for another geometry, a negative ``epsilon``, missing variables, wrong shapes,
-            dtypes or masks, values that are not finite, or such that the bound overflows.
+            dtypes or masks, or values that are not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -117,7 +118,7 @@ def local_tbm(
         bound = or_infinite(_local_tbm(model, geometry, dict(params), x, mask))
     else:
         bound = or_infinite(tbm_on_ball(model, geometry, dict(params), x, mask, radius))
-    check_held("x", bound.lipschitz)
+    check_held("x", bound.lipschitz, error=NoBoundError)
     return bound
 
 

@@ -218,20 +218,19 @@ class Bounds:
             progress("ledger", 0, 1)
             ledgers = backbone_ledgers(backbone, num_tokens, domain, geometry=self.geometry)
             progress("ledger", 1, 1)
-            local = local_at_inputs(
-                backbone,
-                embeddings,
-                mask,
-                epsilon=self.epsilon or 0.0,
-                geometry=self.geometry,
-                progress=progress,
-            )
+            around = {"geometry": self.geometry, "progress": progress}
+            epsilon = self.epsilon or 0.0
+            local = local_at_inputs(backbone, embeddings, mask, epsilon=epsilon, **around)
+            # Of a deep model balls may have none; at the inputs alone there is one.
+            if epsilon and not any(log is not None for logs in local for log in logs):
+                epsilon = 0.0
+                local = local_at_inputs(backbone, embeddings, mask, **around)
         layers = ledger_records(ledgers)
         sizes = pooled_sizes(backbone, shape, num_tokens)
         pooled = []
         for name, logs in zip(FIXED_POOLERS, local, strict=True):
             row = {"kind": "bounds", "backbone": self.checkpoint, "pooler": name, "dim": shape[-1]}
-            row |= describe_local(logs, inputs.source, self.epsilon)
+            row |= describe_local(logs, inputs.source, epsilon)
             row |= describe_domain(num_tokens, domain, self.geometry)
             found = pooled_ledgers(ledgers, from_name(name), *sizes, geometry=self.geometry)
             pooled.append(self._with_gamma(row | constant_fields(found)))

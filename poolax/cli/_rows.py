@@ -34,10 +34,10 @@ def describe_domain(
     }
 
 
-def describe_local(logs: Sequence[float | None], source: str, epsilon: float | None) -> dict[str, Any]:
+def describe_local(logs: Sequence[float | None], source: str, epsilon: float) -> dict[str, Any]:
     """What a record says of bounds at inputs, or on balls around them: by their decimal logarithms."""
     row = {"inputs": source, "num_inputs": len(logs), "log10_local": list(logs)}
-    return row | ({} if not epsilon else {"local_epsilon": epsilon})
+    return row | ({} if epsilon == 0 else {"local_epsilon": epsilon})
 
 
 def expressivity(row: Mapping[str, Any], epsilon: float, sigma: float) -> dict[str, Any]:
