@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poolax.reporting import advice_table, number_text
+from poolax.reporting import advice_table, number_text, signed_texts
 
 Record = Mapping[str, Any]
 
@@ -117,7 +117,7 @@ def _how_sure(record: Record) -> str:
 
 
 def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['low']:+.3g} to {found['high']:+.3g}"
+    return " to ".join(signed_texts(found["low"], found["high"]))
 
 
 def _cost(record: Record) -> str:

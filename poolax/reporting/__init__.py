@@ -24,6 +24,7 @@ from poolax.reporting._lengths import plot_lengths as plot_lengths
 from poolax.reporting._models import comparison_table as comparison_table
 from poolax.reporting._noise_figures import plot_noise_curves as plot_noise_curves
 from poolax.reporting._numbers import number_text as number_text
+from poolax.reporting._numbers import signed_texts as signed_texts
 from poolax.reporting._optimisation import optimisation_tables as optimisation_tables
 from poolax.reporting._optimisation import plot_training_curves as plot_training_curves
 from poolax.reporting._overview import score_table as score_table

@@ -9,7 +9,7 @@ from poolax.reporting._canvas import INK, PathOrPaths, new_figure, save_figure, 
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import axis_label, is_share, metric_name, shown
 from poolax.reporting._noise_figures import draw_noise_curves
-from poolax.reporting._numbers import number_text
+from poolax.reporting._numbers import number_text, signed_texts
 from poolax.reporting._table import Cell, Table
 
 # Noise as large as the states moves vectors by their spread, not by millions of it; that far it does
@@ -85,7 +85,8 @@ def interval_text(found: Mapping[str, Any]) -> str:
 
 def signed(found: Mapping[str, Any]) -> str:
     """A difference with its interval, signs before all numbers."""
-    return f"{found['value']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
+    value, low, high = signed_texts(found["value"], found["low"], found["high"])
+    return f"{value} [{low}, {high}]"
 
 
 def _draw_interval(axes, found, row, look, metric):

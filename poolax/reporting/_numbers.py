@@ -43,6 +43,26 @@ def number_text(value: float | None, log10: float | None = None) -> str:
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
+def signed_texts(*values: float) -> tuple[str, ...]:
+    """Numbers that stand beside one another, with signs: the largest in three digits, all as finely.
+
+    Args:
+        values: The numbers, finite.
+
+    Returns:
+        A text for each.
+
+    Example:
+        >>> signed_texts(-0.026, 0.01, 0.00111)
+        ('-0.0260', '+0.0100', '+0.0011')
+        >>> signed_texts(0.0, 123.4)
+        ('+0', '+123')
+    """
+    # As it would be written: what rounds to the next power of ten has a digit less behind the point.
+    exponent = int(f"{max(map(abs, values)):.2e}".split("e")[1])
+    return tuple(f"{value:+.{max(0, 2 - exponent)}f}" for value in values)
+
+
 def _scientific(mantissa: float, exponent: int) -> str:
     text = f"{mantissa:.2f}"
     return f"1.00e{exponent + 1}" if text == "10.00" else f"{text}e{exponent}"
