@@ -227,7 +227,7 @@ def test_bounds_in_two_norms(tmp_path):
     ]
     reporting.plot_bounds_by_geometry(rows, tmp_path / "two.svg")
     words = set(text_of(tmp_path / "two.svg"))
-    assert {"L2, all tokens together", "L2, each token", "avg", "max", "tight bound"} <= words
+    assert {"L2, all together", "L2, each token", "avg", "max", "tight bound"} <= words
     assert "published bound" not in words
     with pytest.raises(ValueError, match="records: expected bounds by geometry, got none"):
         reporting.plot_bounds_by_geometry([], tmp_path / "none.svg")

@@ -8,7 +8,7 @@ from poolax.reporting._by_tokens import FIELDS
 from poolax.reporting._canvas import INK, PathOrPaths, legend_below, new_figure, save_figure, styled
 from poolax.reporting._ladder import RUNGS, attention_name, draw_rung
 
-_ROWS = {"frobenius": "all tokens together", "tokens": "each token"}
+_ROWS = {"frobenius": "all together", "tokens": "each token"}
 
 
 @styled
