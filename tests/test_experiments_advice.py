@@ -89,7 +89,7 @@ def test_a_section_says_how_sure_an_advice_is(script, tmp_path, capsys):
     assert "## a model on ecg200\n\n**Take last: better beyond noise than every other pooler.**" in text
     assert (
         "How sure: last was best by validation; on 50 test examples 2 of 2 others are worse beyond "
-        "noise, the closest of them avg by 0.15 (interval -0.25 to -0.05, adjusted p 0.004)."
+        "noise, the closest of them avg by 0.15 (interval -0.250 to -0.050, adjusted p 0.004)."
     ) in second
     assert "1 of 2 others are worse beyond noise" in first
     assert "no difference beyond noise from last has max: their intervals reach 0.5 at most" in first
