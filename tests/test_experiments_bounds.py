@@ -45,7 +45,8 @@ def test_random_suite(script, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("bounds: tables_only: expected --out to be a folder")
     assert script.main(["--suites", "random", "minlim"]) == cli.USAGE
     assert (
-        "suites: expected one of 'random', 'lengths', 'minilm', got 'minlim'" in capsys.readouterr().err
+        "suites: expected one of 'random', 'lengths', 'geometry', 'minilm', got 'minlim'"
+        in capsys.readouterr().err
     )
     # Ratios of no searches would be no numbers.
     with pytest.raises(ValueError, match="searched: expected 1 to num_sentences = 64, got 0"):
