@@ -140,7 +140,7 @@ def constants_of_inputs():
         sizes = {"num_tokens": num_tokens, "radius": domain.radius, "spread": domain.spread}
         return bounds.tbm(model, variables, **sizes).lipschitz
 
-    return lambda x: bounds._expressivity._constants(x, None, 0.1, lipschitz), (X[None],)
+    return lambda x: bounds._expressivity._constants(x, None, 0.1, lipschitz, "tokens"), (X[None],)
 
 
 def measured(name, **options):

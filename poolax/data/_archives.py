@@ -123,8 +123,7 @@ def _unpack_zip(archive: pathlib.Path, directory: str, size: _Size) -> None:
             size.add(member.file_size)
             # What zipfile would do is to drop the dots and write to another place.
             name = member.filename
-            parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
-            if ".." in parts or name.startswith(("/", "\\")):
+            if _lies_outside(name):
                 raise zipfile.BadZipFile(f"{name!r} would lie outside")
         content.extractall(directory)
 
@@ -133,8 +132,25 @@ def _unpack_tar(archive: pathlib.Path, directory: str, size: _Size) -> None:
     with tarfile.open(archive) as content:
         for member in content:
             size.add(member.size)
-        content.extractall(directory, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            content.extractall(directory, filter="data")
+        else:
+            # Python 3.11 before 3.11.4, as distributions have it.
+            content.extractall(directory, members=map(_plain, content.getmembers()))
         _read_to_the_end(content, size)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A file or folder that lies inside; links and devices are refused."""
+    if _lies_outside(member.name) or not (member.isfile() or member.isdir()):
+        raise tarfile.TarError(f"{member.name!r} would lie outside, or is no file")
+    return member
+
+
+def _lies_outside(name: str) -> bool:
+    """Whether a name in an archive leads out of the folder that it is unpacked to."""
+    parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
+    return ".." in parts or name.startswith(("/", "\\"))
 
 
 def _read_zip(file: IO[bytes], names: set[str], size: _Size) -> dict[str, bytes]:
