@@ -53,6 +53,7 @@ class Options(probing.Options):
 def measure(options, out, progress, limits):
     """Heads on few examples of each class, and on all."""
     shared = {"poolers": options.poolers, "limits": limits, "progress": progress}
+    shared |= options.solving("converged")
     rows = []
     for setup in probing.setups(options, out, progress):
         if not isinstance(setup.task, Classification):
@@ -66,7 +67,6 @@ def measure(options, out, progress, limits):
             seeds=options.seeds,
             epochs=setup.epochs,
             batch_size=setup.batch_size,
-            solver="converged",
             features=options.features,
             out=out / "all",
             name=setup.model,

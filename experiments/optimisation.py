@@ -44,9 +44,7 @@ def measure(options, out, progress, limits):
                 out,
                 progress,
                 limits,
-                solver=solver,
-                learning_rates=options.learning_rates,
-                further_rates=options.further_rates if solver == "adam" else 0,
+                **options.solving(solver),
             )
     return Records(rows)
 

@@ -108,8 +108,7 @@ def measure(options, out, progress, limits):
                 out,
                 progress,
                 limits,
-                solver=solver,
-                learning_rates=options.learning_rates,
+                **options.solving(solver),
             )
         rows += attacked(options, setup, heads, out, progress)
     return Records(rows)

@@ -104,8 +104,7 @@ def heads(options, setup, data, max_tokens, out, limits, progress):
             out,
             progress,
             limits,
-            solver=solver,
-            learning_rates=options.learning_rates,
+            **options.solving(solver),
             max_tokens=max_tokens,
         )
 

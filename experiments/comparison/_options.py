@@ -8,6 +8,7 @@ import tyro
 
 from poolax.cli import FileFlags, OptionalCount, OptionalPath, check_count
 from poolax.pooling import from_name
+from poolax.training import Converged
 
 Solvers = Annotated[tuple[Literal["adam", "converged"], ...], tyro.conf.arg(aliases=["--solver"])]
 #: What --quick makes of the command line.
@@ -35,6 +36,9 @@ class Options:
             stands there, as with "converged".
         solvers: "adam" is the paper's protocol, "converged" trains heads until nothing is to be gained;
             they stand side by side.
+        from_average: With "converged", heads that can be the average start as it, with its solved
+            linear layer, so that none validates worse; where few examples are for validation, those
+            whose parameters are drawn stop early.
         layers: What heads read of a backbone: "output", a block's number, several side by side as in
             "3+6", a learned mixture as in "mix:3+6", "all" for each layer, "mix:all"; each has rows of
             its own.
@@ -62,6 +66,7 @@ class Options:
     learning_rates: tuple[float, ...] = (1e-3,)
     further_rates: int = 2
     solvers: Solvers = ("adam", "converged")
+    from_average: bool = False
     layers: tuple[str, ...] = ("output",)
     num_examples: Annotated[OptionalCount, tyro.conf.arg(aliases=["--limit"])] = None
     raw: bool = True
@@ -85,6 +90,20 @@ class Options:
         for field in ("seeds", "epochs", "num_examples", "memory_budget", "devices"):
             if getattr(self, field) is not None:
                 check_count(field, getattr(self, field))
+
+    def solving(self, solver: str) -> dict[str, Any]:
+        """How heads are trained with one of the solvers: what ``training.sweep`` takes of it.
+
+        Example:
+            >>> Options(from_average=True).solving("converged")["solver"].from_average
+            True
+            >>> Options().solving("adam")
+            {'solver': 'adam', 'learning_rates': (0.001,), 'further_rates': 2}
+        """
+        if solver == "converged":
+            return {"solver": Converged(from_average=self.from_average)}
+        rates = {"learning_rates": self.learning_rates, "further_rates": self.further_rates}
+        return {"solver": solver, **rates}
 
 
 @dataclasses.dataclass(frozen=True)

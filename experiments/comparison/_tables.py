@@ -188,4 +188,14 @@ def _training(rows):
     trained = f"{steps}, until validation no longer improves, at most {epochs}" if rates else ""
     left = sum(not row["converged"] for row in rows)
     told = f"{left} of {len(rows)} heads still improved" if left else ""
-    return "converged: " + ", ".join(part for part in (solved, trained, told) if part)
+    parts = (solved, trained, _from_average(rows), told)
+    return "converged: " + ", ".join(part for part in parts if part)
+
+
+def _from_average(rows):
+    """That heads started as the average, and how many of them validation left there."""
+    if not rows[0]["solver"]["options"].get("from_average"):
+        return ""
+    epochs = [row["best_epoch"] for row in rows if row.get("best_epoch") is not None]
+    stayed = sum(epoch < 0 for epoch in epochs)
+    return f"heads that can be the average start as it ({stayed} of {len(epochs)} heads stayed there)"
