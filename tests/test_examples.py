@@ -92,6 +92,11 @@ def test_regularize(regularize, tmp_path, capsys, monkeypatch):
         )
         assert certified.shape == attacked.shape
         assert (certified <= attacked * (1 + 1e-5)).all()
+        # Validation chose, of all that was tried.
+        best = max(record["tried"], key=lambda one: one["validation_radius"])
+        assert all(
+            record[name] == best[name] for name in ("learning_rate", "strength", "cap", "margin")
+        )
         # Of what is wrong nothing is certified, and nothing has to be attacked.
         assert ((certified == 0) == (attacked == 0)).all()
         assert f"{100 * np.mean(record['accuracy']):.1f}" in printed

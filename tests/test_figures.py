@@ -175,7 +175,8 @@ def test_what_training_for_certificates_does_is_told_and_drawn(tmp_path):
     assert len(table.tidy) == 6
     reporting.plot_regularized([*rows, rows[0] | {"attention": "dot"}], tmp_path / "regularize.svg")
     words = text_of(tmp_path / "regularize.svg")
-    assert {*losses, "L2", "dot-product", "ε (grey levels)"} <= set(words)
+    labels = {"plain loss", "+ strength · log L", "capped, with a margin"}
+    assert labels | {"L2", "dot-product", "ε (grey levels)"} <= set(words)
     with pytest.raises(ValueError, match="records: expected some of kind 'regularize', got none"):
         reporting.plot_regularized([{"kind": "head"}], tmp_path / "none.svg")
 

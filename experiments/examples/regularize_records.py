@@ -9,6 +9,9 @@ from poolax.records import record_kind
 class Regularized(TypedDict):
     """One pooler, kind of attention and way of training, with a number for each seed.
 
+    Beside the settings of the way stand all that were tried with the first seed: those whose
+    ``validation_radius`` is largest were taken.
+
     Radii are in grey levels: by the bound of all images those of all test images have a median, those
     by bounds around an image stand for each of the first test images; ``None`` where no attack
     succeeded.
@@ -17,9 +20,11 @@ class Regularized(TypedDict):
     pooler: str
     attention: str
     way: str
+    learning_rate: float
     strength: float
     cap: float | None
     margin: float
+    tried: list[dict[str, float | None]]
     accuracy: list[float]
     validation_accuracy: list[float]
     measured_real: list[float]

@@ -13,6 +13,7 @@ from poolax.training import HeadModule
 from poolax.training.pretraining import cap_spectral_norms
 
 PATCH = 2
+NUM_TOKENS = (8 // PATCH) ** 2
 #: Longest change of an image that the bound holds for, per unit of the whole range.
 REACH = 0.25
 # Most of the mean lead that a margin may take.
@@ -26,24 +27,24 @@ class Plan(NamedTuple):
         seeds: Models of each way.
         epochs: Passes over the training images.
         batch_size: Images a step.
-        learning_rate: Of Adam.
     """
 
     seeds: int
     epochs: int
     batch_size: int
-    learning_rate: float
 
 
 class Way(NamedTuple):
     """A way of training.
 
     Attributes:
+        learning_rate: Of Adam.
         strength: Weight of log L in the loss.
         cap: Largest norm of kernels and scales, infinite for none.
         margin: Length of changes that the margin is for, per unit of the whole range.
     """
 
+    learning_rate: float | Float[Array, "..."]
     strength: float | Float[Array, "..."]
     cap: float | Float[Array, "..."]
     margin: float | Float[Array, "..."]
@@ -112,7 +113,7 @@ def train(module: HeadModule, tokens, labels, ways: Sequence[Way], plan: Plan):
     tokens, labels = jnp.asarray(tokens), jnp.asarray(labels)
     batch_size = min(plan.batch_size, len(tokens))
     num_steps = len(tokens) // batch_size
-    optimizer = optax.adam(plan.learning_rate)
+    optimizer = optax.scale_by_adam()
 
     def loss(params, indices, way):
         log_bound = log_lipschitz(module, params, tokens.shape[1])
@@ -125,6 +126,7 @@ def train(module: HeadModule, tokens, labels, ways: Sequence[Way], plan: Plan):
     def step(state, indices, way):
         params, opt_state = state
         updates, opt_state = optimizer.update(jax.grad(loss)(params, indices, way), opt_state)
+        updates = jax.tree.map(lambda update: -way.learning_rate * update, updates)
         return capped(optax.apply_updates(params, updates), way.cap), opt_state
 
     def of_seed(seed, way):

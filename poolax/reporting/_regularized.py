@@ -38,6 +38,12 @@ _COLUMNS = (
     "share_around",
     "share_left",
 )
+_WAYS = {
+    "plain": "plain loss",
+    "penalised": "+ strength · log L",
+    "capped": "capped",
+    "margin": "capped, with a margin",
+}
 _TIDY = (*_COLUMNS, "measured_real")
 _ABOUT = (
     "{seeds}; radii are Euclidean, in grey levels, shares at half "
@@ -46,7 +52,12 @@ _ABOUT = (
     "after each step; a margin raises all other classes' logits by what a change of that length may "
     "do by L. Certified: the larger of what L and what bounds on balls around an image certify, of "
     "the first {images} test images, beside the share that an attack leaves; by the constant: of all "
-    "test images."
+    "test images.{chosen}"
+)
+
+_CHOSEN = (
+    " Learning rate, strength, cap and margin of a way were chosen of at most {most} settings, with "
+    "the first seed, by the mean radius that L certifies on validation images."
 )
 
 
@@ -67,6 +78,8 @@ def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
     several = len({row["pooler"] for row in found}) > 1
     number = len(found[0]["sharp"])
     seeds = f"Mean ± standard deviation over {number} seeds" if number > 1 else "One seed"
+    chosen = _CHOSEN.format(most=max(len(row.get("tried", ())) for row in found))
+    chosen = chosen if all("tried" in row for row in found) else ""
     rows = [
         [
             Cell(_place(row, several)),
@@ -86,7 +99,7 @@ def regularized_table(records: Iterable[Mapping[str, Any]]) -> Table:
         title="What training for certificates buys",
         columns=["attention", "loss", *((_SHARES | _NUMBERS)[name] for name in _COLUMNS)],
         rows=rows,
-        notes=[_ABOUT.format(seeds=seeds, images=len(found[0]["certified"][0]))],
+        notes=[_ABOUT.format(seeds=seeds, images=len(found[0]["certified"][0]), chosen=chosen)],
         tidy=tidy,
     )
 
@@ -108,7 +121,7 @@ def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) ->
     found = _records(records)
     several = len({row["pooler"] for row in found}) > 1
     panels = list(dict.fromkeys(_place(row, several) for row in found))
-    ways = list(dict.fromkeys(_way(row) for row in found))
+    ways = list(dict.fromkeys(row["way"] for row in found))
     colours = {way: COLOURS[number % len(COLOURS)] for number, way in enumerate(ways)}
     # Beyond what is certified of nearly all there is nothing to compare.
     known = np.concatenate([_radii(row, "certified") for row in found])
@@ -122,10 +135,9 @@ def plot_regularized(records: Iterable[Mapping[str, Any]], path: PathOrPaths) ->
                 continue
             for name, line in (("certified", "-"), ("attacked", "--")):
                 radii, shares = _curve(_radii(row, name), most)
-                label = _way(row) if name == "certified" else None
-                axes.step(
-                    radii, shares, where="post", color=colours[_way(row)], linestyle=line, label=label
-                )
+                way = row["way"]
+                label = _WAYS.get(way, one_line(way)) if name == "certified" else None
+                axes.step(radii, shares, where="post", color=colours[way], linestyle=line, label=label)
         axes.set_title(panel, parse_math=False)
         axes.set(xlabel="ε (grey levels)", xlim=(0, most), ylim=(0, 102))
     all_axes[0].set_ylabel("certified (—), not attacked (- -) (%)")
