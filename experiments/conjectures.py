@@ -72,6 +72,11 @@ CONJECTURES: Mapping[str, Conjecture] = {
     "8c": _OPTIMISATION,
     "9a": _PLACES,
     "9c": _PLACES,
+    "10a": Conjecture(
+        "after a fixed number of steps the spread of poolers is that of how far each of them gets, and "
+        "narrow states leave all of them near the start",
+        "heads that are trained to the end, which stand beside",
+    ),
     "11": Conjecture(
         "large sums saturate the softmax, whose gradient, which FGSM follows, then vanishes",
         "attacks on the margin of logits, as PGD in the records of robustness.py",
