@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims and on two of ours, from the test scores that stored records hold.
+"""Verdicts on the paper's claims and on ours, from the test scores that stored records hold.
 
     python experiments/claims.py            # from results/, into results/claims/
     python experiments/claims.py --check    # exit code 1 if they are not what results/ gives

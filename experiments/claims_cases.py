@@ -1,4 +1,4 @@
-"""The claims: what the paper's text says of poolers, and two statements of ours."""
+"""The claims: what the paper's text says of poolers, and statements of ours."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -183,13 +183,23 @@ PAPER = [
 #: Claims on a token in front, which not all backbones have.
 OF_CLS = ("4a",)
 _SUM = (Contrast("avg", "sum", "equal"),)
+_AS_MANY = {DIGITS: (("digits", "classification"),), CIFAR10: (OBJECTS, INPAINTING), SERIES: UCR}
 OWN = [
     Claim(
         "A",
-        "With as many tokens in every input average and sum are equal: all else is optimisation.",
+        "With as many tokens in every input average and sum are equal, trained to the end.",
         _SUM,
-        {DIGITS: (("digits", "classification"),), CIFAR10: (OBJECTS, INPAINTING), SERIES: UCR},
+        _AS_MANY,
         source="ours",
+        solvers=("converged",),
+    ),
+    Claim(
+        "Ab",
+        "With as many tokens in every input average and sum are equal after the paper's steps.",
+        _SUM,
+        _AS_MANY,
+        source="ours",
+        solvers=("adam",),
     ),
 ]
 

@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 #: Sentences at most, and the claims that they are of, where these are tested.
 MOST = 10
-CLAIMS = ("A", "4a", "3a", "5a", "6", "7a", "8a", "8b", "9a", "1", "2b", "11", "9c", "10a")
+CLAIMS = ("A", "Ab", "4a", "3a", "5a", "6", "7a", "8a", "8b", "9a", "1", "2b", "11", "9c", "10a")
 _DECIDED = ("supported", "contradicted")
 _SOLVERS = {"adam": "Adam", "converged": "converged"}
 
@@ -25,16 +25,15 @@ def sentences(tables: Sequence[Table], verdicts: Sequence[Row], counts: str = ""
         verdicts: On claims.
         counts: How many of the paper's values stand beside ours, in a sentence.
     """
-    tidy = [row for table in tables for row in table.tidy]
-    of_scores = [text for text in (chosen(tidy), gained(tidy)) if text]
+    of_scores = [text for text in (chosen(tables), gained(tables)) if text]
     room = MOST - len(of_scores) - bool(counts)
     return [*of_scores, *claimed(verdicts)[:room], *([counts] if counts else [])]
 
 
-def chosen(tidy: Sequence[Row]) -> str:
+def chosen(tables: Sequence[Table]) -> str:
     """Which poolers validation chose, by protocol."""
     by_protocol: dict[str, collections.Counter] = {}
-    for row in tidy:
+    for row in (row for table in tables for row in table.tidy):
         if row["chosen"]:
             by_protocol.setdefault(row["protocol"], collections.Counter())[row["pooler"]] += 1
     told = []
@@ -46,17 +45,17 @@ def chosen(tidy: Sequence[Row]) -> str:
     return f"What validation chose, over backbones, data and tasks, by protocol: {'; '.join(told)}."
 
 
-def gained(tidy: Sequence[Row]) -> str:
+def gained(tables: Sequence[Table]) -> str:
     """What training to the end adds to the paper's protocol, by pooler, in points of accuracy."""
-    means: dict[tuple, dict[str, float]] = {}
-    for row in tidy:
-        if row["metric"] == "accuracy" and row["mean"] is not None:
-            key = tuple(row[name] for name in ("backbone", "dataset", "task", "variant", "pooler"))
-            means.setdefault(key, {})[row["protocol"]] = row["mean"]
     gains: dict[str, list[float]] = {}
-    for key, by_protocol in means.items():
-        if {"Adam", "converged"} <= set(by_protocol):
-            gains.setdefault(key[-1], []).append(by_protocol["converged"] - by_protocol["Adam"])
+    for table in tables:
+        means: dict[str, dict[str, float]] = {}
+        for row in table.tidy:
+            if row["metric"] == "accuracy" and row["mean"] is not None:
+                means.setdefault(row["pooler"], {})[row["protocol"]] = row["mean"]
+        for name, by_protocol in means.items():
+            if set(_SOLVERS.values()) <= set(by_protocol):
+                gains.setdefault(name, []).append(by_protocol["converged"] - by_protocol["Adam"])
     if not gains:
         return ""
     medians = {name: 100 * float(np.median(values)) for name, values in gains.items()}
@@ -85,17 +84,35 @@ def _sentence(rows: Sequence[Row]) -> str:
     for row in rows:
         by_backbone = where.setdefault(row["verdict"], {})
         by_backbone.setdefault(row["backbone"], []).append(_SOLVERS[row["solver"]])
+    every = {_SOLVERS[row["solver"]] for row in rows}
     told = []
     for verdict in (*_DECIDED, "undecided"):
-        known = [f"{name} ({', '.join(how)})" for name, how in where.get(verdict, {}).items()]
+        # Where all protocols say the same, none is named.
+        known = [
+            name if set(how) == every else f"{name} ({', '.join(how)})"
+            for name, how in where.get(verdict, {}).items()
+        ]
         if known:
-            told.append(f"**{verdict}** with {', '.join(known)}")
+            told.append(f"{verdict} with {_listed(known)}")
     decided = [row for row in rows if row["verdict"] in _DECIDED]
     shown = ""
     if decided:
         clearest = min(decided, key=lambda row: row["adjusted"])
-        cells = [cell.text for cell in claims_tables([clearest])[0].rows[0]]
-        source = "" if cells[7] == "–" else f"; the paper: {cells[7]}"
-        shown = f" Clearest with {clearest['backbone']}: {cells[4]}, {cells[5]}{source}."
-    whose = "the paper" if rows[0]["source"] == "paper" else "ours"
-    return f"*{rows[0]['text']}* ({whose}, {rows[0]['claim']}): {'; '.join(told)}.{shown}"
+        # What has no records stands with the verdicts.
+        cells = [cell.text for cell in claims_tables([{**clearest, "left_out": ""}])[0].rows[0]]
+        source = "" if cells[7] == "–" else f", where the paper has {cells[7]}"
+        shown = f" Most clearly with {clearest['backbone']}: {cells[4]}, {cells[5]}{source}."
+    whose = "claim of the paper" if rows[0]["source"] == "paper" else "claim of ours"
+    text = rows[0]["text"].removesuffix(".")
+    return f"**{text}** ({whose}, {rows[0]['claim']}): {'; '.join(told)}.{shown}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in words.
+
+    Example:
+        >>> _listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -32,10 +32,10 @@ def verdict(name, backbone, solver, told, p_for=0.5, **fields):
 
 def test_sentences_are_those_of_the_records(findings):
     rows = [
-        summary("avg", 0.7, "Adam", chosen=True),
-        summary("sum", 0.5, "Adam"),
-        summary("avg", 0.75, "converged"),
-        summary("sum", 0.75, "converged", chosen=True),
+        summary("avg", 0.7, "Adam", chosen=True, variant="solver adam"),
+        summary("sum", 0.5, "Adam", variant="solver adam"),
+        summary("avg", 0.75, "converged", variant="solver converged"),
+        summary("sum", 0.75, "converged", chosen=True, variant="solver converged"),
     ]
     told = findings.sentences(
         [Table("scores", [], [], [], rows)],
@@ -50,11 +50,11 @@ def test_sentences_are_those_of_the_records(findings):
     assert told[0].endswith("by protocol: Adam: avg 1 (of 1); converged: sum 1 (of 1).")
     assert told[1].endswith("over up to 1 classifications: sum +25.00, avg +5.00.")
     assert told[2] == (
-        "*So it is.* (the paper, 4a): **contradicted** with net (Adam); **undecided** with net "
-        "(converged). Clearest with net: last > avg, digits classification, -10.00 [-20.00, -5.00]."
+        "**So it is** (claim of the paper, 4a): contradicted with net (Adam); undecided with net "
+        "(converged). Most clearly with net: last > avg, digits classification, -10.00 [-20.00, -5.00]."
     )
     # What is decided nowhere stands behind, and what is not tested nowhere.
-    assert told[3] == "*So it is.* (the paper, 5a): **undecided** with net (Adam)."
+    assert told[3] == "**So it is** (claim of the paper, 5a): undecided with net."
     assert told[4:] == ["Many were attempted."]
 
 

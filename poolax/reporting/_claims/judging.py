@@ -68,12 +68,13 @@ def judge_claims(
         rows += [_untested(claim)] if claim.missing else []
         for case in (case for case in cases if case.claim is claim):
             kept = before.get((_id(case), _of(case, draws, seed)))
-            rows.append(kept or _row(case, drawn, draws, seed) | dict(about or {}))
+            found = kept or _row(case, drawn, draws, seed) | dict(about or {})
+            rows.append({**found, **_about(claim)})  # a claim's words may have changed
     tested = [row for row in rows if row["p_for"] is not None]
-    found = verdicts([Evidence(row["p_for"], row["p_against"]) for row in tested], level=level)
+    told = verdicts([Evidence(row["p_for"], row["p_against"]) for row in tested], level=level)
     decided = {
         row["id"]: {"verdict": one.verdict, "adjusted": one.adjusted}
-        for row, one in zip(tested, found, strict=True)
+        for row, one in zip(tested, told, strict=True)
     }
     shared = {"level": level, "num_tested": len(tested)}
     words = pretrained or {}
