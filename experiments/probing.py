@@ -30,7 +30,7 @@ from poolax.cli import (
 )
 from poolax.data import Dataset, entry, names
 from poolax.records import Records, write_atomically
-from poolax.reporting import Table, joined, notes_once
+from poolax.reporting import Table, joined, notes_once, summarize_scores
 from poolax.training import Limits, Progress, Task, stop_on_sigterm, sweep
 from poolax.training.holding import holding
 
@@ -198,6 +198,19 @@ def trained(
         name=setup.model,
         **how,
     )
+
+
+def chosen(heads: Records) -> Records:
+    """Heads of one solver of the learning rates that validation chose, each pooler's own.
+
+    Args:
+        heads: Of one data set, task and backbone.
+
+    Returns:
+        Of a pooler that several rates were tried for, the heads of the best mean validation score.
+    """
+    best = {row["pooler"]: row["learning_rate"] for row in summarize_scores(heads)}
+    return Records(row for row in heads if row["learning_rate"] == best[row["pooler"]])
 
 
 def published(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,14 +102,8 @@ def measure(options, out, progress, limits):
             raise ValueError(f"datasets: expected classifications, got {setup.name}")
         heads = []
         for solver in dict.fromkeys(options.solvers):
-            heads += probing.trained(
-                setup,
-                options,
-                out,
-                progress,
-                limits,
-                **options.solving(solver),
-            )
+            how = options.solving(solver)
+            heads += probing.chosen(probing.trained(setup, options, out, progress, limits, **how))
         rows += attacked(options, setup, heads, out, progress)
     return Records(rows)
 

@@ -98,15 +98,9 @@ def across(options, setup, counts, max_tokens, out, limits, progress):
 def heads(options, setup, data, max_tokens, out, limits, progress):
     """Heads by each solver on texts that are cut."""
     for solver in dict.fromkeys(options.solvers):
-        yield from probing.trained(
-            setup._replace(data=data),
-            options,
-            out,
-            progress,
-            limits,
-            **options.solving(solver),
-            max_tokens=max_tokens,
-        )
+        how = options.solving(solver) | {"max_tokens": max_tokens}
+        own = setup._replace(data=data)
+        yield from probing.chosen(probing.trained(own, options, out, progress, limits, **how))
 
 
 def token_counts(backbone, data):

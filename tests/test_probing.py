@@ -68,6 +68,19 @@ def test_optimisation_is_told_from_curves(tmp_path):
         reporting.optimisation_tables([])
 
 
+def test_only_heads_of_the_rates_that_validation_chose_are_looked_into(experiments):
+    """The first seed tries all rates: no mean over seeds may take those that were not chosen."""
+    solver = SOLVED["solver"]
+    rows = [head("wavg", 0, 0.5, learning_rate=rate, solver=solver) for rate in (1e-3, 1e-2)]
+    rows += [head("wavg", seed, 0.8, learning_rate=3e-3, solver=solver) for seed in range(3)]
+    rows += [head("avg", 0, 0.4, **SOLVED)]
+    found = experiments("probing").chosen(Records(rows))
+    assert [(row["pooler"], row["learning_rate"], row["seed"]) for row in found] == [
+        *(("wavg", 3e-3, seed) for seed in range(3)),
+        ("avg", None, 0),
+    ]
+
+
 def test_sizes_are_those_of_the_training_examples(tmp_path):
     few = {**SOLVED, "shots": 2, "task_options": {"num_classes": 10}}
     rows = [head("avg", draw, score, **few) for draw, score in enumerate((0.5, 0.6))]
