@@ -41,6 +41,8 @@ from poolax.training import (
     pixel_norms,
 )
 
+#: What is measured of each head.
+ATTACKS = "attacks.jsonl"
 _IMAGES = tuple(name for name in vision.STUDY.cases if not name.endswith("_inpainting"))
 
 
@@ -118,7 +120,7 @@ def attacked(options, setup, heads, out, progress):
         backbone = backbone.stack_layers()
     some = slice(0, options.num_norms)
     tokens = extract_states(setup.backbone, images[some], progress=progress)
-    journal = Journal(out / "attacks.jsonl", identity={"images": [int(index) for index in chosen]})
+    journal = Journal(out / ATTACKS, identity={"images": [int(index) for index in chosen]})
     rows = []
     for row in heads:
         if row["diverged"] or row["seed"] >= (options.attack_seeds or options.seeds):

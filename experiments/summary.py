@@ -53,6 +53,8 @@ BEGIN = "<!-- Written by summary.py from results/: begin -->"
 END = "<!-- Written by summary.py from results/: end -->"
 #: Names of records that stand in folders of their own, those of an example among them.
 _OWN_FOLDERS = {*PROBES, "regularize"}
+#: Files in the folder of a run that it goes on from; its results are made of them.
+_WORKING = ("records.jsonl", robustness.ATTACKS)
 #: Commands that stand beside a page at most.
 _FEW = 3
 #: Pages of the project that people see first.
@@ -173,7 +175,7 @@ def take_over(source: pathlib.Path, results: pathlib.Path) -> None:
     norms = pretraining.norms_of(source)
     if norms:
         _replace(results / NORMS, norms)
-    found = [path for path in source.glob("*.jsonl") if path.name != "records.jsonl"]
+    found = [path for path in source.glob("*.jsonl") if path.name not in _WORKING]
     if norms and not found:
         return
     if len(found) != 1:

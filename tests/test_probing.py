@@ -203,7 +203,8 @@ def test_their_records_are_taken_over(experiments, tmp_path):
     for test in (0.5, 0.7):
         rows = [probing.published(head("avg", 0, test, validation_score=[0.1, 0.7], **about))]
         Records(rows).write_as(source / "optimisation.jsonl")
-        (source / "records.jsonl").write_text("{}\n")
+        for name in ("records.jsonl", "attacks.jsonl"):
+            (source / name).write_text("{}\n")
         summary.take_over(source, results)
     [row] = Records.read(results / "optimisation" / "optimisation.jsonl")
     assert "predictions" not in row
