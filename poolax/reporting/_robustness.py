@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from poolax._text import one_line
-from poolax.reporting._canvas import PathOrPaths, legend_label, new_figure, save_figure, styled
+from poolax.reporting._canvas import INK, PathOrPaths, legend_label, new_figure, save_figure, styled
 from poolax.reporting._looks import looks_of
 from poolax.reporting._marks import mean_and_std_of
 from poolax.reporting._numbers import number_text
@@ -84,7 +84,8 @@ def plot_robustness(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> 
         looks = looks_of(row["pooler"] for row in rows)
         for pooler, own in _by_pooler(rows).items():
             clean = float(np.mean([row["clean"] for row in own]))
-            for kind in dict.fromkeys(attack["name"] for attack in own[0]["attacks"]):
+            kinds = list(dict.fromkeys(attack["name"] for attack in own[0]["attacks"]))
+            for kind in kinds:
                 found = {
                     attack["radius"]: float(np.mean([row["attacks"][n]["accuracy"] for row in own]))
                     for n, attack in enumerate(own[0]["attacks"])
@@ -95,8 +96,11 @@ def plot_robustness(records: Iterable[Mapping[str, Any]], path: PathOrPaths) -> 
                 axes.plot(
                     [255 * budget for budget in budgets], [100 * value for value in values],
                     color=looks[pooler].colour, linestyle=_LINES[kind],
-                    marker=looks[pooler].marker, markersize=4, label=legend_label(f"{pooler}, {kind}"),
+                    marker=looks[pooler].marker, markersize=4,
+                    label=legend_label(pooler) if kind == kinds[-1] else None,
                 )  # fmt: skip
+        for kind in dict.fromkeys(attack["name"] for row in rows for attack in row["attacks"]):
+            axes.plot([], [], color=INK, linestyle=_LINES[kind], label=kind.upper())
         axes.set_title(one_line(", ".join(name)), parse_math=False)
         axes.set_xlabel("budget of the attack (1/255 of the range of pixels)")
         axes.set_ylabel("accuracy (%)")
