@@ -1,4 +1,4 @@
-"""Poolers on language tasks with a frozen sentence encoder: the shape of the paper's Table 2, Figure 1.
+"""Poolers on language tasks with frozen language models: the shape of the paper's Table 2, Figure 1.
 
     python experiments/language.py --data-dir DIR
     python experiments/language.py --quick
@@ -39,7 +39,7 @@ from poolax.cli import OptionalCount, check_count
 
 @dataclasses.dataclass(frozen=True)
 class Options(comparison.Options):
-    """Compare poolers on language tasks with a frozen sentence encoder.
+    """Compare poolers on language tasks with frozen language models.
 
     Attributes:
         max_tokens: Tokens that texts are cut to; by default those that the table's notes tell.
@@ -99,7 +99,7 @@ def classification(data):
 STUDY = comparison.Study(
     name="language",
     modality="language",
-    title="Language: poolers on a frozen sentence encoder",
+    title="Language: poolers on frozen language models",
     options=Options(),
     cases={
         "banking77": case("banking77", classification, max_tokens=32),

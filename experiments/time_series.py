@@ -129,7 +129,7 @@ def other(name):
 STUDY = comparison.Study(
     name="time_series",
     modality="series",
-    title="Time series: poolers on a small patch transformer, pretrained by filling in patches",
+    title="Time series: poolers on frozen patch transformers",
     options=Options(),
     cases={
         **{name: classification(name) for name in UCR},

@@ -194,7 +194,7 @@ CIFAR10 = Images("cifar10", patch_size=4, white=255)
 STUDY = comparison.Study(
     name="vision",
     modality="vision",
-    title="Vision: poolers on small Vision Transformers, pretrained by filling in patches",
+    title="Vision: poolers on frozen Vision Transformers",
     options=Options(),
     cases={
         "digits": classification(DIGITS),
