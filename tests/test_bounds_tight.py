@@ -12,8 +12,9 @@ from poolax import blocks, bounds, empirical, pooling
 from poolax.attention import L2, Cosine, DotProduct, MultiHeadAttention
 from poolax.bounds._attentive_rules import covariance_norm
 from poolax.bounds._ffn import gated_lipschitz, two_layer_lipschitz
+from poolax.bounds._gaussian_rows import rows_together
 from poolax.bounds._heads import kappa, whole_sequence
-from poolax.bounds._linalg import spectral_norm
+from poolax.bounds._linalg import lambert_w, spectral_norm
 
 DIM = 4
 
@@ -231,6 +232,73 @@ def test_entries_that_heads_write_into(x64):
         sizes = {"num_tokens": 9, "radius": 1.0, "method": "tight"}
         bound = bounds.attention(DotProduct(), kernels, **sizes)
         np.testing.assert_allclose(bound.mixing_entries, rank**0.5, rtol=1e-9)
+
+
+def mixing_of_l2(y):
+    """Derivative of what all queries average by what they average, ``(n, p, n, p)``, and the weights."""
+    apart = y[:, None] - y[None]
+    weights = np.exp(-np.sum(apart**2, axis=-1))
+    weights /= weights.sum(axis=1, keepdims=True)
+    moved = y[None] - (weights @ y)[:, None]
+    slopes = 2 * moved[..., None] * apart[:, :, None]
+    blocks_of = weights[..., None, None] * (np.eye(y.shape[1]) + slopes)
+    return np.moveaxis(blocks_of, 2, 1), weights
+
+
+def climbed(y, steps, rng):
+    """A configuration that steps in random directions have led to, and the norm there."""
+
+    def norm(y):
+        return np.linalg.norm(mixing_of_l2(y)[0].reshape(y.size, -1), 2)
+
+    best, size = norm(y), 0.3
+    for _ in range(steps):
+        trial = y + size * rng.normal(size=y.shape)
+        found = norm(trial)
+        y, best, size = (trial, found, 1.1 * size) if found > best else (y, best, 0.97 * size)
+    return y, best
+
+
+def test_rows_of_l2_attention_together(x64):
+    """Stars, clusters and what random steps make of them stay below; the former form is left behind."""
+    rng, n = np.random.default_rng(0), 16
+    for width in (1, 2, 4):
+        star = np.concatenate([np.zeros((1, width)), 1.1 * rng.normal(size=(n - 1, width))])
+        clusters = np.repeat(2 * rng.normal(size=(4, width)), (1, 2, 4, 9), axis=0)
+        for start in (star, clusters, 0.3 * star, 3 * star):
+            y, found = climbed(start, 60, rng)
+            assert mixing_of_l2(y)[1].sum(axis=0).max() <= n**0.5
+            assert found <= rows_together(jnp.asarray(float(n)), None, through_metric=True)
+            # On a domain that just holds them, values plain or not.
+            half = np.square(y[:, None] - y[None]).sum(-1).max() / 4
+            for through_metric in (True, False):
+                bound = rows_together(
+                    jnp.asarray(float(n)), jnp.asarray([half]), through_metric=through_metric
+                )
+                assert found <= bound[0]
+    # A hub whose satellites see it much more than each other: a token that many rows depend on.
+    hub = np.concatenate([np.zeros((1, n - 1)), 1.15 * np.eye(n - 1)])
+    assert 1.9 <= mixing_of_l2(hub)[1].sum(axis=0).max() <= n**0.5
+    for num_tokens in (2.0, 16.0, 512.0):
+        w = lambert_w(jnp.asarray((num_tokens - 1) / np.e))
+        together = rows_together(jnp.asarray(num_tokens), None, through_metric=True)
+        assert together <= num_tokens**0.25 * (1 + jnp.sqrt(8**0.5 * w))
+        assert together <= num_tokens**0.5 * (1 + 2 * w)
+
+
+@pytest.mark.parametrize("plain_values", [False, True])
+def test_full_l2_attention_is_bounded_by_its_rows_together(plain_values, x64):
+    """No larger than without the pattern, and far lower for many tokens, wherever they are."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    query, value = (jax.random.normal(key, (8, 2, 4)) for key in keys[:2])
+    out = jax.random.normal(keys[2], (2, 4, 8)) / 8
+    for num_tokens, radius in ((1, 1.0), (64, 0.01), (64, 5.0)):
+        sizes = {"num_tokens": num_tokens, "radius": radius, "plain_values": plain_values}
+        full, other = (
+            bounds.l2_attention(query, value, out, **sizes, method="tight", pattern=pattern)
+            for pattern in ("full", "sequence")
+        )
+        assert full <= other * (1 if num_tokens == 1 or radius < 1 else 0.4)
 
 
 DEFAULT = {("dot", "avg"), ("l2", "max")}

@@ -158,8 +158,9 @@ def l2_attention(
 
     Tight: ``|W_Q^h| |W_Q^{hT} W_V^h W_O^h|`` for ``|W_Q^h|^2 |W_V^h| |W_O^h|``, rows as roots of sums
     of squares, plain values with the root of ``m`` instead of ``m``, and on a domain the smaller of
-    both kinds of constants. Plain values, too, have to be seen by their own query and without a bias
-    then.
+    both kinds of constants. Where every query sees every token, what all queries see of one of them is
+    bounded together, which leaves the fourth root of ``n``. Plain values, too, have to be seen by their
+    own query and without a bias then.
 
     Published: ``sqrt(n / d_h) (4 w + 1) sqrt(sum_h |W_Q^h|^4 |W_V^h|^2) |W_O|``. The power of
     ``|W_Q^h|`` is four because ``A_h`` is quadratic in it; with two, as it is quoted elsewhere,
@@ -194,7 +195,7 @@ def l2_attention(
     Reference:
         Published: Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML
         2021), Theorem 3.2. Sharp and tight: this library's own; Theory, sections 4.4, 8.3 to 8.5, 8.7,
-        8.15, 8.16 and 8.18.
+        8.15, 8.16, 8.18 and 8.19.
     """
     kernels = {"query": query, "value": value, "out": out}
     kind = L2(plain_values=plain_values)

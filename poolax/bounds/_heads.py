@@ -8,8 +8,8 @@ through the query's own token:
 
 Values are not part of it, except where the kind normalises them or sends them through its metric.
 
-Theory, sections 4.1 and 4.3 to 4.5; tight 8.1, 8.3 to 8.6, 8.13, 8.15 and 8.16. All arrays of constants
-have one entry for each head, shape ``(H,)``.
+Theory, sections 4.1 and 4.3 to 4.5; tight 8.1, 8.3 to 8.6, 8.13, 8.15, 8.16 and 8.19. All arrays of
+constants have one entry for each head, shape ``(H,)``.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from poolax._numerics import safe_norm, safe_sqrt, with_leading_axes
 from poolax.attention import L2, Cosine, DotProduct
+from poolax.bounds._gaussian_rows import rows_together
 from poolax.bounds._kernels import Kernels
 from poolax.bounds._linalg import lambert_w, product_norm, spectral_norm
 
@@ -97,6 +98,7 @@ class Heads:
         own: Against the change of the query's own token.
         mixing_total: As ``mixing``, against the change of all tokens; the same array where it is no
             smaller.
+        rows: Mixing parts of all rows together, against the change of all tokens.
         per_token: Of one row of the output.
         sequence: Of the whole output.
         share: Largest attention of one key.
@@ -109,6 +111,7 @@ class Heads:
     mixing: Float[Array, " H"]
     own: Float[Array, " H"]
     mixing_total: Float[Array, " H"]
+    rows: Float[Array, " H"]
     per_token: Float[Array, " H"]
     sequence: Float[Array, " H"]
     share: Any
@@ -126,8 +129,8 @@ def _heads(
     share: Any = 1.0,
     column_sum: Any = None,
     mixing_total: Any = None,
+    rows: Any = None,
     per_token: Any = None,
-    sequence: Any = None,
     **reads: Any,
 ) -> Heads:
     """Constants of heads whose ``mixing`` is against the attention-weighted change.
@@ -141,15 +144,17 @@ def _heads(
         mixing_total = jnp.sqrt(share) * mixing if setting.is_full else mixing
     known = mixing_total + own
     per_token = known if per_token is None else jnp.minimum(known, per_token)
-    if sequence is None:
-        sequence = jnp.sqrt(setting.most if column_sum is None else column_sum) * mixing + own
+    if rows is None:
+        rows = jnp.sqrt(setting.most if column_sum is None else column_sum) * mixing
+    if setting.tight:
+        rows = jnp.minimum(rows, jnp.sqrt(setting.most) * mixing_total)
+    sequence = rows + own
     if setting.tight:
         # A token, which sees itself, is among the tokens that at most so many rows depend on.
         sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * per_token)
-        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
         if setting.pattern != "any":
             sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
-    return Heads(mixing, own, mixing_total, per_token, sequence, share, **reads)
+    return Heads(mixing, own, mixing_total, rows, per_token, sequence, share, **reads)
 
 
 @jax.jit
@@ -287,8 +292,8 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
     factor = jnp.ones(()) if kind.plain_values else query_norm / root
     reads = {"reading": Reading(kernels.query, None, 1.0, query_norm)}
     if setting.spread is None:
-        mixing, own = 1 + 2 * w, 2 * w
-        total, sequence = mixing, jnp.sqrt(setting.most) * mixing + own
+        mixing, own, moved = 1 + 2 * w, 2 * w, None
+        total, rows = mixing, jnp.sqrt(setting.most) * mixing
     else:
         moved = metric * jnp.square(jnp.where(setting.most > 1, setting.spread, 0))
         # 2 sqrt(|A_h|) rho: the largest distance between two tokens in the metric.
@@ -304,14 +309,17 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
         on_domain = 1 + 4 * moved
         share, column_sum = _shares(setting, 4 * moved)
         total = jnp.minimum(mixing, jnp.sqrt(share) * on_domain)
-        sequence = jnp.minimum(jnp.sqrt(setting.most) * mixing, jnp.sqrt(column_sum) * on_domain) + own
+        rows = jnp.minimum(jnp.sqrt(setting.most) * mixing, jnp.sqrt(column_sum) * on_domain)
+    if setting.is_full:
+        through_metric = not kind.plain_values
+        rows = jnp.minimum(rows, rows_together(setting.most, moved, through_metric=through_metric))
     return _heads(
         setting,
         factor * mixing,
         factor * own,
         mixing_total=factor * total,
+        rows=factor * rows,
         per_token=factor * jnp.sqrt(jnp.square(mixing) + jnp.square(own)),
-        sequence=factor * sequence,
         **reads,
     )
 
@@ -377,8 +385,8 @@ def cosine_heads(kernels: Kernels, kind: Cosine, setting: Setting) -> Heads:
             joined(key_norm),
             own,
             mixing_total=total,
+            rows=together,
             per_token=row,
-            sequence=together + own,
             reading=Reading(kernels.query, None, 1.0, query_norm),
         )
         # A row is bounded against the largest change of what it sees, its own token included.

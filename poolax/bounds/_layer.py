@@ -34,7 +34,8 @@ def assemble(heads: Heads, combine: Combination, setting: Setting) -> AttentionB
         own = jnp.minimum(combined("own", balanced), _joint_own(heads, combine, balanced, setting))
         mixing, mixing_total = _mixing(heads, combine, combined, setting)
         entries = round_up(_entries(heads, combine, setting))
-        sequence = jnp.minimum(sequence, jnp.sqrt(setting.most) * mixing_total + own)
+        rows = jnp.minimum(combined("rows"), jnp.sqrt(setting.most) * mixing_total)
+        sequence = jnp.minimum(sequence, rows + own)
         if setting.pattern != "any":
             sequence = jnp.minimum(sequence, whole_sequence(setting.most, mixing, own))
         per_token = jnp.minimum(per_token, mixing_total + own)
