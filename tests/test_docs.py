@@ -14,6 +14,8 @@ from test_public import public
 
 from poolax import attention, blocks, bounds, cli, empirical, pooling
 from poolax._theory import sections as installed_sections
+from poolax.bounds._gaussian_rows import rows_together
+from poolax.bounds._linalg import lambert_w
 from poolax.records import AttentionBound, PoolerBound
 
 NUMBER = r"\d+(?:\.\d+)?"
@@ -329,6 +331,33 @@ def test_gaussian_tail(sections):
     size = 75264
     tail = scipy.stats.chi2.sf(1.05**2 * size, size)
     assert_quoted(sections["2.4"], f"{tail:.0e}", f"{1 / 1.05:.2f}")
+
+
+def groups(sizes, step):
+    """L2 attention in its metric of groups of tokens on a line: its weights, mixing and own parts."""
+    y = np.repeat(step * np.arange(len(sizes)), sizes)
+    apart = y[:, None] - y[None]
+    weights = np.exp(-(apart**2))
+    weights /= weights.sum(axis=1, keepdims=True)
+    moved = y[None] - (weights @ y)[:, None]
+    return weights * (1 + 2 * moved * apart), 2 * np.sum(weights * moved**2, axis=1)
+
+
+def test_what_l2_attention_is_known_to_attain(sections, x64):
+    n, text = 16, sections["8.20"]
+    w = lambert_w(jnp.asarray((n - 1) / np.e))
+    together = rows_together(jnp.asarray(float(n)), None, through_metric=True)
+    assert_quoted(text, f"{np.sqrt(n) * (1 + 2 * w):.2f}", f"{together:.2f}", f"{2 * w:.2f}")
+    assert_quoted(text, f"{np.linalg.norm(groups((5, 6, 5), 1.6)[0], 2):.2f}")
+    assert_quoted(text, f"{groups((7, 1, 8), 1.6)[1].max():.2f}")
+    assert_quoted(text, f"{np.linalg.norm(groups((7, 2, 7), 1.4)[1]) / np.sqrt(n):.2f}")
+    mixing, own = groups((7, 1, 8), 1.8)
+    assert_quoted(text, f"{np.linalg.norm(mixing.sum(axis=0) + own) / np.sqrt(n):.2f}")
+    seen = np.linspace(0.01, 1, 1000)
+    hub = (n - 1) * seen / (1 + seen + (n - 2) * seen**2) + 1 / (1 + (n - 1) * seen)
+    alone = 1 / np.sqrt(n - 1)
+    semidefinite = (n - 1) * alone / (1 + alone) + 1 / (1 + (n - 1) * alone)
+    assert_quoted(text, f"{hub.max():.2f}", f"{semidefinite:.2f}")
 
 
 @pytest.mark.usefixtures("x64")
