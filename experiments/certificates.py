@@ -42,7 +42,8 @@ class Options:
         geometries: Norms of changes of heads' inputs.
         kinds: Kinds of attention of blocks, which are certified in the Frobenius norm.
         num_inputs: Test images of each model.
-        num_sentences: Sentences that the backbone is certified at.
+        num_sentences: Sentences that the backbone is certified at, of 10 tokens and of 32, or the
+            longest below.
         steps: Steps of each attack.
         restarts: Restarts of each attack.
         seed: Sets weights and attacks.
@@ -99,9 +100,13 @@ def work(options: Options) -> Iterator[grid.Case]:
                 functools.partial(subjects.of_digits, options, kind, name, norm),
             )
     if "backbone" in options.models:
-        what |= {"dataset": "sentences", "num_inputs": options.num_sentences, "steps": 0, "restarts": 0}
+        what |= {"dataset": "sentences", "num_inputs": options.num_sentences}
         row = {"model": minilm.NAME, "attention": None, "pooler": "average", "geometry": "frobenius"}
-        yield {**what, **row}, functools.partial(subjects.of_backbone, options)
+        for most in subjects.MOST_TOKENS:
+            yield (
+                {**what, **row, "most_tokens": most},
+                functools.partial(subjects.of_backbone, options, most),
+            )
     if "cost" in options.models:
         for name in subjects.COST:
             for norm in options.geometries:

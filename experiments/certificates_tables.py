@@ -1,6 +1,6 @@
 """Records and tables of certificates.py."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Certified(_Measured):
     certified_over_attacked: float | None
     log10_constant: list[float] | None
     log10_gain: float | None
+    most_tokens: NotRequired[int]
+    num_tokens: NotRequired[list[int]]
+    seconds: NotRequired[list[float]]
+    cpu_seconds: NotRequired[list[float]]
 
 
 @record_kind("certify_cost")
@@ -49,8 +53,12 @@ _NORMS = {"frobenius": "all tokens together", "tokens": "each token"}
 
 def tables(records: Records) -> dict[str, Table]:
     """All tables for which there are records."""
-    makers = {"certified": (_certified, "radii"), "certify_cost": (_costs, "cost")}
-    found = {name: (maker, records.where(kind=kind)) for kind, (maker, name) in makers.items()}
+    certified = records.where(kind="certified")
+    found = {
+        "radii": (_certified, certified),
+        "backbones": (_backbones, [row for row in certified if "most_tokens" in row]),
+        "cost": (_costs, records.where(kind="certify_cost")),
+    }
     return {name: maker(rows) for name, (maker, rows) in found.items() if len(rows)}
 
 
@@ -60,6 +68,8 @@ def _certified(records):
         known = [one for one in row["certified"] if one]
         median = float(np.median(known)) if known else None
         of = row["model"] if row["attention"] is None else f"{row['model']}, {row['attention']}"
+        if "most_tokens" in row:
+            of = f"{of}, up to {row['most_tokens']} tokens"
         share, gain = row["certified_over_attacked"], row["log10_gain"]
         counted = f"{len(known)} / {len(row['certified'])}"
         numbers = ["–" if one is None else text(one) for one in (median, share)]
@@ -79,6 +89,29 @@ def _certified(records):
             "whose patches are tokens; backbones tell two sentences apart, and their embeddings move. "
             "attacked: the smallest change that was found to alter the class. by constant: what the "
             "tight constant certifies, on the domain that holds the certified ball."
+        ],
+        tidy,
+    )
+
+
+def _backbones(records):
+    rows, tidy = [], []
+    for row in records:
+        names = ("num_tokens", "certified", "attacked", "log10_constant", "seconds", "cpu_seconds")
+        for values in zip(*(row[name] for name in names), strict=True):
+            tokens, *radii, log, seconds, cpu_seconds = values
+            numbers = [*map(text, radii), text(None, log), text(seconds), text(cpu_seconds)]
+            rows.append([row["model"], str(tokens), *numbers])
+            tidy.append({"model": row["model"]} | dict(zip(names, values, strict=True)))
+    columns = ["model", "tokens", "certified", "attacked", "by constant", "seconds", "of CPU"]
+    return _table(
+        "Certified radii of backbones, sentence by sentence",
+        columns,
+        rows,
+        [
+            "Embeddings move, all tokens together; what is asked is which of two sentences another is "
+            "nearer to. by constant: what the tight ledger's constant certifies. Seconds of a "
+            "certificate, once compiled."
         ],
         tidy,
     )

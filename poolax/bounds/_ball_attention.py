@@ -164,7 +164,9 @@ class AttentionBall:
             return safe_norm(jnp.einsum("khv,hvd->hkd", moved, out), axis=-1)  # (H, n)
 
         rows = jax.lax.map(right, jnp.moveaxis(self._weights, 1, 0))
-        through, alone = spectral_norm(parts.value_kernel @ out), spectral_norm(out)
+        # Of rank d_v, so that no matrix of the width is decomposed.
+        through = product_norm(parts.value_kernel, jnp.swapaxes(out, 1, 2))
+        alone = spectral_norm(out)
         return self._sized(rows, through[None], alone[None])
 
     def _values_along(self, covectors) -> _Values:
@@ -184,8 +186,8 @@ class AttentionBall:
         return _Values(right, linear, factor)
 
     def _change(self, values: _Values, reach: Reach) -> BlockChange:
-        gram, radii = reach.gram, reach.radii
-        moves_at = self._moves_of(gram, radii)
+        radii = reach.radii
+        moves_at = self._moves_of(reach.cosines, radii)
         linear_slope, value_moves = self._value_moves(radii)  # (H, n) each, to be times ``out``
         count = radii.shape[0]
         shared = values.linear.shape[0] == 1
@@ -260,9 +262,9 @@ def _turn_norm(turn: Turn | None, rows: Float[Array, "n H d_h"]) -> Any:
     return jnp.max(spectral_norm(jnp.moveaxis(columns, 0, -1)))
 
 
-def _first_order(gram, radii, index, at: _Rows):
+def _first_order(cosines, radii, index, at: _Rows):
     """The most that logits move by their derivatives at the centre, ``(H, n)``."""
-    apart = pair(gram, index, at.by_query, at.by_key)
+    apart = pair(cosines, radii, index, at.by_query, at.by_key)
     # The token itself is its query and its key.
     together = radii[index] * at.together[:, None]
     return jnp.where((jnp.arange(radii.shape[0]) == index)[None], together, apart)
@@ -278,20 +280,21 @@ def _plain_moves(kind, kernels: Kernels, parts: AttentionParts, turned):
     slope = (parts.scale * slope)[:, None]  # (H, 1)
     is_l2 = isinstance(kind, L2)
 
-    def moves_at(gram, radii, index, rows: _Rows):
-        rise = _first_order(gram, radii, index, rows) + slope * cross(gram, index)[None]
+    def moves_at(cosines, radii, index, rows: _Rows):
+        together = slope * cross(cosines, radii, index)[None]
+        rise = _first_order(cosines, radii, index, rows) + together
         if is_l2:
             # A key's distance is measured from the query; the token itself stays where it is.
             ones = jnp.ones_like(radii)[None]
             between = jnp.where((jnp.arange(radii.shape[0]) == index)[None], 0, 1)
-            key_moves = slope * (between * pair(gram, index, ones, ones))
+            key_moves = slope * (between * pair(cosines, radii, index, ones, ones))
             fall = rise + slope / 2 * jnp.square(radii)[None]
         else:
             key_moves = jnp.broadcast_to(slope * radii[index], rise.shape)
             fall = rise
         return _Moves(rise, fall, key_moves, slope * radii[None])
 
-    return lambda gram, radii: functools.partial(moves_at, gram, radii)
+    return lambda cosines, radii: functools.partial(moves_at, cosines, radii)
 
 
 def _cosine_moves(kind, kernels: Kernels, parts: AttentionParts, turned):
@@ -305,7 +308,7 @@ def _cosine_moves(kind, kernels: Kernels, parts: AttentionParts, turned):
     ]
     seen_queries = turned * sizes[0] / query_length  # (H, n)
 
-    def moves_at(gram, radii, index, rows: _Rows):
+    def moves_at(cosines, radii, index, rows: _Rows):
         queries = normaliser_change(sizes[0], kind.eps, query_norm * radii[None])
         keys = normaliser_change(sizes[1], kind.eps, key_norm * radii[None])
 
@@ -315,7 +318,7 @@ def _cosine_moves(kind, kernels: Kernels, parts: AttentionParts, turned):
         product = jnp.square(turned) * at(queries.value) * keys.value
         roughly = turned * (at(queries.value) * rows.centred + at(seen_queries) * keys.value)
         remainder = turned * (at(queries.remainder) * rows.centred + at(seen_queries) * keys.remainder)
-        first = _first_order(gram, radii, index, rows)
+        first = _first_order(cosines, radii, index, rows)
         rise = kind.tau * product + jnp.minimum(kind.tau * roughly, first + kind.tau * remainder)
         by_key_moves = turned * (
             keys.slope * at(seen_queries) + turned * keys.steepest * at(queries.value)
@@ -327,4 +330,4 @@ def _cosine_moves(kind, kernels: Kernels, parts: AttentionParts, turned):
             rise, rise, kind.tau * key_norm * by_key_moves, kind.tau * query_norm * by_query_moves
         )
 
-    return lambda gram, radii: functools.partial(moves_at, gram, radii)
+    return lambda cosines, radii: functools.partial(moves_at, cosines, radii)

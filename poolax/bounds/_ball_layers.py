@@ -33,13 +33,13 @@ class SumOnBall:
 
     Attributes:
         blocks: Bounds of its blocks, output token first.
-        change: Bounds of how much those on the diagonal change.
+        change: Bounds of how much they change.
         branch: Bounds of the branch's own blocks.
         before: Bounds of the derivatives of the norm before the branch.
     """
 
     blocks: Float[Array, "n n"]
-    change: Float[Array, " n"]
+    change: Float[Array, "n n"]
     branch: Float[Array, "n n"]
     before: Float[Array, " n"]
 
@@ -115,18 +115,17 @@ class LayerBall:
         steepest, bent = before.steepest, before.change
         inner = Reach(steepest[:, None] * reach.matrix, reach.geometry)
         change, branch = self._branch_on(inner)
-        own, own_change = jnp.diagonal(branch), jnp.diagonal(change)
-        moved = bent * own + self.before_slopes * own_change
-        roughly = self._around.kept + steepest * own
+        moved = bent[None] * branch + self.before_slopes[None] * change
+        roughly = self._around.kept + steepest * jnp.diagonal(branch)
         diagonal = roughly
         if normalises(self._spec.norm_after):
-            diagonal = jnp.minimum(roughly, self._inner + moved)
+            diagonal = jnp.minimum(roughly, self._inner + jnp.diagonal(moved))
         eye = jnp.eye(self._x.shape[0], dtype=bool)
         blocks = jnp.where(eye, diagonal[:, None], steepest[None] * branch)
         both = self._real[:, None] & self._real[None]
         return SumOnBall(
             blocks=jnp.where(both, or_infinite(blocks), 0),
-            change=jnp.where(self._real, or_infinite(moved), 0),
+            change=jnp.where(both, or_infinite(moved), 0),
             branch=jnp.where(both, or_infinite(branch), 0),
             before=steepest,
         )
@@ -134,7 +133,7 @@ class LayerBall:
     def whole_on(self, found: SumOnBall, reach: Reach) -> Float[Array, "n n"]:
         """Bounds of the whole layer's blocks, where the sum moves as ``reach`` says."""
         after = norm_on_ball(self._spec.norm_after, self.summed, reach.radii)
-        diagonal = self._whole + found.change * after.steepest
+        diagonal = self._whole + jnp.diagonal(found.change) * after.steepest
         if normalises(self._spec.norm_after):
             diagonal = or_infinite(diagonal + self._inner * after.change)
         rough = after.steepest[:, None] * found.blocks
@@ -142,6 +141,12 @@ class LayerBall:
         blocks = jnp.where(eye, jnp.minimum(diagonal[:, None], rough), rough)
         both = self._real[:, None] & self._real[None]
         return jnp.where(both, or_infinite(blocks), 0)
+
+    def change_of_whole(self, found: SumOnBall, reach: Reach) -> Float[Array, "n n"]:
+        """Bounds of how much the whole layer's blocks change, where the sum moves as ``reach`` says."""
+        after = norm_on_ball(self._spec.norm_after, self.summed, reach.radii)
+        # The sum at the centre is on the ball.
+        return after.steepest[:, None] * found.change + after.change[:, None] * found.blocks
 
     def steepest(self, found: SumOnBall, reach: Reach) -> Float[Array, ""]:
         """The most that both norms together multiply a token's change with."""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from poolax._layer_specs import LayerSpec
 from poolax.bounds._ball_layers import LayerBall
 from poolax.bounds._ball_norms import normalises
+from poolax.bounds._centre_products import CentreProducts
 from poolax.bounds._domain import domain_of
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, whole_norm
@@ -83,7 +84,7 @@ def add_ball_layer(
 ) -> tuple[Balls, LedgerRow]:
     """The balls behind a layer, and its row on the largest of them."""
     layer = LayerBall(spec, balls.x, attention, real)
-    after, (sums, sum_reaches, wholes) = carried(layer, spec, balls)
+    after, (sums, sum_reaches, wholes), _ = carried(layer, spec, balls)
     last = jax.tree.map(lambda leaf: leaf[-1], sums)
     before = balls.grown(domain_of(balls.x, real))
     behind = after.grown(domain_of(after.x, real))
@@ -101,8 +102,11 @@ def add_ball_layer(
     return after, row
 
 
-def carried(layer: LayerBall, spec: LayerSpec, balls: Balls):
-    """The balls behind a layer; on each its sum, how far that moves, and the layer's blocks."""
+def carried(layer: LayerBall, spec: LayerSpec, balls: Balls, products: CentreProducts | None = None):
+    """The balls behind a layer; on each its sum, how far that moves, and the layer's blocks.
+
+    With ``products`` also what layers so far change by, which is ``None`` without.
+    """
     geometry, widths = balls.geometry, balls.widths
     sums = jax.lax.map(lambda reach: layer.sum_on(Reach(reach, geometry)), balls.reaches)
     if normalises(spec.norm_after):
@@ -113,8 +117,14 @@ def carried(layer: LayerBall, spec: LayerSpec, balls: Balls):
     wholes = jax.vmap(lambda found, reach: layer.whole_on(found, Reach(reach, geometry)))(
         sums, sum_reaches
     )
-    blocks = or_infinite(wholes @ balls.blocks)
+    blocks, moved = or_infinite(wholes @ balls.blocks), None
+    if products is not None:
+        changes = jax.vmap(lambda found, reach: layer.change_of_whole(found, Reach(reach, geometry)))(
+            sums, sum_reaches
+        )
+        known, moved = products.blocks(changes, balls.blocks)
+        blocks = jnp.minimum(blocks, known)
     after = dataclasses.replace(
         balls, x=layer.result, blocks=blocks, reaches=_integrals(widths, blocks)
     )
-    return after, (sums, sum_reaches, wholes)
+    return after, (sums, sum_reaches, wholes), moved

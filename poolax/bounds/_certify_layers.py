@@ -25,8 +25,9 @@ from poolax.bounds._ball_layers import LayerBall
 from poolax.bounds._ball_ledger import Balls, carried
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_poolers import lead_changes
+from poolax.bounds._centre_products import CentreProducts, product_norms
 from poolax.bounds._certify_heads import head_radius
-from poolax.bounds._certify_slopes import crossing, first_widths, next_widths
+from poolax.bounds._certify_slopes import crossing, search
 from poolax.bounds._layer_maps import layer_map
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
@@ -42,9 +43,9 @@ class Head:
 
     Attributes:
         variables: Variables of the pooler.
-        directions: ``w_y - w_j`` for each class, shape ``(k, e)``.
+        directions: ``w_y - w_j`` for each other class, shape ``(k, e)``.
         margins: By how much the label leads, rounding subtracted, shape ``(k,)``.
-        others: True at classes other than the label.
+        others: True, but where the label is the only class.
         pooler: The pooler.
     """
 
@@ -77,16 +78,17 @@ def layered_radius(
         A radius below which no change alters the class; 0 where it is wrong, infinite where there is no
         other class.
     """
+    # Without their names, so that layers of one shape share one program.
+    layers = [dataclasses.replace(spec, name="") for spec in layers]
     states = [x]
     for spec, attention in zip(layers, maps, strict=True):
-        states.append(_apply(dataclasses.replace(spec, name=""), states[-1], attention, real))
+        states.append(_apply(spec, states[-1], attention, real))
     head = head_of(states[-1])
     covectors = _head_covectors(head, states[-1], real)
     behind = []
     for spec, attention, at in zip(layers[::-1], maps[::-1], states[-2::-1], strict=True):
         behind.append(covectors)
-        unnamed = dataclasses.replace(spec, name="")
-        covectors = _pulled_back(unnamed, at, attention, real, covectors)
+        covectors = _pulled_back(spec, at, attention, real, covectors)
     behind = behind[::-1]
     slopes = safe_norm(covectors, axis=-1)  # (k, n)
     # No certificate of this kind is larger than what the margin leaves of the gradient.
@@ -95,34 +97,29 @@ def layered_radius(
     most = jnp.min(most)
     most = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
 
-    def again(carry, _):
-        found, widths = carry
-        found = jnp.maximum(
-            found, _pass(layers, maps, states, real, head, behind, slopes, widths, geometry)
-        )
-        return (found, next_widths(found, most, widths)), None
+    products = product_norms(layers, maps, states, real)
 
-    carry = jnp.zeros_like(most), first_widths(most)
-    if is_concrete(x):
-        # Layers of one shape share one program.
-        for _ in range(2):
-            carry, _ = again(carry, None)
-    else:
-        carry, _ = jax.lax.scan(again, carry, length=2)
+    def found_on(widths):
+        return _pass(layers, maps, states, real, head, behind, slopes, products, widths, geometry)
+
+    found = search(found_on, most, traced=not is_concrete(x))
     right = jnp.all(jnp.where(head.others, head.margins > 0, True))
     # What sums of gradients may have lost.
     rounding = 256 * (len(layers) + 1) * jnp.finfo(x.dtype).eps
-    return jnp.where(right, carry[0] * (1 - rounding), 0)
+    return jnp.where(right, found * (1 - rounding), 0)
 
 
-def _pass(layers, maps, states, real, head, behind, slopes, widths, geometry):
+def _pass(layers, maps, states, real, head, behind, slopes, products, widths, geometry):
     """The radius that is found on balls whose radii grow by ``widths``."""
     exact = states[0].shape[-1] <= _EXACT
     balls = Balls.around(states[0], real, widths, geometry)
     falling = jnp.broadcast_to(slopes[:, None], (slopes.shape[0], widths.shape[0], slopes.shape[1]))
-    for spec, attention, covectors in zip(layers, maps, behind, strict=True):
-        spec = dataclasses.replace(spec, name="")
-        balls, changes = _through(spec, attention, real, covectors, balls, exact)
+    moved = jnp.zeros((len(layers), *balls.blocks.shape), balls.blocks.dtype)
+    given = None
+    for index, (spec, attention, covectors) in enumerate(zip(layers, maps, behind, strict=True)):
+        if products is not None:
+            given = CentreProducts(products[:, index + 1], moved, jnp.asarray(index))
+        balls, changes, moved = _through(spec, attention, real, covectors, balls, given, exact)
         falling = falling + changes
     return _largest(head, balls, real, falling)
 
@@ -190,10 +187,10 @@ def _pulled_back(spec, x, attention, real, covectors):
 
 
 @functools.partial(jax.jit, static_argnames="exact")
-def _through(spec, attention, real, covectors, balls: Balls, exact):
+def _through(spec, attention, real, covectors, balls: Balls, products, exact):
     """The balls behind a layer, and what its derivative's changes do to the leads' gradients."""
     layer = LayerBall(spec, balls.x, attention, real, exact=exact)
-    after, (sums, sum_reaches, _) = carried(layer, spec, balls)
+    after, (sums, sum_reaches, _), moved = carried(layer, spec, balls, products)
     before, geometry = balls.blocks, balls.geometry
     # Of the norm behind, at the sum: by its size, times how far the sum moves.
     norm_of = layer_map(spec, balls.x, attention, real)[1]
@@ -217,4 +214,4 @@ def _through(spec, attention, real, covectors, balls: Balls, exact):
             return jax.vmap(lambda covector: layer.changes_along(covector, inner))(seen) @ blocks
 
         changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
-    return after, jnp.swapaxes(or_infinite(changes), 0, 1)
+    return after, jnp.swapaxes(or_infinite(changes), 0, 1), moved

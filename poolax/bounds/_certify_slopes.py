@@ -3,7 +3,7 @@
 Theory, section 9.5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,27 +16,49 @@ from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import row_norm
 from poolax.pooling import Pooler
 
-# Radii of a pass; in the first of two each is that much larger than the one before, and how much larger
-# than what is found then the largest of the second is.
-_RADII, _RATIO, _BEYOND = 40, 1.6, 1.4
+# Passes, radii of each, and over how many octaves those of the first go.
+_PASSES, _RADII, _OCTAVES = 3, 20, 110
+# How far below what is found the next pass begins.
+_BELOW = 4
 
 
-def first_widths(most: Float[Array, ""]) -> Float[Array, " J"]:
-    """How much each radius of a first pass up to ``most`` is above that before it."""
-    radii = most * _RATIO ** -jnp.arange(_RADII - 1.0, -1.0, -1.0).astype(most.dtype)
-    return jnp.diff(radii, prepend=0)
+def search(
+    found_on: Callable[[Float[Array, " J"]], Float[Array, ""]], most: Float[Array, ""], *, traced: bool
+) -> Float[Array, ""]:
+    """The largest radius that is found, on balls that are ever closer to it.
 
+    Bounds of deep models are finite on tiny balls alone: the first pass goes over 110 octaves, each
+    next one over the step in which the one before it ended, or, where that found nothing, further down.
 
-def next_widths(
-    found: Float[Array, ""], most: Float[Array, ""], widths: Float[Array, " J"]
-) -> Float[Array, " J"]:
-    """Those of a second pass: even steps, whose sums are nearer to the integrals.
+    Args:
+        found_on: What is found on balls, by how much each radius is above that before it.
+        most: The largest radius to look at.
+        traced: Whether passes are one loop; otherwise they are as many calls.
 
-    Where the first found nothing, smaller balls than its own.
+    Returns:
+        The radius, 0 if none is found.
     """
-    end = _BEYOND * jnp.where(jnp.isfinite(found), found, most)
-    even = jnp.broadcast_to(end / _RADII, widths.shape)
-    return jnp.where(found > 0, even, widths * _RATIO**-_RADII)
+    # Radii below have too few digits.
+    least = 1024 * jnp.finfo(most.dtype).tiny
+
+    def again(carry, _):
+        found, low, high = carry
+        octaves = jnp.log2(high / low)
+        shares = jnp.linspace(1, 0, _RADII, dtype=most.dtype)
+        radii = high * jnp.exp2(-octaves * shares)
+        found = jnp.maximum(found, found_on(jnp.diff(radii, prepend=0)))
+        step = jnp.exp2(octaves / (_RADII - 1))
+        ends = found / _BELOW, jnp.minimum(found * step, 2 * most)
+        further = jnp.maximum(low * 2.0**-_OCTAVES, least), jnp.maximum(low, least)
+        low, high = (jnp.where(found > 0, *both) for both in zip(ends, further, strict=True))
+        return (found, low, high), None
+
+    carry = jnp.zeros_like(most), jnp.maximum(most * 2.0**-_OCTAVES, least), jnp.maximum(most, least)
+    if traced:
+        return jax.lax.scan(again, carry, length=_PASSES)[0][0]
+    for _ in range(_PASSES):
+        carry, _ = again(carry, None)
+    return carry[0]
 
 
 def crossing(
@@ -87,12 +109,9 @@ def slope_radius(
     def on(radius):
         return changes_of(jnp.where(real, radius, 0), direction)
 
-    def again(carry, _):
-        found, widths = carry
+    def found_on(widths):
         changes = jax.lax.map(on, jnp.cumsum(widths))  # (J, n)
         lipschitz = or_infinite(row_norm(geometry, slopes[None] + changes))
-        found = jnp.maximum(found, crossing(widths, lipschitz, margin))
-        return (found, next_widths(found, most, widths)), None
+        return crossing(widths, lipschitz, margin)
 
-    carry = jnp.zeros_like(most), first_widths(most)
-    return jax.lax.scan(again, carry, length=2)[0][0]
+    return search(found_on, most, traced=True)

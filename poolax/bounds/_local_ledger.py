@@ -37,6 +37,7 @@ from poolax.bounds._local_whole import (
     is_attention,
     may_form,
     then_by_token,
+    token_jacobians,
     whole_jacobian_norm,
 )
 from poolax.bounds._no_bound import NoBoundError
@@ -217,7 +218,7 @@ def _add_layer(spec: LayerSpec, x, reached: _Reached, attention, real, *, with_b
         formable = geometry == "frobenius" and may_form(x)
         formed = attention_jacobian(spec, x, attention, real) if formable else None
     elif formed is not None:
-        formed = then_by_token(spec, x, real, formed)
+        formed = then_by_token(token_jacobians(spec, x, real), formed)
     x, matrix, log_branch, log_norm = layer_at(spec, x, attention, real, with_branch)
     matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
     log_factor = jnp.log(whole_norm(geometry, matrix))

@@ -45,20 +45,26 @@ def attention_jacobian(
     return jax.lax.map(row, tokens)
 
 
-def then_by_token(
-    spec: LayerSpec, x: Float[Array, "n d"], real: Bool[Array, " n"], blocks: Float[Array, "n n d d"]
-) -> Float[Array, "n n d d"]:
-    """Blocks of the Jacobian with a layer behind, to tokens ``x``, that maps each alone."""
+def token_jacobians(
+    spec: LayerSpec, x: Float[Array, "n d"], real: Bool[Array, " n"]
+) -> Float[Array, "n d d"]:
+    """The Jacobians of a layer that maps each token alone, norms and residual included."""
     around = Around.of(spec, x, real)
     out, jacobian, _ = tokens_at(spec.branch, around.inner)
     _, after = norm_at(spec.norm_after, around.summed(x, around.scale * out))
 
-    def row(pair):
-        index, blocks = pair
+    def at(index):
         matrix = around.block(index, jacobian(index) * around.scale) @ after.matrix(index)
-        return blocks @ jnp.where(real[index], matrix, 0)[None]
+        return jnp.where(real[index], matrix, 0)
 
-    return jax.lax.map(row, (jnp.arange(x.shape[0]), blocks))
+    return jax.lax.map(at, jnp.arange(x.shape[0]))
+
+
+def then_by_token(
+    jacobians: Float[Array, "n d d"], blocks: Float[Array, "n n d d"]
+) -> Float[Array, "n n d d"]:
+    """Blocks of a Jacobian with a layer behind that maps each token alone by these."""
+    return jax.lax.map(lambda row: row[0] @ row[1][None], (blocks, jacobians))
 
 
 def is_attention(spec: LayerSpec) -> bool:

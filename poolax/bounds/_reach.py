@@ -5,12 +5,13 @@ Theory, section 5.5.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from poolax._checks import is_concrete
-from poolax._numerics import safe_norm, safe_sqrt
+from poolax._numerics import divisor, safe_norm, safe_sqrt
 from poolax.bounds._linalg import spectral_norm
 
 
@@ -34,16 +35,17 @@ class Reach:
         return cls(jnp.diag(jnp.where(real, epsilon, 0)), geometry)
 
     @property
-    def gram(self) -> Float[Array, "n n"]:
-        """How moves of two tokens go together.
+    def cosines(self) -> Float[Array, "n n"]:
+        """How moves of two tokens go together, from 0 to 1.
 
-        ``u`` times the move of ``i`` plus ``w`` times that of ``j`` is at most the root of ``u^2 G_ii +
-        2 u w G_ij + w^2 G_jj``.
+        ``u`` times the move of ``i`` plus ``w`` times that of ``j`` is at most the root of ``a^2 +
+        2 a b c_ij + b^2``, ``a`` and ``b`` these factors times the radii.
         """
-        if self.geometry == "frobenius":
-            return self.matrix @ self.matrix.T
-        radii = jnp.sum(self.matrix, axis=-1)
-        return radii[:, None] * radii[None, :]
+        if self.geometry == "tokens":
+            return jnp.ones_like(self.matrix)
+        # Of rows of length one: squares of small radii may be below all numbers.
+        rows = self.matrix / divisor(self.radii)[:, None]
+        return jnp.minimum(rows @ rows.T, 1)
 
     @property
     def radii(self) -> Float[Array, " n"]:
@@ -80,11 +82,12 @@ def pooled_norm_of(geometry: str, matrix: Float[Array, "m n"]) -> Float[Array, "
     return safe_norm(jnp.sum(matrix, axis=-1))
 
 
-def pair(gram, index, first, second):
+def pair(cosines, radii, index, first, second):
     """The most of ``first`` times the move of token ``index`` plus ``second`` times each other's.
 
     Args:
-        gram: :attr:`Reach.gram`.
+        cosines: :attr:`Reach.cosines`.
+        radii: :attr:`Reach.radii`.
         index: A token ``i``.
         first: ``u``, shape ``(H, n)``.
         second: ``w``, shape ``(H, n)``.
@@ -92,12 +95,13 @@ def pair(gram, index, first, second):
     Returns:
         Shape ``(H, n)``, for each token ``j`` beside ``i``.
     """
-    own, across, others = gram[index, index], gram[index][None], jnp.diagonal(gram)[None]
-    square = jnp.square(first) * own + 2 * first * second * across + jnp.square(second) * others
-    return safe_sqrt(square)
+    own, others = first * radii[index], second * radii[None]
+    scale = divisor(jax.lax.stop_gradient(jnp.maximum(own, others)))
+    own, others = own / scale, others / scale
+    square = jnp.square(own) + 2 * own * others * cosines[index][None] + jnp.square(others)
+    return scale * safe_sqrt(square)
 
 
-def cross(gram, index):
+def cross(cosines, radii, index):
     """The largest product of the moves of token ``index`` and of each other one, shape ``(n,)``."""
-    radii = safe_sqrt(jnp.diagonal(gram))
-    return (radii[index] * radii + gram[index]) / 2
+    return radii[index] * radii * (1 + cosines[index]) / 2

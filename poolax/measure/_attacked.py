@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from poolax import bounds, empirical
 from poolax._checks import broadcast_mask, check_count, check_instance, check_tokens
+from poolax._geometry import dual_size
 
 _PROJECTIONS = {
     "frobenius": empirical.project_to_frobenius_ball,
@@ -31,7 +32,7 @@ def attacked(
     """Look for the smallest change that alters the class, so that the truth lies between two numbers.
 
     :func:`poolax.empirical.pgd` climbs the lead of another class in balls that grow from the certified
-    radius on; what is found is followed back towards the input for as long as the class is another.
+    radius on, or from half of what is needed to first order, if that is more; what is found is followed back towards the input for as long as the class is another.
 
     Args:
         certificate: What :func:`poolax.bounds.certify` returned for ``x``.
@@ -82,7 +83,11 @@ def attacked(
             others = jnp.where(jnp.arange(outputs.shape[0]) == label, -jnp.inf, outputs)
             return jnp.max(others) - outputs[label]
 
-        start = jnp.where(jnp.isfinite(radius) & (radius > 0), radius, 1)
+        # Of deep models far less is certified than what could be needed to first order.
+        outward = dual_size(certificate.geometry, jax.grad(lead)(x))
+        needed = -lead(x) / jnp.where(outward > 0, outward, jnp.inf) / 2
+        start = jnp.maximum(radius, jnp.where(jnp.isfinite(needed), needed, 0))
+        start = jnp.where(jnp.isfinite(start) & (start > 0), start, 1)
 
         def at(number):
             size = start * _GROWTH**number

@@ -1,0 +1,156 @@
+"""What several layers do together at the centre of a ball: norms of the blocks of their product.
+
+Norms of layers multiply to far more than the norm of their product, and on a small ball a product is
+not far from that at its centre: it changes by what each layer changes by, with products at the centre
+behind it and what stands before it on the ball.
+
+Theory, section 9.5.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from poolax._layer_specs import LayerSpec
+from poolax._squaring import eigenvalue_above
+from poolax.bounds._linalg import spectral_norm
+from poolax.bounds._local_whole import (
+    attention_jacobian,
+    is_attention,
+    may_form,
+    then_by_token,
+    token_jacobians,
+)
+from poolax.bounds._overflow import or_infinite
+
+# Up to this width a norm costs no more than what bounds it.
+_SMALL = 64
+
+
+@struct.dataclass
+class CentreProducts:
+    """Bounds of products at the centre that end behind a layer, and what layers so far change by.
+
+    Attributes:
+        norms: Of the blocks of the product of the layers from each depth on, the input's first; zeros
+            from depths behind the layer.
+        moved: Of what each layer's blocks change by, times what stands before it; zeros of later ones.
+        index: The layer.
+    """
+
+    norms: Float[Array, "m_and_1 n n"]
+    moved: Float[Array, "m J n n"]
+    index: Int[Array, ""]
+
+    def blocks(
+        self, change: Float[Array, "J n n"], before: Float[Array, "J n n"]
+    ) -> tuple[Float[Array, "J n n"], Float[Array, "m J n n"]]:
+        """Bounds behind the layer on balls, and ``moved`` with the layer in it.
+
+        Args:
+            change: Of what the layer's blocks change by.
+            before: Of the blocks of all layers before it.
+        """
+        moved = self.moved.at[self.index].set(or_infinite(change @ before))
+        changes = jnp.einsum("mik,mjkl->jil", self.norms[1:], moved)
+        return or_infinite(self.norms[0][None] + changes), moved
+
+
+def product_norms(
+    layers: Sequence[LayerSpec],
+    maps: Sequence[Float[Array, "H n n"] | None],
+    states: Sequence[Float[Array, "n d"]],
+    real: Bool[Array, " n"],
+) -> Float[Array, "m_and_1 m_and_1 n n"] | None:
+    """Norms of blocks of the products of layers at the centre, by where they start and where they end.
+
+    Each layer of attention with what follows it up to the next is formed, and so are all products of
+    these; other products are bounded by their parts.
+
+    Args:
+        layers: The layers.
+        maps: Attention of each; ``None`` for other layers.
+        states: What enters each, and what comes out of the last.
+        real: True at tokens that are real.
+
+    Returns:
+        The norms or bounds of them, output token first, zeros where a product would end before it
+        starts; ``None`` where Jacobians are too large to form, or no product has two parts.
+    """
+    count, depth = real.shape[0], len(layers)
+    starts = [index for index, spec in enumerate(layers) if index == 0 or is_attention(spec)]
+    if not may_form(states[0]) or len(starts) < 2:
+        return None
+    eye = jnp.eye(count, dtype=states[0].dtype)
+    known = {(index, index): eye for index in range(depth + 1)}
+    ends, groups = [*starts[1:], depth], []
+    for start, end in zip(starts, ends, strict=True):
+        blocks = None
+        for index in range(start, end):
+            blocks, known[index, index + 1] = _formed(
+                layers[index], states[index], maps[index], real, blocks
+            )
+        groups.append(blocks)
+    # From the last to the first: what rounding adds is seen through the products behind it.
+    for first in reversed(range(len(groups))):
+        blocks = groups[first]
+        for last in range(first, len(groups)):
+            if last > first:
+                blocks = _then(blocks, groups[last])
+            lost = jnp.zeros_like(eye)
+            for place in range(first + 1, last + 1):
+                alone, behind = known[starts[place], ends[place]], known[ends[place], ends[last]]
+                lost = lost + behind @ alone @ known[starts[first], starts[place]]
+            rounding = count * states[0].shape[1] * jnp.finfo(eye.dtype).eps
+            known[starts[first], ends[last]] = _block_norms(blocks) + rounding * lost
+    for length in range(2, depth + 1):
+        for start in range(depth + 1 - length):
+            end = start + length
+            if (start, end) not in known:
+                parts = [known[k, end] @ known[start, k] for k in range(start + 1, end)]
+                known[start, end] = jnp.min(jnp.stack(parts), axis=0)
+    nothing = jnp.zeros_like(eye)
+    return jnp.stack(
+        [
+            jnp.stack([known.get((start, end), nothing) for end in range(depth + 1)])
+            for start in range(depth + 1)
+        ]
+    )
+
+
+@jax.jit
+def _formed(spec, x, attention, real, blocks):
+    """Blocks of a layer's Jacobian behind others', and the norms of the layer's own."""
+    if is_attention(spec):
+        blocks = attention_jacobian(spec, x, attention, real)
+        return blocks, _block_norms(blocks)
+    own = token_jacobians(spec, x, real)
+    diagonal = jnp.diag(jax.lax.map(_norm_above, own))
+    if blocks is None:
+        eye = jnp.eye(x.shape[0], dtype=bool)[:, :, None, None]
+        return jnp.where(eye, own[:, None], 0), diagonal
+    return then_by_token(own, blocks), diagonal
+
+
+@jax.jit
+def _then(first, second):
+    """Blocks of a product, output token first."""
+    return jnp.einsum("mkde,imef->ikdf", first, second)
+
+
+@jax.jit
+def _block_norms(blocks):
+    count, width = blocks.shape[0], blocks.shape[-1]
+    return jax.lax.map(_norm_above, blocks.reshape(-1, width, width)).reshape(count, count)
+
+
+def _norm_above(matrix):
+    """The norm, or up to the sixteenth root of the width more."""
+    if matrix.shape[0] <= _SMALL:
+        return spectral_norm(matrix)
+    scale = jnp.max(jnp.abs(matrix))
+    scaled = matrix / jnp.where(scale > 0, scale, 1)
+    return scale * jnp.sqrt(eigenvalue_above(scaled @ scaled.T))
