@@ -18,7 +18,12 @@ _MOST_ENTRIES = 4096
 
 def may_form(x: Float[Array, "n d"]) -> bool:
     """Whether Jacobians at these tokens are small enough."""
-    return x.size <= _MOST_ENTRIES
+    return x.shape[0] <= most_to_form(x.shape[1])
+
+
+def most_to_form(width: int) -> int:
+    """Of how many tokens Jacobians are small enough."""
+    return _MOST_ENTRIES // width
 
 
 def attention_jacobian(

@@ -32,7 +32,8 @@ def attacked(
     """Look for the smallest change that alters the class, so that the truth lies between two numbers.
 
     :func:`poolax.empirical.pgd` climbs the lead of another class in balls that grow from the certified
-    radius on, or from half of what is needed to first order, if that is more; what is found is followed back towards the input for as long as the class is another.
+    radius on, or from half of what is needed to first order, if that is more; what is found is followed
+    back towards the input for as long as the class is another.
 
     Args:
         certificate: What :func:`poolax.bounds.certify` returned for ``x``.
