@@ -223,7 +223,6 @@ def test_their_records_are_taken_over(experiments, tmp_path):
 def test_each_script_runs_quickly(experiments, tmp_path, capsys, name):
     script = experiments(name).SCRIPT
     arguments = ["--quick", "--out", str(tmp_path), "--poolers", "avg", "max", "wavg"]
-    arguments += ["--shots", "1", "2"] if name == "data_size" else []
     assert experiments("probing").main(script, arguments) == 0
     first = (tmp_path / f"{name}.md").read_text()
     assert first.startswith(f"# {script.title}\n")
@@ -238,7 +237,7 @@ def test_each_script_runs_quickly(experiments, tmp_path, capsys, name):
 
 ON_DEVICES = {
     "optimisation": ("--solver", "adam"),
-    "data_size": ("--shots", "1", "2"),
+    "data_size": (),
     "weights": (),
     "expressivity": ("--datasets", "digits", "--num-inputs", "8"),
 }
