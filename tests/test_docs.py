@@ -346,7 +346,7 @@ def groups(sizes, step):
 def test_what_l2_attention_is_known_to_attain(sections, x64):
     n, text = 16, sections["8.20"]
     w = lambert_w(jnp.asarray((n - 1) / np.e))
-    together = rows_together(jnp.asarray(float(n)), None, through_metric=True)
+    (together,) = rows_together(jnp.asarray(float(n)), None, through_metric=True)
     assert_quoted(text, f"{np.sqrt(n) * (1 + 2 * w):.2f}", f"{together:.2f}", f"{2 * w:.2f}")
     assert_quoted(text, f"{np.linalg.norm(groups((5, 6, 5), 1.6)[0], 2):.2f}")
     assert_quoted(text, f"{groups((7, 1, 8), 1.6)[1].max():.2f}")

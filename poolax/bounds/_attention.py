@@ -192,6 +192,14 @@ def l2_attention(
         >>> print(f"{l2_attention(kernel, kernel, kernel.reshape(2, 2, 4), num_tokens=16):.2f}")
         17.83
 
+        Where every query is known to see every token, the tight bound is far below:
+
+        >>> full = l2_attention(
+        ...     kernel, kernel, kernel.reshape(2, 2, 4), num_tokens=16, method="tight", pattern="full"
+        ... )
+        >>> print(f"{full:.2f}")
+        6.31
+
     Reference:
         Published: Kim, Papamakarios and Mnih, "The Lipschitz Constant of Self-Attention" (ICML
         2021), Theorem 3.2. Sharp and tight: this library's own; Theory, sections 4.4, 8.3 to 8.5, 8.7,

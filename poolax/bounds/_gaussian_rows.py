@@ -4,7 +4,6 @@ Theory, section 8.19.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +42,11 @@ def rows_together(
     Returns:
         One number for each head, or one for all.
     """
-    steps = jnp.arange(_SUMS + 1, dtype=num_tokens.dtype) / _SUMS
-    sums = jnp.power(num_tokens, steps)
-    low, high = sums[:-1], sums[1:]
+    dtype = num_tokens.dtype
+    steps = jnp.arange(_SUMS + 1, dtype=dtype) / _SUMS
+    sums = jnp.power(num_tokens, steps)[None, None]
+    # Intervals of Z; axes of all arrays are heads, weights and intervals.
+    low, high = sums[..., :-1], sums[..., 1:]
     variances = []
     if through_metric:
         others = num_tokens - 1
@@ -56,11 +57,8 @@ def rows_together(
         variances.append(jnp.where(x > 0, x * jnp.maximum(logs, 0) / (1 + x), 0))
     if moved is not None:
         heavy = 1 / jnp.minimum(high, 2)
-        variances.append(moved[:, None] * 4 * heavy * (1 - heavy))  # (H, _SUMS)
+        variances.append(moved[:, None, None] * (4 * heavy * (1 - heavy)))
     variance = functools.reduce(jnp.minimum, variances)
-
-    def squared(weight: Any):
-        rows = jnp.max((1 + variance / weight) * jnp.sqrt(num_tokens / low), axis=-1)
-        return rows * jnp.sqrt(1 + 8 * weight**2)
-
-    return safe_sqrt(jnp.min(jnp.stack([squared(weight) for weight in _WEIGHTS]), axis=0))
+    weights = jnp.asarray(_WEIGHTS, dtype)[None, :, None]
+    rows = jnp.max((1 + variance / weights) * jnp.sqrt(num_tokens / low), axis=-1)  # (#H, weights)
+    return safe_sqrt(jnp.min(rows * jnp.sqrt(1 + 8 * jnp.square(weights[..., 0])), axis=-1))

@@ -311,8 +311,9 @@ def l2_heads(kernels: Kernels, kind: L2, setting: Setting) -> Heads:
         total = jnp.minimum(mixing, jnp.sqrt(share) * on_domain)
         rows = jnp.minimum(jnp.sqrt(setting.most) * mixing, jnp.sqrt(column_sum) * on_domain)
     if setting.is_full:
-        through_metric = not kind.plain_values
-        rows = jnp.minimum(rows, rows_together(setting.most, moved, through_metric=through_metric))
+        together = rows_together(setting.most, moved, through_metric=not kind.plain_values)
+        # Numbers of tokens beyond the range of floats have no such rows.
+        rows = jnp.where(together < rows, together, rows)
     return _heads(
         setting,
         factor * mixing,
