@@ -286,6 +286,7 @@ def test_rows_of_l2_attention_together(x64):
         assert together <= num_tokens**0.5 * (1 + 2 * w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain_values", [False, True])
 def test_full_l2_attention_is_bounded_by_its_rows_together(plain_values, x64):
     """No larger than without the pattern, and far lower for many tokens, wherever they are."""
