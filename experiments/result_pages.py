@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import comparison
 import paper_table
 import pretraining
+import probing
 
 from poolax.records import Records
 from poolax.reporting import Table
@@ -14,6 +15,8 @@ PRETRAINED = "pretrain.jsonl"
 NORMS = "pretrain-lipschitz.jsonl"
 #: The page of both.
 OF_PRETRAINING = "pretraining.md"
+#: Of comparisons; records have those of when they were made.
+_TITLES = {study.name: study.title for study in probing.STUDIES}
 
 
 def tables_of(results: pathlib.Path) -> dict[str, Sequence[Table]]:
@@ -32,7 +35,7 @@ def pages(results: pathlib.Path, tables: dict[str, Sequence[Table]]) -> dict[str
     found = {}
     for name, shown in tables.items():
         records = Records.read(results / f"{name}.jsonl")
-        text = comparison.markdown(shown, title=records[0]["title"], level=1)
+        text = comparison.markdown(shown, title=_TITLES[name], level=1)
         devices = ", ".join(dict.fromkeys(row["devices"] for row in records))
         made = _made(f"{name}.jsonl", comparison.commands(records), f", on {devices}")
         found[f"{name}.md"] = f"{text}\n{made}"
@@ -47,7 +50,7 @@ def commands(results: pathlib.Path) -> dict[str, tuple[str, list[str]]]:
     found = {}
     for path in paper_table.stored(results):
         records = Records.read(path)
-        found[f"{path.stem}.md"] = (records[0]["title"], comparison.commands(records))
+        found[f"{path.stem}.md"] = (_TITLES[path.stem], comparison.commands(records))
     known = [*_commands_of_pretrained(results), *_commands_of_norms(results)]
     if known:
         found[OF_PRETRAINING] = ("Pretrained models", list(dict.fromkeys(known)))
