@@ -560,12 +560,14 @@ def test_the_summary_takes_over_records(experiments, tmp_path, capsys):
     )
     assert summary.main([*folder, "--take", str(out)]) == 0
     text = (tmp_path / "results" / "language.md").read_text()
-    assert text.startswith("# Language\n\n## bert, banking77, classification (accuracy in %)\n")
+    # The title is that of now, whatever the records were called.
+    title = experiments("language").STUDY.title
+    assert text.startswith(f"# {title}\n\n## bert, banking77, classification (accuracy in %)\n")
     assert "| avg | **60.00** | **<u>60.00 ± 14.14</u>** |\n| baseline |  | 10.00 |\n" in text
     assert "Adam at 0.001, batches of 32, 10 epochs; texts cut to 32 tokens." in text
     assert "python experiments/language.py --data-dir DIR\n" in text
     text = readme.read_text()
-    assert "- [Language](results/language.md), by\n" in text
+    assert f"- [{title}](results/language.md), by\n" in text
     assert "  python experiments/language.py --data-dir DIR\n" in text
     assert "by protocol: Adam: avg 1 (of 1)." in text
     assert "were attempted, of which 0 with the same model and data" in text
