@@ -60,5 +60,16 @@ def rows_together(
         variances.append(moved[:, None, None] * (4 * heavy * (1 - heavy)))
     variance = functools.reduce(jnp.minimum, variances)
     weights = jnp.asarray(_WEIGHTS, dtype)[None, :, None]
-    rows = jnp.max((1 + variance / weights) * jnp.sqrt(num_tokens / low), axis=-1)  # (#H, weights)
-    return safe_sqrt(jnp.min(rows * jnp.sqrt(1 + 8 * jnp.square(weights[..., 0])), axis=-1))
+    rows = (1 + variance / weights) * jnp.sqrt(num_tokens / low)
+    rows = _taken(rows, jnp.argmax(rows, axis=-1))  # (#H, weights)
+    found = rows * jnp.sqrt(1 + 8 * jnp.square(weights[..., 0]))
+    return safe_sqrt(_taken(found, jnp.argmin(found, axis=-1)))
+
+
+def _taken(values, places):
+    """The values at these places of the last axis.
+
+    The derivative of a maximum divides by how many numbers are it, which are none where a program
+    computes them twice and rounds them otherwise.
+    """
+    return jnp.take_along_axis(values, places[..., None], axis=-1)[..., 0]
