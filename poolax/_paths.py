@@ -25,6 +25,20 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
     return path if "://" in os.fspath(path) else path.expanduser().resolve()
 
 
+def size_and_time(path: epath.PathLike) -> tuple[int, int]:
+    """Bytes of a file and when it was changed, in nanoseconds; a bucket has whole seconds.
+
+    ``epath.Path.stat`` also asks for the owner's name, and raises ``KeyError`` for a file of a user
+    that the system does not know: many in containers and on shared disks.
+    """
+    path = os.fspath(path)
+    if "://" in path:
+        found = epath.Path(path).stat()
+        return found.length, found.mtime * 10**9
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
 def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from poolax._checks import check_choice, check_path
 from poolax._files import damaged, json_object
-from poolax._paths import absolute_path
+from poolax._paths import absolute_path, size_and_time
 
 RECORD = "tokens.json"
 DTYPES = ("uint16", "uint32")
@@ -213,7 +213,7 @@ def _open(paths: Sequence[epath.Path], dtype: str) -> TokenShards:
     kind = np.dtype(dtype).newbyteorder("<")
     arrays = []
     for path in paths:
-        size = path.stat().length if path.exists() else 0
+        size = size_and_time(path)[0] if path.exists() else 0
         if not size or size % kind.itemsize:
             expected = f"whole numbers of type {dtype}, {kind.itemsize} bytes each"
             raise damaged(path, f"expected {expected}, got {size} bytes", _REMEDY)

@@ -86,8 +86,6 @@ for left in range(16):
         found = f"step {restore_newest(sys.argv[1], like)[0]}"
     except OSError as error:
         found = f"error {error.errno}"
-    except KeyError:  # etils asks who owns a file, and the list of users is one that cannot be opened
-        found = f"error {errno.EMFILE}"
     for number in taken[left:]:
         os.close(number)
     print(found)

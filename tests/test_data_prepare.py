@@ -4,6 +4,7 @@ import http.server
 import io
 import os
 import pathlib
+import pwd
 import signal
 import subprocess
 import sys
@@ -511,6 +512,26 @@ def test_archives_that_would_fill_the_disk_are_refused(file, pack, tmp_path):
     with pytest.raises(DamagedFileError, match=message):
         _archives.read_members(tmp_path / file, ["small.txt", "large.txt"])
     assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+@pytest.fixture
+def unknown_user(monkeypatch):
+    """All files are of a user that the system has no name for, as in containers."""
+
+    def fail(user):
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", fail)
+
+
+def test_files_of_a_user_that_the_system_does_not_know_are_read(tmp_path, unknown_user):
+    with zipfile.ZipFile(tmp_path / "small.zip", "w") as archive:
+        archive.writestr("small.txt", "1 2 3")
+    assert _archives.read_members(tmp_path / "small.zip", ["small.txt"]) == {"small.txt": b"1 2 3"}
+    Image.new("RGB", (5, 5)).save(tmp_path / "0.png")
+    assert ImageFiles(tmp_path, ["0.png"], size=4).fingerprint
+    np.arange(9, dtype="<u2").tofile(tmp_path / "tokens.bin")
+    assert len(data.tokens.read(tmp_path / "tokens.bin", dtype="uint16")) == 9
 
 
 # TFDS's own builders.

@@ -7,6 +7,7 @@ SHA-256 of both (``checksums``).
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,9 @@ def open_manager(
 
     Returns:
         The manager, to be closed.
+
+    Raises:
+        OSError: where the system opens no more files.
     """
     # Without handlers a manager that has saved nothing cannot say what a checkpoint holds.
     handlers = {
@@ -60,7 +64,13 @@ def open_manager(
             ),
         )
         path.mkdir(parents=True, exist_ok=True)
-    return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+    try:
+        return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+    except KeyError as error:
+        # Where Orbax cannot read when a step was written it asks for its folder's time, and etils
+        # then for the owner's name, which it does not find where no more files can be opened.
+        problem = "too many open files, or checkpoints without a time, of an unknown user"
+        raise OSError(errno.EMFILE, problem, os.fspath(path)) from error
 
 
 def save_items(

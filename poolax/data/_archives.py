@@ -14,7 +14,7 @@ from typing import IO
 from etils import epath
 
 from poolax._files import damaged, reading, writing_to
-from poolax._paths import set_aside, write_atomically
+from poolax._paths import set_aside, size_and_time, write_atomically
 
 ARCHIVE_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
@@ -95,7 +95,7 @@ def read_members(path: epath.PathLike, names: list[str]) -> dict[str, bytes]:
     """
     path = epath.Path(path)
     with reading(path, "an archive to read", _REMEDY, *ARCHIVE_ERRORS), path.open("rb") as file:
-        size = _Size(path, path.stat().length)
+        size = _Size(path, size_and_time(path)[0])
         read = _read_zip if path.name.endswith(".zip") else _read_tar
         return read(file, set(names), size)
 

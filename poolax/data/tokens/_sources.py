@@ -14,6 +14,7 @@ from etils import epath
 
 from poolax._checks import check_choice, check_instance
 from poolax._dataset import Dataset
+from poolax._paths import size_and_time
 from poolax.data._own._columns import usual_text_column
 from poolax.data._own._table import JSON_LINES, TABLES, Table, read_table, texts_of
 from poolax.data.tokens._documents import (
@@ -150,16 +151,10 @@ def _state(files: Sequence[epath.Path], root: epath.Path) -> tuple[int, str]:
     """Bytes of files, and a digest of their names below a folder, lengths and times."""
     size, digest = 0, hashlib.sha256()
     for file in files:
-        path = os.fspath(file)
-        # What a bucket says of a file has whole seconds.
-        if "://" in path:
-            found = file.stat()
-            length, time = found.length, found.mtime * 10**9
-        else:
-            found = os.stat(path)
-            length, time = found.st_size, found.st_mtime_ns
+        length, time = size_and_time(file)
         size += length
-        digest.update(f"{path.removeprefix(os.fspath(root))}\0{length} {time}\n".encode())
+        name = os.fspath(file).removeprefix(os.fspath(root))
+        digest.update(f"{name}\0{length} {time}\n".encode())
     return size, digest.hexdigest()
 
 

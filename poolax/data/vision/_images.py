@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from poolax._checks import check_choice, check_count
 from poolax._images import decode_image
+from poolax._paths import size_and_time
 from poolax._splits import row_digests
 from poolax.data._damage import RESTORE, damaged_data
 from poolax.data._encoded import EncodedImages, Fit
@@ -172,7 +173,7 @@ class ImageFiles(Images):
     def _length(self, index: int) -> int:
         path = self._directory / self._files[index]
         try:
-            return path.stat().length
+            return size_and_time(path)[0]
         except FileNotFoundError as error:
             raise damaged_data(path, "expected an image file, which is missing") from error
 
