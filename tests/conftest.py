@@ -112,6 +112,21 @@ def attack(record_property) -> Callable[[str, Iterable[str | None]], None]:
     return report
 
 
+def pytest_addoption(parser):
+    parser.addoption("--one-of-each", action="store_true", help="the first case alone of every test")
+
+
+# Behind the choice by marks: a first case that is slow is not the one.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("one_of_each"):
+        return
+    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+    kept = [item for item in items if first[item.nodeid.partition("[")[0]] is item]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
 def pytest_terminal_summary(terminalreporter):
     """A table attack / tried / held after the tests."""
     rows = [
