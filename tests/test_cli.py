@@ -85,6 +85,7 @@ def test_quickstart_end_to_end(finished):
         measured = max(row["measured_real"], row["measured_adversarial"])
         bounded = [row[name] for name in ("tight", "sharp", "published") if row[name] is not None]
         assert row["measured_real"] <= row["local"] * (1 + 1e-4)
+        assert row["local"] <= row["local_around"] * (1 + 1e-4)
         assert row["tight"] is not None
         assert sorted([measured, *bounded]) == [measured, *bounded]
         assert (row["num_tokens"], row["width"]) == (16, 64)

@@ -36,6 +36,8 @@ INPUTS = "inputs.npy"
 _KINDS = (attention.DotProduct(), attention.L2(), attention.Cosine(tau=1.0, nu=1.0, eps=0.01))
 # Poolers that are sums with weights of positions where all tokens are real.
 _BY_POSITION = ("last", "avg", "sum", "wavg")
+# Balls around inputs on which local bounds hold too: a share of the radius, around so many inputs.
+_AROUND, _NUM_AROUND = 0.01, 4
 # What earlier programs called them.
 _FORMER = {"dot": "dot product", "l2": "L2", "cosine": "scaled cosine"}
 
@@ -156,11 +158,15 @@ def _measure_tbm(model, name, tokens, radius, settings, folder, search) -> dict[
     if name in _BY_POSITION:
         seen = _with_weights(model, variables, inputs.shape[1])
     start = inputs[jnp.argmax(at.measured)]
+    largest = jnp.argsort(-at.local)[:_NUM_AROUND]
+    epsilon = _AROUND * radius
+    around = measure.block_local(*seen, inputs[largest], epsilon=epsilon)
     found = search(seen[0])(seen[1], inputs, start, jax.random.key(settings.seed))
     known = measure.constant_fields(measure.block_bounds(model, variables, inputs.shape[1], domain))
     on_domain = {method: known[method] for method in METHODS}
     measure.check_order([jnp.max(at.measured), found.value], on_domain, what=name, rounding=0)
     measure.check_order(at.measured, {"local": at.local}, what=name)
+    measure.check_order(at.measured[largest], {"local around": around}, what=name)
     num_tokens, width = inputs.shape[1:]
     row = {
         "num_tokens": num_tokens,
@@ -174,6 +180,9 @@ def _measure_tbm(model, name, tokens, radius, settings, folder, search) -> dict[
         "measured_real_median": float(jnp.median(at.measured)),
         "measured_adversarial": float(found.value),
         "local": float(jnp.max(at.local)),
+        "local_around": None if around is None else float(jnp.max(around)),
+        "epsilon": epsilon,
+        "num_around": len(largest),
     }
     return row | on_domain
 

@@ -229,6 +229,9 @@ class LipschitzRecord(MadeWith):
     sharp: float
     published: float
     local: NotRequired[float]
+    local_around: NotRequired[float | None]
+    epsilon: NotRequired[float]
+    num_around: NotRequired[int]
     tight: NotRequired[float]
     configuration: NotRequired[dict[str, Any]]
 

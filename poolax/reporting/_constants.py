@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SAME = ("pooler", "sharp", "published", "radius", "num_inputs")
-# What records of the first version do not have.
-_LATER = ("local", "tight")
+# What earlier records do not have.
+_LATER = ("local", "local_around", "epsilon", "num_around", "tight")
 _OF_BLOCKS = ("attention", "measured_real", "measured_adversarial", "width", "metric", "test")
 
 
@@ -18,7 +18,8 @@ def constants_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each record ``attention`` (for a backbone its name), ``pooler``, ``measured_real``,
-        ``measured_adversarial``, ``local`` (the largest at the inputs), ``tight``, ``sharp``,
+        ``measured_adversarial``, ``local`` (the largest at the inputs), ``local_around`` (the
+        largest on balls of radius ``epsilon`` around ``num_around`` of them), ``tight``, ``sharp``,
         ``published``, ``num_tokens`` as text, ``width``, ``radius``, ``num_inputs``, ``metric`` and
         ``test``; None for what was not measured.
 

@@ -32,6 +32,7 @@ RUNGS: Mapping[str, Rung] = {
     "measured_real": Rung("measured at inputs", "o", COLOURS[0], "-"),
     "measured_adversarial": Rung("measured by search", "^", COLOURS[5], "-"),
     "local": Rung("local bound at the inputs", "_", COLOURS[2], "-."),
+    "local_around": Rung("local bound around inputs", "_", COLOURS[3], "-."),
     "tight": Rung("tight bound", "_", COLOURS[4], "-"),
     "sharp": Rung("sharp bound", "_", COLOURS[1], "--"),
     "published": Rung("published bound", "_", INK, ":"),

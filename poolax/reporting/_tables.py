@@ -23,13 +23,14 @@ def sensitivity_table(records: Iterable[Mapping[str, Any]], *, title: str = "Sen
         ValueError: if there is no record, or one of another kind.
     """
     found = constants_of(records)
-    columns = {"measured_real": "real", "measured_adversarial": "search", "local": "local"}
+    columns = {"measured_real": "real", "measured_adversarial": "search"}
+    columns |= {"local": "local", "local_around": "around"}
     columns |= {"tight": "tight", "sharp": "sharp", "published": "published"}
-    # Records of the first version have neither local nor tight bounds.
+    # Earlier records have fewer bounds.
     values = [
         name
         for name in columns
-        if name not in ("local", "tight") or any(row[name] is not None for row in found)
+        if name not in ("local", "local_around", "tight") or any(row[name] is not None for row in found)
     ]
     best = "tight" if "tight" in values else "sharp"
     rows, tidy = [], []
@@ -65,8 +66,14 @@ def _sensitivity_notes(found, values, best):
         where += f"{first['radius']:.2f}"
         inputs = f"{first['num_inputs']} inputs"
     local = "local: largest of the bounds at these inputs; " if "local" in values else ""
+    around = known = ""
+    if "local_around" in values:
+        known = " or is known"
+        shown = next(row for row in found if row["local_around"] is not None)
+        around = f"around: the largest on balls of radius {number_text(shown['epsilon'])} around the "
+        around += f"{shown['num_around']} inputs where local is largest; "
     return [
         f"Lipschitz constants, {where}. real: largest Jacobian norm at {inputs}; search: largest found "
-        f"by adversarial search in the ball; {local}ratio: {best} over the larger of both.",
-        "A dash: no such bound was published for this pooler, or no search was made.",
+        f"by adversarial search in the ball; {local}{around}ratio: {best} over the larger of both.",
+        f"A dash: no such bound was published{known} for this pooler, or no search was made.",
     ]
