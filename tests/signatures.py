@@ -23,8 +23,8 @@ CONTRACT = {
     "bounds": """
         cube Domain domain_of TokenRange dot_product_attention l2_attention cosine_attention
         attention AttentionBound pooler PoolerBound register_pooler pooling_factor pooled_block tbm
-        Bound.gamma ExpressivityBound expressivity local_attention local_tbm local_ledger ledger
-        Ledger.lipschitz certified_radius certify Certificate NoBoundError
+        Bound.gamma ExpressivityBound expressivity local_attention local_tbm local_ledger local_ledgers
+        ledger Ledger.lipschitz certified_radius certify Certificate NoBoundError
     """,
     "empirical": """
         jacobian_norm power_iteration NormEstimate maximize_jacobian_norm SearchResult

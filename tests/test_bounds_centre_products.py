@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from families import ALL_FAMILIES, inputs, scrambled
 
-from poolax import bounds, pooling
+from poolax import backbones, bounds, pooling
 from poolax._squaring import eigenvalue_above
 from poolax.bounds import _centre_products
-from poolax.bounds._layer_maps import layer_map
+from poolax.bounds._layer_maps import layer_map, states_through
 
 
 def at_input(name):
@@ -23,10 +23,7 @@ def at_input(name):
     real = jnp.ones(embeddings.shape[1], bool) if mask is None else mask[0]
     maps, layers = iter(out.weights), list(backbone.layer_specs(params))
     attention = [next(maps)[0] if _centre_products.is_attention(spec) else None for spec in layers]
-    states = [embeddings[0]]
-    for spec, weights in zip(layers, attention, strict=True):
-        sum_of, norm_of = layer_map(spec, states[-1], weights, real)
-        states.append(norm_of(sum_of(states[-1])))
+    states = states_through(layers, attention, embeddings[0], real)
     return layers, attention, states, real, out.weights
 
 
@@ -82,3 +79,75 @@ def test_products_certify_more_and_what_is_certified_holds(geometry, x64, monkey
     with_products = certified().radius
     monkeypatch.setattr("poolax.bounds._certify_layers.product_norms", lambda *_: None)
     assert with_products > 1.2 * certified().radius
+
+
+def ledgers(layers, x, weights, real, epsilon, geometry):
+    poolers = [None, pooling.AveragePool(), pooling.MaxPool()]
+    maps = [maps[0] for maps in weights]
+    tables = bounds.local_ledgers(
+        layers, x, maps, real, poolers=poolers, epsilon=epsilon, geometry=geometry
+    )
+    return np.stack([table.lipschitz for table in tables])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("geometry", ["frobenius", "tokens"])
+@pytest.mark.parametrize("name", ["vit", "bert", "gpt2", "gpt2-l2", "decoder"])
+def test_ledgers_on_balls(name, geometry, x64, monkeypatch):
+    """Never larger than without products, and around a point what the whole Jacobian's blocks have."""
+    layers, attention, states, real, weights = at_input(name)
+    radii = (1e-9, 1e-4, 1e-2, 0.3)
+    given = [(layers, states[0], weights, real, radius, geometry) for radius in radii]
+    found = np.stack([ledgers(*one) for one in given])
+    assert (np.diff(found, axis=0) >= 0).all()
+    monkeypatch.setattr("poolax.bounds._local_ledger.product_norms", lambda *_: None)
+    without = np.stack([ledgers(*one) for one in given])
+    assert (found <= without * (1 + 1e-9)).all()
+    assert (found[0] < 0.9 * without[0]).all()
+
+    def whole(x):
+        for spec, maps, centre in zip(layers, attention, states, strict=False):
+            sum_of, norm_of = layer_map(spec, centre, maps, real)
+            x = norm_of(sum_of(x))
+        return x
+
+    jacobian = np.asarray(jax.jacfwd(whole)(states[0]))  # (n, d, n, d)
+    blocks = np.linalg.norm(np.moveaxis(jacobian, 2, 1), 2, axis=(2, 3))
+    exact = np.linalg.norm(blocks, 2) if geometry == "frobenius" else blocks.sum(axis=1).max()
+    # An entry may be smaller yet by products of norms, which differ from it by rounding alone.
+    np.testing.assert_allclose(found[0, 0], exact, rtol=1e-5)
+    alone = bounds.local_ledger(
+        layers, states[0], [maps[0] for maps in weights], real, geometry=geometry
+    ).lipschitz
+    assert found[0, 0] <= len(real) * alone
+
+
+@pytest.mark.slow
+def test_slopes_of_norms_of_products_are_finite(x64, monkeypatch):
+    """Where blocks are zero, at masked tokens, as well."""
+    monkeypatch.setattr(_centre_products, "_SMALL", 0)
+    layers, attention, states, _, _ = at_input("bert")
+    real = jnp.arange(len(states[0])) > 0
+
+    def total(x):
+        at = states_through(layers, attention, x, real)
+        return _centre_products.product_norms(layers, attention, at, real).sum()
+
+    assert jnp.isfinite(jax.jit(jax.grad(total))(states[0])).all()
+
+
+@pytest.mark.slow
+def test_ledgers_on_balls_are_functions(x64):
+    """Of radii and inputs that are traced."""
+    config = backbones.BertConfig(50, 12, width=8, num_layers=2, num_heads=2, mlp_dim=8)
+    bert = backbones.Bert.init(config, jax.random.key(0))
+    embeddings, _ = bert.embed(bert.params, jnp.array([[3, 4, 5]]))
+    maps = bert.encode(bert.params, embeddings, return_weights=True).weights
+    layers, weights = list(bert.layer_specs(bert.params)), [one[0] for one in maps]
+
+    def bound(x, epsilon):
+        options = {"pooler": pooling.AveragePool(), "epsilon": epsilon}
+        return bounds.local_ledger(layers, x, weights, **options).log_lipschitz
+
+    found = jax.jit(bound)(embeddings[0], 1e-3)
+    np.testing.assert_allclose(found, bound(embeddings[0], 1e-3), rtol=1e-5)

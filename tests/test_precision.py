@@ -108,8 +108,8 @@ def certify_block():
     return lambda p, x: bounds.certify(model, {"params": p}, x, 0).radius, (params, X)
 
 
-def ledger_of(method, **options):
-    config = backbones.ViTConfig(8, 4, 3, width=8, num_layers=1, num_heads=2, mlp_dim=12)
+def ledger_of(method, num_layers=1, **options):
+    config = backbones.ViTConfig(8, 4, 3, width=8, num_layers=num_layers, num_heads=2, mlp_dim=12)
     vit = backbones.ViT.init(config, KEY)
     layers = list(vit.layer_specs(vit.params))
     if method != "local":
@@ -117,7 +117,7 @@ def ledger_of(method, **options):
             lambda layers: bounds.ledger(layers, **SIZES, method=method).log_lipschitz,
             (layers,),
         )
-    weights = [jnp.ones((2, 6, 6)) / 6]
+    weights = num_layers * [jnp.ones((2, 6, 6)) / 6]
 
     def bound(layers, x):
         options["pooler"] = POOLERS["max"]
@@ -209,6 +209,7 @@ DIFFERENTIABLE = {
     "local_attention-rotary": lambda: local_attention_of("dot", rotary=attention.Rotary()),
     **{f"ledger-{method}": lambda m=method: ledger_of(m) for method in ("sharp", "tight")},
     "local_ledger": lambda: ledger_of("local"),
+    "local_ledger-products": lambda: ledger_of("local", num_layers=2, epsilon=0.1),
     "local_ledger-ball": lambda: ledger_of("local", epsilon=0.1, geometry="tokens"),
     "spectral_norm": lambda: (bounds.spectral_norm, (X,)),
     "spectral_norm-large": large_norm,
@@ -245,7 +246,7 @@ MEASURED = {
 
 
 # Several layers on several balls, made of the same as the others.
-SLOW = ("local_tbm-ball", "certify-block")
+SLOW = ("local_tbm-ball", "local_ledger-products", "certify-block")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from poolax.bounds._ledger import ledger as ledger
 from poolax.bounds._linalg import spectral_norm as spectral_norm
 from poolax.bounds._local import local_attention as local_attention
 from poolax.bounds._local_ledger import local_ledger as local_ledger
+from poolax.bounds._local_ledger import local_ledgers as local_ledgers
 from poolax.bounds._local_tbm import local_tbm as local_tbm
 from poolax.bounds._methods import METHODS as METHODS
 from poolax.bounds._methods import PROVED as PROVED

@@ -37,6 +37,7 @@ class Balls:
         blocks: Bounds of the blocks of the layers so far, on each ball.
         reaches: How far tokens move on each, as the matrix of a :class:`Reach`.
         widths: How much each radius is above that before it.
+        products: What layers do together at the centre, where it is known.
         geometry: ``"frobenius"`` or ``"tokens"``.
     """
 
@@ -44,14 +45,26 @@ class Balls:
     blocks: Float[Array, "J n n"]
     reaches: Float[Array, "J n n"]
     widths: Float[Array, " J"]
+    products: CentreProducts | None
     geometry: str = struct.field(pytree_node=False)
 
     @classmethod
-    def around(cls, x, real, widths, geometry: str) -> "Balls":
-        """Balls around an input before its first layer."""
+    def around(cls, x, real, widths, geometry: str, product_norms=None) -> "Balls":
+        """Balls around an input before its first layer.
+
+        Args:
+            x: The input, shape ``(n, d)``.
+            real: True at tokens that are real, shape ``(n,)``.
+            widths: How much each radius is above that before it, shape ``(J,)``.
+            geometry: ``"frobenius"`` or ``"tokens"``.
+            product_norms: What :func:`product_norms` gives of the layers that follow, if anything.
+        """
         start = jnp.diag(real.astype(x.dtype))
         blocks = jnp.broadcast_to(start, (widths.shape[0], *start.shape))
-        return cls(x, blocks, _integrals(widths, blocks), widths, geometry)
+        products = None
+        if product_norms is not None:
+            products = CentreProducts.before_layers(product_norms, widths.shape[0])
+        return cls(x, blocks, _integrals(widths, blocks), widths, products, geometry)
 
     @property
     def last(self) -> Float[Array, "n n"]:
@@ -84,7 +97,7 @@ def add_ball_layer(
 ) -> tuple[Balls, LedgerRow]:
     """The balls behind a layer, and its row on the largest of them."""
     layer = LayerBall(spec, balls.x, attention, real)
-    after, (sums, sum_reaches, wholes), _ = carried(layer, spec, balls)
+    after, (sums, sum_reaches, wholes) = carried(layer, spec, balls)
     last = jax.tree.map(lambda leaf: leaf[-1], sums)
     before = balls.grown(domain_of(balls.x, real))
     behind = after.grown(domain_of(after.x, real))
@@ -102,11 +115,8 @@ def add_ball_layer(
     return after, row
 
 
-def carried(layer: LayerBall, spec: LayerSpec, balls: Balls, products: CentreProducts | None = None):
-    """The balls behind a layer; on each its sum, how far that moves, and the layer's blocks.
-
-    With ``products`` also what layers so far change by, which is ``None`` without.
-    """
+def carried(layer: LayerBall, spec: LayerSpec, balls: Balls):
+    """The balls behind a layer; on each its sum, how far that moves, and the layer's blocks."""
     geometry, widths = balls.geometry, balls.widths
     sums = jax.lax.map(lambda reach: layer.sum_on(Reach(reach, geometry)), balls.reaches)
     if normalises(spec.norm_after):
@@ -117,14 +127,18 @@ def carried(layer: LayerBall, spec: LayerSpec, balls: Balls, products: CentrePro
     wholes = jax.vmap(lambda found, reach: layer.whole_on(found, Reach(reach, geometry)))(
         sums, sum_reaches
     )
-    blocks, moved = or_infinite(wholes @ balls.blocks), None
+    blocks, products = or_infinite(wholes @ balls.blocks), balls.products
     if products is not None:
         changes = jax.vmap(lambda found, reach: layer.change_of_whole(found, Reach(reach, geometry)))(
             sums, sum_reaches
         )
-        known, moved = products.blocks(changes, balls.blocks)
+        known, products = products.behind(changes, balls.blocks)
         blocks = jnp.minimum(blocks, known)
     after = dataclasses.replace(
-        balls, x=layer.result, blocks=blocks, reaches=_integrals(widths, blocks)
+        balls,
+        x=layer.result,
+        blocks=blocks,
+        reaches=_integrals(widths, blocks),
+        products=products,
     )
-    return after, (sums, sum_reaches, wholes), moved
+    return after, (sums, sum_reaches, wholes)

@@ -102,7 +102,7 @@ def _block_on_ball(model, geometry, params, x, mask, epsilon) -> BlockOnBall:
     balls, found = Balls.around(x, real, even_steps(epsilon), geometry), []
     for spec, weights in zip(layers_of(model, params, x.dtype), maps, strict=True):
         layer = LayerBall(spec, balls.x, weights, real)
-        balls, (sums, _, wholes), _ = carried(layer, spec, balls)
+        balls, (sums, _, wholes) = carried(layer, spec, balls)
         found.append((sums.branch[-1], wholes[-1], layer.after_slope))
     (mixed, _, first), (_, last, second) = found
     domain = domain_of(x, real)

@@ -4,7 +4,7 @@ Norms of layers multiply to far more than the norm of their product, and on a sm
 not far from that at its centre: it changes by what each layer changes by, with products at the centre
 behind it and what stands before it on the ball.
 
-Theory, section 9.5.
+Theory, section 5.6.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from poolax._layer_specs import LayerSpec
+from poolax._numerics import safe_sqrt
 from poolax._squaring import eigenvalue_above
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_whole import (
@@ -32,31 +33,41 @@ _SMALL = 64
 
 @struct.dataclass
 class CentreProducts:
-    """Bounds of products at the centre that end behind a layer, and what layers so far change by.
+    """Bounds of products at the centre, and what the layers so far change by on balls around it.
 
     Attributes:
-        norms: Of the blocks of the product of the layers from each depth on, the input's first; zeros
-            from depths behind the layer.
+        norms: Of the blocks of products, by where they start and where they end: what
+            :func:`product_norms` gives.
         moved: Of what each layer's blocks change by, times what stands before it; zeros of later ones.
-        index: The layer.
+        depth: How many layers there are so far.
     """
 
-    norms: Float[Array, "m_and_1 n n"]
+    norms: Float[Array, "m_and_1 m_and_1 n n"]
     moved: Float[Array, "m J n n"]
-    index: Int[Array, ""]
+    depth: Int[Array, ""]
 
-    def blocks(
+    @classmethod
+    def before_layers(
+        cls, norms: Float[Array, "m_and_1 m_and_1 n n"], num_balls: int
+    ) -> "CentreProducts":
+        """Of an input before its first layer."""
+        moved = jnp.zeros((norms.shape[0] - 1, num_balls, *norms.shape[2:]), norms.dtype)
+        return cls(norms, moved, jnp.asarray(0))
+
+    def behind(
         self, change: Float[Array, "J n n"], before: Float[Array, "J n n"]
-    ) -> tuple[Float[Array, "J n n"], Float[Array, "m J n n"]]:
-        """Bounds behind the layer on balls, and ``moved`` with the layer in it.
+    ) -> tuple[Float[Array, "J n n"], "CentreProducts"]:
+        """Bounds of the blocks behind the next layer on balls, and this with the layer in it.
 
         Args:
             change: Of what the layer's blocks change by.
             before: Of the blocks of all layers before it.
         """
-        moved = self.moved.at[self.index].set(or_infinite(change @ before))
-        changes = jnp.einsum("mik,mjkl->jil", self.norms[1:], moved)
-        return or_infinite(self.norms[0][None] + changes), moved
+        moved = self.moved.at[self.depth].set(or_infinite(change @ before))
+        ending = self.norms[:, self.depth + 1]
+        changes = jnp.einsum("mik,mjkl->jil", ending[1:], moved)
+        after = CentreProducts(self.norms, moved, self.depth + 1)
+        return or_infinite(ending[0][None] + changes), after
 
 
 def product_norms(
@@ -153,4 +164,4 @@ def _norm_above(matrix):
         return spectral_norm(matrix)
     scale = jnp.max(jnp.abs(matrix))
     scaled = matrix / jnp.where(scale > 0, scale, 1)
-    return scale * jnp.sqrt(eigenvalue_above(scaled @ scaled.T))
+    return scale * safe_sqrt(eigenvalue_above(scaled @ scaled.T))

@@ -29,8 +29,8 @@ from poolax.blocks import TBM
 from poolax.bounds._ball_tbm import attention_of, layers_of
 from poolax.bounds._certify_heads import head_radius
 from poolax.bounds._certify_layers import Head, layered_radius
-from poolax.bounds._layer_inputs import maps_of
-from poolax.bounds._local_whole import most_to_form
+from poolax.bounds._layer_inputs import checked_maps
+from poolax.bounds._local_whole import formed_count
 from poolax.pooling import Pooler
 from poolax.records import Certificate
 
@@ -147,10 +147,11 @@ def certify(
             raise ValueError("weights: expected None without layers, got attention maps")
         radius = _radii(model, geometry, params, *flat)
     else:
-        maps = maps_of(layers := list(layers), weights or (), x.shape)
+        maps = checked_maps(layers := list(layers), weights or (), x.shape)
+        maps = [None if one is None else one.reshape(-1, *one.shape[-3:]) for one in maps]
         found = []
         for number, (tokens, kept, label) in enumerate(zip(*flat, strict=True)):
-            count = _read_count(tokens, kept)
+            count = formed_count(tokens, kept)
             kept = kept[:count]
             head_of = functools.partial(_leads_at, model, len(layers), params, kept, label)
             at = [None if of_layer is None else of_layer[number] for of_layer in maps]
@@ -158,14 +159,6 @@ def certify(
             found.append(layered_radius(layers, at, tokens[:count], kept, head_of, geometry))
         radius = jnp.stack(found) if found else jnp.zeros(0, dtype)
     return Certificate(radius=radius.reshape(labels.shape), labels=labels, geometry=geometry)
-
-
-def _read_count(x, real):
-    """How many tokens to read: all but padding at the end that keeps Jacobians from being formed."""
-    most = most_to_form(x.shape[1])
-    if not is_concrete(real) or not 0 < most < x.shape[0] or np.any(np.asarray(real)[most:]):
-        return x.shape[0]
-    return most
 
 
 def _num_classes(output):

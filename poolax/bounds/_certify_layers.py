@@ -25,10 +25,10 @@ from poolax.bounds._ball_layers import LayerBall
 from poolax.bounds._ball_ledger import Balls, carried
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_poolers import lead_changes
-from poolax.bounds._centre_products import CentreProducts, product_norms
+from poolax.bounds._centre_products import product_norms
 from poolax.bounds._certify_heads import head_radius
 from poolax.bounds._certify_slopes import crossing, search
-from poolax.bounds._layer_maps import layer_map
+from poolax.bounds._layer_maps import layer_map, states_through
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
 from poolax.pooling import Pooler
@@ -80,9 +80,7 @@ def layered_radius(
     """
     # Without their names, so that layers of one shape share one program.
     layers = [dataclasses.replace(spec, name="") for spec in layers]
-    states = [x]
-    for spec, attention in zip(layers, maps, strict=True):
-        states.append(_apply(spec, states[-1], attention, real))
+    states = states_through(layers, maps, x, real)
     head = head_of(states[-1])
     covectors = _head_covectors(head, states[-1], real)
     behind = []
@@ -112,14 +110,10 @@ def layered_radius(
 def _pass(layers, maps, states, real, head, behind, slopes, products, widths, geometry):
     """The radius that is found on balls whose radii grow by ``widths``."""
     exact = states[0].shape[-1] <= _EXACT
-    balls = Balls.around(states[0], real, widths, geometry)
+    balls = Balls.around(states[0], real, widths, geometry, products)
     falling = jnp.broadcast_to(slopes[:, None], (slopes.shape[0], widths.shape[0], slopes.shape[1]))
-    moved = jnp.zeros((len(layers), *balls.blocks.shape), balls.blocks.dtype)
-    given = None
-    for index, (spec, attention, covectors) in enumerate(zip(layers, maps, behind, strict=True)):
-        if products is not None:
-            given = CentreProducts(products[:, index + 1], moved, jnp.asarray(index))
-        balls, changes, moved = _through(spec, attention, real, covectors, balls, given, exact)
+    for spec, attention, covectors in zip(layers, maps, behind, strict=True):
+        balls, changes = _through(spec, attention, real, covectors, balls, exact)
         falling = falling + changes
     return _largest(head, balls, real, falling)
 
@@ -164,12 +158,6 @@ def _lead_changes(head: Head, balls: Balls, real):
 
 
 @jax.jit
-def _apply(spec, x, attention, real):
-    sum_of, norm_of = layer_map(spec, x, attention, real)
-    return norm_of(sum_of(x))
-
-
-@jax.jit
 def _head_covectors(head: Head, z, real):
     """Gradients of the leads by the token states, ``(k, n, d)``."""
 
@@ -187,10 +175,10 @@ def _pulled_back(spec, x, attention, real, covectors):
 
 
 @functools.partial(jax.jit, static_argnames="exact")
-def _through(spec, attention, real, covectors, balls: Balls, products, exact):
+def _through(spec, attention, real, covectors, balls: Balls, exact):
     """The balls behind a layer, and what its derivative's changes do to the leads' gradients."""
     layer = LayerBall(spec, balls.x, attention, real, exact=exact)
-    after, (sums, sum_reaches, _), moved = carried(layer, spec, balls, products)
+    after, (sums, sum_reaches, _) = carried(layer, spec, balls)
     before, geometry = balls.blocks, balls.geometry
     # Of the norm behind, at the sum: by its size, times how far the sum moves.
     norm_of = layer_map(spec, balls.x, attention, real)[1]
@@ -214,4 +202,4 @@ def _through(spec, attention, real, covectors, balls: Balls, products, exact):
             return jax.vmap(lambda covector: layer.changes_along(covector, inner))(seen) @ blocks
 
         changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
-    return after, jnp.swapaxes(or_infinite(changes), 0, 1), moved
+    return after, jnp.swapaxes(or_infinite(changes), 0, 1)

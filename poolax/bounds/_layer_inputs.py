@@ -1,7 +1,6 @@
 """Which layers local bounds and certificates take, and the attention that belongs to them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -11,7 +10,22 @@ from poolax._layer_specs import AttentionSpec, LayerSpec
 from poolax.bounds._no_bound import NoBoundError, check_no_inner_norm, check_plain_logits
 
 
-def next_attention(
+def checked_maps(
+    layers: Sequence[LayerSpec],
+    weights: Sequence[Float[ArrayLike, "*batch H n n"]],
+    shape: Sequence[int],
+) -> list[Float[Array, "*batch H n n"] | None]:
+    """The attention of each of several layers that are checked; ``None`` where there is none."""
+    if not layers:
+        raise ValueError("layers: expected at least one layer, got none")
+    maps = iter(weights)
+    found = [_next_attention(maps, spec, shape) for spec in layers]
+    if next(maps, None) is not None:
+        raise ValueError(f"weights: expected one map for each attention layer, got {len(weights)}")
+    return found
+
+
+def _next_attention(
     maps: Iterator[Float[ArrayLike, "*batch H n n"]], spec: LayerSpec, shape: Sequence[int]
 ) -> Array | None:
     """The attention of a layer that is checked, for tokens of a shape ``(*batch, n, d)``."""
@@ -32,26 +46,6 @@ def next_attention(
         check_finite("weights", attention)
     check_all_finite(spec.name, spec)
     return attention
-
-
-def check_all_read(maps: Iterator[Any], weights: Sequence[Any]) -> None:
-    """Refuse attention maps that no layer is left for."""
-    if next(maps, None) is not None:
-        raise ValueError(f"weights: expected one map for each attention layer, got {len(weights)}")
-
-
-def maps_of(
-    layers: Sequence[LayerSpec],
-    weights: Sequence[Float[ArrayLike, "*batch H n n"]],
-    shape: Sequence[int],
-) -> list[Float[Array, "N H n n"] | None]:
-    """The attention of each of several layers, leading axes in one; ``None`` where there is none."""
-    if not layers:
-        raise ValueError("layers: expected at least one layer, got none")
-    maps = iter(weights)
-    found = [next_attention(maps, spec, shape) for spec in layers]
-    check_all_read(maps, weights)
-    return [None if one is None else one.reshape(-1, *one.shape[-3:]) for one in found]
 
 
 def _next_map(maps, spec, branch: AttentionSpec, shape):

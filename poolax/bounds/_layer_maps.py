@@ -3,7 +3,7 @@
 Theory, sections 1.3 and 9.5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,25 @@ def layer_map(
         return jnp.where(real[:, None], norm_at(spec.norm_after, tokens)[0], 0)
 
     return sum_of, norm_of
+
+
+def states_through(
+    layers: Sequence[LayerSpec],
+    maps: Sequence[Float[Array, "H n n"] | None],
+    x: Float[Array, "n d"],
+    real: Bool[Array, " n"],
+) -> list[Float[Array, "n d"]]:
+    """What enters each layer, and what comes out of the last."""
+    states = [x]
+    for spec, attention in zip(layers, maps, strict=True):
+        states.append(_apply(spec, states[-1], attention, real))
+    return states
+
+
+@jax.jit
+def _apply(spec, x, attention, real):
+    sum_of, norm_of = layer_map(spec, x, attention, real)
+    return norm_of(sum_of(x))
 
 
 def _attends(at: AttentionAt, inner):

@@ -4,14 +4,11 @@ Theory, sections 5.3, 5.4 and 7.7.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float
 
 from poolax._checks import (
     broadcast_mask,
@@ -26,25 +23,16 @@ from poolax._layer_specs import LayerSpec
 from poolax._numerics import accumulation_dtype, at_highest_precision, zero_masked
 from poolax._threads import on_one_thread
 from poolax.bounds._ball_ledger import Balls, add_ball_layer, even_steps
-from poolax.bounds._ball_poolers import pooled_on_ball
-from poolax.bounds._domain import domain_of
-from poolax.bounds._layer_inputs import check_all_read, next_attention
-from poolax.bounds._linalg import spectral_norm
-from poolax.bounds._local_layers import layer_at
-from poolax.bounds._local_pooled import pooled_norm
-from poolax.bounds._local_whole import (
-    attention_jacobian,
-    is_attention,
-    may_form,
-    then_by_token,
-    token_jacobians,
-    whole_jacobian_norm,
-)
+from poolax.bounds._centre_products import product_norms
+from poolax.bounds._layer_inputs import checked_maps
+from poolax.bounds._layer_maps import states_through
+from poolax.bounds._local_reached import Reached, add_layer, closed, pooled_bound, whole_bound
+from poolax.bounds._local_whole import formed_count, is_attention
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
-from poolax.bounds._reach import Reach, on_ball, whole_norm
+from poolax.bounds._reach import on_ball
 from poolax.pooling import Pooler
-from poolax.records import Ledger, LedgerRow
+from poolax.records import Ledger
 
 
 @on_one_thread
@@ -80,6 +68,10 @@ def local_ledger(
     With ``epsilon > 0`` it holds wherever the real tokens are at most ``epsilon`` away from the
     embeddings: the matrices are bounds of the blocks on the ball, from how far the tokens that enter a
     layer may move, which is the integral of what the layers before it make of the way from the centre.
+    Where there are no more than 4,096 numbers in all tokens, products of the layers' Jacobians are
+    formed at the centre, as for :func:`certify`, and count with what they change by where that is less:
+    on tiny balls the bound is about what these products have, which may be far below the bound at the
+    embeddings alone, that multiplies norms. Without them bounds of deep models overflow on most balls.
 
     Args:
         layers: Descriptions of the layers, as ``backbone.layer_specs(params)`` gives them.
@@ -123,6 +115,64 @@ def local_ledger(
     Reference:
         Theory, sections 5.3, 5.4 and, on a ball, 5.6; this library's own.
     """
+    [table] = local_ledgers(
+        layers, embeddings, weights, mask, poolers=[pooler], variables=[variables],
+        branches=branches, epsilon=epsilon, geometry=geometry,
+    )  # fmt: skip
+    return table
+
+
+@on_one_thread
+@at_highest_precision
+def local_ledgers(
+    layers: Iterable[LayerSpec],
+    embeddings: Float[ArrayLike, "n d"],
+    weights: Sequence[Float[ArrayLike, "H n n"]],
+    mask: Bool[ArrayLike, " n"] | None = None,
+    *,
+    poolers: Sequence[Pooler | None],
+    variables: Sequence[Mapping[str, Any] | None] | None = None,
+    branches: bool = True,
+    epsilon: Float[ArrayLike, ""] = 0.0,
+    geometry: str = "frobenius",
+) -> tuple[Ledger, ...]:
+    """Ledgers of several poolers behind the same layers, which are nearly all of the work, done once.
+
+    Args:
+        layers: As for :func:`local_ledger`, as are all others that are not listed.
+        embeddings: Shape ``(n, d)``.
+        weights: Attention of every layer there, shape ``(H, n, n)`` each.
+        mask: True at real tokens, shape ``(n,)``; ``None`` if all are real.
+        poolers: Poolers on the token states, or ``None`` among them for the states themselves.
+        variables: Variables of each pooler; ``None`` if none has any.
+        branches: Whether to bound the branches alone as well.
+        epsilon: Radius of the ball.
+        geometry: ``"frobenius"`` or ``"tokens"``.
+
+    Returns:
+        What :func:`local_ledger` gives of each pooler.
+
+    Raises:
+        NoBoundError: as :func:`local_ledger`, if it does for any of the poolers.
+        ValueError: as :func:`local_ledger`, and for another number of variables than of poolers.
+
+    Example:
+        >>> import jax
+        >>> from poolax import backbones, pooling
+        >>> config = backbones.ViTConfig(8, 4, 3, width=16, num_layers=2, num_heads=2, mlp_dim=24)
+        >>> vit = backbones.ViT.init(config, jax.random.key(0))
+        >>> embeddings, _ = vit.embed(vit.params, jax.random.normal(jax.random.key(1), (1, 8, 8, 3)))
+        >>> maps = vit.encode(vit.params, embeddings, return_weights=True).weights
+        >>> average, total = local_ledgers(
+        ...     vit.layer_specs(vit.params), embeddings[0], [one[0] for one in maps],
+        ...     poolers=[pooling.AveragePool(), pooling.SumPool()],
+        ... )
+        >>> bool(jnp.allclose(total.lipschitz, 5 * average.lipschitz, rtol=1e-4))
+        True
+
+    Reference:
+        As :func:`local_ledger`.
+    """
     check_choice("geometry", geometry, GEOMETRIES)
     check_number("epsilon", epsilon, at_least=0.0)
     check_tokens("embeddings", embeddings)
@@ -131,165 +181,76 @@ def local_ledger(
         raise ValueError(f"embeddings: expected shape (n, d), got {x.shape}")
     mask = broadcast_mask(mask, x.shape[:-1])
     check_finite("embeddings", x, mask)
+    poolers = list(poolers)
+    variables = [None] * len(poolers) if variables is None else list(variables)
+    if len(variables) != len(poolers):
+        raise ValueError(
+            f"variables: expected {len(poolers)}, as many as poolers, got {len(variables)}"
+        )
+    for pooler in poolers:
+        if pooler is not None:
+            check_instance("pooler", pooler, Pooler, "a Pooler")
+    layers = list(layers)
+    maps = checked_maps(layers, weights, x.shape)
     x = zero_masked(x, mask).astype(accumulation_dtype(x))
-    num_tokens = x.shape[0]
-    real = jnp.ones(num_tokens, bool) if mask is None else mask
-    maps = iter(weights)
-    nothing = jnp.zeros((), x.dtype)
-    reached = _Reached(jnp.eye(num_tokens, dtype=x.dtype), nothing, nothing, None)
-    rows = []
+    real = jnp.ones(x.shape[0], bool) if mask is None else mask
+    count = formed_count(x, real)
+    x, real, mask = x[:count], real[:count], None if mask is None else mask[:count]
+    maps = [None if one is None else one[:, :count, :count] for one in maps]
     radius = on_ball(epsilon, x.dtype)
-    balls = None if radius is None else Balls.around(x, real, even_steps(radius), geometry)
-    for spec in layers:
-        attention = next_attention(maps, spec, x.shape)
+    if radius is None:
+        rows, x, reached, balls = _at_point(layers, maps, x, real, branches, geometry)
+    else:
+        rows, x, reached, balls = _on_balls(layers, maps, x, real, radius, geometry)
+    states = jnp.zeros(jnp.shape(embeddings), x.dtype).at[:count].set(x)
+    of_all = closed(reached)
+    layers_total, domain = whole_bound(of_all, x, real, geometry)
+    tables = []
+    for pooler, given in zip(poolers, variables, strict=True):
+        own_rows, total = rows, layers_total
+        if pooler is not None:
+            row, total = pooled_bound(
+                pooler, geometry, dict(given or {}), of_all, reached, total, x, mask,
+                None if balls is None else balls.last,
+            )  # fmt: skip
+            own_rows = (*rows, row)
+        rounding = (64 if balls is None else 256) * len(own_rows) * jnp.finfo(x.dtype).eps
+        total = or_infinite(total + rounding)
+        check_held("embeddings", total, error=NoBoundError)
+        grown = domain if balls is None else balls.grown(domain)
+        tables.append(Ledger(own_rows, total, grown, "local", states=states))
+    return tuple(tables)
+
+
+def _at_point(layers, maps, x, real, branches, geometry):
+    """Rows of layers, what comes out of them, and what is known of their Jacobian at an input alone."""
+    nothing = jnp.zeros((), x.dtype)
+    reached = Reached(jnp.eye(x.shape[0], dtype=x.dtype), nothing, nothing, None)
+    rows = []
+    for spec, attention in zip(layers, maps, strict=True):
+        if is_attention(spec):
+            reached = closed(reached)
         # Without its name, so that layers of one shape share one program.
         layer = dataclasses.replace(spec, name="")
-        if balls is None:
-            if is_attention(layer):
-                reached = _closed(reached)
-            x, reached, row = _add_layer(
-                layer, x, reached, attention, real, with_branch=branches, geometry=geometry
-            )
-        else:
-            balls, row = add_ball_layer(layer, balls, attention, real)
-            x, reached = balls.x, dataclasses.replace(reached, blocks=balls.blocks[-1], log_norm=None)
+        x, reached, row = add_layer(
+            layer, x, reached, attention, real, with_branch=branches, geometry=geometry
+        )
         check_held("embeddings", jnp.abs(x))
         rows.append(dataclasses.replace(row, name=spec.name))
-    if not rows:
-        raise ValueError("layers: expected at least one layer, got none")
-    check_all_read(maps, weights)
-    closed = _closed(reached)
-    total, domain = _whole(closed, x, real, geometry)
-    if pooler is not None:
-        check_instance("pooler", pooler, Pooler, "a Pooler")
-        given = dict(variables or {}), closed, reached, total, x, mask
-        row, total = _pooled(pooler, geometry, *given, None if balls is None else balls.last)
-        rows.append(row)
-    if balls is not None:
-        domain = balls.grown(domain)
-    rounding = (64 if balls is None else 256) * len(rows) * jnp.finfo(x.dtype).eps
-    total = or_infinite(total + rounding)
-    check_held("embeddings", total, error=NoBoundError)
-    return Ledger(tuple(rows), total, domain, "local", states=x)
+    return tuple(rows), x, reached, None
 
 
-@struct.dataclass
-class _Reached:
-    """What is known of the Jacobian of the layers so far.
-
-    Attributes:
-        blocks: Bounds of the norms of its blocks, output token first, over ``exp(log_scale)``.
-        log_scale: A logarithm.
-        log_norm: Logarithm of a bound of the norm of the Jacobian up to the last layer of attention, or
-            of the whole if that is not formed; ``None`` where nothing but the blocks is known.
-        formed: Blocks of the Jacobian from the last layer of attention on, output token first, where it
-            is small enough.
-    """
-
-    blocks: Float[Array, "n n"]
-    log_scale: Float[Array, ""]
-    log_norm: Any
-    formed: Any
-
-
-@jax.jit
-def _closed(reached: _Reached) -> _Reached:
-    """The norm of what is formed multiplied with what it stands behind."""
-    if reached.formed is None or reached.log_norm is None:
-        return reached
-    log_norm = jnp.minimum(
-        reached.log_norm + jnp.log(whole_jacobian_norm(reached.formed)),
-        reached.log_scale + jnp.log(spectral_norm(reached.blocks)),
-    )
-    # No block has a larger norm than all of them together.
-    blocks = jnp.minimum(reached.blocks, jnp.exp(log_norm - reached.log_scale))
-    return _Reached(blocks, reached.log_scale, log_norm, None)
-
-
-@functools.partial(jax.jit, static_argnames=("with_branch", "geometry"))
-def _add_layer(spec: LayerSpec, x, reached: _Reached, attention, real, *, with_branch, geometry):
-    """What comes out of a layer at ``x``, the layers so far with it, and the layer's row.
-
-    One program for all layers of one shape: a backbone has two of them, and a dozen layers.
-    """
-    before = domain_of(x, real)
-    formed = reached.formed
-    if is_attention(spec):
-        formable = geometry == "frobenius" and may_form(x)
-        formed = attention_jacobian(spec, x, attention, real) if formable else None
-    elif formed is not None:
-        formed = then_by_token(token_jacobians(spec, x, real), formed)
-    x, matrix, log_branch, log_norm = layer_at(spec, x, attention, real, with_branch)
-    matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
-    log_factor = jnp.log(whole_norm(geometry, matrix))
-    x = zero_masked(x, real)
-    # Norms of blocks multiply as the blocks do: |(J K)_ik| <= sum_j |J_ij| |K_jk|; (n, n).
-    blocks = matrix @ reached.blocks
-    largest = jnp.max(blocks)
-    # Nothing is left of an input without real tokens, or behind a layer that gives zeros.
-    scale = jnp.where(largest > 0, largest, 1)
-    after = domain_of(x, real)
-    row = LedgerRow(
-        name=spec.name,
-        log_branch=log_branch,
-        log_norm=log_norm,
-        log_factor=log_factor,
-        radius_in=before.radius,
-        spread_in=before.spread,
-        radius_out=after.radius,
-        spread_out=after.spread,
-        num_tokens=jnp.sum(real),
-    )
-    known = reached.log_norm if formed is not None else reached.log_norm + log_factor
-    return x, _Reached(blocks / scale, reached.log_scale + jnp.log(scale), known, formed), row
-
-
-@functools.partial(jax.jit, static_argnames="geometry")
-def _whole(reached: _Reached, x, real, geometry):
-    """Logarithm of the bound of all layers together, and the domain of what comes out of them."""
-    by_blocks = reached.log_scale + jnp.log(whole_norm(geometry, reached.blocks))
-    known = reached.log_norm is not None
-    total = jnp.minimum(by_blocks, reached.log_norm) if known else by_blocks
-    return total, domain_of(x, real)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _pooled(
-    pooler: Pooler, geometry, variables, reached: _Reached, before: _Reached, total, x, mask, reach
-):
-    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers.
-
-    ``before`` is ``reached`` with what of the Jacobian is formed apart.
-    """
-    blocks, log_scale = reached.blocks, reached.log_scale
-
-    def pool(z):
-        return jnp.asarray(pooler.apply(variables, z, mask))
-
-    real = jnp.ones(x.shape[0], bool) if mask is None else mask
-    domain = domain_of(x, real)
-    if reach is None:
-        limits: list[tuple[Any, Any]] = []
-        if geometry == "frobenius":
-            limits.append((jnp.exp(total - log_scale), None))
-        if before.formed is not None:
-            limits.append((jnp.exp(before.log_norm - log_scale), before.formed))
-        norm = pooled_norm(blocks, pool, x, geometry, limits)
-    else:
-        norm = pooled_on_ball(pooler, variables, x, real, Reach(reach, geometry), blocks)
-    pooled = log_scale + jnp.log(norm)
-    nothing = jnp.zeros(())
-    # Minus infinity, the logarithm of zero, has no difference to itself.
-    left = jnp.where(jnp.isneginf(pooled), pooled, pooled - total)
-    row = LedgerRow(
-        name="pooler",
-        log_branch=left,
-        log_norm=nothing,
-        log_factor=left,
-        radius_in=domain.radius,
-        spread_in=domain.spread,
-        radius_out=jnp.linalg.norm(pool(x)),
-        spread_out=nothing,
-        num_tokens=jnp.sum(real),
-    )
-    return row, pooled
+def _on_balls(layers, maps, x, real, radius, geometry):
+    """The same on the ball of a radius around the input, with the balls behind the layers."""
+    nameless = [dataclasses.replace(spec, name="") for spec in layers]
+    states = states_through(nameless, maps, x, real)
+    for state in states:
+        check_held("embeddings", jnp.abs(state))
+    products = product_norms(nameless, maps, states, real)
+    balls = Balls.around(x, real, even_steps(radius), geometry, products)
+    rows = []
+    for spec, layer, attention in zip(layers, nameless, maps, strict=True):
+        balls, row = add_ball_layer(layer, balls, attention, real)
+        rows.append(dataclasses.replace(row, name=spec.name))
+    reached = Reached(balls.blocks[-1], jnp.zeros((), x.dtype), None, None)
+    return tuple(rows), balls.x, reached, balls

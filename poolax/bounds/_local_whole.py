@@ -5,8 +5,10 @@ Theory, section 5.4.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from poolax._checks import is_concrete
 from poolax._layer_specs import AttentionSpec, LayerSpec
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_layers import Around, attention_at, tokens_at
@@ -18,12 +20,15 @@ _MOST_ENTRIES = 4096
 
 def may_form(x: Float[Array, "n d"]) -> bool:
     """Whether Jacobians at these tokens are small enough."""
-    return x.shape[0] <= most_to_form(x.shape[1])
+    return x.shape[0] <= _MOST_ENTRIES // x.shape[1]
 
 
-def most_to_form(width: int) -> int:
-    """Of how many tokens Jacobians are small enough."""
-    return _MOST_ENTRIES // width
+def formed_count(x: Float[Array, "n d"], real: Bool[Array, " n"]) -> int:
+    """How many tokens to read: all but padding at the end that keeps Jacobians from being formed."""
+    most = _MOST_ENTRIES // x.shape[1]
+    if not is_concrete(real) or not 0 < most < x.shape[0] or np.any(np.asarray(real)[most:]):
+        return x.shape[0]
+    return most
 
 
 def attention_jacobian(

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -101,18 +100,6 @@ class LocalBounds:
         return lambda at: [log / math.log(10) for log in self._local(*inputs(at)).tolist()]
 
 
-class _Selection(Pooler):
-    """A weighted sum of poolers, of which weights of zero and one select one."""
-
-    poolers: tuple[Pooler, ...]
-
-    @nn.compact
-    def __call__(self, z, mask=None):
-        weights = self.param("weights", nn.initializers.zeros, (len(self.poolers),))
-        pooled = jnp.stack([pooler(z, mask) for pooler in self.poolers])
-        return jnp.tensordot(weights.astype(pooled.dtype), pooled, axes=1)
-
-
 def _local(backbone, poolers, geometry, epsilon):
     """The logarithms of the local bounds by pooler; tracing it raises where none is known."""
     # Compiled by itself; the bound has programs of its own, one for all layers of one shape.
@@ -125,16 +112,8 @@ def _local(backbone, poolers, geometry, epsilon):
             raise NoBoundError("x: expected states that this precision holds")
         specs = backbone.layer_specs(params)
 
-        def pooled(pooler, params):
-            options = {"pooler": pooler, "variables": {"params": params}, "branches": False}
-            options |= {"geometry": geometry, "epsilon": epsilon}
-            return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
-
-        # On a ball it is known which pooler is bounded.
-        if epsilon:
-            return jnp.stack([pooled(pooler, {}) for pooler in poolers])
-        # Nothing but the pooler depends on what vmap runs over, so that the layers are computed once.
-        select = functools.partial(pooled, _Selection(tuple(poolers)))
-        return jax.vmap(select)({"weights": jnp.eye(len(poolers))})
+        options = {"poolers": poolers, "branches": False, "epsilon": epsilon, "geometry": geometry}
+        tables = bounds.local_ledgers(specs, x, weights, mask, **options)
+        return jnp.stack([table.log_lipschitz for table in tables])
 
     return local
