@@ -533,6 +533,23 @@ def test_both_solvers_are_the_default_and_what_is_published_has_intervals(experi
     assert any(words in note for note in table.notes)
 
 
+@pytest.mark.parametrize(
+    ("metric", "kept"),
+    [
+        ("macro_f1", {"score", "target", "prediction"}),
+        ("f1_of_1", {"score", "target", "prediction"}),
+        ("accuracy", {"score"}),
+        ("top_10_accuracy", {"score"}),
+    ],
+)
+def test_what_is_published_has_answers_where_the_metric_is_no_mean(experiments, metric, kept):
+    """Also where it happens to be as large as the mean of the scores."""
+    answers = {name: np.array([0, 1, 1, 0]) for name in ("target", "prediction")}
+    predictions = {"test": packed({**answers, "score": np.ones(4)})}
+    row = head("avg", 0, 1.0) | {"metric": metric, "predictions": predictions}
+    assert set(experiments("comparison").examples_of(row)) == kept
+
+
 def test_figures_of_the_documentation_are_told_apart(experiments):
     figures = experiments("figures")
     one = "<dc:title>Matplotlib v1</dc:title><path/><!-- Of records 12ab -->"

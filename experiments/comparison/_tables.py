@@ -12,6 +12,7 @@ from comparison._study import Model, Study
 from comparison._worth import worth_of_series
 from poolax.records import Records, packed
 from poolax.reporting import FEWEST_TASKS, Table, notes_once, score_tables
+from poolax.statistics import METRICS
 
 # Curves and probabilities stay with the sweep's own records.
 _FIELDS = (
@@ -81,11 +82,19 @@ def published(row: Mapping[str, Any], *, study: Study, model: Model) -> dict[str
 def examples_of(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """What intervals take of each test example: its score, and the answer where no mean is reported."""
     kept = Records([row]).predictions()[0].kept
-    is_mean = np.isclose(np.mean(kept["score"]), row["test"], rtol=1e-4)
-    names = ("score", "num_scored") if is_mean else ("score", "num_scored", "target", "prediction")
+    names = ("score", "num_scored")
+    if not _is_mean(row["metric"], kept["score"], row["test"]):
+        names += ("target", "prediction")
     found = {name: kept[name] for name in names if name in kept}
     is_whole = bool((found["score"] == np.round(found["score"])).all())
     return {**found, "score": found["score"].astype(np.int8 if is_whole else np.float32)}
+
+
+def _is_mean(metric, scores, value):
+    """Whether a metric is the mean of scores: by its name, where it has one, as others may equal it."""
+    if metric in METRICS:
+        return metric == "accuracy" or not METRICS[metric].needs
+    return not metric.startswith("f1_of_") and np.isclose(np.mean(scores), value, rtol=1e-4)
 
 
 def portable_command(command: str) -> str:
