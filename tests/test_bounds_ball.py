@@ -46,13 +46,24 @@ def test_weights_in_a_box_of_logits(logits, rise, fall, values, random):
     np.testing.assert_allclose(mean, (moved @ values).max(), rtol=1e-9, atol=1e-12)
 
 
-def test_far_apart_logits_leave_numbers():
-    weights = jnp.array([1.0, 0.0, 0.0])
-    far = jnp.full(3, 1e30)
-    low, high = weight_range(weights, far, far)
+@pytest.mark.parametrize("far", [1e30, np.inf])
+def test_far_apart_logits_leave_numbers(far):
+    weights, values = jnp.array([1.0, 0.0, 0.0]), jnp.array([-1.0, 2.0, 3.0])
+    moves = jnp.full(3, far)
+    low, high = weight_range(weights, moves, moves)
     assert low.tolist() == [0, 0, 0]
     assert high.tolist() == [1, 0, 0]
-    assert largest_mean(weights, far, far, jnp.array([-1.0, 2.0, 3.0])) == -1
+    assert largest_mean(weights, moves, moves, values) == -1
+    assert largest_mean(jnp.array([0.5, 0.25, 0.25]), moves, moves, values) == 3
+
+
+@pytest.mark.parametrize("far", [50.0, 90.0, 1e30, np.inf])
+def test_slopes_of_far_apart_logits_are_numbers(far):
+    def spread(moves):
+        low, high = weight_range(jnp.array([0.5, 0.2, 0.3]), moves, moves)
+        return jnp.sum(high - low) + largest_mean(high, moves, moves, jnp.arange(3.0))
+
+    assert jnp.isfinite(jax.grad(spread)(jnp.full(3, far))).all()
 
 
 @given(numbers(3, -2, 2), numbers(3, -1, 1), st.floats(1e-3, 1), st.floats(0, 2))

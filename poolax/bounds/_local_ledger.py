@@ -90,7 +90,8 @@ def local_ledger(
 
     Returns:
         The ledger, with the token states at the centre, and the domains of tokens on the ball. Without
-        real tokens the bound is 0.
+        real tokens the bound is 0. It may be differentiated where none of its parts overflows, which
+        they do on balls on which the bound is astronomical.
 
     Raises:
         NoBoundError: for layers that cut or merge tokens, or are convolutions, and where the bound

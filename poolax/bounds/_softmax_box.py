@@ -23,14 +23,17 @@ def weight_range(
     Returns:
         The smallest and the largest weights.
     """
+    rise, fall = _held(rise), _held(fall)
     # An entry is largest where its own logit rises and all others fall, divided by its own factor.
     least_others = _others(weights * jnp.exp(-fall))
     high = _share(weights, jnp.exp(-rise) * least_others)
     most = jnp.max(rise, axis=-1, keepdims=True)
     most_others = _others(weights * jnp.exp(rise - most))
-    grown = most_others * jnp.exp(fall + most)
-    # Of what overflowed nothing is known but that it is no less than zero.
-    low = jnp.where(jnp.isfinite(grown), _share(weights, grown), 0)
+    # Of what would overflow nothing is known but that it is no less than zero; a slope of it is none.
+    exponent = fall + most
+    is_held = exponent < jnp.log(jnp.finfo(weights.dtype).max)
+    grown = most_others * jnp.exp(jnp.where(is_held, exponent, 0))
+    low = jnp.where(is_held, _share(weights, grown), 0)
     return jnp.minimum(low, weights), jnp.maximum(high, weights)
 
 
@@ -45,6 +48,7 @@ def largest_mean(
     With values in descending order it is the largest of the ``n + 1`` quotients in which the first
     ``k`` logits rise and the others fall. 0 where no weight is positive.
     """
+    rise, fall = _held(rise), _held(fall)
     order = jnp.argsort(-values, axis=-1)
     values, weights, rise, fall = (
         jnp.take_along_axis(array, order, axis=-1) for array in (values, weights, rise, fall)
@@ -63,6 +67,11 @@ def largest_mean(
     moment = totals(raised * values, lowered * values)
     means = jnp.where(mass > 0, moment / jnp.where(mass > 0, mass, 1), -jnp.inf)
     return jnp.where(jnp.any(mass > 0, axis=-1), jnp.max(means, axis=-1), 0)
+
+
+def _held(moves):
+    """Moves of logits, infinite ones as large as makes the same weights: differences stay defined."""
+    return jnp.minimum(moves, jnp.finfo(moves.dtype).max / 4)
 
 
 def _others(parts):
