@@ -72,21 +72,41 @@ def measure(options, out, progress, limits):
     rows = []
     for setup in probing.setups(dataclasses.replace(options, max_tokens=most), out, progress):
         counts = token_counts(setup.backbone, setup.data)
+        # Before anything is trained: both groups have to have examples.
+        groups = by_length(setup.data, counts) if options.across else {}
         for max_tokens in (lengths[0], most) if options.quick else lengths:
             for head in heads(options, setup, setup.data, max_tokens, out, limits, progress):
                 rows.append(scored(head, setup, counts, max_tokens))
-        if options.across:
-            rows += across(options, setup, counts, most, out, limits, progress)
+        rows += across(options, setup, counts, groups, most, out, limits, progress)
     return Records(rows)
 
 
-def across(options, setup, counts, max_tokens, out, limits, progress):
+def by_length(data, counts):
+    """The data with short and with long texts alone to train on, by group."""
+    totals = counts.sum(axis=1)
+    threshold = median_of(data, totals)
+    for split, indices in data.splits.items():
+        for group in GROUPS:
+            if not is_in(totals[np.asarray(indices)], threshold, group).any():
+                raise ValueError(
+                    f"lengths: expected one at which {split} texts are shorter and longer than the "
+                    f"{threshold} tokens of the median one, got no {group} text as they are cut; "
+                    "--no-across leaves out heads of short and of long texts"
+                )
+    return {group: only(data, totals, threshold, group) for group in GROUPS}
+
+
+def median_of(data, totals):
+    """The median of the training texts' tokens, which separates short from long ones."""
+    return int(np.median(totals[np.asarray(data.splits["train"])]))
+
+
+def across(options, setup, counts, groups, max_tokens, out, limits, progress):
     """Heads that are trained on short and on long texts, each tested on both."""
     totals = counts.sum(axis=1)
-    threshold = int(np.median(totals[setup.data.splits["train"]]))
+    threshold = median_of(setup.data, totals)
     rows = []
-    for group in GROUPS:
-        data = only(setup.data, totals, threshold, group)
+    for group, data in groups.items():
         for head in heads(options, setup, data, max_tokens, out, limits, progress):
             for tested_on in GROUPS:
                 about = {"trained_on": group, "tested_on": tested_on, "threshold": threshold}
