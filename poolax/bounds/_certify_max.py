@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-_WEIGHINGS, _HALVINGS = 24, 40
+_WEIGHINGS, _HALVINGS, _NEARBY = 24, 40, 12
 # The share of their weight that tokens have whatever they move.
 _EVEN = 0.01
 
@@ -47,7 +47,7 @@ def max_radius(
 
     def spent(weights, price):
         """Weighted cost of each token, its sum, and what it buys, at a price for a unit of score."""
-        lowered = _lowered_by(weights[order], gaps, price * size)
+        lowered = _lowering(weights[order], gaps)(price * size)
         raised, token = _raised_by(weights, below, price * size)
         moved = jnp.where(falls[None], lowered[None] - below, jnp.where(token, raised[None] + below, 0))
         each = jnp.square(jnp.maximum(moved, 0))  # (n, d)
@@ -55,50 +55,78 @@ def max_radius(
         by_token = jnp.sum(each, axis=-1)
         return by_token, jnp.sum(weights * by_token), bought
 
-    def least(weights):
-        """Best price for these weights: the bound of the square, and what each token moves."""
-        # At this price enough is bought even where all tokens have to be lowered.
-        high = 4 * z.shape[0] * margin / jnp.maximum(jnp.sum(jnp.square(size)), tiny)
+    # At this price enough is bought even where all tokens have to be lowered.
+    highest = 4 * z.shape[0] * margin / jnp.maximum(jnp.sum(jnp.square(size)), tiny)
+
+    def at(weights, price):
+        """The bound of the square at a price, whatever it is, and what each token moves there."""
+        by_token, cost, bought = spent(weights, price)
+        return cost + price * (margin - bought), by_token
+
+    def halved(weights, low, high, halvings):
+        """The best price for these weights."""
+        lowered, raised = _lowering(weights[order], gaps), _raising(weights, below)
 
         def halve(_, ends):
             low, high = ends
             middle = (low + high) / 2
-            enough = spent(weights, middle)[2] >= margin
+            worth = middle * size
+            enough = jnp.sum(size * jnp.where(falls, lowered(worth), raised(worth))) >= margin
             return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-        price = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))[1]
-        by_token, cost, bought = spent(weights, price)
-        return cost + price * (margin - bought), by_token
+        return jax.lax.fori_loop(0, halvings, halve, (low, high))[1]
 
     if geometry == "frobenius":
-        square = least(jnp.ones(z.shape[0], z.dtype))[0]
+        ones = jnp.ones(z.shape[0], z.dtype)
+        square = at(ones, halved(ones, jnp.zeros_like(highest), highest, _HALVINGS))[0]
     else:
         count = jnp.maximum(jnp.sum(real), 1)
         even = jnp.where(real, 1 / count, 0).astype(z.dtype)
 
         def weigh(step, found):
-            weights, best = found
-            square, by_token = least(weights)
+            weights, best, price = found
+            # Weights change little from step to step, and so does the price.
+            price = halved(weights, price / 4, 4 * price, _NEARBY)
+            square, by_token = at(weights, price)
             # Towards tokens that move most, by less and less: a concave function is climbed.
             most = jnp.max(by_token)
             share = by_token / jnp.where(most > 0, most, 1) + 1e-3
             grown = weights * share ** (1 / (2 + step))
             grown = grown / jnp.maximum(jnp.sum(grown), tiny)
-            return (1 - _EVEN) * grown + _EVEN * even, jnp.maximum(best, square)
+            return (1 - _EVEN) * grown + _EVEN * even, jnp.maximum(best, square), price
 
-        square = jax.lax.fori_loop(0, _WEIGHINGS, weigh, (even, jnp.zeros((), z.dtype)))[1]
+        start = halved(even, jnp.zeros_like(highest), highest, _HALVINGS)
+        found = (even, jnp.zeros((), z.dtype), start)
+        square = jax.lax.fori_loop(0, _WEIGHINGS, weigh, found)[1]
     found = jnp.sqrt(jnp.maximum(square, 0))
     return jnp.where(jnp.any(size > 0), found, jnp.inf)
 
 
-def _lowered_by(weights, gaps, worth):
-    """How far each maximum falls where lowering is worth ``worth`` a unit; tokens by rank, ``(n, d)``.
+def _lowering(weights, gaps):
+    """How far each maximum falls where lowering is worth so much a unit; tokens by rank, ``(n, d)``.
 
-    The root of ``2 sum_i w_i max(t - gap_i, 0) = worth``: the least of those of all leading sums.
+    The root of ``2 sum_i w_i max(t - gap_i, 0) = worth``: the least of those of all leading sums, each
+    of which is linear in what it is worth.
     """
     mass = jnp.cumsum(weights, axis=0)
     moment = jnp.cumsum(jnp.where(jnp.isfinite(gaps), weights * gaps, jnp.inf), axis=0)
-    return jnp.min((worth[None] / 2 + moment) / mass, axis=0)
+    slopes, offsets = 1 / (2 * mass), moment / mass
+    return lambda worth: jnp.min(worth[None] * slopes + offsets, axis=0)
+
+
+def _raising(weights, below):
+    """How far each maximum rises where raising is worth so much a unit; see :func:`_raised_by`."""
+    heavy = jnp.where(weights > 0, weights, 1)[:, None]
+    steps = jnp.where((weights > 0)[:, None], 1 / (4 * heavy), 0)
+
+    def raised(worth):
+        # What each token gains, over what a unit is worth, is linear in that.
+        gain = worth[None] * steps - below
+        most = jnp.max(gain, axis=0)
+        step = jnp.max(jnp.where(gain == most[None], steps, 0), axis=0)
+        return jnp.where(most > 0, most + worth * step, 0)
+
+    return raised
 
 
 def _raised_by(weights, below, worth):
