@@ -201,7 +201,7 @@ def test_a_range_of_lengths_a_cube_and_per_head_norms(capsys):
         assert alone.lipschitz <= rows[0]["sharp"] * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.slow)])
 def test_tables_fit_terminals(columns, capsys, monkeypatch, blocks, vit):
     monkeypatch.setenv("COLUMNS", str(columns))
     for arguments in (
