@@ -5,9 +5,9 @@
     python experiments/sequence_length.py --quick
 
 Each text is cut to so many tokens, and heads are trained and tested on what is left. Then examples of
-all lengths, cut to the most tokens, are split at the median of the training split: heads are trained on
-as many short as long ones and tested on both. The paper reports HellaSwag with Mistral-7B at 16 to 128
-tokens after a fixed number of epochs: all poolers gain up to 64 tokens, and W-Avg is best at each.
+all lengths, cut to the most tokens, are split at the median: heads are trained on as many short as long
+ones and tested on both. The paper reports HellaSwag with Mistral-7B at 16 to 128 tokens after a fixed
+number of epochs: all poolers gain up to 64 tokens, and W-Avg is best at each.
 Records, tables and figure stand in --out; the same command goes on from what is finished.
 
 Duration (estimate, two CPU cores): hours with MiniLM, most of them for attention, below an hour with
@@ -97,8 +97,11 @@ def by_length(data, counts):
 
 
 def median_of(data, totals):
-    """The median of the training texts' tokens, which separates short from long ones."""
-    return int(np.median(totals[np.asarray(data.splits["train"])]))
+    """The median of all texts' tokens, which separates short from long ones.
+
+    Of all splits: there are data whose training texts are mostly shorter than the others.
+    """
+    return int(np.median(totals[np.concatenate([np.asarray(part) for part in data.splits.values()])]))
 
 
 def across(options, setup, counts, groups, max_tokens, out, limits, progress):
