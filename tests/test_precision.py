@@ -126,6 +126,17 @@ def ledger_of(method, num_layers=1, **options):
     return bound, (layers, X)
 
 
+def two_ledgers():
+    _, arguments = ledger_of("local")
+
+    def bound(layers, x):
+        poolers = [None, POOLERS["max"]]
+        found = bounds.local_ledgers(layers, x, [jnp.ones((2, 6, 6)) / 6], poolers=poolers)
+        return jnp.stack([table.log_lipschitz for table in found])
+
+    return bound, arguments
+
+
 def large_norm():
     """A matrix whose norm is certified from above instead of decomposed."""
     large = jnp.ones((_linalg._MOST_FOR_EIGENVALUES + 1,) * 2)
@@ -209,6 +220,7 @@ DIFFERENTIABLE = {
     "local_attention-rotary": lambda: local_attention_of("dot", rotary=attention.Rotary()),
     **{f"ledger-{method}": lambda m=method: ledger_of(m) for method in ("sharp", "tight")},
     "local_ledger": lambda: ledger_of("local"),
+    "local_ledgers": two_ledgers,
     "local_ledger-products": lambda: ledger_of("local", num_layers=2, epsilon=0.1),
     "local_ledger-ball": lambda: ledger_of("local", epsilon=0.1, geometry="tokens"),
     "spectral_norm": lambda: (bounds.spectral_norm, (X,)),
