@@ -73,18 +73,23 @@ def measure(options, out, progress, limits):
     for setup in probing.setups(dataclasses.replace(options, max_tokens=most), out, progress):
         counts = token_counts(setup.backbone, setup.data)
         # Before anything is trained: both groups have to have examples.
-        groups = by_length(setup.data, counts) if options.across else {}
+        groups = by_length(setup.data, counts) if options.across else None
         for max_tokens in (lengths[0], most) if options.quick else lengths:
             for head in heads(options, setup, setup.data, max_tokens, out, limits, progress):
                 rows.append(scored(head, setup, counts, max_tokens))
-        rows += across(options, setup, counts, groups, most, out, limits, progress)
+        if groups is not None:
+            rows += across(options, setup, counts, groups, most, out, limits, progress)
     return Records(rows)
 
 
 def by_length(data, counts):
-    """The data with short and with long texts alone to train on, by group."""
+    """The median of all texts' tokens, and the data with texts below and above it alone to train on.
+
+    Of all splits: there are data whose training texts are mostly shorter than the others.
+    """
     totals = counts.sum(axis=1)
-    threshold = median_of(data, totals)
+    used = np.concatenate([np.asarray(indices) for indices in data.splits.values()])
+    threshold = int(np.median(totals[used]))
     for split, indices in data.splits.items():
         for group in GROUPS:
             if not is_in(totals[np.asarray(indices)], threshold, group).any():
@@ -93,23 +98,15 @@ def by_length(data, counts):
                     f"{threshold} tokens of the median one, got no {group} text as they are cut; "
                     "--no-across leaves out heads of short and of long texts"
                 )
-    return {group: only(data, totals, threshold, group) for group in GROUPS}
-
-
-def median_of(data, totals):
-    """The median of all texts' tokens, which separates short from long ones.
-
-    Of all splits: there are data whose training texts are mostly shorter than the others.
-    """
-    return int(np.median(totals[np.concatenate([np.asarray(part) for part in data.splits.values()])]))
+    return threshold, {group: only(data, totals, threshold, group) for group in GROUPS}
 
 
 def across(options, setup, counts, groups, max_tokens, out, limits, progress):
     """Heads that are trained on short and on long texts, each tested on both."""
     totals = counts.sum(axis=1)
-    threshold = median_of(setup.data, totals)
+    threshold, by_group = groups
     rows = []
-    for group, data in groups.items():
+    for group, data in by_group.items():
         for head in heads(options, setup, data, max_tokens, out, limits, progress):
             for tested_on in GROUPS:
                 about = {"trained_on": group, "tested_on": tested_on, "threshold": threshold}

@@ -73,7 +73,8 @@ def test_short_and_long_are_as_many_and_no_example_is_of_both(experiments):
         assert totals[short.splits[split]].max() <= 2 < totals[long.splits[split]].min()
     for part in (short, long):
         np.testing.assert_array_equal(part.splits["test"], splits["test"])
-    assert list(script.by_length(data, totals[:, None])) == ["short", "long"]
+    threshold, groups = script.by_length(data, totals[:, None])
+    assert (threshold, list(groups)) == (4, ["short", "long"])
     with pytest.raises(ValueError, match=r"^lengths: .* than the 4 tokens .* got no long text as they"):
         script.by_length(data, np.minimum(totals, 4)[:, None])
 
