@@ -83,21 +83,21 @@ def measure(options, out, progress, limits):
 
 
 def by_length(data, counts):
-    """The median of all texts' tokens, and the data with texts below and above it alone to train on.
+    """The tokens that short texts have at most, and the data with either alone to train on.
 
-    Of all splits: there are data whose training texts are mostly shorter than the others.
+    They are the median of all splits, or the nearest number at which each split has both: there are
+    data whose training texts are mostly shorter than the others, and texts that are cut end alike.
     """
     totals = counts.sum(axis=1)
-    used = np.concatenate([np.asarray(indices) for indices in data.splits.values()])
-    threshold = int(np.median(totals[used]))
-    for split, indices in data.splits.items():
-        for group in GROUPS:
-            if not is_in(totals[np.asarray(indices)], threshold, group).any():
-                raise ValueError(
-                    f"lengths: expected one at which {split} texts are shorter and longer than the "
-                    f"{threshold} tokens of the median one, got no {group} text as they are cut; "
-                    "--no-across leaves out heads of short and of long texts"
-                )
+    parts = [totals[np.asarray(indices)] for indices in data.splits.values()]
+    least, most = max(part.min() for part in parts), min(part.max() for part in parts) - 1
+    if least > most:
+        raise ValueError(
+            f"lengths: expected one at which each split of {data.name} has shorter and longer texts, "
+            f"got texts of {least} tokens or more in one and of {most + 1} at most in one; --no-across "
+            "leaves out heads of short and of long texts"
+        )
+    threshold = int(np.clip(np.median(np.concatenate(parts)), least, most))
     return threshold, {group: only(data, totals, threshold, group) for group in GROUPS}
 
 

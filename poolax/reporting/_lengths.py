@@ -23,8 +23,8 @@ _CUT = (
     "included."
 )
 _ACROSS = (
-    "short and long: at most, and above, {threshold} tokens an example, the median; both train on "
-    "{train} examples, and are tested on {short} short and {long} long ones."
+    "short and long: at most, and above, {threshold} tokens an example, about the median; both train "
+    "on {train} examples, and are tested on {short} short and {long} long ones."
 )
 
 
