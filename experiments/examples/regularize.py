@@ -38,6 +38,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,7 @@ def at(params, way: int, seed: int):
     return jax.tree.map(lambda leaf: leaf[way, seed], params)
 
 
-def run(options: Options) -> list[dict[str, object]]:
+def run(options: Options) -> Iterator[dict[str, object]]:
     """One record for each pooler, kind of attention and way, with a value for each seed."""
     given, options = dataclasses.asdict(options), options.resolved()
     dataset = digits()
@@ -203,7 +204,6 @@ def run(options: Options) -> list[dict[str, object]]:
     train_images, train_labels = parts["train"]
     tokens = np.asarray(to_tokens(train_images, options.width))
     plan = Plan(options.seeds, options.epochs, options.batch_size)
-    records = []
     for kind, pooler in itertools.product(options.kinds, options.poolers):
         started = time.perf_counter()
         block = blocks.TBM(options.num_heads, pooling.from_name(pooler), KINDS[kind])
@@ -218,23 +218,20 @@ def run(options: Options) -> list[dict[str, object]]:
                 radii(module, at(params, index, seed), parts["test"], seed, options)
                 for seed in range(options.seeds)
             ]
-            records.append(
-                {
-                    "kind": "regularize",
-                    "dataset": dataset.name,
-                    "pooler": pooler,
-                    "attention": kind,
-                    "way": name,
-                    **described(way),
-                    "tried": tried[index],
-                    **{field: value[index].tolist() for field, value in values.items()},
-                    **{field: [one[field] for one in found] for field in found[0]},
-                    "options": given,
-                    "wall_s": round(time.perf_counter() - started, 3),
-                    **environment(),
-                }
-            )
-    return records
+            yield {
+                "kind": "regularize",
+                "dataset": dataset.name,
+                "pooler": pooler,
+                "attention": kind,
+                "way": name,
+                **described(way),
+                "tried": tried[index],
+                **{field: value[index].tolist() for field, value in values.items()},
+                **{field: [one[field] for one in found] for field in found[0]},
+                "options": given,
+                "wall_s": round(time.perf_counter() - started, 3),
+                **environment(),
+            }
 
 
 def main() -> None:
@@ -242,15 +239,17 @@ def main() -> None:
     # Batched SVDs wait inside XLA's CPU threads for others of them: as many SVDs as threads never end.
     os.environ.setdefault("PJRT_NPROC", "32")
     options = tyro.cli(Options)
+    records = []
     try:
-        records = run(options)
+        for record in run(options):
+            records.append(record)
+            if options.out is not None:
+                folder = pathlib.Path(options.out)
+                folder.mkdir(parents=True, exist_ok=True)
+                Records([record]).write_to(folder / "regularize.jsonl")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    if options.out is not None:
-        folder = pathlib.Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        Records(records).write_to(folder / "regularize.jsonl")
     if options.json:
         print("\n".join(json.dumps(record) for record in records))
     else:

@@ -1,5 +1,6 @@
 """What is measured of trained blocks: accuracy, constants, and what they certify."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
