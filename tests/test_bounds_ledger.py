@@ -60,7 +60,7 @@ def test_sandwich(name, x64):
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_local_sandwich(name, x64):
-    """measured <= local <= tight at the same input, for token states and for poolers on them."""
+    """local is what is measured, and below tight, for token states and for poolers on them."""
     backbone, params, x, mask, states = at_input(name)
     batched = None if mask is None else mask[None]
     weights = [
@@ -73,6 +73,7 @@ def test_local_sandwich(name, x64):
     width = x.shape[-1]
     measured = np.linalg.norm(jacobian.reshape(x.size, -1), 2)
     assert np.log(measured) <= table.log_lipschitz <= sum(row.log_factor for row in table.rows) + 1e-9
+    np.testing.assert_allclose(table.lipschitz, measured, rtol=1e-9)
     domain = bounds.domain_of(x, mask)
     count = x.shape[0] if mask is None else int(mask.sum())
     sizes = {"num_tokens": count, "radius": domain.radius, "spread": domain.spread}
@@ -83,7 +84,9 @@ def test_local_sandwich(name, x64):
         pooled = bounds.local_ledger(specs, x, weights, mask, pooler=pooler)
         derivative = jax.jacrev(lambda z, p=pooler: p.apply({}, z, mask))(states(x))
         whole = np.einsum("eid,idkf->ekf", derivative, jacobian).reshape(width, -1)
-        assert np.linalg.norm(whole, 2) <= pooled.lipschitz
+        measured = np.linalg.norm(whole, 2)
+        assert measured <= pooled.lipschitz
+        np.testing.assert_allclose(pooled.lipschitz, measured, rtol=1e-9)
         assert pooled.rows[-1].name == "pooler"
         assert (
             pooled.log_lipschitz
@@ -94,23 +97,27 @@ def test_local_sandwich(name, x64):
 
 
 @pytest.mark.slow
-def test_one_block_is_exact(x64):
-    """Attention and what follows it are one matrix, so that its norm and the pooled one are attained."""
+@pytest.mark.parametrize(("geometry", "rtol"), [("frobenius", 1e-3), ("tokens", 0.1)])
+def test_slopes_at_a_point(geometry, rtol, x64):
+    """They are those of the bound, and finite at masked tokens as well; compiled and for many inputs.
+
+    In tokens they are so for weights of tokens that are the best ones, of which those found fall short.
+    """
     backbone, params, x, mask, _ = at_input("bert")
+    specs = backbone.layer_specs(params)
 
-    def states(x):
-        return jnp.where(
-            mask[:, None], backbone.encode(params, x[None], mask[None], layer=1).states[0], 0
-        )
+    def bound(x):
+        maps = backbone.encode(params, x[None], mask[None], return_weights=True).weights
+        options = {"pooler": pooling.AveragePool(), "geometry": geometry}
+        weights = [one[0] for one in maps]
+        return bounds.local_ledger(specs, x, weights, mask, **options).log_lipschitz
 
-    out = backbone.encode(params, x[None], mask[None], return_weights=True)
-    jacobian = jax.jit(jax.jacrev(states))(x)
-    last = jacobian[4].reshape(x.shape[-1], -1)
-    for pooler, exact in ((None, jacobian.reshape(x.size, -1)), (pooling.LastPool(), last)):
-        table = bounds.local_ledger(
-            backbone.layer_specs(params)[:2], x, [out.weights[0][0]], mask, pooler=pooler
-        )
-        np.testing.assert_allclose(table.lipschitz, np.linalg.norm(exact, 2), rtol=1e-9)
+    way = jnp.where(mask[:, None], jax.random.normal(jax.random.key(1), x.shape, float), 0)
+    slope = jax.jit(jax.grad(bound))(x)
+    assert jnp.isfinite(slope).all()
+    assert not slope[5:].any()
+    low, high = jax.jit(jax.vmap(bound))(jnp.stack([x - 1e-5 * way, x + 1e-5 * way]))
+    np.testing.assert_allclose(jnp.vdot(slope, way), (high - low) / 2e-5, rtol=rtol)
 
 
 def test_depth_does_not_overflow():

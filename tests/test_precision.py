@@ -220,6 +220,8 @@ DIFFERENTIABLE = {
     "local_attention-rotary": lambda: local_attention_of("dot", rotary=attention.Rotary()),
     **{f"ledger-{method}": lambda m=method: ledger_of(m) for method in ("sharp", "tight")},
     "local_ledger": lambda: ledger_of("local"),
+    "local_ledger-depth": lambda: ledger_of("local", num_layers=2),
+    "local_ledger-tokens": lambda: ledger_of("local", num_layers=2, geometry="tokens"),
     "local_ledgers": two_ledgers,
     "local_ledger-products": lambda: ledger_of("local", num_layers=2, epsilon=0.1),
     "local_ledger-ball": lambda: ledger_of("local", epsilon=0.1, geometry="tokens"),
@@ -258,7 +260,13 @@ MEASURED = {
 
 
 # Several layers on several balls, made of the same as the others.
-SLOW = ("local_tbm-ball", "local_ledger-products", "certify-block")
+SLOW = (
+    "local_tbm-ball",
+    "local_ledger-depth",
+    "local_ledger-tokens",
+    "local_ledger-products",
+    "certify-block",
+)
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,17 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from poolax._layer_specs import LayerSpec
-from poolax._numerics import safe_sqrt
-from poolax._squaring import eigenvalue_above
-from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_whole import (
-    attention_jacobian,
+    attention_groups,
+    block_norms,
+    composed,
+    formed_behind,
     is_attention,
     may_form,
-    then_by_token,
-    token_jacobians,
+    near_norm,
+    rounding_of,
 )
 from poolax.bounds._overflow import or_infinite
-
-# Up to this width a norm costs no more than what bounds it.
-_SMALL = 64
 
 
 @struct.dataclass
@@ -92,12 +89,12 @@ def product_norms(
         starts; ``None`` where Jacobians are too large to form, or no product has two parts.
     """
     count, depth = real.shape[0], len(layers)
-    starts = [index for index, spec in enumerate(layers) if index == 0 or is_attention(spec)]
+    starts, ends = zip(*attention_groups(layers), strict=True)
     if not may_form(states[0]) or len(starts) < 2:
         return None
     eye = jnp.eye(count, dtype=states[0].dtype)
     known = {(index, index): eye for index in range(depth + 1)}
-    ends, groups = [*starts[1:], depth], []
+    groups = []
     for start, end in zip(starts, ends, strict=True):
         blocks = None
         for index in range(start, end):
@@ -110,13 +107,12 @@ def product_norms(
         blocks = groups[first]
         for last in range(first, len(groups)):
             if last > first:
-                blocks = _then(blocks, groups[last])
+                blocks = _composed(blocks, groups[last])
             lost = jnp.zeros_like(eye)
             for place in range(first + 1, last + 1):
                 alone, behind = known[starts[place], ends[place]], known[ends[place], ends[last]]
                 lost = lost + behind @ alone @ known[starts[first], starts[place]]
-            rounding = count * states[0].shape[1] * jnp.finfo(eye.dtype).eps
-            known[starts[first], ends[last]] = _block_norms(blocks) + rounding * lost
+            known[starts[first], ends[last]] = _block_norms(blocks) + rounding_of(blocks) * lost
     for length in range(2, depth + 1):
         for start in range(depth + 1 - length):
             end = start + length
@@ -132,36 +128,18 @@ def product_norms(
     )
 
 
+_composed = jax.jit(composed)
+
+
 @jax.jit
 def _formed(spec, x, attention, real, blocks):
     """Blocks of a layer's Jacobian behind others', and the norms of the layer's own."""
+    blocks, own = formed_behind(spec, x, attention, real, blocks)
     if is_attention(spec):
-        blocks = attention_jacobian(spec, x, attention, real)
-        return blocks, _block_norms(blocks)
-    own = token_jacobians(spec, x, real)
-    diagonal = jnp.diag(jax.lax.map(_norm_above, own))
-    if blocks is None:
-        eye = jnp.eye(x.shape[0], dtype=bool)[:, :, None, None]
-        return jnp.where(eye, own[:, None], 0), diagonal
-    return then_by_token(own, blocks), diagonal
-
-
-@jax.jit
-def _then(first, second):
-    """Blocks of a product, output token first."""
-    return jnp.einsum("mkde,imef->ikdf", first, second)
+        return blocks, block_norms(own, near_norm)
+    return blocks, jnp.diag(jax.lax.map(near_norm, own))
 
 
 @jax.jit
 def _block_norms(blocks):
-    count, width = blocks.shape[0], blocks.shape[-1]
-    return jax.lax.map(_norm_above, blocks.reshape(-1, width, width)).reshape(count, count)
-
-
-def _norm_above(matrix):
-    """The norm, or up to the sixteenth root of the width more."""
-    if matrix.shape[0] <= _SMALL:
-        return spectral_norm(matrix)
-    scale = jnp.max(jnp.abs(matrix))
-    scaled = matrix / jnp.where(scale > 0, scale, 1)
-    return scale * safe_sqrt(eigenvalue_above(scaled @ scaled.T))
+    return block_norms(blocks, near_norm)

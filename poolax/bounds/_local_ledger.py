@@ -26,11 +26,12 @@ from poolax.bounds._ball_ledger import Balls, add_ball_layer, even_steps
 from poolax.bounds._centre_products import product_norms
 from poolax.bounds._layer_inputs import checked_maps
 from poolax.bounds._layer_maps import states_through
-from poolax.bounds._local_reached import Reached, add_layer, closed, pooled_bound, whole_bound
-from poolax.bounds._local_whole import formed_count, is_attention
+from poolax.bounds._local_reached import Reached, add_layer, pooled_bound, whole_bound
+from poolax.bounds._local_whole import formed_count
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import on_ball
+from poolax.bounds._whole_jacobian import whole_jacobian
 from poolax.pooling import Pooler
 from poolax.records import Ledger
 
@@ -60,18 +61,17 @@ def local_ledger(
         ``|J| <= |N^L ... N^1|``,
 
     never above the product of the layers' own ``|N^l|``, which are the rows' factors. Where there are
-    no more than 4,096 numbers in all tokens together, the Jacobian of each layer of attention with
-    what follows it up to the next is formed, and their norms multiply as well; the smaller of both
-    counts behind each. With a pooler the last row is what it makes of the bound, from its exact
-    derivative at the token states.
+    no more than 4,096 numbers in all tokens together, ``J`` itself is formed, and the bound is its
+    norm, raised by what rounding may have taken. With a pooler the last row is what it makes of the
+    bound: its exact derivative at the token states acts on ``J``, or else on bounds of the blocks.
 
     With ``epsilon > 0`` it holds wherever the real tokens are at most ``epsilon`` away from the
     embeddings: the matrices are bounds of the blocks on the ball, from how far the tokens that enter a
     layer may move, which is the integral of what the layers before it make of the way from the centre.
     Where there are no more than 4,096 numbers in all tokens, products of the layers' Jacobians are
     formed at the centre, as for :func:`certify`, and count with what they change by where that is less:
-    on tiny balls the bound is about what these products have, which may be far below the bound at the
-    embeddings alone, that multiplies norms. Without them bounds of deep models overflow on most balls.
+    on tiny balls the bound is about what the norms of their blocks give, which is a few times the
+    bound at the embeddings alone. Without them bounds of deep models overflow on most balls.
 
     Args:
         layers: Descriptions of the layers, as ``backbone.layer_specs(params)`` gives them.
@@ -204,14 +204,13 @@ def local_ledgers(
     else:
         rows, x, reached, balls = _on_balls(layers, maps, x, real, radius, geometry)
     states = jnp.zeros(jnp.shape(embeddings), x.dtype).at[:count].set(x)
-    of_all = closed(reached)
-    layers_total, domain = whole_bound(of_all, x, real, geometry)
+    layers_total, domain = whole_bound(reached, x, real, geometry)
     tables = []
     for pooler, given in zip(poolers, variables, strict=True):
         own_rows, total = rows, layers_total
         if pooler is not None:
             row, total = pooled_bound(
-                pooler, geometry, dict(given or {}), of_all, reached, total, x, mask,
+                pooler, geometry, dict(given or {}), reached, total, x, mask,
                 None if balls is None else balls.last,
             )  # fmt: skip
             own_rows = (*rows, row)
@@ -225,20 +224,19 @@ def local_ledgers(
 
 def _at_point(layers, maps, x, real, branches, geometry):
     """Rows of layers, what comes out of them, and what is known of their Jacobian at an input alone."""
-    nothing = jnp.zeros((), x.dtype)
-    reached = Reached(jnp.eye(x.shape[0], dtype=x.dtype), nothing, nothing, None)
-    rows = []
-    for spec, attention in zip(layers, maps, strict=True):
-        if is_attention(spec):
-            reached = closed(reached)
-        # Without its name, so that layers of one shape share one program.
-        layer = dataclasses.replace(spec, name="")
+    reached = Reached(jnp.eye(x.shape[0], dtype=x.dtype), jnp.zeros((), x.dtype))
+    # Without their names, so that layers of one shape share one program.
+    nameless = [dataclasses.replace(spec, name="") for spec in layers]
+    states, rows = [], []
+    for spec, layer, attention in zip(layers, nameless, maps, strict=True):
+        states.append(x)
         x, reached, row = add_layer(
             layer, x, reached, attention, real, with_branch=branches, geometry=geometry
         )
         check_held("embeddings", jnp.abs(x))
         rows.append(dataclasses.replace(row, name=spec.name))
-    return tuple(rows), x, reached, None
+    whole = whole_jacobian(nameless, maps, states, real)
+    return tuple(rows), x, dataclasses.replace(reached, whole=whole), None
 
 
 def _on_balls(layers, maps, x, real, radius, geometry):
@@ -253,5 +251,5 @@ def _on_balls(layers, maps, x, real, radius, geometry):
     for spec, layer, attention in zip(layers, nameless, maps, strict=True):
         balls, row = add_ball_layer(layer, balls, attention, real)
         rows.append(dataclasses.replace(row, name=spec.name))
-    reached = Reached(balls.blocks[-1], jnp.zeros((), x.dtype), None, None)
+    reached = Reached(balls.blocks[-1], jnp.zeros((), x.dtype))
     return tuple(rows), balls.x, reached, balls

@@ -4,7 +4,6 @@ Theory, sections 5.3, 5.4 and 7.7.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +14,11 @@ from poolax._layer_specs import LayerSpec
 from poolax._numerics import zero_masked
 from poolax.bounds._ball_poolers import pooled_on_ball
 from poolax.bounds._domain import domain_of
-from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_layers import layer_at
-from poolax.bounds._local_pooled import pooled_norm
-from poolax.bounds._local_whole import (
-    attention_jacobian,
-    is_attention,
-    may_form,
-    then_by_token,
-    token_jacobians,
-    whole_jacobian_norm,
-)
+from poolax.bounds._local_pooled import PoolerAt
+from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, whole_norm
+from poolax.bounds._whole_jacobian import WholeJacobian
 from poolax.pooling import Pooler
 from poolax.records import LedgerRow
 
@@ -38,30 +30,12 @@ class Reached:
     Attributes:
         blocks: Bounds of the norms of its blocks, output token first, over ``exp(log_scale)``.
         log_scale: A logarithm.
-        log_norm: Logarithm of a bound of the norm of the Jacobian up to the last layer of attention, or
-            of the whole if that is not formed; ``None`` where nothing but the blocks is known.
-        formed: Blocks of the Jacobian from the last layer of attention on, output token first, where it
-            is small enough.
+        whole: The Jacobian itself where it is formed, of all layers together.
     """
 
     blocks: Float[Array, "n n"]
     log_scale: Float[Array, ""]
-    log_norm: Any
-    formed: Any
-
-
-@jax.jit
-def closed(reached: Reached) -> Reached:
-    """The norm of what is formed multiplied with what it stands behind."""
-    if reached.formed is None or reached.log_norm is None:
-        return reached
-    log_norm = jnp.minimum(
-        reached.log_norm + jnp.log(whole_jacobian_norm(reached.formed)),
-        reached.log_scale + jnp.log(spectral_norm(reached.blocks)),
-    )
-    # No block has a larger norm than all of them together.
-    blocks = jnp.minimum(reached.blocks, jnp.exp(log_norm - reached.log_scale))
-    return Reached(blocks, reached.log_scale, log_norm, None)
+    whole: WholeJacobian | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("with_branch", "geometry"))
@@ -71,12 +45,6 @@ def add_layer(spec: LayerSpec, x, reached: Reached, attention, real, *, with_bra
     One program for all layers of one shape: a backbone has two of them, and a dozen layers.
     """
     before = domain_of(x, real)
-    formed = reached.formed
-    if is_attention(spec):
-        formable = geometry == "frobenius" and may_form(x)
-        formed = attention_jacobian(spec, x, attention, real) if formable else None
-    elif formed is not None:
-        formed = then_by_token(token_jacobians(spec, x, real), formed)
     x, matrix, log_branch, log_norm = layer_at(spec, x, attention, real, with_branch)
     matrix = jnp.where(real[:, None] & real[None, :], matrix, 0)
     log_factor = jnp.log(whole_norm(geometry, matrix))
@@ -98,28 +66,21 @@ def add_layer(spec: LayerSpec, x, reached: Reached, attention, real, *, with_bra
         spread_out=after.spread,
         num_tokens=jnp.sum(real),
     )
-    known = reached.log_norm if formed is not None else reached.log_norm + log_factor
-    return x, Reached(blocks / scale, reached.log_scale + jnp.log(scale), known, formed), row
+    return x, Reached(blocks / scale, reached.log_scale + jnp.log(scale)), row
 
 
 @functools.partial(jax.jit, static_argnames="geometry")
 def whole_bound(reached: Reached, x, real, geometry):
     """Logarithm of the bound of all layers together, and the domain of what comes out of them."""
-    by_blocks = reached.log_scale + jnp.log(whole_norm(geometry, reached.blocks))
-    known = reached.log_norm is not None
-    total = jnp.minimum(by_blocks, reached.log_norm) if known else by_blocks
+    total = reached.log_scale + jnp.log(whole_norm(geometry, reached.blocks))
+    if reached.whole is not None:
+        total = jnp.minimum(total, or_infinite(reached.whole.log_norm(geometry)))
     return total, domain_of(x, real)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def pooled_bound(
-    pooler: Pooler, geometry, variables, reached: Reached, before: Reached, total, x, mask, reach
-):
-    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers.
-
-    ``before`` is ``reached`` with what of the Jacobian is formed apart.
-    """
-    blocks, log_scale = reached.blocks, reached.log_scale
+def pooled_bound(pooler: Pooler, geometry, variables, reached: Reached, total, x, mask, reach):
+    """The row of a pooler: what it makes of ``total``, the logarithm of the bound of the layers."""
 
     def pool(z):
         return jnp.asarray(pooler.apply(variables, z, mask))
@@ -127,15 +88,14 @@ def pooled_bound(
     real = jnp.ones(x.shape[0], bool) if mask is None else mask
     domain = domain_of(x, real)
     if reach is None:
-        limits: list[tuple[Any, Any]] = []
-        if geometry == "frobenius":
-            limits.append((jnp.exp(total - log_scale), None))
-        if before.formed is not None:
-            limits.append((jnp.exp(before.log_norm - log_scale), before.formed))
-        norm = pooled_norm(blocks, pool, x, geometry, limits)
+        at = PoolerAt.of(pool, x)
+        pooled = reached.log_scale + jnp.log(at.norm_behind(reached.blocks, geometry))
+        if reached.whole is not None:
+            pooled = jnp.minimum(pooled, or_infinite(reached.whole.log_pooled_norm(at, geometry)))
     else:
-        norm = pooled_on_ball(pooler, variables, x, real, Reach(reach, geometry), blocks)
-    pooled = log_scale + jnp.log(norm)
+        reach = Reach(reach, geometry)
+        norm = pooled_on_ball(pooler, variables, x, real, reach, reached.blocks)
+        pooled = reached.log_scale + jnp.log(norm)
     nothing = jnp.zeros(())
     # Minus infinity, the logarithm of zero, has no difference to itself.
     left = jnp.where(jnp.isneginf(pooled), pooled, pooled - total)

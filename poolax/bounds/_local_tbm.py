@@ -32,7 +32,7 @@ from poolax.bounds._linalg import round_up, spectral_norm
 from poolax.bounds._local_blocks import attention_blocks
 from poolax.bounds._local_bound import block_bound
 from poolax.bounds._local_norms import norm_at
-from poolax.bounds._local_pooled import pooled_norm
+from poolax.bounds._local_pooled import PoolerAt
 from poolax.bounds._no_bound import NoBoundError
 from poolax.bounds._overflow import check_held, or_infinite
 from poolax.bounds._reach import on_ball, whole_norm
@@ -172,12 +172,11 @@ def _local_tbm(model, geometry, params, x, mask):
     # diag(g) N: row i times what the rest of the block does to token i; (n, n).
     matrix = jnp.where(real[:, None] & real[None, :], token_norms[:, None] * blocks, 0)
     pooler_variables = {"params": params.get("pooler", {})}
-    lipschitz = pooled_norm(
-        matrix,
+    pooler = PoolerAt.of(
         lambda z: jnp.asarray(model.pooler.apply(pooler_variables, z, mask)),
         zero_masked(states, mask),
-        geometry,
     )
+    lipschitz = pooler.norm_behind(matrix, geometry)
     alone = attention_blocks(model.attention, kernels, x, weights, value_bias=value_bias)
     attention = whole_norm(geometry, alone * (real[:, None] & real[None, :]))
     largest = jnp.max(jnp.where(real, token_norms, 0))
