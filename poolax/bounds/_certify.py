@@ -59,7 +59,7 @@ def certify(
     - max: what lowering or raising maxima costs, exactly in the Frobenius norm, and at most a little
       less than the largest radius for ``"tokens"``;
     - query attention: the lowest quotient of sums over tokens, each term at its least, nearly exactly
-      for ``"tokens"`` with one query of one head; slices are taken apart;
+      with one query of one head; several slices share the margin;
     - several slices, latent attention and mixtures: as below without layers, by their gradient and what
       it may change by, if that is more;
     - all others: the radius at which ``|u|`` times the bound of :func:`pooler` uses the margin up.

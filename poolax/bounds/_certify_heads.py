@@ -13,12 +13,11 @@ from jaxtyping import Array, Bool, Float
 
 from poolax._numerics import safe_norm
 from poolax.bounds._certify_max import max_radius
-from poolax.bounds._certify_query import lowest_score
+from poolax.bounds._certify_query import query_radius
 from poolax.bounds._certify_slopes import slope_radius
 from poolax.bounds._domain import domain_of
 from poolax.bounds._linear_poolers import is_linear
 from poolax.bounds._pooling import pooler as pooler_bound
-from poolax.bounds._query_slices import query_slices
 from poolax.pooling import HybridPool, LatentAttentionPool, MaxPool, Pooler, QueryAttentionPool
 
 # Radii from 2^-40 to 2^40 of a scale, to six digits.
@@ -43,10 +42,10 @@ def head_radius(
     if isinstance(pooler, MaxPool):
         return max_radius(z, real, direction, margin, geometry)
     if isinstance(pooler, QueryAttentionPool) and not pooler.full:
-        falls = _query_falls(variables["params"], z, real, direction, geometry)
+        found = query_radius(variables["params"], z, real, direction, margin, geometry)
     else:
         falls = _bounded_falls(pooler, variables, z, real, direction, geometry)
-    found = _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
+        found = _largest(lambda epsilon: falls(epsilon) < margin, margin, direction)
     if not _has_slopes(pooler, variables):
         return found
     # Of parts apart, or of all together, exact to first order.
@@ -77,23 +76,6 @@ def _largest(is_safe, margin, direction):
     ends = jnp.asarray(-_OCTAVES, margin.dtype), jnp.asarray(_OCTAVES, margin.dtype)
     found = jax.lax.fori_loop(0, _HALVINGS, halve, (*ends, jnp.zeros_like(margin)))[2]
     return jnp.where(size > 0, found, jnp.inf)
-
-
-def _query_falls(params, z, real, direction, geometry):
-    """How much a score of query attention may fall at a radius: the falls of its slices together."""
-    slices = query_slices(params, z, real)
-    parts = direction.reshape(slices.kernels.shape[1], -1)
-    along_values = jnp.einsum("dsv,sv->sd", slices.kernels, parts)
-    values = along_values @ z.T
-    start = jnp.sum(slices.weights * values, axis=-1)
-
-    def falls(epsilon):
-        lowest = jax.vmap(lambda p, v, a, f: lowest_score(p, v, a, f, epsilon, geometry))(
-            slices.weights, values, slices.along_logits, along_values
-        )
-        return jnp.sum(start - lowest)
-
-    return falls
 
 
 def _bounded_falls(pooler, variables, z, real, direction, geometry):
