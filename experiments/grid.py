@@ -13,6 +13,7 @@ from comparison import portable_command
 from poolax.cli import COMPLETE, run_program, show
 from poolax.records import Journal, Records, environment, write_atomically
 from poolax.reporting import Table
+from poolax.startup import keep_programs_few
 
 #: What is measured, and a function that does so.
 Case = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
@@ -67,10 +68,11 @@ class Grid:
             path.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(path, made_with=_made_with)
         console = rich.console.Console(stderr=True)
-        return Records(
-            journal.measured(what, measure, formerly=self.former(what))
-            for what, measure in rich.progress.track(work, "measuring", console=console)
-        )
+        records = []
+        for what, measure in rich.progress.track(work, "measuring", console=console):
+            records.append(journal.measured(what, measure, formerly=self.former(what)))
+            keep_programs_few()
+        return Records(records)
 
 
 def _made_with():

@@ -1,4 +1,4 @@
-"""What a script does before its imports; nothing but the standard library is loaded."""
+"""What a script does as a process; nothing but the standard library is loaded with it."""
 
 import atexit
 import contextlib
@@ -6,8 +6,9 @@ import os
 import sys
 
 from poolax import _signals
+from poolax._memory import keep_programs_few
 
-__all__ = ("take_signals",)
+__all__ = ("keep_programs_few", "take_signals")
 
 
 def take_signals(name: str) -> None:

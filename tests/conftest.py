@@ -28,7 +28,7 @@ if os.environ.get("POOLAX_CHECK_SHAPES"):
     # Before anything of poolax is imported, and in every worker.
     install_import_hook("poolax", "shapes.checked")
 
-from poolax._memory import give_back_memory
+from poolax._memory import give_back_memory, keep_programs_few
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -38,28 +38,20 @@ hypothesis.settings.load_profile("poolax")
 
 
 _ATTACK = "attack"
-_MAPPINGS = pathlib.Path("/proc/self/maps")
-# A process of Linux may have 65,530; each compiled program takes some.
-_MOST_MAPPINGS = 20_000
-
-
-def forget_programs():
-    """Drops compiled programs, and gives back the gigabytes that compiling them took."""
-    jax.clear_caches()
-    give_back_memory()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs_of_a_module():
+    """Drops compiled programs, and gives back the gigabytes that compiling them took."""
     yield
-    forget_programs()
+    jax.clear_caches()
+    give_back_memory()
 
 
 @pytest.fixture(autouse=True)
 def keep_mappings_few():
     yield
-    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
-        forget_programs()
+    keep_programs_few()
 
 
 @pytest.fixture
