@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from poolax._memory import give_back_memory
+from poolax._memory import give_back_memory, keep_programs_few
 from poolax._progress import Progress, no_progress
 from poolax.training._engine.best import Best, Until
 from poolax.training._engine.evaluation import Evaluation, metrics_of
@@ -140,6 +140,8 @@ def train_groups(
         PreemptedError: if the keeper was asked to stop.
     """
     keeper = keeper or Keeper(None)
+    # Sweeps over many data sets compile hundreds of programs.
+    keep_programs_few()
     give_back_memory()
     splits = {name: np.asarray(indices) for name, indices in splits.items()}
     lengths, padded_to = None, []
