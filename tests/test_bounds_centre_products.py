@@ -117,7 +117,7 @@ def attained(blocks):
 def test_ledgers_on_balls(name, geometry, x64, monkeypatch):
     """Never smaller than at the point alone, which is exact, never larger than without products."""
     layers, attention, states, real, weights = at_input(name)
-    radii = (1e-9, 1e-4, 1e-2, 0.3)
+    radii = (1e-11, 1e-4, 1e-2, 0.3)
     given = [(layers, states[0], weights, real, radius, geometry) for radius in (0, *radii)]
     at_point, *found = [ledgers(*one) for one in given]
     assert (np.diff([at_point, *found], axis=0) >= 0).all()
@@ -149,7 +149,8 @@ def test_ledgers_on_balls(name, geometry, x64, monkeypatch):
             np.testing.assert_allclose(row, largest, rtol=1e-9)
         else:
             largest = max(attained(np.moveaxis(one, 1, 0)) for one in whole_of)
-            assert largest * (1 - 1e-9) <= row <= 1.02 * largest
+            # Where the eigenvalue is not simple the best weights are off by up to this factor.
+            assert largest * (1 - 1e-9) <= row <= np.sqrt(np.pi / 2) * largest
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ _KEPT = 1 / 16
 
 
 def summed_norm(blocks: Float[Array, "n e d"], starts: Float[Array, " n"]) -> Float[Array, ""]:
-    r"""Bound of ``|sum_k B_k x_k|`` over all ``|x_k| <= 1``, which is attained in most cases.
+    r"""Bound of ``|sum_k B_k x_k|`` over all ``|x_k| <= 1``, which may be attained.
 
     For any ``w >= 0`` with ``sum_k w_k = 1`` the square is at most the largest eigenvalue of
     ``sum_k B_k B_k^T / w_k``. Where that is smallest, ``w_k`` is in proportion to ``|B_k^T u|``, ``u``
