@@ -123,7 +123,13 @@ POOLERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "double"), [*((name, False) for name in POOLERS), ("average", True), ("max", True)]
+    ("name", "double"),
+    [
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("last", "sum")),
+        ("average", False),
+        ("max", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("average", "max")),
+    ],
 )
 def test_sharp_bounds_are_nearly_attained_with_weights_free(name, double):
     pooler, share = POOLERS[name]
