@@ -333,6 +333,25 @@ def test_lipschitz_of_blocks(capsys, blocks, tmp_path):
     assert "3 inputs" in " ".join(out.split())
 
 
+def test_bounds_at_inputs_of_ones_own(capsys, vit, tmp_path):
+    """Of a backbone raw inputs; what takes none says so."""
+    from poolax.data import digits
+
+    folder, model = vit
+    data = digits()
+    images = data.inputs[data.splits["test"][8:10]]
+    np.save(tmp_path / "images.npy", images)
+    rows = records_of(capsys, "bounds", folder, "--inputs", tmp_path / "images.npy")
+    row = next(row for row in rows if row.get("pooler") == "avg")
+    assert row["inputs"] == str(tmp_path / "images.npy")
+    x, _ = model.embed(model.params, model.preprocess(images))
+    (expected,) = measure.local_at_inputs(model, x, poolers=["avg"])
+    np.testing.assert_allclose(row["log10_local"], expected, atol=1e-5)
+    for arguments in (["--inputs", "images.npy"], [folder, "--text", "A text."]):
+        assert cli.main(["bounds", *map(str, arguments)]) == 2
+        assert "expected none" in capsys.readouterr().err
+
+
 def test_lipschitz_of_a_backbone(capsys, vit, tmp_path):
     folder, model = vit
     chosen = ("first", "avg", "rolling")

@@ -17,7 +17,7 @@ from poolax.cli._inputs import read_array, read_inputs
 from poolax.cli._ledger import ledger_records
 from poolax.cli._models import Blocks, inputs_beside, load_model
 from poolax.cli._norms import POOLERS, Sizes, extremal_block, initial_variables, pooler_of
-from poolax.cli._options import OptionalNumber
+from poolax.cli._options import OptionalNumber, OptionalPath
 from poolax.cli._program import asking
 from poolax.cli._rows import (
     describe_block,
@@ -43,8 +43,6 @@ from poolax.quickstart import INPUTS
 from poolax.reporting import bounds_table, ledger_table, pooled_table
 from poolax.training import Head, TrainedTBM
 
-_NUM_INPUTS = 8
-
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
@@ -62,9 +60,10 @@ class Bounds:
     that much.
 
     Where inputs are known, of blocks the test inputs that "poolax quickstart" left beside them, of a
-    backbone some that come with it, local bounds stand first: with --epsilon they hold on the ball of
-    that radius around each of these inputs, where they certify more than others. Of deep backbones
-    they are finite on tiny balls around short inputs (up to 4,096 numbers in all tokens) alone.
+    backbone some that come with it or those of --text and --inputs, local bounds stand first: with
+    --epsilon they hold on the ball of that radius around each of these inputs, where they certify more
+    than others. Of deep backbones they are finite on tiny balls around short inputs (up to 4,096
+    numbers in all tokens) alone.
 
     From sizes and norms alone, the bounds are the largest for weights with these norms: kernels are
     scaled partial isometries that line up. Learnable poolers (wavg, attn, map and others) are taken
@@ -82,6 +81,11 @@ class Bounds:
         cube: Side of the cube [0, side]^d that tokens lie in, in place of a radius.
         spread: Half of the largest distance between two tokens of a sequence; by default the radius.
         poolers: Poolers to bound.
+        text: Texts to bound a language model at.
+        inputs: File of inputs to bound a checkpoint at. Of blocks: .npy or .npz of token states, shape
+            (N, n, d). Of backbones texts: .txt, one a line; images: .npy or .npz, or a .png, .jpg or
+            folder of them; series: .npy, .npz, .csv or .tsv.
+        num_inputs: Most inputs to take.
         geometry: Norm of a change: of all tokens together, or the largest of a token.
         epsilon: Size of a change of the input.
         sigma: Distance of pooled vectors that counts as a move.
@@ -98,6 +102,9 @@ class Bounds:
     cube: OptionalNumber = None
     spread: OptionalNumber = None
     poolers: tuple[str, ...] = POOLERS
+    text: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="TEXT [TEXT ...]")] = None
+    inputs: OptionalPath = None
+    num_inputs: int = 8
     geometry: Literal["frobenius", "tokens"] = "frobenius"
     epsilon: OptionalNumber = None
     sigma: OptionalNumber = None
@@ -108,6 +115,7 @@ class Bounds:
         """Run the command and give its exit code."""
         self._check()
         if self.checkpoint is None:
+            self._refuse_inputs("sizes and norms")
             return self._show(self._of_sizes(), 3 * len(self.poolers), "Bounds from sizes and norms")
         if self.sizes != Sizes():
             raise ValueError("checkpoint: expected no sizes and norms beside it, which has its own")
@@ -115,13 +123,24 @@ class Bounds:
             raise ValueError("poolers: expected none beside a checkpoint, which has its own")
         model = load_model(self.checkpoint)
         if isinstance(model, dict):
+            if self.text:
+                raise ValueError("text: expected none for blocks, which take token states")
             return self._show(self._of_blocks(model), len(model), f"Bounds of {self.checkpoint}")
         if isinstance(model, Head):
+            self._refuse_inputs("a head, which has no bound at inputs")
             return self._show([self._of_head(model)], 1, f"Bounds of {self.checkpoint}")
         return self._of_backbone(model)
 
+    def _refuse_inputs(self, subject: str):
+        for name in ("text", "inputs"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: expected none beside {subject}")
+
     def _check(self):
         self.sizes.check()
+        check_count("num_inputs", self.num_inputs)
+        if self.text == ():
+            raise ValueError("text: expected at least one behind --text, got none")
         if not self.poolers:
             raise ValueError("poolers: expected at least one, got none")
         if self.num_tokens is not None and len(self.num_tokens) not in (1, 2):
@@ -176,18 +195,20 @@ class Bounds:
             yield row | self._of_inputs(block)
 
     def _of_inputs(self, block: TrainedTBM) -> dict[str, Any]:
-        """Bounds around the inputs that the quickstart left beside its blocks."""
-        path = inputs_beside(str(self.checkpoint), INPUTS)
+        """Bounds around the inputs that are given, or that the quickstart left beside its blocks."""
+        path = self.inputs or inputs_beside(str(self.checkpoint), INPUTS)
         # Without a radius "poolax lipschitz" shows them, beside what is measured.
-        if path is None or not self.epsilon:
+        if path is None or not (self.epsilon or self.inputs):
             return {}
-        inputs, epsilon = jnp.asarray(read_array(str(path))[:_NUM_INPUTS]), self.epsilon
+        inputs, epsilon = jnp.asarray(read_array(str(path))[: self.num_inputs]), self.epsilon or 0.0
+        if inputs.ndim != 3:
+            raise ValueError(f"inputs: expected shape (N, n, d), got {inputs.shape}")
         at = {"epsilon": epsilon, "geometry": self.geometry}
         local = block_local(block.model, block.variables, inputs, **at)
         if local is None:
             return {}
         logs = [Constant(float(log)).log10 for log in np.log(np.asarray(local))]
-        return describe_local(logs, "test inputs of the quickstart", epsilon)
+        return describe_local(logs, self.inputs or "test inputs of the quickstart", epsilon)
 
     def _of_head(self, head: Head) -> dict[str, Any]:
         if head.joins_parts:
@@ -205,7 +226,7 @@ class Bounds:
 
     def _of_backbone(self, backbone: Backbone) -> int:
         with progress_bars(stderr()) as progress:
-            inputs = read_inputs(backbone, (), None, _NUM_INPUTS)
+            inputs = read_inputs(backbone, self.text or (), self.inputs, self.num_inputs)
             embeddings, mask = backbone.embed(backbone.params, *backbone.prepare(inputs.raw))
             num_tokens, domain = embeddings_domain(embeddings, mask)
             shape = embeddings.shape[1:]
