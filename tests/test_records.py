@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from poolax import backbones, pooling, records, training
 from poolax._signals import PreemptedError, taking_signals
-from poolax.records import Journal, Records, digest, fingerprint
+from poolax.records import Journal, Records, digest, environment, fingerprint
 from poolax.training._states.views import WHOLE
 from poolax.training._sweep.identities import Heads
 from poolax.training._sweep.readers import Reader
@@ -286,3 +287,14 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
+
+
+def test_commands_are_as_they_are_typed(monkeypatch):
+    """With quotes around arguments that have spaces: a shell reads the same arguments again."""
+    arguments = ["certificates.py", "--poolers", "query attention", "max", "--text", "What's this?"]
+    monkeypatch.setattr(sys, "argv", ["/some/where/certificates.py", *arguments[1:]])
+    environment.cache_clear()
+    try:
+        assert shlex.split(environment()["command"]) == arguments
+    finally:
+        environment.cache_clear()

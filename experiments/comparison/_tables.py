@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -103,9 +104,11 @@ def portable_command(command: str) -> str:
     Example:
         >>> portable_command("language.py --data-dir /some/where --out=/tmp/run")
         'python experiments/language.py --data-dir DIR --out=run'
+        >>> portable_command("certificates.py --poolers 'query attention' max")
+        "python experiments/certificates.py --poolers 'query attention' max"
     """
     words, expected = [], None
-    for word in command.split():
+    for word in _words(command):
         option, equals, value = word.partition("=")
         option = option.replace("_", "-")
         if option in _PATHS and equals:
@@ -115,7 +118,15 @@ def portable_command(command: str) -> str:
             words.append(word)
         else:
             words.append(word if expected is None else _portable(expected, word))
-    return " ".join(["python", f"experiments/{words[0]}", *words[1:]])
+    return shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
+
+
+def _words(command):
+    """Its arguments; of earlier records, which quote none of them, what stands between spaces."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
 
 
 def _portable(option, path):

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ _PACKAGES = ("poolax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 def environment() -> dict[str, Any]:
     """Command, versions, machine and state of the source, for a record."""
     return {
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "devices": _devices(),
         "git": _git_state(),
