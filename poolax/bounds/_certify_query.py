@@ -152,17 +152,16 @@ def _radius_of_all(part, each):
     # All together have to move at least as far as each, and at most by a root of their number more.
     smallest = _SMALLEST * each
     most = jnp.minimum(1.05 * jnp.sqrt(count) * each, _farthest(part))
-    radii = smallest * (most / jnp.where(each > 0, smallest, 1)) ** jnp.linspace(
-        0, 1, _PIECES, dtype=dtype
-    )
-    inner = jnp.concatenate([jnp.zeros_like(radii[:1]), radii[:-1]])
-    width = radii - inner
+    shares = jnp.linspace(0, 1, _PIECES, dtype=dtype)
+    radii = smallest * (most / jnp.where(each > 0, smallest, 1)) ** shares
+    inner = jnp.concatenate([jnp.zeros_like(radii[:1]), radii[:-1]])[None]  # (1, J)
+    width = radii[None] - inner
     after = _smallest_terms(part, radii)  # (n, J)
     before = jnp.concatenate([(part.weights * part.offsets)[:, None], after[:, :-1]], axis=-1)
     # How fast, at most, the derivative of a term by the length of a move grows.
-    largest = jnp.maximum(part.offsets[:, None] + radii * part.size, 0)
+    largest = jnp.maximum(part.offsets[:, None] + (radii * part.size)[None], 0)
     bend = jnp.square(part.rate) * largest + part.rate * (part.size + part.along)
-    bend = part.weights[:, None] * jnp.exp(part.rate * radii) * bend
+    bend = part.weights[:, None] * jnp.exp(part.rate * radii)[None] * bend
 
     def bound(price):
         # At a share s of a piece the square is (inner + s width)^2, and a term at most half of
@@ -206,14 +205,16 @@ def _smallest_terms(part, radii):
     the middle of a piece; with the tangent the least value is known.
     """
     angles = jnp.linspace(-math.pi / 2, math.pi / 2, 2 * _ANGLES + 1, dtype=radii.dtype)
-    edges = radii[:, None] * jnp.sin(angles[::2])  # (R, T + 1)
-    low, high, middle = edges[:, :-1], edges[:, 1:], angles[1::2]
+    edges = radii[:, None] * jnp.sin(angles[::2])[None]  # (R, T + 1)
+    low, high, middle = edges[None, :, :-1], edges[None, :, 1:], angles[1::2]
     # The tangent of -sqrt(r^2 - t^2) at r sin(angle): slope tan(angle), at zero -r / cos(angle).
-    slope = part.along + part.across * jnp.tan(middle)  # (T,)
-    offset = part.offsets[:, None, None] - part.across * radii[:, None] / jnp.cos(middle)  # (n, R, T)
-    factors = jnp.exp(part.rate * edges)
+    slope = (part.along + part.across * jnp.tan(middle))[None, None]  # (1, 1, T)
+    deepest = part.across * radii[:, None] / jnp.cos(middle)[None]
+    offset = part.offsets[:, None, None] - deepest[None]  # (n, R, T)
+    # Of the ends alike for all tokens.
     least = jnp.minimum(
-        factors[:, :-1] * (offset + slope * low), factors[:, 1:] * (offset + slope * high)
+        jnp.exp(part.rate * low) * (offset + slope * low),
+        jnp.exp(part.rate * high) * (offset + slope * high),
     )
     # Where the product is stationary, if there is such a place.
     turns = (slope != 0) & (part.rate > 0)
