@@ -77,7 +77,7 @@ class Bounds:
         num_tokens: Number of tokens n, or the lowest and the highest of a padded batch. By default
             64, or what the checkpoint knows.
         radius: Largest norm of a token. By default 1, or what the checkpoint knows; for a backbone
-            the largest at inputs that come with it.
+            the largest at its inputs.
         cube: Side of the cube [0, side]^d that tokens lie in, in place of a radius.
         spread: Half of the largest distance between two tokens of a sequence; by default the radius.
         poolers: Poolers to bound.
