@@ -254,6 +254,23 @@ def test_large_tables_are_cut_before_a_page_is_too_large(tmp_path):
 
 
 @pytest.mark.slow
+def test_all_stored_records_fit_in_a_page():
+    page = report_page(ADVICE.parents[1])
+    assert len(page.html.encode()) < 3_000_000
+    assert not page.remarks
+    assert page.html.count("<svg") > 20
+    assert page.html.count("data:application/gzip") >= 8
+    # What is drawn has its style by classes alone, each of which stands once in the page.
+    defined = re.findall(r"\.(part-[\d-]+-s\d+)\{", page.html)
+    used = re.findall(r'class="(part-[^"]+)"', page.html)
+    assert len(set(defined)) == len(defined)
+    assert set(used) == set(defined)
+    names = re.findall(r' id="([^"]*)"', page.html)
+    assert len(set(names)) == len(names)
+    assert set(re.findall(r'(?:href="|url\()#(part-[\d-]+)', page.html)) <= set(names)
+
+
+@pytest.mark.slow
 def test_tables_and_figures_are_written_by_themselves(folder, tmp_path, capsys):
     code, out, err = run(capsys, folder[0], "--files", tmp_path, "--out", tmp_path / "page.html")
     assert (code, err) == (cli.COMPLETE, "")

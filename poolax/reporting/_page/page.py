@@ -147,8 +147,10 @@ def _texts(found: Found, advice: Sequence[Verdict], parts: Sequence[_Part]) -> d
 
 
 def _room(texts: dict[str, Any], downloads: Sequence[Download]) -> int:
-    """Bytes that are left for what can be saved from a page."""
-    return LARGEST - len(_render(texts, [], downloads).encode()) - _MARGIN
+    """Bytes that are left for what can be saved from a page, whatever of it is chosen."""
+    without = len(_render(texts, [], downloads).encode())
+    around = len(_render(texts, downloads, []).encode()) - sum(len(one.href) for one in downloads)
+    return LARGEST - max(without, around) - _MARGIN
 
 
 def _render(texts: dict[str, Any], downloads: Sequence[Download], others: Sequence[Download]) -> str:

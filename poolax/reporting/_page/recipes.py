@@ -99,8 +99,10 @@ def _of_a_radar(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _with_curves(rows: Sequence[Row]) -> Sequence[Row]:
-    """All heads where any of them has a curve: the others are where curves end."""
-    return rows if any(row.get("validation_score") for row in rows) else []
+    """All heads where any by Adam has a curve: the others are where curves end."""
+    whole = _whole(rows)
+    stepped = [row for row in whole if not row.get("solver")]
+    return whole if any(row.get("validation_score") for row in stepped) else []
 
 
 def _score_grids(rows: Sequence[Row]) -> list[Grid]:
