@@ -6,6 +6,7 @@ how steep that norm is depends on how far the sum may move.
 Theory, section 5.6.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -167,6 +168,41 @@ class LayerBall:
         inner = Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
         change, largest = self._branch_along(seen, inner)
         rows = found.change * largest + self.before_slopes * change
+        return jnp.where(self._real, or_infinite(rows), 0)
+
+    def block_changes_along(self, seen: Float[Array, "n d"], reach: Reach) -> Float[Array, "n n"]:
+        """The same of an attention layer for each output token ``i`` alone, which comes first."""
+        assert isinstance(self.branch, AttentionBall)
+        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
+        inner = Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
+        blocks = self.branch.along(seen)(inner)
+        change = found.change[None] * blocks.largest + self.before_slopes[None] * blocks.change
+        both = self._real[:, None] & self._real[None]
+        return jnp.where(both, or_infinite(change), 0)
+
+    def changes_through_units(
+        self,
+        seen: Float[Array, "n d"],
+        reach: Reach,
+        blocks: Float[Array, "n n"],
+        moves: Mapping[str, Float[Array, "n m"]],
+        slopes: Mapping[str, Float[Array, "n m n"]],
+    ) -> Float[Array, " n"]:
+        """As :meth:`changes_along` of a feed-forward layer, but of gradients by tokens of the input.
+
+        Args:
+            seen: Gradients by the sum of branch and residual connection, at the centre.
+            reach: How far what enters the layer moves.
+            blocks: Bounds of the blocks of the layers before it.
+            moves: How far hidden units move, by their kernel.
+            slopes: Bounds of their derivatives by each token of the input.
+        """
+        assert isinstance(self.branch, TokensBall)
+        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
+        moved = found.steepest * reach.radii
+        seen = jnp.where(self._real[:, None], seen, 0)
+        bent = found.change * self.branch.along(seen)(moved)[1]
+        rows = self.branch.through_units(seen, moved, moves, slopes) + bent @ blocks
         return jnp.where(self._real, or_infinite(rows), 0)
 
     def _branch_along(self, covectors, reach: Reach):

@@ -64,7 +64,7 @@ class Balls:
         products = None
         if product_norms is not None:
             products = CentreProducts.before_layers(product_norms, widths.shape[0])
-        return cls(x, blocks, _integrals(widths, blocks), widths, products, geometry)
+        return cls(x, blocks, integrals(widths, blocks), widths, products, geometry)
 
     @property
     def last(self) -> Float[Array, "n n"]:
@@ -87,8 +87,9 @@ def even_steps(radius: Float[Array, ""]) -> Float[Array, " J"]:
     return jnp.broadcast_to(radius / _STEPS, (_STEPS,))
 
 
-def _integrals(widths, blocks):
-    return or_infinite(jnp.cumsum(widths[:, None, None] * blocks, axis=0))
+def integrals(widths: Float[Array, " J"], slopes: Float[Array, "J *s"]) -> Float[Array, "J *s"]:
+    """Upper sums up to each radius of what holds on the balls of growing radii."""
+    return or_infinite(jnp.cumsum(jnp.expand_dims(widths, range(1, slopes.ndim)) * slopes, axis=0))
 
 
 @jax.jit
@@ -120,7 +121,7 @@ def carried(layer: LayerBall, spec: LayerSpec, balls: Balls):
     geometry, widths = balls.geometry, balls.widths
     sums = jax.lax.map(lambda reach: layer.sum_on(Reach(reach, geometry)), balls.reaches)
     if normalises(spec.norm_after):
-        sum_reaches = _integrals(widths, or_infinite(sums.blocks @ balls.blocks))
+        sum_reaches = integrals(widths, or_infinite(sums.blocks @ balls.blocks))
     else:
         # The norm is as steep wherever the sum moves to.
         sum_reaches = jnp.zeros_like(balls.reaches)
@@ -138,7 +139,7 @@ def carried(layer: LayerBall, spec: LayerSpec, balls: Balls):
         balls,
         x=layer.result,
         blocks=blocks,
-        reaches=_integrals(widths, blocks),
+        reaches=integrals(widths, blocks),
         products=products,
     )
     return after, (sums, sum_reaches, wholes)

@@ -6,7 +6,7 @@ activation stays in an interval; the Jacobian changes by ``W_1 diag(e) W_2`` wit
 Theory, section 5.6.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +77,35 @@ class TokensBall:
 
         return on
 
-    def _entries(self, moved):
+    def through_units(
+        self,
+        covectors: Float[Array, "n d"],
+        moved: Float[Array, " n"],
+        moves: Mapping[str, Float[Array, "n m"]],
+        slopes: Mapping[str, Float[Array, "n m n"]],
+    ) -> Float[Array, " n"]:
+        """How much gradients by what enters the layers before change, as slopes of hidden units do.
+
+        Args:
+            covectors: Of each output token.
+            moved: How far tokens move.
+            moves: How far hidden units move, by their kernel.
+            slopes: Bounds of the units' derivatives by each token of the input.
+        """
+        behind = jnp.abs(covectors @ self._out.T)  # (n, m)
+        entries = self._entries(moved, moves)
+        terms = [
+            jnp.einsum("im,imk->k", apart * behind, slopes[name])
+            for name, (apart, _) in entries.items()
+        ]
+        return jnp.sum(jnp.stack(terms), axis=0)
+
+    def _entries(self, moved, moves: Mapping[str, Float[Array, "n m"]] | None = None):
         """For each kernel the most that entries of its diagonal change by, and their sizes; (n, m)."""
-        reach = {name: moved[:, None] * size + self._lost[name] for name, size in self._sizes.items()}
+        reach = {name: moved[:, None] * size for name, size in self._sizes.items()}
+        if moves is not None:
+            reach = {name: jnp.minimum(far, moves[name]) for name, far in reach.items()}
+        reach = {name: far + self._lost[name] for name, far in reach.items()}
         inner = "gate" if "gate" in self._middle else "hidden"
         pre = self._middle[inner]
         low, high = slope_range(self._activation, pre - reach[inner], pre + reach[inner])

@@ -22,12 +22,13 @@ from poolax._checks import is_concrete
 from poolax._layer_specs import LayerSpec
 from poolax._numerics import safe_norm
 from poolax.bounds._ball_layers import LayerBall
-from poolax.bounds._ball_ledger import Balls, carried
+from poolax.bounds._ball_ledger import Balls, carried, integrals
 from poolax.bounds._ball_norms import norm_on_ball, normalises
 from poolax.bounds._ball_poolers import lead_changes
 from poolax.bounds._centre_products import product_norms
 from poolax.bounds._certify_heads import head_radius
 from poolax.bounds._certify_slopes import crossing, search
+from poolax.bounds._hidden_units import HiddenUnits, hidden_units
 from poolax.bounds._layer_maps import layer_map, states_through
 from poolax.bounds._overflow import or_infinite
 from poolax.bounds._reach import Reach, pooled_norm_of, row_norm
@@ -96,9 +97,11 @@ def layered_radius(
     most = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
 
     products = product_norms(layers, maps, states, real)
+    units = hidden_units(layers, maps[0] if layers else None, x, real)
 
     def found_on(widths):
-        return _pass(layers, maps, states, real, head, behind, slopes, products, widths, geometry)
+        known = products, units
+        return _pass(layers, maps, states, real, head, behind, slopes, known, widths, geometry)
 
     found = search(found_on, most, traced=not is_concrete(x))
     right = jnp.all(jnp.where(head.others, head.margins > 0, True))
@@ -107,13 +110,18 @@ def layered_radius(
     return jnp.where(right, found * (1 - rounding), 0)
 
 
-def _pass(layers, maps, states, real, head, behind, slopes, products, widths, geometry):
+def _pass(layers, maps, states, real, head, behind, slopes, known, widths, geometry):
     """The radius that is found on balls whose radii grow by ``widths``."""
+    products, units = known
     exact = states[0].shape[-1] <= _EXACT
     balls = Balls.around(states[0], real, widths, geometry, products)
     falling = jnp.broadcast_to(slopes[:, None], (slopes.shape[0], widths.shape[0], slopes.shape[1]))
-    for spec, attention, covectors in zip(layers, maps, behind, strict=True):
-        balls, changes = _through(spec, attention, real, covectors, balls, exact)
+    unit_changes = None
+    for place, (spec, attention, covectors) in enumerate(zip(layers, maps, behind, strict=True)):
+        seen_units = units if place < 2 else None
+        balls, changes, unit_changes = _through(
+            spec, attention, real, covectors, balls, seen_units, unit_changes, exact
+        )
         falling = falling + changes
     return _largest(head, balls, real, falling)
 
@@ -175,8 +183,14 @@ def _pulled_back(spec, x, attention, real, covectors):
 
 
 @functools.partial(jax.jit, static_argnames="exact")
-def _through(spec, attention, real, covectors, balls: Balls, exact):
-    """The balls behind a layer, and what its derivative's changes do to the leads' gradients."""
+def _through(
+    spec, attention, real, covectors, balls: Balls, units: HiddenUnits | None, unit_changes, exact
+):
+    """The balls behind a layer, and what its derivative's changes do to the leads' gradients.
+
+    Of a first layer of attention also what the derivatives of the hidden units behind it change by,
+    which the next layer is given.
+    """
     layer = LayerBall(spec, balls.x, attention, real, exact=exact)
     after, (sums, sum_reaches, _) = carried(layer, spec, balls)
     before, geometry = balls.blocks, balls.geometry
@@ -191,15 +205,54 @@ def _through(spec, attention, real, covectors, balls: Balls, exact):
         bent = norm_on_ball(spec.norm_after, layer.summed, Reach(reach, geometry).radii).change
         return (sizes * bent[None]) @ or_infinite(blocks @ first)
 
+    def of_branch(given):
+        reach, blocks = given
+        inner = Reach(reach, geometry)
+        return jax.vmap(lambda covector: layer.changes_along(covector, inner))(seen) @ blocks
+
     changes = jnp.zeros((before.shape[0], *sizes.shape), sizes.dtype)  # (J, k, n)
     if normalises(spec.norm_after):
         changes = jax.lax.map(of_norm, (sum_reaches, sums.blocks, before))
     if layer.branch is not None or spec.norm_before is not None:
+        of_branches = jax.lax.map(of_branch, (balls.reaches, before))
+        if units is not None and unit_changes is not None:
+            known = _through_units(spec, layer, seen, balls, units, unit_changes)
+            of_branches = jnp.minimum(of_branches, known)
+        changes = changes + of_branches
 
-        def of_branch(given):
-            reach, blocks = given
-            inner = Reach(reach, geometry)
-            return jax.vmap(lambda covector: layer.changes_along(covector, inner))(seen) @ blocks
+    ahead = None
+    if units is not None and unit_changes is None:
+        ahead = _unit_changes(spec, layer, sums, sum_reaches, balls, units)
+    return after, jnp.swapaxes(or_infinite(changes), 0, 1), ahead
 
-        changes = changes + jax.lax.map(of_branch, (balls.reaches, before))
-    return after, jnp.swapaxes(or_infinite(changes), 0, 1)
+
+def _unit_changes(spec, layer: LayerBall, sums, sum_reaches, balls: Balls, units: HiddenUnits):
+    """What derivatives of the hidden units behind a layer of attention change by, ``(J, n, m, n)``."""
+
+    def on(given):
+        found, *reaches = given
+        return units.changes(spec, layer, found, *(Reach(reach, balls.geometry) for reach in reaches))
+
+    return jax.lax.map(on, (sums, sum_reaches, balls.reaches))
+
+
+def _through_units(spec, layer: LayerBall, seen, balls: Balls, units: HiddenUnits, unit_changes):
+    """What slopes of hidden units do to the leads' gradients, by what is known of each, (J, k, n)."""
+
+    def slopes_on(given):
+        reach, blocks, changes = given
+        bent = norm_on_ball(spec.norm_before, balls.x, Reach(reach, balls.geometry).radii).change
+        return units.on(changes, blocks, bent)
+
+    slopes = jax.lax.map(slopes_on, (balls.reaches, balls.blocks, unit_changes))
+
+    def on(given):
+        reach, blocks, slopes, summed = given
+        inner = Reach(reach, balls.geometry)
+        moves = {name: row_norm(balls.geometry, far) for name, far in summed.items()}
+        return jax.vmap(
+            lambda covector: layer.changes_through_units(covector, inner, blocks, moves, slopes)
+        )(seen)
+
+    summed = {name: integrals(balls.widths, found) for name, found in slopes.items()}
+    return or_infinite(jax.lax.map(on, (balls.reaches, balls.blocks, slopes, summed)))
