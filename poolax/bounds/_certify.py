@@ -74,7 +74,9 @@ def certify(
     of ``L``, and the radius is where that uses the margin up; or where the states may move as far as
     the head's radius, if that is larger. Norms of changes are of the tokens that enter the layers. Of
     inputs of up to 4,096 numbers products of layers are formed at ``x``, which gives far smaller
-    ``M_l`` where there are several layers of attention: more work, and larger radii.
+    ``M_l`` where there are several layers of attention: more work, and larger radii. Hidden units of a
+    feed-forward layer right behind a first layer of attention are followed one by one, if tokens have
+    128 numbers or fewer.
 
     Args:
         model: The pooler, or a one-block model.
