@@ -18,7 +18,7 @@ from poolax._layer_specs import AttentionSpec, DictionarySpec, FeedForwardSpec, 
 from poolax._numerics import safe_norm
 from poolax.bounds._ball_attention import AttentionBall
 from poolax.bounds._ball_dictionary import DictionaryBall
-from poolax.bounds._ball_norms import norm_on_ball, normalises
+from poolax.bounds._ball_norms import NormBall, norm_on_ball, normalises
 from poolax.bounds._ball_tokens import TokensBall
 from poolax.bounds._linalg import spectral_norm
 from poolax.bounds._local_blocks import blocks_apart
@@ -112,9 +112,8 @@ class LayerBall:
 
     def sum_on(self, reach: Reach) -> SumOnBall:
         """The sum where what enters the layer moves as ``reach`` says."""
-        before = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
+        before, inner = self._before(reach)
         steepest, bent = before.steepest, before.change
-        inner = Reach(steepest[:, None] * reach.matrix, reach.geometry)
         change, branch = self._branch_on(inner)
         moved = bent[None] * branch + self.before_slopes[None] * change
         roughly = self._around.kept + steepest * jnp.diagonal(branch)
@@ -164,18 +163,16 @@ class LayerBall:
         Returns:
             Bounds of ``|sum_i (J_ik - J_ik(centre)) c_i|`` for each token ``k``.
         """
-        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
-        inner = Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
+        found, inner = self._before(reach)
         change, largest = self._branch_along(seen, inner)
         rows = found.change * largest + self.before_slopes * change
         return jnp.where(self._real, or_infinite(rows), 0)
 
     def block_changes_along(self, seen: Float[Array, "n d"], reach: Reach) -> Float[Array, "n n"]:
         """The same of an attention layer for each output token ``i`` alone, which comes first."""
-        assert isinstance(self.branch, AttentionBall)
-        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
-        inner = Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
-        blocks = self.branch.along(seen)(inner)
+        branch: Any = self.branch
+        found, inner = self._before(reach)
+        blocks = branch.along(seen)(inner)
         change = found.change[None] * blocks.largest + self.before_slopes[None] * blocks.change
         both = self._real[:, None] & self._real[None]
         return jnp.where(both, or_infinite(change), 0)
@@ -197,13 +194,17 @@ class LayerBall:
             moves: How far hidden units move, by their kernel.
             slopes: Bounds of their derivatives by each token of the input.
         """
-        assert isinstance(self.branch, TokensBall)
-        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
-        moved = found.steepest * reach.radii
-        seen = jnp.where(self._real[:, None], seen, 0)
-        bent = found.change * self.branch.along(seen)(moved)[1]
-        rows = self.branch.through_units(seen, moved, moves, slopes) + bent @ blocks
+        branch: Any = self.branch
+        found, inner = self._before(reach)
+        moved, seen = inner.radii, jnp.where(self._real[:, None], seen, 0)
+        bent = found.change * branch.along(seen)(moved)[1]
+        rows = branch.through_units(seen, moved, moves, slopes) + bent @ blocks
         return jnp.where(self._real, or_infinite(rows), 0)
+
+    def _before(self, reach: Reach) -> tuple[NormBall, Reach]:
+        """The norm before the branch, and how far what enters the branch moves."""
+        found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
+        return found, Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
 
     def _branch_along(self, covectors, reach: Reach):
         """How much ``sum_i J_ik c_i`` changes, and how large it is, by each token ``k``."""
