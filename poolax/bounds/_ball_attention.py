@@ -205,7 +205,7 @@ class AttentionBall:
             shift = jnp.maximum(jnp.maximum(high - at.weights, at.weights - low), 0)
 
             # m_i moves with the values and with the weights.
-            middle = largest_mean(*box, moved) + jnp.sum(shift * right, axis=-1)
+            middle = factor[:, 0] * largest_mean(*box, value_moves) + jnp.sum(shift * right, axis=-1)
             right_moves = moved + middle[:, None]
             right_most = right + right_moves
 

@@ -113,9 +113,9 @@ class LayerBall:
     def sum_on(self, reach: Reach) -> SumOnBall:
         """The sum where what enters the layer moves as ``reach`` says."""
         before, inner = self._before(reach)
-        steepest, bent = before.steepest, before.change
+        steepest = before.steepest
         change, branch = self._branch_on(inner)
-        moved = bent[None] * branch + self.before_slopes[None] * change
+        moved = self._behind_norm(before, change, branch)
         roughly = self._around.kept + steepest * jnp.diagonal(branch)
         diagonal = roughly
         if normalises(self._spec.norm_after):
@@ -164,8 +164,7 @@ class LayerBall:
             Bounds of ``|sum_i (J_ik - J_ik(centre)) c_i|`` for each token ``k``.
         """
         found, inner = self._before(reach)
-        change, largest = self._branch_along(seen, inner)
-        rows = found.change * largest + self.before_slopes * change
+        rows = self._behind_norm(found, *self._branch_along(seen, inner))
         return jnp.where(self._real, or_infinite(rows), 0)
 
     def block_changes_along(self, seen: Float[Array, "n d"], reach: Reach) -> Float[Array, "n n"]:
@@ -173,7 +172,7 @@ class LayerBall:
         branch: Any = self.branch
         found, inner = self._before(reach)
         blocks = branch.along(seen)(inner)
-        change = found.change[None] * blocks.largest + self.before_slopes[None] * blocks.change
+        change = self._behind_norm(found, blocks.change, blocks.largest)
         both = self._real[:, None] & self._real[None]
         return jnp.where(both, or_infinite(change), 0)
 
@@ -197,14 +196,22 @@ class LayerBall:
         branch: Any = self.branch
         found, inner = self._before(reach)
         moved, seen = inner.radii, jnp.where(self._real[:, None], seen, 0)
-        bent = found.change * branch.along(seen)(moved)[1]
-        rows = branch.through_units(seen, moved, moves, slopes) + bent @ blocks
+        rows = branch.through_units(seen, moved, moves, slopes)
+        if normalises(self._spec.norm_before):
+            rows = rows + (found.change * branch.along(seen)(moved)[1]) @ blocks
         return jnp.where(self._real, or_infinite(rows), 0)
 
     def _before(self, reach: Reach) -> tuple[NormBall, Reach]:
         """The norm before the branch, and how far what enters the branch moves."""
         found = norm_on_ball(self._spec.norm_before, self._x, reach.radii)
         return found, Reach(found.steepest[:, None] * reach.matrix, reach.geometry)
+
+    def _behind_norm(self, found: NormBall, change, largest):
+        """The change of a branch as large as ``largest``, with the norm before it; ``(*m, n)``."""
+        behind = jnp.expand_dims(self.before_slopes, range(change.ndim - 1)) * change
+        if not normalises(self._spec.norm_before):
+            return behind
+        return behind + jnp.expand_dims(found.change, range(change.ndim - 1)) * largest
 
     def _branch_along(self, covectors, reach: Reach):
         """How much ``sum_i J_ik c_i`` changes, and how large it is, by each token ``k``."""
